@@ -1,0 +1,87 @@
+"""The claims: well formed, judged as their docstring says, honest about what is missing."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from tokenshift_utils import claims, paper
+from tokenshift_utils.claims import CLAIMS, QUANTITIES, Check, evaluate, judge
+
+KINDS = {"base": "base", "dapo": "rl", "simplerl": "rl", "sft-far": "sft",
+         "dapo-high-kl": "weighted", "dapo-low-kl": "weighted"}
+
+
+def evidence(*rows):
+    return pd.DataFrame(rows, columns=list(claims.EVIDENCE_COLUMNS))
+
+
+def verdict_of(table, claim, subject):
+    row = table[(table["claim"] == claim) & (table["subject"] == subject)]
+    assert len(row) == 1
+    return row.iloc[0]["verdict"], row.iloc[0]["measured"]
+
+
+def test_every_claim_states_a_fact_a_reason_and_known_quantities():
+    assert len({c.id for c in CLAIMS}) == len(CLAIMS)
+    for claim in CLAIMS:
+        assert paper.fact(claim.fact).section == int(claim.id[0])
+        assert claim.reason.endswith(".")
+        assert all(check.quantity in QUANTITIES for check in claim.checks)
+    used = {check.quantity for claim in CLAIMS for check in claim.checks}
+    assert used == set(QUANTITIES), "a quantity that no claim uses"
+
+
+@pytest.mark.parametrize("interval, expected", [
+    ((0.9, 0.85, 0.95), "supported"),
+    ((0.9, 0.80, 0.95), "undecided"),
+    ((0.5, 0.45, 0.55), "not supported"),
+    ((math.nan, math.nan, math.nan), "not testable"),
+])
+def test_one_sided_judgement(interval, expected):
+    assert judge(Check("near_zero_share", above=0.83), *interval) == expected
+
+
+@pytest.mark.parametrize("interval, expected", [
+    ((0.3, 0.25, 0.35), "supported"),
+    ((0.3, 0.15, 0.35), "undecided"),
+    ((0.1, 0.05, 0.15), "not supported"),
+    ((0.6, 0.45, 0.70), "not supported"),
+])
+def test_two_sided_judgement(interval, expected):
+    assert judge(Check("rank1", above=0.2, below=0.4), *interval) == expected
+
+
+def test_claims_need_all_of_their_checks():
+    good = ("identity_variance", "dapo", 0.2, 0.1, 0.3, "")
+    table = evaluate(KINDS, evidence(good, ("frequent_low_share", "dapo", 0.2, 0.1, 0.3, "")))
+    assert verdict_of(table, "1-identity", "dapo")[0] == "not supported"
+    table = evaluate(KINDS, evidence(good, ("frequent_low_share", "dapo", 0.6, 0.4, 0.8, "")))
+    assert verdict_of(table, "1-identity", "dapo")[0] == "undecided"
+    table = evaluate(KINDS, evidence(good, ("frequent_low_share", "dapo", 0.8, 0.7, 0.9, "")))
+    assert verdict_of(table, "1-identity", "dapo")[0] == "supported"
+    table = evaluate(KINDS, evidence(good))
+    assert verdict_of(table, "1-identity", "dapo") == (
+        "not testable", "0.2 [0.1, 0.3]; not measured in this study")
+
+
+def test_what_a_study_lacks_is_not_testable_and_said():
+    table = evaluate({"base": "base", "dapo": "rl"}, evidence())
+    assert set(table["verdict"]) == {"not testable"}
+    assert verdict_of(table, "1-sft-denser", "sft")[1] == "this study has no SFT control"
+    assert "simplerl" in verdict_of(table, "1-dapo-wider", "dapo")[1]
+    assert "dapo-low-kl" in verdict_of(table, "4-low-kl-gains", "dapo-low-kl")[1]
+
+
+def test_a_note_explains_what_could_not_be_measured():
+    nan = math.nan
+    table = evaluate(KINDS, evidence(("rank1", "dapo", nan, nan, nan, "no position with JS > 0.1")))
+    assert verdict_of(table, "3-rank1", "dapo") == ("not testable", "no position with JS > 0.1")
+
+
+def test_only_known_numbers_of_the_paper_with_a_witness():
+    facts = paper.facts_table()
+    assert facts["key"].is_unique and set(facts["witness"]) == {paper.REVIEWS, paper.SUMMARY}
+    assert len(paper.table1()) == 8 and paper.table1()["effective_percent"].max() == 10.1
+    averages = paper.table2()[["AIME24", "AIME25", "AMC"]].mean(axis=1)
+    assert (averages - paper.table2()["average"]).abs().max() < 0.06
