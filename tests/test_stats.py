@@ -1,0 +1,159 @@
+"""The bootstrap over problems, against hand values and independent formulas."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from tokenshift_utils.stats import Bootstrap, Estimate, simultaneous
+
+
+def responses(by_problem, benchmark="b"):
+    """One row a sample: {problem: [correct, ...]}."""
+    return pd.DataFrame([(benchmark, p, i, float(c)) for p, cs in by_problem.items()
+                         for i, c in enumerate(cs)],
+                        columns=["benchmark", "problem", "sample", "correct"])
+
+
+def many(problems=40, samples=8, seed=0, benchmark="b", chance=None):
+    rng = np.random.default_rng(seed)
+    p = rng.beta(0.5, 0.5, problems) if chance is None else np.full(problems, chance)
+    return responses({f"{benchmark}-{i:03d}": rng.random(samples) < p[i] for i in range(problems)},
+                     benchmark)
+
+
+def test_accuracy_is_the_mean_over_problems_of_the_mean_over_samples():
+    frame = responses({"p": [1, 1, 1, 1, 1, 1, 1, 1], "q": [0, 1]})
+    assert Bootstrap(frame).accuracy(frame).value == pytest.approx(0.75)  # pooled it would be 0.9
+
+
+def test_shares_are_ratios_of_sums():
+    frame = pd.DataFrame({"benchmark": "b", "problem": ["p"] * 3 + ["q"], "n": [1, 0, 0, 1]})
+    assert Bootstrap(frame).ratio(frame, frame["n"]).value == pytest.approx(0.5)
+    assert Bootstrap(frame).ratio(frame, frame["n"], [2, 2, 2, 2]).value == pytest.approx(0.25)
+
+
+def test_interval_agrees_with_the_normal_theory_of_the_mean_over_problems():
+    frame = many(problems=200)
+    per_problem = frame.groupby("problem")["correct"].mean()
+    estimate = Bootstrap(frame, resamples=4000).accuracy(frame)
+    half = 1.96 * scipy_stats.sem(per_problem)
+    assert estimate.low == pytest.approx(estimate.value - half, abs=0.15 * half)
+    assert estimate.high == pytest.approx(estimate.value + half, abs=0.15 * half)
+
+
+def test_interval_is_uncertainty_of_the_mean_not_the_spread_over_problems():
+    """A known fault: '±' that is a standard deviation over prompts, called uncertainty."""
+    widths = {}
+    for n in (50, 800):
+        frame = many(problems=n)
+        estimate = Bootstrap(frame).accuracy(frame)
+        widths[n] = estimate.high - estimate.low
+        spread = frame.groupby("problem")["correct"].mean().std()
+        assert widths[n] < 2 * spread * 2.2 / np.sqrt(n) * 1.1
+    assert widths[50] / widths[800] == pytest.approx(4, rel=0.25)
+
+
+def test_samples_of_a_problem_stay_together():
+    """Copies of one sample add no information, so they must not narrow the interval."""
+    one = many(samples=1)
+    copies = pd.concat([one.assign(sample=i) for i in range(16)])
+    a, b = Bootstrap(one).accuracy(one), Bootstrap(copies).accuracy(copies)
+    assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high))
+
+
+def test_benchmarks_are_strata():
+    frame = pd.concat([many(benchmark="a", chance=0.0), many(benchmark="z", chance=1.0)])
+    estimate = Bootstrap(frame).accuracy(frame)
+    assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.5, 0.5)
+
+
+def test_mean_of_benchmarks_weighs_benchmarks_equally():
+    frame = pd.concat([many(problems=30, benchmark="a", chance=0.0),
+                       many(problems=10, benchmark="z", chance=1.0)])
+    boot = Bootstrap(frame)
+    assert boot.accuracy(frame).value == pytest.approx(0.25)
+    assert boot.mean_of_benchmarks(frame).value == pytest.approx(0.5)
+
+
+def test_differences_are_paired():
+    frame = many()
+    better = frame.assign(correct=np.minimum(frame["correct"] + 0.1, 1.1))
+    boot = Bootstrap(frame)
+    gain = boot.accuracy(better) - boot.accuracy(frame)
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_draws_do_not_depend_on_the_order_of_rows():
+    frame = many()
+    shuffled = frame.sample(frac=1.0, random_state=1)
+    a, b = Bootstrap(frame, seed=3).accuracy(frame), Bootstrap(shuffled, seed=3).accuracy(shuffled)
+    assert np.allclose(a.draws, b.draws)
+
+
+def test_quantiles_against_numpy_on_every_resample():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"benchmark": "b", "problem": rng.integers(0, 12, 1500).astype(str)})
+    values = np.round(rng.exponential(size=1500), 2) * (rng.random(1500) > 0.6)  # ties and zeros
+    boot = Bootstrap(frame, resamples=50)
+    levels = [0.0, 0.5, 0.9, 0.99, 1.0]
+    got = boot.quantiles(frame, values, levels)
+    codes = boot.codes(frame)
+    for estimate, level in zip(got, levels):
+        assert estimate.value == np.quantile(values, level, method="inverted_cdf")
+        for draw in range(0, 50, 7):
+            repeated = np.repeat(values, boot.weights[draw][codes].astype(int))
+            assert estimate.draws[draw] == np.quantile(repeated, level, method="inverted_cdf")
+
+
+def test_variance_explained_by_hand_and_for_meaningless_groups():
+    frame = pd.DataFrame({"benchmark": "b", "problem": list("ppqq")})
+    # total spread 4 on 3 degrees of freedom, within groups 0
+    assert Bootstrap(frame).variance_explained(frame, [0, 2, 0, 2], list("xyxy")).value == 1.0
+    # group means 0.5 and 1.5 -> within 2.0 on 2, total 4 (values 0,1,1,2: 2.0) on 3
+    by_hand = 1 - (1.0 / 2) / (2.0 / 3)
+    assert Bootstrap(frame).variance_explained(
+        frame, [0, 1, 1, 2], list("xxyy")).value == pytest.approx(by_hand)
+    rng = np.random.default_rng(1)
+    big = pd.DataFrame({"benchmark": "b", "problem": rng.integers(0, 30, 4000).astype(str)})
+    noise = Bootstrap(big, resamples=100).variance_explained(
+        big, rng.normal(size=4000), rng.integers(0, 40, 4000))
+    assert abs(noise.value) < 0.01 and noise.low < 0.02
+
+
+def test_nothing_to_measure_gives_nan_and_no_warning():
+    frame = many(problems=3)
+    boot, empty = Bootstrap(frame, resamples=20), many(problems=3).iloc[:0]
+    with np.errstate(all="raise"):
+        for estimate in (boot.accuracy(empty), boot.ratio(empty, empty["correct"]),
+                         *boot.quantiles(empty, empty["correct"], [0.5]),
+                         boot.variance_explained(empty, empty["correct"], empty["problem"])):
+            assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
+
+
+def test_one_problem_has_a_value_but_no_interval():
+    frame = many(problems=1, chance=1.0)
+    boot = Bootstrap(frame, resamples=20)
+    for estimate in (boot.accuracy(frame), boot.quantiles(frame, frame["correct"], [0.5])[0]):
+        assert estimate.value == 1.0 and np.isnan(estimate.low)
+
+
+def test_a_quantity_missing_from_many_resamples_gets_no_interval():
+    frame = many(problems=6, chance=1.0)
+    only_two = np.isin(frame["problem"], ["b-000", "b-001"]).astype(float)
+    estimate = Bootstrap(frame).ratio(frame, only_two, only_two)
+    assert estimate.value == 1.0 and np.isnan(estimate.low)
+
+
+def test_unknown_problem_is_an_error():
+    with pytest.raises(ValueError, match="outside"):
+        Bootstrap(many(problems=3)).accuracy(many(problems=4))
+
+
+def test_simultaneous_interval_of_the_largest_is_wider_than_its_own():
+    rng = np.random.default_rng(0)
+    parts = [Estimate(m, m + rng.normal(size=2000)) for m in (0.0, 0.5, 1.0)]
+    value, low, high = simultaneous(parts, "largest")
+    assert value == 1.0 and low < parts[2].low and high > parts[2].high
+    assert simultaneous(parts, "smallest")[0] == 0.0
+    assert np.isnan(simultaneous([], "largest")).all()
