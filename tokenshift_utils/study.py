@@ -1,0 +1,458 @@
+"""A study: the validated, immutable description of one reproduction.
+
+A study file names the models, the benchmarks, how responses are drawn, how many, and every
+threshold. ``load_study`` reads one; an unknown key, a value out of range or a name that refers to
+nothing is a ``TokenshiftError`` of one sentence that names the file and the key.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from tokenshift_utils import paths
+from tokenshift_utils.errors import TokenshiftError
+
+Count = Annotated[int, Field(ge=1)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Color = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError("must be made of letters, digits, '.', '_' and '-'")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Location(_Part):
+    """Where a model's files are: a local directory, or a hub repository at a pinned revision."""
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self):
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("needs either 'path' or 'hub' with 'revision', and not both")
+        if (self.hub is None) != (self.revision is None):
+            raise ValueError("'hub' and 'revision' go together, so that the weights are pinned")
+        return self
+
+
+class Checkpoint(Location):
+    """A model at an earlier point of its training; ``step`` counts as its training log does."""
+
+    step: Annotated[int, Field(ge=0)]
+
+
+class ModelSpec(Location):
+    """A model of the study. ``kind`` decides its role; ``label`` and ``color`` its looks."""
+
+    label: str
+    kind: Literal["base", "rl", "weighted", "sft"]
+    color: Color | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _steps_rise(cls, checkpoints):
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        if steps != sorted(set(steps)):
+            raise ValueError("steps must rise")
+        return checkpoints
+
+
+class Benchmark(_Part):
+    """A file of problems, one JSON object a line: ``id``, ``problem``, ``answer``."""
+
+    path: str
+    label: str
+    limit: Count | None = None
+
+
+class Prompt(_Part):
+    """How a problem becomes a prompt; encoded as it stands, no special tokens added."""
+
+    template: str
+
+    @field_validator("template")
+    @classmethod
+    def _one_field(cls, template):
+        try:
+            formatted = template.format(problem="\0")
+        except (IndexError, KeyError, ValueError):
+            raise ValueError("may hold no field but {problem} (a literal brace is doubled)")
+        if "\0" not in formatted:
+            raise ValueError("must hold {problem}")
+        return template
+
+
+class Sampling(_Part):
+    """How responses are drawn: temperature, then top-p, renormalised; length in new tokens."""
+
+    temperature: Temperature
+    top_p: TopP
+    max_new_tokens: Count
+
+
+class Samples(_Part):
+    """Responses a problem. Those for shifts are the first ones of those for accuracy."""
+
+    accuracy: Count
+    controls: Count
+    shifts: Count
+    checkpoints: Count
+    cross_sampling: Count
+
+    @model_validator(mode="after")
+    def _shifts_are_drawn(self):
+        if self.shifts > min(self.accuracy, self.controls):
+            raise ValueError("'shifts' may be at most 'accuracy' and at most 'controls'")
+        return self
+
+
+class Thresholds(_Part):
+    """JS thresholds in nats: what counts as near zero, and as high."""
+
+    near_zero: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+    high_js: Annotated[float, Field(ge=0)]
+
+
+class CrossSampling(_Part):
+    """Which tuned models are cross-sampled with the base, at which JS thresholds (nats).
+
+    ``top_p`` None means the study's. The random-position control repeats the thresholds named.
+    """
+
+    pairs: Annotated[tuple[str, ...], Field(min_length=1)]
+    thresholds: Annotated[tuple[float, ...], Field(min_length=1)]
+    random_control_thresholds: tuple[float, ...] = ()
+    top_p: TopP | None = None
+
+    @model_validator(mode="after")
+    def _control_repeats(self):
+        extra = [eps for eps in self.random_control_thresholds if eps not in self.thresholds]
+        if extra:
+            raise ValueError(
+                f"'random_control_thresholds' has {extra[0]:g}, which is not in 'thresholds'"
+            )
+        return self
+
+
+class Evolution(_Part):
+    """The model whose checkpoints show how shifts grow in training."""
+
+    model: str
+
+
+class Robustness(_Part):
+    """One pair on one benchmark under other settings of the sampler."""
+
+    pair: str
+    benchmark: str
+    samples: Count
+    top_p: Annotated[tuple[TopP, ...], Field(min_length=1)]
+    temperature: Annotated[tuple[Temperature, ...], Field(min_length=1)]
+    mixed_threshold: float
+
+
+class Weighted(_Part):
+    """The divergence-weighted runs, their baseline, and where their training logs are."""
+
+    baseline: str
+    arms: Annotated[tuple[str, ...], Field(min_length=1)]
+    log_dir: str
+
+
+class Statistics(_Part):
+    """The bootstrap over problems."""
+
+    resamples: Count
+    confidence: Share
+    seed: int
+
+
+class Batch(_Part):
+    """Rows computed together. Part of the study, so that records are identical everywhere."""
+
+    rollout: Count
+    score: Count
+    cross_sampling: Count
+
+
+class Study(_Part):
+    """One reproduction, as its file says. Equal studies hash equal; nothing in it may be changed.
+
+    ``with_overrides`` makes a changed, validated copy.
+    """
+
+    name: Name
+    title: str
+    note: str
+    backend: Literal["transformers", "vllm"]
+    dtype: Literal["float32", "float64", "bfloat16"]
+    seed: int
+    workers: Annotated[int, Field(ge=0)]
+    base: str
+    models: dict[Name, ModelSpec]
+    benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
+    prompt: Prompt
+    verifier: Literal["boxed"]
+    sampling: Sampling
+    samples: Samples
+    divergence_support: Literal["nucleus", "full"] = "nucleus"
+    thresholds: Thresholds
+    top_k: Count
+    cross_sampling: CrossSampling
+    evolution: Evolution | None = None
+    robustness: Robustness | None = None
+    weighted: Weighted | None = None
+    statistics: Statistics
+    batch: Batch
+    problems_per_shard: Count
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.model_dump(), sort_keys=True))
+
+    @field_validator("backend")
+    @classmethod
+    def _backend_exists(cls, backend):
+        if backend != "transformers":
+            raise ValueError("'vllm' is not available yet in this version: use 'transformers'")
+        return backend
+
+    @model_validator(mode="after")
+    def _names_refer(self):
+        named = [("base", self.base)]
+        named += [("cross_sampling.pairs", name) for name in self.cross_sampling.pairs]
+        if self.evolution:
+            named.append(("evolution.model", self.evolution.model))
+        if self.robustness:
+            named.append(("robustness.pair", self.robustness.pair))
+        if self.weighted:
+            named.append(("weighted.baseline", self.weighted.baseline))
+            named += [("weighted.arms", name) for name in self.weighted.arms]
+        for key, name in named:
+            if name not in self.models:
+                known = ", ".join(self.models)
+                raise ValueError(f"'{key}' names the model '{name}', but 'models' has only {known}")
+        kinds = {"base": [name for name, spec in self.models.items() if spec.kind == "base"]}
+        if kinds["base"] != [self.base]:
+            raise ValueError(
+                f"exactly one model, '{self.base}', must be of kind base, but there are: "
+                f"{', '.join(kinds['base']) or 'none'}"
+            )
+        if self.robustness and self.robustness.benchmark not in self.benchmarks:
+            raise ValueError(
+                f"'robustness.benchmark' names '{self.robustness.benchmark}', but 'benchmarks' has "
+                f"only {', '.join(self.benchmarks)}"
+            )
+        if self.evolution and not self.models[self.evolution.model].checkpoints:
+            raise ValueError(f"'evolution.model' is {self.evolution.model}, without checkpoints")
+        return self
+
+    def model(self, name: str) -> ModelSpec:
+        """The model of that name; ``dapo@12`` is the checkpoint of dapo at step 12.
+
+        Raises
+        ------
+        TokenshiftError
+            Where the study has no such model or checkpoint.
+        """
+        stem, _, step = name.partition("@")
+        spec = self.models.get(stem)
+        if spec is None:
+            raise TokenshiftError(
+                f"study {self.name} has no model '{stem}': it has {', '.join(self.models)}"
+            )
+        if not step:
+            return spec
+        for checkpoint in spec.checkpoints:
+            if str(checkpoint.step) == step:
+                where = checkpoint.model_dump(include={"path", "hub", "revision"})
+                return spec.model_copy(
+                    update={"label": f"{spec.label}, step {step}", "checkpoints": (), **where}
+                )
+        known = ", ".join(str(checkpoint.step) for checkpoint in spec.checkpoints) or "none"
+        raise TokenshiftError(
+            f"model '{stem}' of study {self.name} has no checkpoint at step {step}: it has {known}"
+        )
+
+    def checkpoint_names(self, model: str) -> list[str]:
+        """Names of a model's checkpoints, earliest first, as ``dapo@12``."""
+        return [f"{model}@{checkpoint.step}" for checkpoint in self.model(model).checkpoints]
+
+    def model_path(self, name: str) -> Path:
+        """The local directory of a model or checkpoint; nothing is downloaded.
+
+        Raises
+        ------
+        TokenshiftError
+            Where a model of the hub is not in the local cache yet.
+        """
+        spec = self.model(name)
+        if spec.path is not None:
+            return paths.resolve(spec.path)
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(spec.hub, revision=spec.revision, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise TokenshiftError(
+                f"model '{name}' of study {self.name} is not on this machine: run "
+                f"hf download {spec.hub} --revision {spec.revision}"
+            ) from None
+
+    def benchmark_path(self, name: str) -> Path:
+        """The file of a benchmark.
+
+        Raises
+        ------
+        TokenshiftError
+            Where the study has no such benchmark.
+        """
+        if name not in self.benchmarks:
+            raise TokenshiftError(
+                f"study {self.name} has no benchmark '{name}': it has {', '.join(self.benchmarks)}"
+            )
+        return paths.resolve(self.benchmarks[name].path)
+
+    def accuracy_samples(self, model: str) -> int:
+        """Samples a problem for a model's accuracy: fewer for SFT controls and checkpoints."""
+        if "@" in model:
+            return self.samples.checkpoints
+        if self.model(model).kind == "sft":
+            return self.samples.controls
+        return self.samples.accuracy
+
+    def with_overrides(self, **dotted: Any) -> "Study":
+        """A validated copy with some keys changed, as ``with_overrides(**{"sampling.top_p": 0.9})``.
+
+        Raises
+        ------
+        TokenshiftError
+            Where a key is unknown or its value not valid.
+        """
+        content = self.model_dump()
+        for key, value in dotted.items():
+            part = content
+            *parents, last = key.split(".")
+            for parent in parents:
+                part = part.get(parent) if isinstance(part, dict) else None
+            if not isinstance(part, dict) or last not in part:
+                raise TokenshiftError(f"study {self.name} has no key '{key}' to override")
+            part[last] = value
+        return _validated(content, f"study {self.name}, overridden")
+
+
+def available_studies() -> list[str]:
+    """Names of the studies under ``notebooks/studies``."""
+    return sorted(path.stem for path in paths.studies().glob("*.yaml"))
+
+
+def study_file(name_or_path: str | Path) -> Path:
+    """The file of a study: of a name under ``notebooks/studies``, or of a path to a YAML file.
+
+    A relative path is taken from the working directory, else from the root.
+
+    Raises
+    ------
+    TokenshiftError
+        Where there is no such file; the sentence lists the known studies.
+    """
+    text = str(name_or_path)
+    if text.endswith((".yaml", ".yml")) or "/" in text:
+        candidates = [Path(text).expanduser().absolute(), paths.resolve(text)]
+    else:
+        candidates = [paths.studies() / f"{text}.yaml"]
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise TokenshiftError(
+        f"unknown study '{text}': there is no {paths.display(candidates[0])}; known studies are "
+        f"{', '.join(available_studies()) or 'none'}"
+    )
+
+
+def load_study(name_or_path: str | Path) -> Study:
+    """Read and validate a study file.
+
+    Raises
+    ------
+    TokenshiftError
+        One sentence naming the file, the key and what is wrong with it.
+    """
+    file = study_file(name_or_path)
+    where = paths.display(file)
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise TokenshiftError(f"{where} is not a valid YAML file: {reason}") from None
+    if not isinstance(content, dict):
+        raise TokenshiftError(f"{where} holds no study: it must be a mapping of keys to values")
+    return _validated(content, where)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which YAML's own loader silently keeps the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _validated(content: dict, where: str) -> Study:
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise TokenshiftError(f"{where}: {_sentence(error)}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """A validation error as one sentence: its first problem, and how many others there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        sentence = f"unknown key '{key}'"
+    elif first["type"] == "missing":
+        sentence = f"the key '{key}' is missing"
+    elif not key:
+        sentence = message
+    elif isinstance(first["input"], (dict, list)):
+        sentence = f"'{key}': {message}"
+    else:
+        sentence = f"'{key}' is {first['input']!r}: {message[0].lower()}{message[1:]}"
+    others = len(problems) - 1
+    return sentence + (f" (and {others} more)" if others else "")
