@@ -1,0 +1,1 @@
+"""Token-level distributional shifts of RLVR fine-tuning: measures, records, tables, figures."""
