@@ -8,8 +8,14 @@ import pytest
 from tokenshift_utils import claims, paper
 from tokenshift_utils.claims import CLAIMS, QUANTITIES, Check, evaluate, judge
 
-KINDS = {"base": "base", "dapo": "rl", "simplerl": "rl", "sft-far": "sft",
-         "dapo-high-kl": "weighted", "dapo-low-kl": "weighted"}
+KINDS = {
+    "base": "base",
+    "dapo": "rl",
+    "simplerl": "rl",
+    "sft-far": "sft",
+    "dapo-high-kl": "weighted",
+    "dapo-low-kl": "weighted",
+}
 
 
 def evidence(*rows):
@@ -32,22 +38,28 @@ def test_every_claim_states_a_fact_a_reason_and_known_quantities():
     assert used == set(QUANTITIES), "a quantity that no claim uses"
 
 
-@pytest.mark.parametrize("interval, expected", [
-    ((0.9, 0.85, 0.95), "supported"),
-    ((0.9, 0.80, 0.95), "undecided"),
-    ((0.5, 0.45, 0.55), "not supported"),
-    ((math.nan, math.nan, math.nan), "not testable"),
-])
+@pytest.mark.parametrize(
+    "interval, expected",
+    [
+        ((0.9, 0.85, 0.95), "supported"),
+        ((0.9, 0.80, 0.95), "undecided"),
+        ((0.5, 0.45, 0.55), "not supported"),
+        ((math.nan, math.nan, math.nan), "not testable"),
+    ],
+)
 def test_one_sided_judgement(interval, expected):
     assert judge(Check("near_zero_share", above=0.83), *interval) == expected
 
 
-@pytest.mark.parametrize("interval, expected", [
-    ((0.3, 0.25, 0.35), "supported"),
-    ((0.3, 0.15, 0.35), "undecided"),
-    ((0.1, 0.05, 0.15), "not supported"),
-    ((0.6, 0.45, 0.70), "not supported"),
-])
+@pytest.mark.parametrize(
+    "interval, expected",
+    [
+        ((0.3, 0.25, 0.35), "supported"),
+        ((0.3, 0.15, 0.35), "undecided"),
+        ((0.1, 0.05, 0.15), "not supported"),
+        ((0.6, 0.45, 0.70), "not supported"),
+    ],
+)
 def test_two_sided_judgement(interval, expected):
     assert judge(Check("rank1", above=0.2, below=0.4), *interval) == expected
 
@@ -62,7 +74,9 @@ def test_claims_need_all_of_their_checks():
     assert verdict_of(table, "1-identity", "dapo")[0] == "supported"
     table = evaluate(KINDS, evidence(good))
     assert verdict_of(table, "1-identity", "dapo") == (
-        "not testable", "0.2 [0.1, 0.3]; not measured in this study")
+        "not testable",
+        "0.2 [0.1, 0.3]; not measured in this study",
+    )
 
 
 def test_what_a_study_lacks_is_not_testable_and_said():

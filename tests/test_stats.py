@@ -3,23 +3,24 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats as scipy_stats
 
 from tokenshift_utils.stats import Bootstrap, Estimate, simultaneous
 
 
 def responses(by_problem, benchmark="b"):
     """One row a sample: {problem: [correct, ...]}."""
-    return pd.DataFrame([(benchmark, p, i, float(c)) for p, cs in by_problem.items()
-                         for i, c in enumerate(cs)],
-                        columns=["benchmark", "problem", "sample", "correct"])
+    return pd.DataFrame(
+        [(benchmark, p, i, float(c)) for p, cs in by_problem.items() for i, c in enumerate(cs)],
+        columns=["benchmark", "problem", "sample", "correct"],
+    )
 
 
 def many(problems=40, samples=8, seed=0, benchmark="b", chance=None):
     rng = np.random.default_rng(seed)
     p = rng.beta(0.5, 0.5, problems) if chance is None else np.full(problems, chance)
-    return responses({f"{benchmark}-{i:03d}": rng.random(samples) < p[i] for i in range(problems)},
-                     benchmark)
+    return responses(
+        {f"{benchmark}-{i:03d}": rng.random(samples) < p[i] for i in range(problems)}, benchmark
+    )
 
 
 def test_accuracy_is_the_mean_over_problems_of_the_mean_over_samples():
@@ -37,7 +38,7 @@ def test_interval_agrees_with_the_normal_theory_of_the_mean_over_problems():
     frame = many(problems=200)
     per_problem = frame.groupby("problem")["correct"].mean()
     estimate = Bootstrap(frame, resamples=4000).accuracy(frame)
-    half = 1.96 * scipy_stats.sem(per_problem)
+    half = 1.96 * per_problem.std() / np.sqrt(200)
     assert estimate.low == pytest.approx(estimate.value - half, abs=0.15 * half)
     assert estimate.high == pytest.approx(estimate.value + half, abs=0.15 * half)
 
@@ -69,8 +70,9 @@ def test_benchmarks_are_strata():
 
 
 def test_mean_of_benchmarks_weighs_benchmarks_equally():
-    frame = pd.concat([many(problems=30, benchmark="a", chance=0.0),
-                       many(problems=10, benchmark="z", chance=1.0)])
+    frame = pd.concat(
+        [many(problems=30, benchmark="a", chance=0.0), many(problems=10, benchmark="z", chance=1.0)]
+    )
     boot = Bootstrap(frame)
     assert boot.accuracy(frame).value == pytest.approx(0.25)
     assert boot.mean_of_benchmarks(frame).value == pytest.approx(0.5)
@@ -113,11 +115,13 @@ def test_variance_explained_by_hand_and_for_meaningless_groups():
     # group means 0.5 and 1.5 -> within 2.0 on 2, total 4 (values 0,1,1,2: 2.0) on 3
     by_hand = 1 - (1.0 / 2) / (2.0 / 3)
     assert Bootstrap(frame).variance_explained(
-        frame, [0, 1, 1, 2], list("xxyy")).value == pytest.approx(by_hand)
+        frame, [0, 1, 1, 2], list("xxyy")
+    ).value == pytest.approx(by_hand)
     rng = np.random.default_rng(1)
     big = pd.DataFrame({"benchmark": "b", "problem": rng.integers(0, 30, 4000).astype(str)})
     noise = Bootstrap(big, resamples=100).variance_explained(
-        big, rng.normal(size=4000), rng.integers(0, 40, 4000))
+        big, rng.normal(size=4000), rng.integers(0, 40, 4000)
+    )
     assert abs(noise.value) < 0.01 and noise.low < 0.02
 
 
@@ -125,9 +129,12 @@ def test_nothing_to_measure_gives_nan_and_no_warning():
     frame = many(problems=3)
     boot, empty = Bootstrap(frame, resamples=20), many(problems=3).iloc[:0]
     with np.errstate(all="raise"):
-        for estimate in (boot.accuracy(empty), boot.ratio(empty, empty["correct"]),
-                         *boot.quantiles(empty, empty["correct"], [0.5]),
-                         boot.variance_explained(empty, empty["correct"], empty["problem"])):
+        for estimate in (
+            boot.accuracy(empty),
+            boot.ratio(empty, empty["correct"]),
+            *boot.quantiles(empty, empty["correct"], [0.5]),
+            boot.variance_explained(empty, empty["correct"], empty["problem"]),
+        ):
             assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
 
 

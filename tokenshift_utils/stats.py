@@ -102,8 +102,11 @@ def simultaneous(estimates: list[Estimate], which: str) -> tuple[float, float, f
     intervals = [e.interval(len(estimates)) for e in estimates]
     if any(np.isnan(low) for low, _ in intervals):
         return np.nan, np.nan, np.nan
-    return (pick(e.value for e in estimates), pick(low for low, _ in intervals),
-            pick(high for _, high in intervals))
+    return (
+        pick(e.value for e in estimates),
+        pick(low for low, _ in intervals),
+        pick(high for _, high in intervals),
+    )
 
 
 class Bootstrap:
@@ -115,8 +118,9 @@ class Bootstrap:
     resamples, confidence, seed : number of resamples, level of the intervals, seed of the draws.
     """
 
-    def __init__(self, problems: pd.DataFrame, resamples: int = 2000, confidence: float = 0.95,
-                 seed: int = 0):
+    def __init__(
+        self, problems: pd.DataFrame, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+    ):
         index = pd.MultiIndex.from_frame(problems[["benchmark", "problem"]].astype(str))
         self.problems = index.unique().sort_values()
         self.confidence = confidence
@@ -139,8 +143,9 @@ class Bootstrap:
 
     def _sum(self, codes: np.ndarray, values: np.ndarray) -> np.ndarray:
         """[problems] sums of values by problem."""
-        return np.bincount(codes, weights=np.asarray(values, dtype=np.float64),
-                           minlength=len(self.problems))
+        return np.bincount(
+            codes, weights=np.asarray(values, dtype=np.float64), minlength=len(self.problems)
+        )
 
     def estimate(self, numerator: np.ndarray, denominator: np.ndarray) -> Estimate:
         """sum(numerator) / sum(denominator) over problems, both [problems]."""
@@ -155,8 +160,10 @@ class Bootstrap:
         """Mean over problems of the mean over samples of `column` (one row a response)."""
         codes = self.codes(frame)
         count = self._sum(codes, np.ones(len(codes)))
-        return self.estimate(np.nan_to_num(_divide(self._sum(codes, frame[column]), count)),
-                             (count > 0).astype(np.float64))
+        return self.estimate(
+            np.nan_to_num(_divide(self._sum(codes, frame[column]), count)),
+            (count > 0).astype(np.float64),
+        )
 
     def mean_of_benchmarks(self, frame: pd.DataFrame, column: str = "correct") -> Estimate:
         """Accuracy of each benchmark, averaged with equal weight."""
@@ -191,8 +198,9 @@ class Bootstrap:
         weights = ones if single else np.concatenate([ones, self.weights])
         found = _weighted_quantiles(values, codes, weights, levels)
         draws = np.full((self.resamples, len(levels)), np.nan) if single else found[1:]
-        return [Estimate(float(found[0, i]), draws[:, i], self.confidence)
-                for i in range(len(levels))]
+        return [
+            Estimate(float(found[0, i]), draws[:, i], self.confidence) for i in range(len(levels))
+        ]
 
     def variance_explained(self, frame: pd.DataFrame, values, groups) -> Estimate:
         """Share of the variance of values that group membership explains, adjusted.
@@ -213,8 +221,10 @@ class Bootstrap:
         value = _epsilon_squared(np.ones((1, shape[0])), n, s, q)[0]
         if shape[0] < 2:
             return Estimate(float(value), np.full(self.resamples, np.nan), self.confidence)
-        parts = [_epsilon_squared(block, n, s, q)
-                 for block in np.array_split(self.weights, max(1, self.resamples // 100))]
+        parts = [
+            _epsilon_squared(block, n, s, q)
+            for block in np.array_split(self.weights, max(1, self.resamples // 100))
+        ]
         return Estimate(float(value), np.concatenate(parts), self.confidence)
 
 
@@ -241,14 +251,16 @@ def _weighted_quantiles(values, codes, weights, levels, block: int = 256) -> np.
         # Rounding up to a whole count keeps level x total from overshooting by one ulp.
         target = np.maximum(np.ceil(level * total - 1e-9), 1.0)
         which = np.minimum((cumulated < target[:, None]).sum(axis=1), len(starts) - 1)
-        before = np.where(which > 0, np.take_along_axis(
-            cumulated, np.maximum(which - 1, 0)[:, None], axis=1)[:, 0], 0.0)
+        before = np.where(
+            which > 0,
+            np.take_along_axis(cumulated, np.maximum(which - 1, 0)[:, None], axis=1)[:, 0],
+            0.0,
+        )
         for b in np.unique(which):
             rows = np.flatnonzero((which == b) & (total > 0))
             inside = slice(starts[b], min(starts[b] + block, n))
             running = before[rows, None] + np.cumsum(weights[rows][:, codes[inside]], axis=1)
-            place = np.minimum((running < target[rows, None]).sum(axis=1),
-                               running.shape[1] - 1)
+            place = np.minimum((running < target[rows, None]).sum(axis=1), running.shape[1] - 1)
             out[rows, i] = values[inside][place]
     return out
 
