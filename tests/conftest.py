@@ -1,0 +1,129 @@
+"""Fixtures: a random tiny pair of models, and a root where a study on them runs.
+
+The pair is made in seconds and means nothing, which is enough for everything but the notebooks.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two threads on a busy core crawl
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+WORDS = [
+    *["<pad>", "<eos>", "<unk>", "\n", "question", " what", " is", " so", " the", " answer"],
+    *[" then", " first", " we", " have", " wait", " check", " ", ":", "?", ".", "=", "+", "-", "*"],
+    *[*"0123456789", "\\boxed{", "}"],
+]
+
+
+@dataclass(frozen=True)
+class TinyPair:
+    """Directories of two models that share a tokenizer, as ``save_pretrained`` leaves them."""
+
+    base: Path
+    tuned: Path
+
+
+def write_tokenizer(directory: Path, words: list[str] = WORDS) -> None:
+    """Save a word-level fast tokenizer; words carry their space, so decoding only joins."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"\\boxed\{| ?[a-z]+|[\s\S]"), behavior="isolated"
+    )
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(directory)
+
+
+def write_model(directory: Path, noise: float = 0.0, words: list[str] = WORDS) -> None:
+    """Save a random float32 Llama of two layers and its tokenizer.
+
+    The same weights every time, plus Gaussian noise of the given standard deviation: models of
+    different noise agree at some positions and not at others, as a base and a tuned model do.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=0.4,
+        bos_token_id=None,
+        eos_token_id=words.index("<eos>"),
+        pad_token_id=words.index("<pad>"),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += noise * torch.randn_like(weight)
+    model.save_pretrained(directory)
+    write_tokenizer(directory, words)
+
+
+def write_benchmark(file: Path, problems: int) -> None:
+    """Save sums in the random pair's words."""
+    rows = [
+        {"id": f"p{i}", "problem": f"question: what is {i}+{i + 1}?\n", "answer": str(2 * i + 1)}
+        for i in range(problems)
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tmp_path_factory) -> TinyPair:
+    """A random base and a tuned model near it. Shared by all tests: copy before changing."""
+    directory = tmp_path_factory.mktemp("pair")
+    write_model(directory / "base")
+    write_model(directory / "tuned", noise=0.02)
+    return TinyPair(directory / "base", directory / "tuned")
+
+
+@pytest.fixture
+def mini_root(tmp_path, tiny_pair, monkeypatch) -> Path:
+    """A root of its own, with the study ``mini`` of the random pair and three problems.
+
+    ``TOKENSHIFT_HOME`` points at it, so that nothing is read from or written to the checkout.
+    """
+    study = yaml.safe_load((CHECKOUT / "notebooks/studies/smoke.yaml").read_text())
+    study |= {"name": "mini", "title": "Random pair", "note": "Means nothing.", "workers": 0}
+    study["models"] = {
+        "base": {"path": str(tiny_pair.base), "label": "Base", "kind": "base"},
+        "tuned": {"path": str(tiny_pair.tuned), "label": "Tuned", "kind": "rl"},
+    }
+    study["benchmarks"] = {"sums": {"path": "benchmarks/sums.jsonl", "label": "Sums"}}
+    study["sampling"]["max_new_tokens"] = 24
+    study["cross_sampling"]["pairs"] = ["tuned"]
+    for section in ("evolution", "robustness", "weighted"):
+        del study[section]
+    (tmp_path / "notebooks/studies").mkdir(parents=True)
+    (tmp_path / "notebooks/studies/mini.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    write_benchmark(tmp_path / "benchmarks/sums.jsonl", 3)
+    monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path))
+    return tmp_path

@@ -1,0 +1,80 @@
+"""The validation cell: parameters refused or applied, with and without Papermill."""
+
+import pytest
+
+from tokenshift_utils import paths
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.notebook import PARAMETERS, Notebook, start
+from tokenshift_utils.study import Study, load_study
+
+
+def namespace(notebook: str, *cells: str, **values) -> dict:
+    """The globals of a notebook whose parameters cell and the cells given have run."""
+    return {"study": "tiny", **dict.fromkeys(PARAMETERS[notebook]), "In": ["", *cells], **values}
+
+
+def test_none_means_as_in_the_study(capsys):
+    nb = start("02_cross_sampling", namespace("02_cross_sampling"))
+    assert nb.study == load_study("tiny") and nb.number == "02"
+    assert "torch 2.13.0" in capsys.readouterr().out
+
+
+def test_values_override_the_study_and_are_told(capsys):
+    cell = "# Parameters\nthresholds = [0.1]\nrandom_control_thresholds = []\n"
+    values = {"thresholds": [0.1], "random_control_thresholds": []}
+    nb = start("02_cross_sampling", namespace("02_cross_sampling", cell, **values))
+    assert nb.study.cross_sampling.thresholds == (0.1,)
+    assert "thresholds = [0.1] here" in capsys.readouterr().out
+
+
+def test_injected_unknown_parameter_is_refused():
+    cell = '# Parameters\nstudy = "smoke"\ntop_q = 0.9\n'
+    with pytest.raises(TokenshiftError, match="no parameter 'top_q': it has study, pairs"):
+        start("02_cross_sampling", namespace("02_cross_sampling", cell, top_q=0.9))
+
+
+def test_renamed_parameter_is_noticed():
+    values = namespace("02_cross_sampling")
+    values["treshold"] = values.pop("thresholds")
+    with pytest.raises(TokenshiftError, match="needs the parameter 'thresholds'"):
+        start("02_cross_sampling", values)
+
+
+def test_value_out_of_range_is_refused():
+    with pytest.raises(TokenshiftError, match=r"'cross_sampling.top_p' is 1.5"):
+        start("02_cross_sampling", namespace("02_cross_sampling", top_p=1.5))
+
+
+def test_study_without_the_section_is_refused(mini_root):
+    with pytest.raises(TokenshiftError, match="no 'robustness' section"):
+        start("05_robustness", namespace("05_robustness", study="mini"))
+
+
+@pytest.mark.parametrize("notebook", PARAMETERS)
+def test_parameters_stand_for_study_keys(notebook):
+    for key in PARAMETERS[notebook].values():
+        model = Study
+        *parents, last = key.split(".")
+        for parent in parents:
+            annotation = model.model_fields[parent].annotation
+            model = annotation if isinstance(annotation, type) else annotation.__args__[0]
+        assert last in model.model_fields
+
+
+def test_artefacts_are_named_after_the_notebook_and_repeat_exactly(mini_root):
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    nb = Notebook("02_cross_sampling", load_study("mini"))
+    made = []
+    for _ in range(2):
+        figure, axis = plt.subplots()
+        axis.plot([0, 1], [1, 0])
+        nb.figure(figure, "curve")
+        nb.table(pd.DataFrame({"x": [0.5], "x_low": [0.4], "x_high": [0.6]}), "shares")
+        files = [*paths.figures("mini").iterdir(), *paths.tables("mini").iterdir()]
+        made.append({file.name: file.read_bytes() for file in files})
+    assert sorted(made[0]) == [
+        *("02_curve.pdf", "02_curve.png", "02_shares.csv", "02_shares.md", "02_shares.tex")
+    ]
+    assert made[0] == made[1]

@@ -1,0 +1,144 @@
+"""Studies and paths: what a study file may say, and what is said when it says something else."""
+
+import pickle
+
+import pytest
+import yaml
+from conftest import CHECKOUT
+
+from tokenshift_utils import paths
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.study import available_studies, load_study
+
+
+def one_sentence(error: pytest.ExceptionInfo) -> str:
+    text = str(error.value)
+    assert "\n" not in text and 20 < len(text) < 400
+    return text
+
+
+@pytest.mark.parametrize("name", ["tiny", "smoke"])
+def test_shipped_studies_load(name):
+    study = load_study(name)
+    assert study.name == name
+    assert study.checkpoint_names("dapo")[-1].startswith("dapo@")
+    assert pickle.loads(pickle.dumps(study)) == study
+    assert {study: 1}[load_study(name)] == 1
+
+
+def test_smoke_has_the_models_of_tiny():
+    tiny, smoke = load_study("tiny"), load_study("smoke")
+    assert smoke.models == tiny.models
+    assert {name: b.path for name, b in smoke.benchmarks.items()} == {
+        name: b.path for name, b in tiny.benchmarks.items()
+    }
+
+
+def test_study_is_immutable_and_overrides_are_copies():
+    study = load_study("tiny")
+    with pytest.raises(ValueError):
+        study.seed = 1
+    other = study.with_overrides(**{"sampling.top_p": 0.9, "samples.shifts": 2})
+    assert (other.sampling.top_p, other.samples.shifts, study.sampling.top_p) == (0.9, 2, 0.7)
+    assert other != study and hash(other) != hash(study)
+
+
+def test_models_and_checkpoints_are_addressed_alike():
+    study = load_study("tiny")
+    name = study.checkpoint_names("dapo")[0]
+    assert study.model_path(name) == paths.root() / study.models["dapo"].checkpoints[0].path
+    assert study.model(name).kind == "rl"
+    assert study.accuracy_samples("sft-far") == study.samples.controls
+    assert study.accuracy_samples("dapo") == study.samples.accuracy
+    assert study.accuracy_samples(name) == study.samples.checkpoints
+    with pytest.raises(TokenshiftError, match="no checkpoint at step 999"):
+        study.model("dapo@999")
+    with pytest.raises(TokenshiftError, match="no model 'ppo'"):
+        study.model("ppo")
+
+
+BAD = {
+    "unknown key": ({"sampling.topp": 0.5}, "unknown key 'sampling.topp'"),
+    "top-p above 1": ({"sampling.top_p": 1.7}, "'sampling.top_p' is 1.7"),
+    "top-p of 0": ({"sampling.top_p": 0}, "'sampling.top_p' is 0"),
+    "temperature of 0": ({"sampling.temperature": 0}, "'sampling.temperature' is 0"),
+    "temperature below 0": ({"sampling.temperature": -1.0}, "'sampling.temperature' is -1.0"),
+    "infinite temperature": ({"sampling.temperature": float("inf")}, "finite"),
+    "not a number": ({"samples.shifts": "many"}, "'samples.shifts' is 'many'"),
+    "no benchmarks": ({"benchmarks": {}}, "'benchmarks'"),
+    "vllm": ({"backend": "vllm"}, "not available yet"),
+    "unknown base": ({"base": "nobody"}, "names the model 'nobody'"),
+    "unknown pair": ({"cross_sampling.pairs": ["nobody"]}, "names the model 'nobody'"),
+    "unknown benchmark": ({"robustness.benchmark": "x"}, "names 'x'"),
+    "hub without revision": (
+        {"models.base": {"hub": "a/b", "label": "B", "kind": "base"}},
+        "pinned",
+    ),
+    "shifts beyond samples": ({"samples.shifts": 10**6}, "'shifts'"),
+    "template without problem": ({"prompt.template": "hello"}, "must hold {problem}"),
+    "template with more": ({"prompt.template": "{problem} {x}"}, "no field but"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_study_is_one_sentence_naming_file_and_key(case, tmp_path):
+    changes, expected = BAD[case]
+    content = yaml.safe_load((CHECKOUT / "notebooks/studies/smoke.yaml").read_text())
+    for key, value in changes.items():
+        part = content
+        *parents, last = key.split(".")
+        for parent in parents:
+            part = part[parent]
+        part[last] = value
+    file = tmp_path / "bad.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(TokenshiftError) as error:
+        load_study(file)
+    text = one_sentence(error)
+    assert "bad.yaml" in text and expected in text
+
+
+def test_missing_key_names_it(tmp_path):
+    content = yaml.safe_load((CHECKOUT / "notebooks/studies/smoke.yaml").read_text())
+    del content["sampling"]["top_p"]
+    file = tmp_path / "bad.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(TokenshiftError, match="the key 'sampling.top_p' is missing"):
+        load_study(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a: [", "not a valid YAML"), ("- a\n", "no study"), ("a: 1\na: 2\n", "'a' is given twice")],
+)
+def test_bad_yaml(text, expected, tmp_path):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(TokenshiftError, match=expected) as error:
+        load_study(tmp_path / "bad.yaml")
+    one_sentence(error)
+
+
+def test_unknown_study_lists_the_known():
+    with pytest.raises(TokenshiftError) as error:
+        load_study("huge")
+    assert all(name in one_sentence(error) for name in ("huge", *available_studies()))
+
+
+def test_unknown_override_is_refused():
+    with pytest.raises(TokenshiftError, match="no key 'sampling.topp'"):
+        load_study("tiny").with_overrides(**{"sampling.topp": 1})
+
+
+def test_root_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.delenv(paths.HOME_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert paths.root() == CHECKOUT  # the checkout that the package is installed from
+    (tmp_path / "notebooks/studies").mkdir(parents=True)
+    (tmp_path / "deep/er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep/er")
+    assert paths.root() == tmp_path
+    monkeypatch.setenv(paths.HOME_VARIABLE, str(CHECKOUT))
+    assert paths.root() == CHECKOUT
+    monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "deep"))
+    with pytest.raises(TokenshiftError, match="holds no notebooks/studies"):
+        paths.root()
