@@ -1,0 +1,119 @@
+"""The command ``tokenshift``. Heavy imports wait for the command that needs them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from tokenshift_utils.errors import TokenshiftError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Where RLVR changes a language model, token by token.",
+)
+
+StudyOption = Annotated[str, typer.Option("--study", help="A study's name, or a study file.")]
+
+
+@app.command()
+def reproduce(
+    study: StudyOption = "tiny",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Notebooks to run, by number: --only 01 02.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Drop the study's records first.")] = False,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", help="Override a notebook's parameter: NAME=VALUE."),
+    ] = None,
+) -> None:
+    """Run the notebooks of a study: every table and figure, and the verdicts on the claims."""
+    from tokenshift_utils.reproduce import reproduce, summary
+
+    manifest = reproduce(study, only or (), fresh, _parameters(parameter or []))
+    typer.echo(summary(manifest))
+
+
+@app.command()
+def train(
+    study: StudyOption = "tiny",
+    only: Annotated[list[str] | None, typer.Option(help="Models to train, by name.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is there.")] = False,
+) -> None:
+    """Train the models of the embedded study from nothing, on a CPU; resumable."""
+    from tokenshift_utils.study import load_study
+
+    loaded = load_study(study)
+    from tokenshift_utils.training.run import train
+
+    train(loaded, only, fresh)
+
+
+@app.command()
+def shifts(
+    base: Annotated[Path, typer.Option(help="Directory of the base model.")],
+    tuned: Annotated[Path, typer.Option(help="Directory of the tuned model.")],
+    responses: Annotated[
+        Path, typer.Option(help="JSON lines: prompt and response, as text or token ids.")
+    ],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+) -> None:
+    """Measure the shifts of any pair of checkpoints on any responses; no answers needed."""
+    from tokenshift_utils.shifts import shifts_of_files
+
+    shifts_of_files(base, tuned, responses, out)
+
+
+@app.command("data-dictionary")
+def data_dictionary(study: StudyOption = "tiny") -> None:
+    """Write the data dictionary of the records, and samples of a study's records."""
+    from tokenshift_utils.data_dictionary import write_dictionary, write_samples
+    from tokenshift_utils.study import load_study
+
+    for file in [write_dictionary(), *write_samples(load_study(study))]:
+        typer.echo(f"wrote {file}")
+
+
+def _parameters(given: list[str]) -> dict:
+    """``NAME=VALUE`` strings as a dict; values are read as YAML, so ``[0.1, 0.2]`` is a list."""
+    parameters = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise TokenshiftError(f"--parameter takes NAME=VALUE, but got '{text}'")
+        try:
+            parameters[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise TokenshiftError(
+                f"the value of parameter '{name}' can't be read: {value}"
+            ) from None
+    return parameters
+
+
+def spread_lists(arguments: list[str]) -> list[str]:
+    """``--only 01 02`` as ``--only 01 --only 02``, which is what the option parser takes."""
+    spread, inside = [], False
+    for argument in arguments:
+        if argument.startswith("-"):
+            inside = argument == "--only"
+        elif inside and spread[-1] != "--only":
+            spread.append("--only")
+        spread.append(argument)
+    return spread
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; a user's mistake is one sentence and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(spread_lists(arguments), standalone_mode=True)
+    except TokenshiftError as error:
+        traceback = getattr(error, "traceback", "")
+        if traceback:
+            typer.echo(traceback, err=True)
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
