@@ -7,11 +7,15 @@ over the full vocabulary.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
+import torch
 
 from tokenshift_utils.analysis_common import evidence, of_kind, percent, plan
 from tokenshift_utils.claims import HIGH_JS
+from tokenshift_utils.measures import topk_overlap
 from tokenshift_utils.stats import Bootstrap, Estimate, simultaneous
 
 __all__ = [
@@ -27,7 +31,6 @@ __all__ = [
     "say_mass",
     "say_overlap",
     "say_rank",
-    "top_overlap",
 ]
 
 _KEY = ["benchmark", "problem", "sample", "position"]
@@ -52,16 +55,13 @@ def _matrix(column: pd.Series) -> np.ndarray:
     return np.stack(column.to_list()) if len(column) else np.zeros((0, 0))
 
 
-def top_overlap(ids_a: np.ndarray, ids_b: np.ndarray) -> np.ndarray:
-    """[rows, k] share of the first k ids of a that are among the first k of b, for k = 1, 2, ..."""
-    width = ids_a.shape[1]
-    first = np.full(ids_a.shape, width)  # the k from which id a_i is in both lists
-    for i in range(width):
-        for j in range(width):
-            same = ids_a[:, i] == ids_b[:, j]
-            first[same, i] = max(i, j)
-    counts = np.stack([(first <= k).sum(axis=1) for k in range(width)], axis=1)
-    return counts / np.arange(1, width + 1)
+def _overlap(frame: pd.DataFrame) -> np.ndarray:
+    """[rows, k] overlap of base's and tuned's top-k sets, for k = 1, 2, ..."""
+    base, tuned = (
+        torch.as_tensor(_matrix(frame[f"top_ids_{side}"]).astype(np.int64)).split(20_000)
+        for side in ("base", "tuned")
+    )
+    return torch.cat([topk_overlap(a, b) for a, b in zip(base, tuned)]).numpy()
 
 
 def _parts(study, frame: pd.DataFrame):
@@ -91,7 +91,7 @@ def overlap_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Mean overlap of base's and tuned's top-k sets, columns k1 .. k10 with intervals."""
 
     def columns(boot: Bootstrap, frame: pd.DataFrame):
-        overlap = top_overlap(_matrix(frame["top_ids_base"]), _matrix(frame["top_ids_tuned"]))
+        overlap = _overlap(frame)
 
         def fill(mask):
             row = {}
@@ -151,7 +151,7 @@ def mechanics_evidence(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
             names = ("overlap_rise", "overlap_2_5", "rank1", "rank3", "new_token", "gain_inside")
             rows += [(q, model, None, f"no position with JS > {HIGH_JS:g}") for q in names]
             continue
-        overlap = top_overlap(_matrix(part["top_ids_base"]), _matrix(part["top_ids_tuned"]))
+        overlap = _overlap(part)
         rank = part["rank_base_of_tuned_top1"].to_numpy()
         new = np.exp(part["logp_base_of_tuned_top1"].to_numpy()) < RARE
         gain, moved = _matrix(part["gain_in_base_topk"]), part["tv_full"].to_numpy()
@@ -224,7 +224,7 @@ def evolution_evidence(study, frames: dict[int, pd.DataFrame], model: str) -> pd
         (
             "js_smallest_step",
             model,
-            simultaneous([b - a for a, b in zip(means, means[1:])], "smallest"),
+            simultaneous([b - a for a, b in pairwise(means)], "smallest"),
             "",
         ),
         ("p95_excess", model, grown[1] - grown[0], ""),

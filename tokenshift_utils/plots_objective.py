@@ -52,6 +52,7 @@ def plot_weights(study, curves: pd.DataFrame, training: dict[str, Training]) -> 
                 )
     ax.axhline(1, color="#999999", linewidth=0.8)
     ax.set(xscale="log", xlim=(1e-6, 1))
+    ax.margins(y=0.12)
     ax.set(xlabel="KL estimate of a token (nats)", ylabel="weight of its advantage")
     name_lines(ax, names, at=(0.03, 0.97))
     return fig

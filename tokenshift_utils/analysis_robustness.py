@@ -1,0 +1,157 @@
+"""Section 5, what reviewers asked for: do the findings hang on how they were measured? (numbers)
+
+Three questions: is JS on truncated distributions an artefact of the truncation; does it matter on
+whose trajectories it is measured; how does it change with top-p and temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from tokenshift_utils.analysis_common import by_benchmark, of_kind, percent, plan
+from tokenshift_utils.stats import Bootstrap
+
+__all__ = [
+    "COLUMNS",
+    "sampling_settings",
+    "sampling_table",
+    "say_sampling",
+    "say_sources",
+    "say_support",
+    "source_table",
+    "support_table",
+]
+
+COLUMNS = ("benchmark", "problem", "sample", "position", "js", "js_full")
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation, ties sharing their mean rank; NaN where one is constant."""
+    ranks = [pd.Series(x).rank().to_numpy() for x in (a, b)]
+    if len(a) < 2 or min(r.std() for r in ranks) == 0:
+        return np.nan
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """JS on the truncated distributions against JS on the full vocabulary, position by position.
+
+    Columns: both_high, only_nucleus_high, only_full_high (shares of positions by the high-JS
+    cut), nucleus_high_full_near_zero (of the truncated-high positions, those at which the full
+    JS is near zero: what truncation alone makes), nucleus_zero (share with truncated JS exactly
+    0), rank_correlation.
+    """
+    boot, rows = plan(study, *shifts.values()), []
+    high, low = study.thresholds.high_js, study.thresholds.near_zero[-1]
+    for model, frame in shifts.items():
+        for benchmark, part in by_benchmark(study, frame):
+            cut, full = part["js"].to_numpy(), part["js_full"].to_numpy()
+            row = {
+                "pair": study.models[model].label,
+                "model": model,
+                "benchmark": benchmark,
+                "positions": len(part),
+            }
+            shares = {
+                "both_high": ((cut > high) & (full > high), None),
+                "only_nucleus_high": ((cut > high) & (full <= high), None),
+                "only_full_high": ((cut <= high) & (full > high), None),
+                "nucleus_high_full_near_zero": ((cut > high) & (full <= low), cut > high),
+                "nucleus_zero": (cut == 0, None),
+            }
+            for name, (inside, among) in shares.items():
+                row |= boot.ratio(part, inside, among).columns(name)
+            rows.append(row | {"rank_correlation": _rank_correlation(cut, full)})
+    return pd.DataFrame(rows)
+
+
+def _measures(study, boot: Bootstrap, part: pd.DataFrame) -> dict[str, float]:
+    low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
+    row: dict[str, float] = {}
+    for column, support in (("js", "nucleus"), ("js_full", "full")):
+        js = part[column].to_numpy()
+        row |= boot.ratio(part, js <= low).columns(f"{support}_near_zero")
+        row |= boot.ratio(part, js > high).columns(f"{support}_high")
+        row |= boot.ratio(part, js).columns(f"{support}_mean")
+    return row
+
+
+def source_table(study, model: str, sources: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The same pair measured on different trajectories; `sources` maps their name to shifts."""
+    boot, rows = plan(study, *sources.values()), []
+    for source, frame in sources.items():
+        for benchmark, part in by_benchmark(study, frame):
+            row = {"pair": study.models[model].label, "trajectories": source}
+            row |= {"benchmark": benchmark, "positions": len(part)}
+            rows.append(row | _measures(study, boot, part))
+    return pd.DataFrame(rows)
+
+
+def sampling_settings(study) -> list[dict[str, float]]:
+    """The sampler settings to compare: one of top-p and temperature varies, the other stays."""
+    kept = {"top_p": study.sampling.top_p, "temperature": study.sampling.temperature}
+    found = [kept | {"top_p": p} for p in sorted(study.robustness.top_p)]
+    found += [kept | {"temperature": t} for t in sorted(study.robustness.temperature)]
+    return list({tuple(s.values()): s for s in found}.values())
+
+
+def sampling_table(
+    study,
+    shifts: Mapping[tuple[float, float], pd.DataFrame],
+    rollouts: Mapping[tuple[float, float], dict[str, pd.DataFrame]],
+) -> pd.DataFrame:
+    """Shifts and accuracies of one pair on one benchmark under other samplers.
+
+    Both mappings go from (top_p, temperature) to shifts, and to the rollouts of base and tuned.
+    """
+    boot, rows = plan(study, *shifts.values()), []
+    for (top_p, temperature), frame in shifts.items():
+        row = {"top_p": top_p, "temperature": temperature, "positions": len(frame)}
+        row |= _measures(study, boot, frame)
+        for model, responses in rollouts[top_p, temperature].items():
+            side = "base" if model == study.base else "tuned"
+            row |= boot.accuracy(responses).columns(f"accuracy_{side}")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def say_support(study, table: pd.DataFrame) -> str:
+    """Whether truncation makes the high-JS positions, pooled over benchmarks."""
+    out = []
+    for model in of_kind(study, "rl"):
+        rows = table[table["model"] == model]
+        if rows.empty:
+            continue
+        row = rows.iloc[-1]
+        if np.isnan(row["nucleus_high_full_near_zero"]):
+            out.append(f"{row['pair']} has no high-JS position.")
+            continue
+        out.append(
+            f"{row['pair']}: {percent(row, 'both_high')} of positions are high by both measures, "
+            f"{percent(row, 'only_nucleus_high')} only on the truncated distributions and "
+            f"{percent(row, 'only_full_high', 2)} only on the full vocabulary; of the "
+            f"truncated-high positions {percent(row, 'nucleus_high_full_near_zero')} are near "
+            "zero in full, which is what truncation alone makes."
+        )
+    return " ".join(out)
+
+
+def say_sources(table: pd.DataFrame) -> str:
+    """High-JS shares by trajectories, pooled over benchmarks."""
+    rows = table[table["benchmark"] == table["benchmark"].iloc[-1]]
+    parts = [f"{percent(r, 'truncated_high')} on {r['trajectories']}" for _, r in rows.iterrows()]
+    return f"{rows['pair'].iloc[0]}: high-JS positions are {', '.join(parts)}."
+
+
+def say_sampling(study, table: pd.DataFrame) -> str:
+    """High-JS shares by sampler setting."""
+    parts = [
+        f"{percent(r, 'truncated_high')} (full: {percent(r, 'full_high')}) at top-p "
+        f"{r['top_p']:g}, temperature {r['temperature']:g}"
+        for _, r in table.iterrows()
+    ]
+    label = study.models[study.robustness.pair].label
+    return f"{label}: high-JS positions are {'; '.join(parts)}."
