@@ -142,14 +142,14 @@ def say_support(study, table: pd.DataFrame) -> str:
 def say_sources(table: pd.DataFrame) -> str:
     """High-JS shares by trajectories, pooled over benchmarks."""
     rows = table[table["benchmark"] == table["benchmark"].iloc[-1]]
-    parts = [f"{percent(r, 'truncated_high')} on {r['trajectories']}" for _, r in rows.iterrows()]
+    parts = [f"{percent(r, 'nucleus_high')} on {r['trajectories']}" for _, r in rows.iterrows()]
     return f"{rows['pair'].iloc[0]}: high-JS positions are {', '.join(parts)}."
 
 
 def say_sampling(study, table: pd.DataFrame) -> str:
     """High-JS shares by sampler setting."""
     parts = [
-        f"{percent(r, 'truncated_high')} (full: {percent(r, 'full_high')}) at top-p "
+        f"{percent(r, 'nucleus_high')} (full: {percent(r, 'full_high')}) at top-p "
         f"{r['top_p']:g}, temperature {r['temperature']:g}"
         for _, r in table.iterrows()
     ]
