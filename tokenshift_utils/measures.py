@@ -1,0 +1,178 @@
+"""Measures between next-token distributions: pure functions of log-probabilities.
+
+Everything is in nats. Inputs are natural log-probabilities ``[..., V]`` in float32 or float64, and
+the dtype is kept; half precision is refused, because a sum over a large vocabulary in bfloat16 is
+off by more than the divergences that matter. ``-inf`` entries (zero probability, as truncation
+leaves them) are legal and handled exactly; NaN is refused with the place where it was found.
+
+The paper's divergence (section 2) is the Jensen-Shannon divergence of the two truncated and
+renormalised distributions: ``js`` applied to what ``nucleus.truncate(...).log_probs()`` returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tokenshift_utils.errors import TokenshiftError
+
+LN2 = math.log(2.0)
+
+
+def require_float(x: Tensor, what: str) -> None:
+    """Refuse half precision and integers: ``what`` names the tensor in the message."""
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TokenshiftError(
+            f"{what} are {str(x.dtype).removeprefix('torch.')}; give float32 or float64 log-probabilities"
+        )
+
+
+def refuse_nan(values: Tensor, what: str) -> Tensor:
+    """Return ``values``, or raise naming the first index at which they are NaN."""
+    bad = torch.isnan(values)
+    if bool(bad.any()):
+        index = [int(i) for i in bad.nonzero()[0]]
+        place = {0: "", 1: " at row {}", 2: " at row {}, position {}"}.get(
+            len(index), " at index " + ", ".join(["{}"] * len(index))
+        ).format(*index)
+        raise TokenshiftError(f"{what} are NaN{place}; the model's logits there are not finite")
+    return values
+
+
+def _pair(logp: Tensor, logq: Tensor) -> None:
+    require_float(logp, "log-probabilities")
+    require_float(logq, "log-probabilities")
+    if logp.shape[-1] != logq.shape[-1]:
+        raise TokenshiftError(
+            f"the two distributions have {logp.shape[-1]} and {logq.shape[-1]} tokens; "
+            "compare models with one vocabulary"
+        )
+
+
+def _weighted(p: Tensor, logp: Tensor, value: Tensor) -> Tensor:
+    """``sum p * value`` over the last axis, 0 where ``logp`` is -inf; NaN in ``logp`` stays NaN."""
+    return (p * value.masked_fill(logp == -torch.inf, 0.0)).sum(-1)
+
+
+def entropy(logp: Tensor) -> Tensor:
+    """Shannon entropy, ``[..., V] -> [...]``, nats, at least 0."""
+    require_float(logp, "log-probabilities")
+    return refuse_nan(_weighted(logp.exp(), logp, -logp), "entropies").clamp_min(0.0)
+
+
+def kl(logp: Tensor, logq: Tensor) -> Tensor:
+    """KL(p || q), ``[..., V] -> [...]``, nats; ``inf`` where p has a token that q lacks.
+
+    No epsilon: the value is exact up to rounding however large it is. Rounding below 0 is clamped.
+    """
+    _pair(logp, logq)
+    missing = ((logq == -torch.inf) & (logp != -torch.inf) & ~torch.isnan(logp)).any(-1)
+    difference = (logp - logq).masked_fill(logq == -torch.inf, 0.0)
+    value = _weighted(logp.exp(), logp, difference)
+    return refuse_nan(value, "KL divergences").clamp_min(0.0).masked_fill(missing, torch.inf)
+
+
+def js_unclamped(logp: Tensor, logq: Tensor) -> Tensor:
+    """``js`` before rounding is clamped away; exists so that a test can bound the rounding."""
+    _pair(logp, logq)
+    mixture = torch.logaddexp(logp, logq) - LN2
+    value = 0.5 * (
+        _weighted(logp.exp(), logp, logp - mixture) + _weighted(logq.exp(), logq, logq - mixture)
+    )
+    return refuse_nan(value, "JS divergences")
+
+
+def js(logp: Tensor, logq: Tensor) -> Tensor:
+    """Jensen-Shannon divergence, ``[..., V] -> [...]``, nats, within [0, ln 2].
+
+    ``1/2 KL(p || m) + 1/2 KL(q || m)`` with ``m = (p + q) / 2`` found by log-sum-exp (paper section
+    2). The clamp only removes rounding.
+    """
+    return js_unclamped(logp, logq).clamp(0.0, LN2)
+
+
+def total_variation(logp: Tensor, logq: Tensor) -> Tensor:
+    """Total variation distance ``1/2 sum |p - q|``, ``[..., V] -> [...]``, within [0, 1]."""
+    _pair(logp, logq)
+    value = 0.5 * (logp.exp() - logq.exp()).abs().sum(-1)
+    return refuse_nan(value, "total variation distances").clamp(0.0, 1.0)
+
+
+def independent_disagreement(logp: Tensor, logq: Tensor) -> Tensor:
+    """Chance that independent draws differ, ``1 - sum p q``, ``[..., V] -> [...]``."""
+    _pair(logp, logq)
+    value = 1.0 - (logp.exp() * logq.exp()).sum(-1)
+    return refuse_nan(value, "disagreements").clamp(0.0, 1.0)
+
+
+def top_k(logp: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` most probable tokens, ids and log-probs ``[..., k]``, descending, ties by lower id.
+
+    ``k`` is cut to V. Rows without ties among the first k + 1 cost one ``topk``; the others are
+    settled by comparing with the k-th value, so no row is ever sorted in full.
+    """
+    vocab = logp.shape[-1]
+    k = min(k, vocab)
+    rows = logp.reshape(-1, vocab)
+    values, ids = torch.topk(rows, min(k + 1, vocab), dim=-1)
+    tied = (values[:, 1:] == values[:, :-1]).any(-1)
+    values, ids = values[:, :k].contiguous(), ids[:, :k].contiguous()
+    if bool(tied.any()):
+        some = rows[tied]
+        member = top_mask(some, values[tied][:, -1:], torch.full((len(some),), k, device=rows.device))
+        member_ids = member.nonzero()[:, 1].view(-1, k)  # ascending ids
+        member_values = some.gather(-1, member_ids)
+        member_values, order = torch.sort(member_values, dim=-1, descending=True, stable=True)
+        ids[tied], values[tied] = member_ids.gather(-1, order), member_values
+    return ids.view(*logp.shape[:-1], k), values.view(*logp.shape[:-1], k)
+
+
+def top_mask(logp: Tensor, edge: Tensor, size: Tensor) -> Tensor:
+    """Mask ``[B, V]`` of the ``size`` [B] most probable tokens, given the last one's value ``edge``.
+
+    ``edge`` [B, 1] is the size-th largest entry of the row; among entries equal to it, lower ids
+    are taken first.
+    """
+    mask = logp >= edge
+    excess = mask.sum(-1) > size
+    if bool(excess.any()):
+        some = logp[excess]
+        above, equal = some > edge[excess], some == edge[excess]
+        room = size[excess, None] - above.sum(-1, keepdim=True)
+        mask[excess] = above | (equal & (equal.cumsum(-1) <= room))
+    return mask
+
+
+def topk_overlap(ids_p: Tensor, ids_q: Tensor) -> Tensor:
+    """Overlap of two ranked lists for every depth: ``[..., K] -> [..., K]``.
+
+    Entry k - 1 is ``|top-k(p) & top-k(q)| / k`` (paper section 4).
+    """
+    same = (ids_p.unsqueeze(-1) == ids_q.unsqueeze(-2)).to(torch.float64)
+    common = same.cumsum(-1).cumsum(-2).diagonal(dim1=-2, dim2=-1)
+    return common / torch.arange(1, common.shape[-1] + 1, device=common.device)
+
+
+def rank_of(logp: Tensor, ids: Tensor) -> Tensor:
+    """Rank of token ``ids`` [...] in ``logp`` [..., V]; 1 is the most probable, ties by lower id."""
+    value = logp.gather(-1, ids.unsqueeze(-1))
+    before = torch.arange(logp.shape[-1], device=logp.device) < ids.unsqueeze(-1)
+    return 1 + ((logp > value) | ((logp == value) & before)).sum(-1)
+
+
+def mass_moved(logp: Tensor, logq: Tensor, ks: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Probability gained on going from ``p`` (base) to ``q`` (tuned), and by whom.
+
+    Returns ``inside`` [..., len(ks)], the mass gained by tokens within p's top-k for each k, and
+    ``total`` [...], all the mass gained, which is the total variation distance. ``total - inside``
+    came from outside p's top-k.
+    """
+    _pair(logp, logq)
+    gain = (logq.exp() - logp.exp()).clamp_min(0.0)
+    ids, _ = top_k(logp, max(ks))
+    inside = gain.gather(-1, ids).cumsum(-1)
+    columns = torch.tensor([min(k, inside.shape[-1]) - 1 for k in ks], device=inside.device)
+    return inside.index_select(-1, columns), refuse_nan(gain.sum(-1), "mass gains")

@@ -1,0 +1,116 @@
+"""What the analyses need from a model, and nothing more.
+
+A policy samples continuations, scores given ones position by position, and steps a batch of rows in
+lockstep. Analyses know only this protocol, so that another engine can stand behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from torch import Tensor
+
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.nucleus import check_temperature, check_top_p
+
+if TYPE_CHECKING:
+    from tokenshift_utils.study import Study
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn: temperature, then top-p, at most ``max_new_tokens`` tokens."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+        check_top_p(self.top_p)
+        if self.max_new_tokens < 1:
+            raise TokenshiftError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A sampled response.
+
+    ``logprobs`` are the emitted tokens' under the untruncated distribution at the sampling
+    temperature, nats. ``finish_reason`` is "eos" where the last id is a stop id, else "length".
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: Literal["eos", "length"]
+
+
+class Session(Protocol):
+    """A batch of rows generated in lockstep, with its key-value cache inside."""
+
+    logits: Tensor  # [B, V], next-token logits of every row
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append one token a row, ``[B]``, and return the new ``logits`` [B, V]."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep only the rows listed (int64), in that order; ``logits`` included."""
+        ...
+
+
+class Policy(Protocol):
+    """A model with its tokenizer. ``fingerprint`` changes whenever its outputs could."""
+
+    name: str
+    vocab_size: int
+    eos_ids: tuple[int, ...]
+    tokenizer: Any
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def open(self, prompts: Sequence[Sequence[int]]) -> Session:
+        """Start a session after ``prompts`` (token ids, none empty)."""
+        ...
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        row_keys: Sequence[int],
+        sampling: Sampling,
+        stop_ids: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> list[Continuation]:
+        """One response a prompt, with the noise of ``row_keys`` (see ``noise.row_key``)."""
+        ...
+
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        block: int = 256,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Teacher forcing: yield ``(positions, logits [B, n, V])`` over the response positions.
+
+        The logits at response position t are those that emit ``responses[b][t]``, given the prompt
+        and ``responses[b][:t]``. Rows are padded on the right; what stands beyond a row's own
+        length means nothing.
+        """
+        ...
+
+
+def stop_ids(*policies: Policy) -> tuple[int, ...]:
+    """The union of the policies' stop ids, sorted."""
+    return tuple(sorted({i for policy in policies for i in policy.eos_ids}))
+
+
+@lru_cache(maxsize=4)
+def load_policy(study: Study, model_name: str) -> Policy:
+    """The policy of a model or checkpoint of the study, kept while this process uses it."""
+    from tokenshift_utils.hf_policy import HFPolicy
+
+    return HFPolicy.load(study.model_path(model_name), model_name, study.dtype)
