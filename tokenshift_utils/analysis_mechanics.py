@@ -31,6 +31,7 @@ __all__ = [
     "say_mass",
     "say_overlap",
     "say_rank",
+    "section_evidence",
 ]
 
 _KEY = ["benchmark", "problem", "sample", "position"]
@@ -188,8 +189,11 @@ def evolution_table(study, frames: dict[int, pd.DataFrame]) -> pd.DataFrame:
     """JS by training step, all on the final model's responses.
 
     `frames` maps the step to shifts, the final model last. Columns: step, positions, mean, p50 ..
-    p99, share above the high-JS cut, jaccard (overlap of the high-JS set with the final one).
+    p99, share above the high-JS cut, jaccard (overlap of the high-JS set with the final one). Empty
+    where there are no checkpoints.
     """
+    if not frames:
+        return pd.DataFrame()
     frames = _aligned(frames)
     boot, rows = plan(study, *frames.values()), []
     cut = study.thresholds.high_js
@@ -246,6 +250,17 @@ def evolution_evidence(study, frames: dict[int, pd.DataFrame], model: str) -> pd
     return evidence(rows)
 
 
+def section_evidence(
+    study, shifts: dict[str, pd.DataFrame], checkpoints: dict[int, pd.DataFrame]
+) -> pd.DataFrame:
+    """All evidence of section 3; without checkpoints only that on candidates."""
+    found = mechanics_evidence(study, shifts)
+    if not checkpoints:
+        return found
+    later = evolution_evidence(study, checkpoints, study.evolution.model)
+    return pd.concat([found, later], ignore_index=True)
+
+
 def _rows(study, table: pd.DataFrame, at_high: bool = True):
     """Rows of RL models, at high-JS positions or at all."""
     wanted = table["model"].isin(of_kind(study, "rl")) & ((table["at"] != "all") == at_high)
@@ -257,6 +272,7 @@ def _rows(study, table: pd.DataFrame, at_high: bool = True):
 
 
 def say_overlap(study, table: pd.DataFrame) -> str:
+    """How much the candidate sets share at high-JS positions."""
     out = []
     for row, nothing in _rows(study, table):
         out.append(
@@ -269,6 +285,7 @@ def say_overlap(study, table: pd.DataFrame) -> str:
 
 
 def say_rank(study, table: pd.DataFrame) -> str:
+    """Where base ranked RL's choice at high-JS positions."""
     out = []
     for row, nothing in _rows(study, table):
         out.append(
@@ -281,6 +298,7 @@ def say_rank(study, table: pd.DataFrame) -> str:
 
 
 def say_mass(study, table: pd.DataFrame) -> str:
+    """Who gains the probability that moves at high-JS positions."""
     out = []
     for row, nothing in _rows(study, table):
         out.append(
@@ -293,6 +311,9 @@ def say_mass(study, table: pd.DataFrame) -> str:
 
 
 def say_evolution(table: pd.DataFrame) -> str:
+    """How JS and the high-JS set changed from the first checkpoint to the final model."""
+    if table.empty:
+        return "This study has no checkpoints to follow."
     first, last, before = table.iloc[0], table.iloc[-1], table.iloc[-2]
     rising = int((table["mean"].diff().dropna() > 0).sum())
     jaccard = (

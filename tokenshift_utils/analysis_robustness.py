@@ -18,6 +18,7 @@ __all__ = [
     "COLUMNS",
     "sampling_settings",
     "sampling_table",
+    "say_robustness",
     "say_sampling",
     "say_sources",
     "say_support",
@@ -155,3 +156,16 @@ def say_sampling(study, table: pd.DataFrame) -> str:
     ]
     label = study.models[study.robustness.pair].label
     return f"{label}: high-JS positions are {'; '.join(parts)}."
+
+
+def say_robustness(by_source: pd.DataFrame, sampler: pd.DataFrame) -> str:
+    """The range of the near-zero and high shares over trajectories and over samplers."""
+    pooled = by_source[by_source["benchmark"] == by_source["benchmark"].iloc[-1]]
+    out = []
+    for rows, over in ((pooled, "trajectories"), (sampler, "sampler settings")):
+        zero, high = rows["nucleus_near_zero"], rows["nucleus_high"]
+        out.append(
+            f"Over {len(rows)} {over} the near-zero share goes from {zero.min():.1%} to "
+            f"{zero.max():.1%}, the high-JS share from {high.min():.1%} to {high.max():.1%}."
+        )
+    return " ".join(out)

@@ -1,0 +1,443 @@
+"""The analyses of all sections against answers worked out by hand on small made-up frames."""
+
+import json
+import math
+
+import made_up
+import numpy as np
+import pandas as pd
+import pytest
+
+from tokenshift_utils import (
+    analysis_cross,
+    analysis_divergence,
+    analysis_mechanics,
+    analysis_objective,
+    analysis_robustness,
+)
+from tokenshift_utils.analysis_common import by_benchmark, evidence, percent, points, token_class
+from tokenshift_utils.analysis_cross import Setting
+from tokenshift_utils.claims import EVIDENCE_COLUMNS
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.stats import Bootstrap
+
+STUDY = made_up.study()
+ONE = made_up.study(benchmarks={"easy": {"path": "easy.jsonl", "label": "Easy"}}, robustness=None)
+
+
+def positions(js, **columns):
+    """One benchmark, two problems: the first half of the positions belongs to p, the rest to q."""
+    n = len(js)
+    frame = pd.DataFrame(
+        {
+            "benchmark": "easy",
+            "problem": ["p"] * (n // 2) + ["q"] * (n - n // 2),
+            "sample": 0,
+            "position": [*range(n // 2), *range(n - n // 2)],
+            "n_tokens": n // 2,
+            "token": 0,
+            "js": js,
+            "js_full": js,
+            "entropy_base": 0.0,
+            "entropy_tuned": 0.0,
+        }
+    )
+    frame["answer_start"] = pd.array([None] * n, dtype="Int32")
+    return frame.assign(**columns)
+
+
+def measured(found, quantity, subject="dapo"):
+    row = found[(found["quantity"] == quantity) & (found["subject"] == subject)]
+    assert len(row) == 1, (quantity, subject)
+    return row.iloc[0]
+
+
+def value(found, quantity, subject="dapo"):
+    return measured(found, quantity, subject)["value"]
+
+
+# ---- common
+
+
+def test_benchmarks_are_pooled_only_where_there_are_two():
+    frame = made_up.rollouts(0.5)
+    assert [name for name, _ in by_benchmark(STUDY, frame)] == ["Easy", "Hard", "all"]
+    assert [n for n, _ in by_benchmark(STUDY, frame[frame["benchmark"] == "hard"])] == ["Hard"]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("7", "structural"),
+        (" +", "structural"),
+        ("(", "structural"),
+        ("17", "structural"),
+        ("so", "other"),
+        ("\\boxed{", "other"),
+        ("", "other"),
+        ("\n", "other"),
+    ],
+)
+def test_token_class(text, expected):
+    assert token_class(text) == expected
+
+
+def test_wording_of_shares():
+    row = pd.Series({"x": 0.5, "x_low": 0.4, "x_high": 0.6, "y": 0.025, "low": 0.01, "high": 0.04})
+    assert percent(row, "x") == "50.0% [40.0, 60.0]"
+    assert points(row, "y") == "+2.5 points [1.0, 4.0]"
+    assert percent(pd.Series({"x": math.nan, "low": 0, "high": 0}), "x") == "not measurable"
+
+
+def test_evidence_says_why_there_is_no_interval():
+    found = evidence(
+        [("rank1", "dapo", (0.5, math.nan, math.nan), ""), ("rank3", "dapo", None, "no")]
+    )
+    assert list(found.columns) == list(EVIDENCE_COLUMNS)
+    assert list(found["note"]) == ["too few problems show it for an interval", "no"]
+
+
+# ---- 1 divergence
+
+
+def test_sparsity_shares_and_percentiles():
+    js = [0.0, 0.0005, 0.005, 0.2] * 5
+    row = analysis_divergence.sparsity_table(ONE, {"dapo": positions(js)}).iloc[0]
+    assert row["support"] == "nucleus" and row["positions"] == 20
+    shares = [row[c] for c in ("share_le_0.001", "share_le_0.01", "share_gt_0.1")]
+    assert shares == [0.5, 0.75, 0.25]
+    assert row["mean"] == pytest.approx(np.mean(js))
+    assert (row["p50"], row["p75"], row["p90"]) == (0.0005, 0.005, 0.2)
+
+
+def test_position_bins():
+    js = np.concatenate([np.arange(20), np.arange(20)]).astype(float)
+    frame = positions(js).assign(answer_start=pd.array([15] * 40, dtype="Int32"))
+    relative = analysis_divergence.position_profile(ONE, {"dapo": frame}, "relative")
+    assert list(relative["mean"]) == [0.5 + 2 * i for i in range(10)]
+    absolute = analysis_divergence.position_profile(ONE, {"dapo": frame}, "absolute")
+    assert list(absolute["label"]) == ["0", "1", "2", "3–4", "5–8", "9–16", "17–32"]
+    assert list(absolute["mean"]) == [0, 1, 2, 3.5, 6.5, 12.5, 18]
+    answer = analysis_divergence.position_profile(ONE, {"dapo": frame}, "answer")
+    assert answer.loc[answer["x"] == 0, "mean"].item() == 15 and answer["x"].max() == 4
+
+
+def test_responses_cut_off_by_the_length_limit_have_no_end():
+    frame = positions(np.ones(20), n_tokens=ONE.sampling.max_new_tokens)
+    assert analysis_divergence.position_profile(ONE, {"dapo": frame}, "relative").empty
+
+
+def test_entropies_in_bins_of_js():
+    table = analysis_divergence.entropy_by_js(
+        ONE, {"dapo": positions([0.0, 0.0, 0.5, 0.5], entropy_base=[0.1, 0.3, 1.0, 2.0])}
+    )
+    assert list(table["js_bin"]) == ["≤ 0.001"] * 2 + ["0.3–0.69"] * 2
+    assert list(table.loc[table["side"] == "base", "p50"]) == [0.2, 1.5]
+
+
+def test_identity_table_counts_occurrences_and_enrichment():
+    frame = positions([0.5, 0.0, 0.0, 0.05, 0.5, 0.0, 0.0, 0.0], token=[1, 1, 1, 1, 2, 3, 3, 3])
+    table = analysis_divergence.identity_table(ONE, {"dapo": frame}, {1: "the", 2: "so", 3: "7"})
+    assert list(table["token"]) == ["the", "so"]
+    the = table.iloc[0]
+    assert (the["occurrences"], the["near_zero"], the["between"], the["high"]) == (
+        4,
+        0.5,
+        0.25,
+        0.25,
+    )
+    assert the["share_of_high"] == 0.5 and the["enrichment"] == 1.0
+    assert table.iloc[1]["enrichment"] == pytest.approx(0.5 / (1 / 8))
+
+
+def test_divergence_evidence_by_hand():
+    js = np.tile([0.4, 0.0, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0, 0.0, 0.2], 2)  # 10 positions a response
+    base = np.where(js > 0.3, 0.0, np.where(js > 0.15, 1.0, 0.1))
+    frame = positions(js, entropy_base=base, entropy_tuned=base, token=[1, *[0] * 9] * 2)
+    wider = positions(np.where(js > 0, 0.3, 0.0))
+    found = analysis_divergence.divergence_evidence(
+        ONE, {"dapo": frame, "simplerl": positions(js * 0.0), "sft-far": wider}, {0: "so", 1: "7"}
+    )
+    assert value(found, "near_zero_share") == pytest.approx(0.4)
+    assert value(found, "high_js_share") == pytest.approx(0.2)
+    assert value(found, "start_ratio") == pytest.approx(4.0)
+    assert value(found, "end_ratio") == pytest.approx(2.0)
+    assert value(found, "low_js_low_entropy") == 1.0
+    assert value(found, "high_js_low_entropy") == 0.5
+    assert value(found, "high_js_high_entropy") == 0.5
+    assert value(found, "structural_difference") == pytest.approx(-0.5)
+    assert value(found, "frequent_low_share") == pytest.approx(0.8)
+    assert value(found, "wider_difference") == pytest.approx(0.6)
+    assert value(found, "sft_density_ratio", "sft-far") == pytest.approx(0.6 / 0.2)
+    assert measured(found, "sft_density_ratio", "sft-far")["note"] == "against DAPO"
+
+
+def test_a_pair_without_high_js_positions_is_not_testable_and_says_why():
+    found = analysis_divergence.divergence_evidence(
+        STUDY, {"dapo": made_up.shifts(share_high=0)}, {}
+    )
+    row = measured(found, "high_js_low_entropy")
+    assert math.isnan(row["value"]) and row["note"] == "no position with JS > 0.1"
+
+
+def test_worked_example_kl_is_infinite_where_js_is_not():
+    table = analysis_divergence.why_js(0.7).set_index("change")
+    assert table["js"].between(0, math.log(2)).all()
+    assert np.isinf(table.loc["the flip, after top-p", ["kl_base_tuned", "kl_tuned_base"]]).all()
+    assert table.loc["the flip, after top-p", "js"] == pytest.approx(math.log(2))
+    vanish = table.loc["a tail token vanishes: 1e-6"], table.loc["the same, to 1e-30"]
+    assert vanish[1]["kl_base_tuned"] > 5 * vanish[0]["kl_base_tuned"]
+    assert vanish[1]["js"] == pytest.approx(vanish[0]["js"], abs=1e-4)
+
+
+# ---- 2 cross-sampling
+
+
+def test_rates_of_the_random_controls():
+    rule = pd.DataFrame({"n_tokens": [100, 300], "n_switched": [10, 30], "n_effective": [5, 15]})
+    random = pd.DataFrame({"n_tokens": [400], "n_switched": [40], "n_effective": [4]})
+    assert analysis_cross.switched_rate(rule) == 0.1
+    assert analysis_cross.effective_rate(rule, random) == 0.5  # 5% wanted, one in ten effective
+    never = random.assign(n_effective=0)
+    assert analysis_cross.effective_rate(rule, never) == 1.0
+
+
+def test_roles():
+    assert analysis_cross.roles(STUDY, Setting("dapo", "forward", 0.1)) == ("base", "dapo")
+    assert analysis_cross.roles(STUDY, Setting("dapo", "reverse", 0.1)) == ("dapo", "base")
+
+
+def exact_runs(correct, effective, problems=6):
+    """Runs of one benchmark in which everything is fixed: 100 tokens, `effective` of them."""
+    frame = exact_rollouts(correct, problems)
+    return frame.assign(n_tokens=100, n_switched=2 * effective, n_effective=effective)
+
+
+def exact_rollouts(correct, problems=6):
+    rows = [("easy", f"p{i}", s, float(c)) for i in range(problems) for s, c in enumerate(correct)]
+    return pd.DataFrame(rows, columns=["benchmark", "problem", "sample", "correct"])
+
+
+def cross_case():
+    study = ONE.with_overrides(
+        **{"cross_sampling.pairs": ["dapo"], "cross_sampling.thresholds": [0.01, 0.1, 0.3]}
+    )
+    rollouts = {"base": exact_rollouts([0, 0, 0, 0]), "dapo": exact_rollouts([1, 1, 1, 0])}
+    runs = {}
+    for eps, effective, forward, reverse in (
+        (0.01, 20, [1, 1, 1, 1], [0, 0, 0, 0]),
+        (0.1, 8, [1, 1, 1, 0], [1, 0, 0, 0]),
+        (0.3, 2, [1, 0, 0, 0], [1, 1, 0, 0]),
+    ):
+        runs[Setting("dapo", "forward", eps)] = exact_runs(forward, effective)
+        runs[Setting("dapo", "reverse", eps)] = exact_runs(reverse, effective)
+    for match in ("switched", "effective"):
+        for direction in ("forward", "reverse"):
+            key = Setting("dapo", direction, 0.1, "random", match)
+            runs[key] = exact_runs([1, 0, 0, 0], 8)
+    return study, runs, rollouts
+
+
+def test_curves_hold_shares_counts_and_levels():
+    study, runs, rollouts = cross_case()
+    table = analysis_cross.curve_table(study, runs, rollouts)
+    row = table[(table["direction"] == "forward") & (table["threshold"] == 0.1)].iloc[0]
+    assert (row["switched_share"], row["effective_share"]) == (0.16, 0.08)
+    assert (row["switched_per_response"], row["effective_per_response"]) == (16, 8)
+    assert (row["before"], row["after"], row["goal"]) == (0.0, 0.75, 0.75)
+    reverse = table[(table["direction"] == "reverse") & (table["threshold"] == 0.3)].iloc[0]
+    assert (reverse["before"], reverse["after"], reverse["goal"]) == (0.75, 0.5, 0.0)
+
+
+def test_the_setting_within_the_budget_is_chosen_by_share_not_accuracy():
+    study, runs, rollouts = cross_case()
+    table = analysis_cross.curve_table(study, runs, rollouts)
+    assert analysis_cross.within_budget(table, "dapo", "forward") == 0.1  # 0.01 replaces 20%
+    shuffled = table.assign(after=table["after"].to_numpy()[::-1])
+    assert analysis_cross.within_budget(shuffled, "dapo", "forward") == 0.1
+    assert analysis_cross.within_budget(table, "dapo", "forward", [0.01]) is None
+    shown = analysis_cross.budget_table(study, table)
+    assert list(shown["threshold"]) == [0.1, 0.1] and list(shown["direction"]) == [
+        "forward",
+        "reverse",
+    ]
+
+
+def test_cross_evidence_by_hand():
+    study, runs, rollouts = cross_case()
+    table = analysis_cross.curve_table(study, runs, rollouts)
+    found = analysis_cross.cross_evidence(study, runs, rollouts, table)
+    assert value(found, "recovered") == pytest.approx(1.0)
+    assert value(found, "lost") == pytest.approx(2 / 3)
+    assert value(found, "random_gap_switches") == pytest.approx(0.5)
+    assert value(found, "random_gap_effective") == pytest.approx(0.5)
+    assert value(found, "best_mixed_gain") == pytest.approx(0.25)
+
+
+def test_nothing_is_recovered_where_there_is_nothing_to_recover():
+    study, runs, rollouts = cross_case()
+    rollouts["dapo"] = rollouts["base"]
+    table = analysis_cross.curve_table(study, runs, rollouts)
+    row = measured(analysis_cross.cross_evidence(study, runs, rollouts, table), "recovered")
+    assert math.isnan(row["value"]) and "do not differ" in row["note"]
+
+
+# ---- 3 mechanics
+
+
+def candidates(n=4, **columns):
+    frame = positions([0.5] * n)
+    base = [[1, 2, 3, 4, 5]] * n
+    tuned = [[2, 1, 3, 4, 5]] * (n // 2) + [[2, 1, 9, 8, 7]] * (n - n // 2)
+    more = {
+        "tv_full": 0.4,
+        "rank_base_of_tuned_top1": 2,
+        "logp_base_of_tuned_top1": [math.log(0.2)] * (n - 1) + [math.log(0.005)],
+        "top_ids_base": base,
+        "top_ids_tuned": tuned,
+        "gain_in_base_topk": [[0.1, 0.2, 0.4, 0.4, 0.4]] * n,
+    }
+    return frame.assign(**more).assign(**columns)
+
+
+def test_overlap_rank_and_mass_by_hand():
+    shifts = {"dapo": candidates()}
+    row = analysis_mechanics.overlap_table(ONE, shifts).iloc[0]
+    assert [row[f"k{k}"] for k in (1, 2, 3, 5)] == pytest.approx([0, 1, (1 + 2 / 3) / 2, 0.7])
+    rank = analysis_mechanics.rank_table(ONE, shifts).iloc[0]
+    assert (rank["top1"], rank["top2"], rank["base_prob_below_0.01"]) == (0, 1, 0.25)
+    mass = analysis_mechanics.mass_table(ONE, shifts).iloc[0]
+    assert (mass["mass_moved"], mass["gained_in_top2"]) == pytest.approx((0.4, 0.5))
+    found = analysis_mechanics.mechanics_evidence(ONE, shifts)
+    assert value(found, "overlap_rise") == pytest.approx(1 - (5 / 6 - 1))
+    assert value(found, "gain_inside") == pytest.approx(1.0)
+    assert value(found, "rank3") == 1.0 and value(found, "rank1") == 0.0
+
+
+def test_overlap_against_python_sets():
+    frame = made_up.shifts(problems=2)
+    overlap = analysis_mechanics._overlap(frame)
+    for i in range(0, len(frame), 37):
+        a, b = frame["top_ids_base"].iloc[i], frame["top_ids_tuned"].iloc[i]
+        expected = [len(set(a[:k]) & set(b[:k])) / k for k in range(1, 11)]
+        assert overlap[i] == pytest.approx(expected)
+
+
+def test_evolution_by_hand():
+    steps = {1: [0.05, 0.0, 0.2, 0.0], 2: [0.2, 0.0, 0.2, 0.0], 3: [0.3, 0.2, 0.3, 0.0]}
+    frames = {s: positions(js) for s, js in steps.items()}
+    table = analysis_mechanics.evolution_table(ONE, frames)
+    assert list(table["jaccard"]) == pytest.approx([1 / 3, 2 / 3, 1])
+    assert list(table["share_gt_0.1"]) == [0.25, 0.5, 0.75]
+    found = analysis_mechanics.evolution_evidence(ONE, frames, "dapo")
+    assert value(found, "js_smallest_step") == pytest.approx(0.15 / 4)
+    assert value(found, "jaccard_rise") == pytest.approx(1 / 3)
+    assert value(found, "jaccard_late") == pytest.approx(0, abs=1e-12)
+
+
+def test_checkpoints_must_share_their_positions():
+    with pytest.raises(ValueError, match="other positions"):
+        analysis_mechanics.evolution_table(ONE, {1: positions([0.1] * 4), 2: positions([0.1] * 6)})
+
+
+def test_a_study_without_checkpoints_says_so():
+    table = analysis_mechanics.evolution_table(ONE, {})
+    assert analysis_mechanics.say_evolution(table) == "This study has no checkpoints to follow."
+
+
+# ---- 4 objective
+
+
+def write_logs(directory, weighting):
+    directory.mkdir(parents=True)
+    pd.DataFrame(
+        {
+            "rollout": [1, 1, 2, 2],
+            "update": [1, 2, 3, 4],
+            "correct_mean": [0.1, None, 0.3, None],
+            "entropy": [1.0, 0.5, 0.4, 0.2],
+            "k3_mean": [0, 0.01, 0, 0.03],
+            "weight_mean": [1, 1.2, 1, 1.4],
+            "tokens_generated": [10, None, 20, None],
+            "tokens_trained": [5, None, 5, None],
+            "groups_sampled": [4, None, 4, None],
+            "groups_discarded": [1, None, 1, None],
+        }
+    ).to_csv(directory / "log.csv", index=False)
+    (directory / "summary.json").write_text(json.dumps({"recipe": {"weighting": weighting}}))
+
+
+def test_training_logs_are_read_and_means_leave_out_first_updates(tmp_path):
+    study = STUDY.with_overrides(**{"weighted.log_dir": str(tmp_path)})
+    write_logs(tmp_path / "dapo-high-kl", {"alpha": 2.0, "scale": 1.0})
+    training = analysis_objective.read_training(study)
+    assert list(training) == ["dapo-high-kl"]  # the others have no logs here
+    assert list(training["dapo-high-kl"].by_rollout("correct_mean")) == [0.1, 0.3]
+    row = analysis_objective.training_table(study, training).iloc[0]
+    assert (row["k3_mean"], row["weight_mean"]) == pytest.approx((0.02, 1.3))
+    assert (row["tokens_generated"], row["groups_discarded_share"]) == (30, 0.25)
+    curve = analysis_objective.weight_curves(training)
+    assert curve["weight"].iloc[0] == 1.0
+    assert curve["weight"].iloc[-1] == pytest.approx(0.5 + 1 / (1 + math.exp(-2)))
+
+
+def test_a_damaged_summary_is_one_clear_sentence(tmp_path):
+    study = STUDY.with_overrides(**{"weighted.log_dir": str(tmp_path)})
+    write_logs(tmp_path / "dapo", None)
+    (tmp_path / "dapo" / "summary.json").write_text("{")
+    with pytest.raises(TokenshiftError, match="summary.json cannot be read"):
+        analysis_objective.read_training(study)
+
+
+def test_a_study_without_logs_says_so(tmp_path):
+    study = STUDY.with_overrides(**{"weighted.log_dir": str(tmp_path)})
+    training = analysis_objective.read_training(study)
+    table = analysis_objective.training_table(study, training)
+    assert analysis_objective.say_weights(study, table) == "This study has no training logs."
+
+
+def test_objective_table_averages_benchmarks_and_pairs_the_gain():
+    base = pd.concat([exact_rollouts([1, 0]), exact_rollouts([0, 0]).assign(benchmark="hard")])
+    better = pd.concat([exact_rollouts([1, 1]), exact_rollouts([1, 0]).assign(benchmark="hard")])
+    rollouts = {"dapo": base, "dapo-high-kl": better, "dapo-low-kl": base}
+    table = analysis_objective.objective_table(STUDY, rollouts)
+    assert list(table["average"]) == [0.25, 0.75, 0.25]
+    assert list(table["gain"].fillna(-1)) == [-1, 0.5, 0.0]
+    assert table["gain_low"].iloc[1] == table["gain_high"].iloc[1] == 0.5  # paired: no spread
+    found = analysis_objective.objective_evidence(STUDY, rollouts)
+    assert value(found, "boost_gain", "dapo-high-kl") == 0.5
+    assert value(found, "boost_difference", "dapo-high-kl") == 0.5
+
+
+# ---- 5 robustness
+
+
+def test_support_table_by_hand():
+    frame = positions([0.5, 0.5, 0.0, 0.0], js_full=[0.5, 0.005, 0.2, 0.0])
+    row = analysis_robustness.support_table(ONE, {"dapo": frame}).iloc[0]
+    names = ("both_high", "only_nucleus_high", "only_full_high", "nucleus_high_full_near_zero")
+    assert [row[n] for n in names] == [0.25, 0.25, 0.25, 0.5]
+    assert row["nucleus_zero"] == 0.5
+
+
+def test_sampler_settings_vary_one_thing_at_a_time():
+    settings = analysis_robustness.sampling_settings(STUDY)
+    assert settings == [
+        {"top_p": 0.7, "temperature": 1.0},
+        {"top_p": 1.0, "temperature": 1.0},
+        {"top_p": 0.7, "temperature": 0.6},
+    ]
+
+
+def test_rank_correlation():
+    a = np.array([1.0, 2.0, 3.0, 4.0])
+    assert analysis_robustness._rank_correlation(a, a**3) == pytest.approx(1)
+    assert analysis_robustness._rank_correlation(a, -a) == pytest.approx(-1)
+    assert math.isnan(analysis_robustness._rank_correlation(a, a * 0))
+
+
+def test_plan_covers_problems_of_all_frames():
+    from tokenshift_utils.analysis_common import plan
+
+    boot = plan(STUDY, made_up.rollouts(0.5, problems=3), made_up.rollouts(0.5, problems=5))
+    assert isinstance(boot, Bootstrap) and len(boot.problems) == 10
