@@ -103,12 +103,15 @@ def truncate(logp: Tensor, top_p: float) -> Nucleus:
     """
     check_top_p(top_p)
     require_float(logp, "log-probabilities")
-    rows = logp.reshape(-1, logp.shape[-1])
     refuse_nan(logp.amax(-1), "log-probabilities")
+    return _truncate(logp, top_p, FIRST_K)
+
+
+def _truncate(logp: Tensor, top_p: float, k: int) -> Nucleus:
     if top_p >= 1.0:
         size = (logp > -torch.inf).sum(-1)
         return Nucleus(logp, size, torch.ones_like(size, dtype=torch.float64), None)
-    size, edge, mass = _edge(rows, top_p, FIRST_K)
+    size, edge, mass = _edge(logp.reshape(-1, logp.shape[-1]), top_p, k)
     shape = logp.shape[:-1]
     return Nucleus(logp, size.view(shape), mass.view(shape), edge)
 
@@ -125,7 +128,7 @@ def draw_truncated(logp: Tensor, top_p: float, row_keys: Tensor, positions: Tens
 def _draw(logp: Tensor, top_p: float, row_keys: Tensor, positions: Tensor, k: int) -> Tensor:
     vocab = logp.shape[-1]
     if k >= vocab or top_p >= 1.0:
-        kept = logp.masked_fill(~truncate(logp, top_p).mask, -torch.inf)
+        kept = logp.masked_fill(~_truncate(logp, top_p, k).mask, -torch.inf)
         ids = torch.arange(vocab, device=logp.device)
         return argmax_lowest(kept + gumbel(row_keys, positions, ids), ids)
     values, ids = torch.topk(logp, k, dim=-1)
