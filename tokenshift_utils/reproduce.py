@@ -67,6 +67,8 @@ def reproduce(
     """
     from tqdm import tqdm
 
+    from tokenshift_utils.inputs import check_inputs
+
     loaded = load_study(study)
     notebooks = select_notebooks(loaded, only)
     given = _parameters_of_each(notebooks, loaded, parameters or {})
@@ -166,12 +168,14 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
             # the notebook's own progress bars: to a person at a terminal, not into a log
             stderr_file=sys.stderr if sys.stderr.isatty() else None,
             start_timeout=120,
+            # the kernel is local: its warning that traffic is not encrypted is noise
+            extra_arguments=["--log-level=ERROR"],
             cwd=paths.notebooks(),
         )
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise _interrupted(source) from None
-        where = f"notebook {source.stem} stopped at cell {error.exec_count}"
+        where = f"notebook {source.stem} stopped at cell In [{error.exec_count}]"
         kept = f"as far as it got it is kept as {paths.display(partial)}"
         if error.ename == "TokenshiftError":
             raise TokenshiftError(f"{where}: {error.evalue}; {kept}") from None

@@ -1,0 +1,159 @@
+"""Running notebooks: order, output, failures and parameters, on notebooks of a few lines."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import CHECKOUT
+
+from tokenshift_utils import paths
+from tokenshift_utils.cli import spread_lists
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.notebook import PARAMETERS
+from tokenshift_utils.reproduce import NotebookFailed, reproduce, select_notebooks, summary
+from tokenshift_utils.study import load_study
+
+TABLE = """import sys
+import pandas as pd
+print("bar 10%", end="\\r", file=sys.stderr)
+nb.table(pd.DataFrame({"x": [1.5]}), "numbers")"""
+
+
+def write_notebook(root, name: str, *cells: str) -> None:
+    """Save a notebook that takes the parameters its name has, and then runs the cells."""
+    parameters = ["study = 'mini'", *(f"{parameter} = None" for parameter in PARAMETERS[name])]
+    first = nbformat.v4.new_code_cell("\n".join(parameters), metadata={"tags": ["parameters"]})
+    imports = "from tokenshift_utils.notebook import start"
+    second = f'{imports}\nnb = start("{name}", globals())'
+    notebook = nbformat.v4.new_notebook(
+        cells=[first, *map(nbformat.v4.new_code_cell, (second, *cells))],
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        },
+    )
+    nbformat.write(notebook, root / f"notebooks/{name}.ipynb")
+
+
+@pytest.fixture
+def two_notebooks(mini_root, monkeypatch):
+    """``02`` writes a table; ``00`` writes the claims. They run from a strange directory."""
+    write_notebook(mini_root, "02_cross_sampling", TABLE)
+    claims = (
+        'frame = pd.DataFrame({"claim": ["1-a"], "subject": ["tuned"], "verdict": ["undecided"]})'
+    )
+    write_notebook(
+        mini_root, "00_overview", f"import pandas as pd\n{claims}\nnb.table(frame, 'claims')"
+    )
+    monkeypatch.chdir("/")
+    return mini_root
+
+
+def test_run_makes_everything_twice_the_same(two_notebooks, capsys):
+    contents = []
+    for _ in range(2):
+        manifest = reproduce("mini", fresh=True)
+        executed = sorted((paths.results("mini") / "notebooks").iterdir())
+        contents.append([path.read_text() for path in executed])
+    assert [path.name for path in executed] == ["00_overview.ipynb", "02_cross_sampling.ipynb"]
+    assert contents[0] == contents[1]  # no times, no identifiers, no progress bars
+    assert "bar 10%\\r" not in contents[0][1] and "1.5" in contents[0][1]
+    assert manifest["notebooks"]["02_cross_sampling"]["tables"] == ["02_numbers"]
+    assert manifest["notebooks"]["02_cross_sampling"]["versions"]["torch"].startswith("2.13.0")
+    assert json.loads((paths.results("mini") / "manifest.json").read_text()) == manifest
+    text = summary(manifest)
+    assert "02_numbers" in text and "undecided" in text and "1-a (tuned)" in text
+
+
+def test_overview_runs_last_and_sections_decide(mini_root):
+    for name in PARAMETERS:
+        write_notebook(mini_root, name)
+    order = [path.stem[:2] for path in select_notebooks(load_study("mini"))]
+    assert order == ["01", "02", "03", "00"]  # mini has no weighted runs and no robustness
+    assert [path.stem[:2] for path in select_notebooks(load_study("mini"), ["02", "01"])] == [
+        *("01", "02")
+    ]
+    with pytest.raises(TokenshiftError, match="there is no notebook '7'"):
+        select_notebooks(load_study("mini"), ["7"])
+
+
+def test_only_takes_a_list():
+    assert spread_lists(["reproduce", "--only", "01", "02", "--fresh"]) == [
+        *("reproduce", "--only", "01", "--only", "02", "--fresh")
+    ]
+    assert spread_lists(["--only", "01", "--only", "02"]) == ["--only", "01", "--only", "02"]
+    assert spread_lists(["--only", "01", "--study", "a"]) == ["--only", "01", "--study", "a"]
+
+
+def test_parameters_reach_the_notebooks_that_have_them(two_notebooks):
+    reproduce("mini", parameters={"samples": 1})
+    executed = (paths.results("mini") / "notebooks/02_cross_sampling.ipynb").read_text()
+    assert "samples = 1 here, in place of the study's samples.cross_sampling" in executed
+
+
+@pytest.mark.parametrize(
+    ("only", "parameters", "message"),
+    [
+        ((), {"top_q": 1}, "none of these notebooks has a parameter 'top_q'"),
+        (("02",), {"top_q": 1}, "notebook 02_cross_sampling has no parameter 'top_q'"),
+        ((), {"top_p": 1.5}, "'cross_sampling.top_p' is 1.5"),
+    ],
+)
+def test_bad_parameters_are_refused_before_anything_is_written(
+    two_notebooks, only, parameters, message
+):
+    with pytest.raises(TokenshiftError, match=message):
+        reproduce("mini", only=only, parameters=parameters)
+    assert not paths.results("mini").exists()
+
+
+def test_failing_notebook_stops_and_its_part_is_kept(two_notebooks):
+    reproduce("mini")
+    before = (paths.results("mini") / "notebooks/02_cross_sampling.ipynb").read_text()
+    write_notebook(two_notebooks, "02_cross_sampling", "print('so far')", "1 / 0", "print('never')")
+    with pytest.raises(NotebookFailed, match=r"In \[5\] .*ZeroDivisionError.*partial") as error:
+        reproduce("mini")
+    assert "1 / 0" in error.value.traceback
+    folder = paths.results("mini") / "notebooks"
+    partial = (folder / "02_cross_sampling.partial.ipynb").read_text()
+    assert "so far" in partial and "ZeroDivisionError" in partial
+    assert (folder / "02_cross_sampling.ipynb").read_text() == before
+
+
+def test_table_no_longer_made_is_removed(two_notebooks):
+    reproduce("mini")
+    write_notebook(two_notebooks, "02_cross_sampling", TABLE.replace("numbers", "shares"))
+    for file in paths.tables("mini").glob("02_*"):
+        os.utime(file, (1, 1))
+    reproduce("mini")
+    assert {file.stem for file in paths.tables("mini").glob("02_*")} == {"02_shares"}
+
+
+def papermill(tmp_path, *parameters: str) -> subprocess.CompletedProcess:
+    """Run the repository's own notebook 02 under plain Papermill, from a strange directory."""
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(CHECKOUT / "notebooks/02_cross_sampling.ipynb"),
+    ]
+    return subprocess.run(
+        [*command, str(tmp_path / "out.ipynb"), "--no-progress-bar", *parameters],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+
+
+def test_plain_papermill_refuses_an_unknown_parameter(tmp_path):
+    run = papermill(tmp_path, "-p", "study", "smoke", "-p", "treshold", "0.1")
+    assert run.returncode != 0
+    assert "notebook 02_cross_sampling has no parameter 'treshold': it has study" in run.stderr
+
+
+def test_plain_papermill_refuses_an_unknown_study(tmp_path):
+    run = papermill(tmp_path, "-p", "study", "huge")
+    assert run.returncode != 0 and "unknown study 'huge'" in run.stderr
