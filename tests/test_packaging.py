@@ -21,6 +21,7 @@ README = (CHECKOUT / "README.md").read_text()
 RUN_NOT_IMPORTED = {
     "ipykernel": ("python3", "notebooks/00_overview.py"),  # the kernel the notebooks name
     "jupyterlab": ("jupyter lab", "README.md"),
+    "jupytext": ("jupytext --sync", "README.md"),
     "nbval": ("--nbval-lax", "tests/test_smoke.py"),
     "ruff": ('"ruff"', "tests/test_packaging.py"),
 }
