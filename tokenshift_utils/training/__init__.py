@@ -1,0 +1,5 @@
+"""Makes the embedded tiny study from nothing: task, corpus, tokenizer, base model, RLVR, SFT, model cards.
+
+Only ``tokenshift train`` imports this subpackage; the analyses see its outputs (model directories,
+benchmark files, logs) exactly as they would see anybody else's.
+"""

@@ -1,0 +1,95 @@
+"""Model cards of the shipped models: data, recipe, seed, curve, and accuracy as measured."""
+
+import json
+from dataclasses import asdict
+
+import pandas as pd
+
+from tokenshift_utils import get_rollouts, paths
+from tokenshift_utils.stats import Bootstrap
+from tokenshift_utils.study import Study
+from tokenshift_utils.training.recipes import Plan, RLRecipe
+
+DATA = {
+    "base": "chains of thought of mixed quality and error-free exercise pages"
+    " (`tokenshift_utils/training/corpus.py`)",
+    "rl": "problems drawn afresh for every rollout, rewarded for a correct boxed answer",
+    "sft-far": "correct demonstrations in another style"
+    " (`write_far` in `tokenshift_utils/training/demonstrations.py`)",
+    "sft-near": "correct demonstrations in the base model's own style"
+    " (`write_near` in `tokenshift_utils/training/demonstrations.py`)",
+}
+
+
+def write_cards(study: Study, plan: Plan, names: list[str]) -> None:
+    """Write README.md into the directories of ``names`` and of their checkpoints.
+
+    Accuracy is measured on the shipped weights, on the study's own rollouts, which are kept.
+    """
+    for name in names:
+        for variant in (name, *(f"{name}@{n}" for n in plan.checkpoints.get(name, ()))):
+            text = _card(study, plan, name, variant)
+            (study.model_path(variant) / "README.md").write_text(text)
+
+
+def _card(study: Study, plan: Plan, name: str, variant: str) -> str:
+    logs = paths.resolve(study.weighted.log_dir) / name
+    summary = json.loads((logs / "summary.json").read_text())
+    recipe = plan.base if name == study.base else {**plan.rl, **plan.sft}[name]
+    is_rl = isinstance(recipe, RLRecipe)
+    sections = [
+        "---\nlibrary_name: transformers\nlicense: apache-2.0\n---",
+        (
+            f"# {variant}\n\n{study.model(variant).label}, a model of the study *{study.title}*.\n\n"
+            f"{study.note}"
+        ),
+        "## Data\n\n"
+        f"{DATA['rl'] if is_rl else DATA[name]}. No evaluation problem occurs in it.\n"
+        + ("" if name == study.base else f"Starts from `{study.base}`."),
+        "## Recipe\n\n"
+        + _table(pd.Series(asdict(recipe), name="value").rename_axis("setting"))
+        + f"\n\nSeed {summary['seed']}.",
+        "## Accuracy\n\n" + _table(_accuracy(study, variant).set_index("benchmark")),
+        "## Training curve\n\n" + _curve(logs, is_rl),
+    ]
+    if summary["totals"]:
+        totals = ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in summary["totals"].items())
+        sections.append(f"## Totals\n\n{totals} (discarded groups included in what was generated).")
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def _accuracy(study: Study, variant: str) -> pd.DataFrame:
+    """Accuracy by benchmark with its bootstrap interval over problems, in percent."""
+    rollouts = get_rollouts(study, variant)
+    settings = study.statistics
+    rows = []
+    for benchmark, part in rollouts.groupby("benchmark", sort=False):
+        estimate = Bootstrap(part, settings.resamples, settings.confidence, settings.seed).accuracy(
+            part
+        )
+        low, high = estimate.interval()
+        rows.append(
+            {
+                "benchmark": benchmark,
+                "problems": part["problem"].nunique(),
+                "samples a problem": study.accuracy_samples(variant),
+                "accuracy, %": f"{100 * estimate.value:.1f}",
+                f"{settings.confidence:.0%} interval": f"{100 * low:.1f} to {100 * high:.1f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _curve(logs, is_rl: bool) -> str:
+    if not is_rl:
+        return _table(pd.read_csv(logs / "log.csv").iloc[::4].set_index("step").round(5))
+    wide = pd.read_csv(logs / "eval.csv").pivot(
+        index="rollout", columns="benchmark", values="accuracy"
+    )
+    return "Accuracy of a few samples a problem, after so many rollouts:\n\n" + _table(
+        wide.round(3)
+    )
+
+
+def _table(frame: pd.DataFrame | pd.Series) -> str:
+    return frame.to_frame().to_markdown() if isinstance(frame, pd.Series) else frame.to_markdown()

@@ -1,0 +1,47 @@
+"""Accuracy on the benchmarks while a model trains: few samples, fixed noise."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tokenshift_utils.hf_policy import HFPolicy
+from tokenshift_utils.noise import row_key
+from tokenshift_utils.policy import Continuation, Sampling
+from tokenshift_utils.training.problems import TIERS, benchmark
+from tokenshift_utils.verify import is_correct
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Mean accuracy of ``samples`` responses a problem, after the rollouts named."""
+
+    rollouts: tuple[int, ...]
+    samples: int
+    seed: int
+    sampling: Sampling
+
+    def __call__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+    ) -> dict[str, float]:
+        """Accuracy by benchmark; leaves the model in the mode (train or eval) it was in."""
+        was_training = model.training
+        model.eval()
+        policy = HFPolicy(model, tokenizer, "policy")
+        pairs = [(p, s) for tier in TIERS for p in benchmark(tier) for s in range(self.samples)]
+        responses = policy.sample(
+            [tokenizer.encode(problem.prompt) for problem, _ in pairs],
+            [row_key(self.seed, problem.tier, problem.expression, s) for problem, s in pairs],
+            self.sampling,
+        )
+        model.train(was_training)
+        correct: dict[str, list[bool]] = {tier: [] for tier in TIERS}
+        for (problem, _), response in zip(pairs, responses):
+            correct[problem.tier].append(solves(tokenizer, response, problem.answer))
+        return {tier: sum(values) / len(values) for tier, values in correct.items()}
+
+
+def solves(tokenizer: PreTrainedTokenizerFast, response: Continuation, answer: int) -> bool:
+    """Whether a finished response boxes the answer; one cut off at its limit does not count."""
+    if response.finish_reason != "eos":
+        return False
+    return is_correct(tokenizer.decode(response.ids, skip_special_tokens=True), str(answer))

@@ -1,0 +1,125 @@
+"""Every training setting of the tiny study, in one place, as data.
+
+The RL recipes follow the papers they are named after (DAPO: Yu et al. 2025; SimpleRL-Zoo: Zeng et
+al. 2025) in objective; sizes and learning rates are the tiny study's own.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from tokenshift_utils.weighting import Weighting
+
+SEED = 20260322
+
+ARCHITECTURE = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "intermediate_size": 384,
+    "max_position_embeddings": 512,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.04,
+}
+
+
+# alpha is set on the scale of the k3 that plain dapo shows on its later minibatches.
+HIGH_KL = Weighting(alpha=200.0, scale=1.0)
+LOW_KL = Weighting(alpha=-200.0, scale=1.0)
+
+
+@dataclass(frozen=True)
+class SupervisedRecipe:
+    """Next-token training on documents; loss on what follows the prompt."""
+
+    documents: int
+    epochs: int
+    learning_rate: float
+    tier_mix: dict[str, float]
+    exercise_share: float = 0.0  # share of documents that are error-free exercise pages
+    batch_tokens: int = 4096  # padding included
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class RLRecipe:
+    """One RLVR run; every run makes ``rollouts * updates_per_rollout`` optimiser updates."""
+
+    loss_type: str  # TRL's name: "dapo" is the token mean, "grpo" the sample mean
+    prompts_per_rollout: int
+    responses_per_prompt: int
+    clip_low: float
+    clip_high: float
+    kl_coefficient: float
+    dynamic_sampling: bool
+    overlong_buffer: int | None  # tokens over which DAPO's length penalty grows from 0 to 1
+    weighting: Weighting | None = None  # paper section 4
+    rollouts: int = 24
+    updates_per_rollout: int = 4
+    learning_rate: float = 1e-4
+    max_new_tokens: int = 288
+    tier_mix: dict[str, float] = field(
+        default_factory=lambda: {"easy": 0.2, "medium": 0.45, "hard": 0.35}
+    )
+
+
+_RL_MIX = {"easy": 0.2, "medium": 0.45, "hard": 0.35}
+_DAPO = RLRecipe(
+    loss_type="dapo",
+    prompts_per_rollout=32,
+    responses_per_prompt=16,
+    clip_low=0.2,
+    clip_high=0.28,
+    kl_coefficient=0.0,
+    dynamic_sampling=True,
+    overlong_buffer=32,
+)
+_SIMPLERL = RLRecipe(
+    loss_type="grpo",
+    prompts_per_rollout=64,
+    responses_per_prompt=8,
+    clip_low=0.2,
+    clip_high=0.2,
+    kl_coefficient=1e-3,
+    dynamic_sampling=False,
+    overlong_buffer=None,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All the models of a study, by name, and when checkpoints are taken (in rollouts)."""
+
+    base: SupervisedRecipe
+    sft: dict[str, SupervisedRecipe]
+    rl: dict[str, RLRecipe]
+    checkpoints: dict[str, tuple[int, ...]]
+    evaluations: tuple[int, ...]  # rollouts after which an RL run is evaluated
+    evaluation_samples: int = 4
+    seed: int = SEED
+
+
+TINY = Plan(
+    base=SupervisedRecipe(
+        documents=100_000,
+        epochs=1,
+        learning_rate=3e-3,
+        tier_mix={"easy": 0.3, "medium": 0.4, "hard": 0.3},
+        exercise_share=0.25,
+        warmup_steps=100,
+    ),
+    sft={
+        "sft-far": SupervisedRecipe(4_000, 2, 5e-4, _RL_MIX, warmup_steps=20),
+        "sft-near": SupervisedRecipe(2_000, 1, 3e-4, _RL_MIX, warmup_steps=20),
+    },
+    rl={
+        "dapo": _DAPO,
+        "simplerl": _SIMPLERL,
+        "dapo-high-kl": replace(_DAPO, weighting=HIGH_KL),
+        "dapo-low-kl": replace(_DAPO, weighting=LOW_KL),
+    },
+    checkpoints={"dapo": (1, 2, 4, 8, 12, 16, 20)},
+    evaluations=(0, 6, 12, 18, 24),
+)
