@@ -59,10 +59,6 @@ nb.table(found, "evidence")
 table = numbers.sparsity_table(nb.study, shifts)
 nb.table(table, "sparsity")
 
-# %%
-# NBVAL_CHECK_OUTPUT
-paragraph(numbers.say_sparsity(nb.study, table))
-
 # %% [markdown]
 # Left: the histogram of JS; both axes are logarithmic, so look for a tall first bar (next to
 # nothing changes) and a second hump far from it. Right: the share of positions above each JS. The
@@ -71,6 +67,10 @@ paragraph(numbers.say_sparsity(nb.study, table))
 
 # %%
 nb.figure(plots.plot_js_distribution(nb.study, shifts), "js_distribution")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+paragraph(numbers.say_sparsity(nb.study, table))
 
 # %% [markdown]
 # ## 1.2 Position
@@ -95,6 +95,7 @@ paragraph(numbers.say_position(nb.study, found))
 # %%
 entropies = numbers.entropy_by_js(nb.study, rl)
 nb.figure(plots.plot_entropy_bins(nb.study, entropies), "entropy_by_js")
+paragraph(numbers.say_entropy(nb.study, found))
 
 # %% [markdown]
 # The same without bins: every position by its JS and by base's entropy; the line is the high-JS
@@ -102,7 +103,7 @@ nb.figure(plots.plot_entropy_bins(nb.study, entropies), "entropy_by_js")
 
 # %%
 nb.figure(plots.plot_js_entropy(nb.study, rl), "js_entropy")
-paragraph(numbers.say_entropy(nb.study, found))
+paragraph(numbers.say_js_entropy(nb.study, rl))
 
 # %% [markdown]
 # ## 1.4 Token identity

@@ -60,6 +60,7 @@ nb.table(table, "curves")
 
 # %%
 nb.figure(plots.plot_curves(nb.study, table), "forward_reverse")
+paragraph(numbers.say_curves(nb.study, table))
 
 # %% [markdown]
 # ## 2.2 In the form of the paper's Table 1

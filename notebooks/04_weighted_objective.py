@@ -69,6 +69,7 @@ paragraph(numbers.say_weights(nb.study, how))
 
 # %%
 nb.figure(plots.plot_training(nb.study, training), "training_curves")
+paragraph(numbers.say_training(nb.study, training))
 
 # %% [markdown]
 # ## 4.3 In the form of the paper's Table 2

@@ -27,6 +27,7 @@ __all__ = [
     "roles",
     "say_budget",
     "say_controls",
+    "say_curves",
     "switched_rate",
     "within_budget",
 ]
@@ -224,6 +225,24 @@ def _control_evidence(study, boot: Bootstrap, runs, table: pd.DataFrame, model: 
         )
         for match, quantity in names.items()
     ]
+
+
+def say_curves(study, table: pd.DataFrame) -> str:
+    """How far each curve goes, pooled over benchmarks."""
+    rows, out = _pooled(table), []
+    rows = rows[rows["rule"] == "js"]
+    for (model, direction), part in rows.groupby(["model", "direction"], sort=False):
+        forward = direction == FORWARD
+        best = part["after"].idxmax() if forward else part["after"].idxmin()
+        row = part.loc[best]
+        out.append(
+            f"{study.models[model].label}, {direction}: accuracy goes from {row['before']:.1%} "
+            f"with nothing replaced to at {'most' if forward else 'least'} "
+            f"{percent(row, 'after')}, at JS > {row['threshold']:g} and "
+            f"{percent(row, 'effective_share')} of tokens effectively replaced; the other model's "
+            f"own is {row['goal']:.1%}."
+        )
+    return " ".join(out)
 
 
 def say_budget(study, table: pd.DataFrame, found: pd.DataFrame) -> str:

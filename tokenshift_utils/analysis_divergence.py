@@ -36,6 +36,7 @@ __all__ = [
     "say_controls",
     "say_entropy",
     "say_identity",
+    "say_js_entropy",
     "say_position",
     "say_sparsity",
     "sparsity_table",
@@ -404,6 +405,24 @@ def say_entropy(study, found: pd.DataFrame) -> str:
             f"{study.models[model].label}: of the near-zero positions {low} have both entropies "
             f"under half a coin flip; of the high-JS positions base is that confident at "
             f"{confident} and has at least a coin flip of entropy at {open_}."
+        )
+    return " ".join(out)
+
+
+def say_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> str:
+    """The other way round: how often JS is high where base is unsure, and where it is confident."""
+    boot, out, cut = plan(study, *shifts.values()), [], study.thresholds.high_js
+    for model, frame in shifts.items():
+        base, high = frame["entropy_base"].to_numpy(), (frame["js"] > cut).to_numpy()
+        unsure, sure = base >= HIGH_ENTROPY, base <= LOW_ENTROPY
+        open_, closed = (
+            percent(pd.Series(_shares(boot, frame, among, high).columns("x")), "x")
+            for among in (unsure, sure)
+        )
+        out.append(
+            f"{study.models[model].label}: where base has at least a coin flip of entropy "
+            f"({unsure.sum():,} positions) JS is above {cut:g} at {open_}; where it has at most "
+            f"half of one ({sure.sum():,}) at {closed}."
         )
     return " ".join(out)
 

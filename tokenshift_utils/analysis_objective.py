@@ -25,6 +25,7 @@ __all__ = [
     "objective_table",
     "read_training",
     "say_objective",
+    "say_training",
     "say_weights",
     "training_table",
     "weight_curves",
@@ -178,6 +179,22 @@ def say_weights(study, table: pd.DataFrame) -> str:
             f"{row['weight_std']:.3f}), so the step size changes by that factor too."
         )
     return " ".join(out) or "None of the runs with logs is weighted."
+
+
+def say_training(study, training: dict[str, Training]) -> str:
+    """Where the runs ended, over the last quarter of their rollouts."""
+    out = []
+    for model, run in training.items():
+        parts = []
+        for column, text in (("correct_mean", "{:.1%} right"), ("length_mean", "{:.0f} tokens"),
+                             ("entropy", "entropy {:.3f} nats")):  # fmt: skip
+            values = run.by_rollout(column)
+            if len(values):
+                parts.append(text.format(values.iloc[-max(1, len(values) // 4) :].mean()))
+        out.append(f"{study.models[model].label}: {', '.join(parts)}.")
+    if not out:
+        return "This study has no training logs."
+    return "Over the last quarter of the rollouts, among sampled responses: " + " ".join(out)
 
 
 def say_objective(study, table: pd.DataFrame) -> str:

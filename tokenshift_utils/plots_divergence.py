@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tokenshift_utils.analysis_common import of_kind
 from tokenshift_utils.analysis_divergence import SUPPORTS
-from tokenshift_utils.style import color, name_lines
+from tokenshift_utils.style import color, name_lines, panels_width
 
 __all__ = [
     "plot_controls",
@@ -96,7 +96,7 @@ def plot_entropy_bins(study, table: pd.DataFrame) -> Figure:
     """Entropies of base and tuned in bins of JS (boxes: 25 to 75%, whiskers: 10 to 90%)."""
     models = list(dict.fromkeys(table["model"]))
     fig, axes = plt.subplots(
-        1, len(models), figsize=(3.7 * max(len(models), 1), 3.1), sharey=True, squeeze=False
+        1, len(models), figsize=(panels_width(len(models)), 3.1), sharey=True, squeeze=False
     )
     for ax, model in zip(axes[0], models):
         part = table[table["model"] == model]
@@ -135,7 +135,7 @@ def plot_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     """2-D histogram of base entropy and JS, one panel a model; colour is the number of positions."""
     models = list(shifts)
     fig, axes = plt.subplots(
-        1, len(models), figsize=(3.7 * max(len(models), 1), 3.2), sharey=True, squeeze=False
+        1, len(models), figsize=(panels_width(len(models)), 3.2), sharey=True, squeeze=False
     )
     tallest = max((f["entropy_base"].max() for f in shifts.values()), default=1.0)
     y_edges = np.linspace(0, max(float(tallest), 0.1), 41)
@@ -182,6 +182,7 @@ def plot_identity(study, table: pd.DataFrame) -> Figure:
         fig.legend(handles, labels, loc="outside lower center", ncols=3)
     else:
         axes[0, 0].text(0.5, 0.5, f"no position with JS > {high:g}", ha="center")
+        axes[0, 0].set_xlabel("occurrences (%)")
     return fig
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from tokenshift_utils.style import color
+from tokenshift_utils.style import color, panels_width
 
 __all__ = ["plot_sampling", "plot_sources", "plot_support"]
 
@@ -20,7 +20,7 @@ def plot_support(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     """2-D histogram of truncated against full JS, one panel a model."""
     models = list(shifts)
     fig, axes = plt.subplots(
-        1, max(len(models), 1), figsize=(3.7 * max(len(models), 1), 3.3), sharey=True, squeeze=False
+        1, max(len(models), 1), figsize=(panels_width(len(models)), 3.3), sharey=True, squeeze=False
     )
     edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(np.log(2)), 40)])
     counts = {

@@ -7,7 +7,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-__all__ = ["COLORS", "color", "label_ends", "name_lines", "save_figure", "use_style"]
+__all__ = [
+    "COLORS",
+    "color",
+    "label_ends",
+    "name_lines",
+    "panels_width",
+    "save_figure",
+    "use_style",
+]
 
 # Okabe and Ito's palette. A study may set a model's colour itself.
 COLORS = {
@@ -59,6 +67,11 @@ def color(study, model: str) -> str:
         return own or COLORS[name]
     others = [n for n in study.models if n not in COLORS]
     return _SPARE[others.index(name) % len(_SPARE)]
+
+
+def panels_width(count: int) -> float:
+    """Inches across for `count` panels side by side: never wider than a page."""
+    return min(7.6, 3.8 * max(count, 1))
 
 
 def name_lines(ax, names: dict[str, str], at: tuple[float, float] = (0.97, 0.97)) -> None:

@@ -1,0 +1,231 @@
+"""Figures: drawn without warnings on ordinary and on degenerate frames, labelled, reproducible."""
+
+import warnings
+
+import made_up
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from tokenshift_utils import analysis_cross as cross
+from tokenshift_utils import analysis_divergence as divergence
+from tokenshift_utils import analysis_mechanics as mechanics
+from tokenshift_utils import analysis_objective as objective
+from tokenshift_utils import analysis_robustness as robustness
+from tokenshift_utils import plots_cross as draw_cross
+from tokenshift_utils import plots_divergence as draw_divergence
+from tokenshift_utils import plots_mechanics as draw_mechanics
+from tokenshift_utils import plots_objective as draw_objective
+from tokenshift_utils import plots_robustness as draw_robustness
+from tokenshift_utils import style
+
+STUDY = made_up.study()
+SMALL = made_up.study(**{"statistics.resamples": 20})
+
+
+def shifts(case):
+    if case == "ordinary":
+        return {
+            "dapo": made_up.shifts(0),
+            "simplerl": made_up.shifts(1),
+            "sft-far": made_up.shifts(2, 0.5),
+        }
+    if case == "one benchmark, no controls":
+        return {"dapo": made_up.shifts(0, benchmarks=("hard",))}
+    if case == "no high JS":
+        return {"dapo": made_up.shifts(0, share_high=0, problems=2, samples=1)}
+    flat = made_up.shifts(0, problems=1, samples=1)
+    return {"dapo": flat.assign(js=0.0, js_full=0.0, entropy_base=0.0, tv_full=0.0)}
+
+
+@pytest.fixture(autouse=True)
+def _no_open_figures():
+    yield
+    plt.close("all")
+
+
+CASES = ("ordinary", "one benchmark, no controls", "no high JS", "all zero")
+
+
+def figures_of_shifts(study, data):
+    table = divergence.sparsity_table(study, data)
+    axes = ("relative", "absolute", "answer")
+    profiles = {axis: divergence.position_profile(study, data, axis) for axis in axes}
+    tokens = divergence.identity_table(study, data, made_up.TEXTS)
+    found = divergence.divergence_evidence(study, data, made_up.TEXTS)
+    overlap = mechanics.overlap_table(study, data)
+    rank, mass = mechanics.rank_table(study, data), mechanics.mass_table(study, data)
+    support = robustness.support_table(study, data)
+    sources = robustness.source_table(study, "dapo", {"own": data["dapo"], "base": data["dapo"]})
+    frames = {s: data["dapo"].assign(js=data["dapo"]["js"] * s / 3) for s in (1, 2, 3)}
+    evolution = mechanics.evolution_table(study, frames)
+    said = [
+        divergence.say_sparsity(study, table),
+        divergence.say_controls(study, table),
+        divergence.say_position(study, found),
+        divergence.say_entropy(study, found),
+        divergence.say_js_entropy(study, data),
+        divergence.say_identity(study, found),
+        mechanics.say_overlap(study, overlap),
+        mechanics.say_rank(study, rank),
+        mechanics.say_mass(study, mass),
+        mechanics.say_evolution(evolution),
+        robustness.say_support(study, support),
+        robustness.say_sources(sources),
+    ]
+    mechanics.section_evidence(study, data, frames)
+    yield said
+    yield draw_divergence.plot_js_distribution(study, data)
+    yield draw_divergence.plot_positions(study, profiles)
+    yield draw_divergence.plot_entropy_bins(study, divergence.entropy_by_js(study, data))
+    yield draw_divergence.plot_js_entropy(study, data)
+    yield draw_divergence.plot_identity(study, tokens)
+    yield draw_divergence.plot_controls(study, table)
+    yield draw_mechanics.plot_overlap(study, overlap)
+    yield draw_mechanics.plot_rank(study, rank, data)
+    yield draw_mechanics.plot_mass(study, mass)
+    yield draw_mechanics.plot_evolution(study, evolution, "dapo")
+    yield draw_robustness.plot_support(study, data)
+    yield draw_robustness.plot_sources(study, sources, "dapo")
+
+
+def save(fig, directory):
+    assert any(ax.get_xlabel() for ax in fig.axes) or fig.get_suptitle()
+    assert fig.get_size_inches()[0] <= 8  # half size on a page still leaves letters of 5 points
+    small = [t for t in fig.findobj(plt.Text) if t.get_text() and t.get_fontsize() < 8]
+    assert not small, small
+    fig.set_dpi(40)
+    fig.savefig(directory / "figure.png", dpi=40)
+    plt.close(fig)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_figures_of_shifts_are_drawn_without_warnings(case, tmp_path):
+    style.use_style()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = figures_of_shifts(SMALL, shifts(case))
+        said = next(made)
+        for fig in made:
+            save(fig, tmp_path)
+    assert all("nan" not in text and text for text in said if text), said
+
+
+def cross_case(base, rl, benchmarks):
+    rollouts = {
+        "base": made_up.rollouts(base, 0, benchmarks=benchmarks),
+        "dapo": made_up.rollouts(rl, 1, benchmarks=benchmarks),
+        "simplerl": made_up.rollouts(rl, 2, benchmarks=benchmarks),
+    }
+    settings = cross.curve_settings(SMALL)
+    settings += [s for m in ("switched", "effective") for s in cross.control_settings(SMALL, m)]
+    runs = {
+        s: made_up.runs((base + rl) / 2, 0.0 if base == rl else 0.02, i, benchmarks=benchmarks)
+        for i, s in enumerate(settings)
+    }
+    return rollouts, runs
+
+
+@pytest.mark.parametrize("base, rl, benchmarks", [
+    (0.2, 0.8, ("easy", "hard")),
+    (0.0, 0.0, ("hard",)),
+    (1.0, 1.0, ("easy",)),
+])  # fmt: skip
+def test_figures_of_cross_sampling(base, rl, benchmarks, tmp_path):
+    style.use_style()
+    rollouts, runs = cross_case(base, rl, benchmarks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = cross.curve_table(SMALL, runs, rollouts)
+        found = cross.cross_evidence(SMALL, runs, rollouts, table)
+        assert cross.say_curves(SMALL, table)
+        assert cross.say_budget(SMALL, cross.budget_table(SMALL, table), found)
+        assert cross.say_controls(SMALL, table)
+        save(draw_cross.plot_curves(SMALL, table), tmp_path)
+        save(draw_cross.plot_controls(SMALL, table), tmp_path)
+
+
+def test_cross_sampling_without_random_control(tmp_path):
+    style.use_style()
+    study = SMALL.with_overrides(**{"cross_sampling.random_control_thresholds": []})
+    rollouts, runs = cross_case(0.2, 0.8, ("easy",))
+    runs = {s: frame for s, frame in runs.items() if s.rule == "js"}
+    table = cross.curve_table(study, runs, rollouts)
+    found = cross.cross_evidence(study, runs, rollouts, table)
+    assert set(found.loc[found["quantity"].str.startswith("random"), "note"]) == {
+        "no random control"}  # fmt: skip
+    assert cross.say_controls(study, table) == "This study has no random-position control."
+    save(draw_cross.plot_controls(study, table), tmp_path)
+
+
+def training(columns=("correct_mean", "entropy", "k3_mean", "k3_p50", "weight_mean")):
+    log = pd.DataFrame({"rollout": [1, 1, 2, 2]} | {c: [0.0, 0.1, 0.2, 0.3] for c in columns})
+    log[["tokens_generated", "tokens_trained"]] = 1
+    summary = {"recipe": {"weighting": {"alpha": 100.0, "scale": 1.0}}}
+    return objective.Training(log, pd.DataFrame(), summary)
+
+
+@pytest.mark.parametrize("runs", [
+    {}, {"dapo-high-kl": training(("entropy",))}, {"dapo-high-kl": training()},
+])  # fmt: skip
+def test_figures_of_the_objective(runs, tmp_path):
+    style.use_style()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(draw_objective.plot_weights(STUDY, objective.weight_curves(runs), runs), tmp_path)
+        save(draw_objective.plot_training(STUDY, runs), tmp_path)
+    assert "nan" not in objective.say_training(STUDY, runs)
+
+
+def test_figures_of_samplers(tmp_path):
+    style.use_style()
+    keys = [(s["top_p"], s["temperature"]) for s in robustness.sampling_settings(SMALL)]
+    data = {k: made_up.shifts(i, benchmarks=("hard",)) for i, k in enumerate(keys)}
+    rollouts = {k: {"base": made_up.rollouts(0.1), "dapo": made_up.rollouts(0.9)} for k in keys}
+    rollouts = {
+        k: {m: f[f["benchmark"] == "hard"] for m, f in v.items()} for k, v in rollouts.items()
+    }
+    table = robustness.sampling_table(SMALL, data, rollouts)
+    assert robustness.say_sampling(SMALL, table)
+    save(draw_robustness.plot_sampling(SMALL, table), tmp_path)
+
+
+def test_saved_figures_are_the_same_bytes_twice(tmp_path):
+    style.use_style()
+    written = []
+    for directory in (tmp_path / "a", tmp_path / "b"):
+        table = mechanics.mass_table(SMALL, {"dapo": made_up.shifts(0)})
+        paths = style.save_figure(draw_mechanics.plot_mass(SMALL, table), directory, "03_mass")
+        assert [p.name for p in paths] == ["03_mass.png", "03_mass.pdf"]
+        written.append([p.read_bytes() for p in paths])
+    assert written[0] == written[1]
+
+
+def test_a_model_has_one_colour_and_all_differ():
+    colours = [style.color(STUDY, model) for model in STUDY.models]
+    assert len(set(colours)) == len(colours)
+    assert style.color(STUDY, "dapo@3") == style.color(STUDY, "dapo") == "#0072B2"
+    named = STUDY.with_overrides(**{"models.dapo.color": "#112233"})
+    assert style.color(named, "dapo") == "#112233"
+
+
+def test_models_without_a_usual_colour_get_spare_ones():
+    content = STUDY.model_dump()
+    content["models"] |= {
+        name: content["models"]["simplerl"] | {"path": name} for name in ("tulu", "other")
+    }
+    study = type(STUDY).model_validate(content)
+    assert style.color(study, "tulu") != style.color(study, "other")
+
+
+def test_bands_do_not_hide_behind_missing_intervals(tmp_path):
+    style.use_style()
+    data = {"dapo": made_up.shifts(0, problems=1, benchmarks=("easy",))}
+    table = mechanics.mass_table(SMALL, data)
+    assert np.isnan(table["mass_moved_low"]).all()
+    save(draw_mechanics.plot_mass(SMALL, table), tmp_path)
