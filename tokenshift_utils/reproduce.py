@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,8 @@ def reproduce(
     check_inputs(loaded)
     if fresh:
         shutil.rmtree(paths.records(loaded.name), ignore_errors=True)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a study counts processes of one thread each
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     manifest = _read_manifest(loaded)
-    with tqdm(notebooks, unit="notebook", dynamic_ncols=True) as bar:
+    with _environment(), tqdm(notebooks, unit="notebook", dynamic_ncols=True) as bar:
         for source in bar:
             bar.set_description(source.stem)
             started = time.time()
@@ -147,6 +145,21 @@ def study_argument(study: str | Path) -> str:
     """What a notebook is told: the study's name, or its file, relative to the root where inside."""
     file = study_file(study)
     return file.stem if file.parent == paths.studies() else paths.display(file)
+
+
+@contextmanager
+def _environment():
+    """What the kernels inherit: this root, no downloads, and one thread for each process."""
+    before = dict(os.environ)
+    os.environ[paths.HOME_VARIABLE] = str(paths.root())
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
