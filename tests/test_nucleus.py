@@ -11,7 +11,7 @@ from transformers import TopPLogitsWarper
 from tokenshift_utils import nucleus
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.noise import draw
-from tokenshift_utils.nucleus import draw_truncated, log_softmax32, truncate
+from tokenshift_utils.nucleus import log_softmax32, truncate
 
 
 def plain_nucleus(logp: torch.Tensor, top_p: float) -> list[int]:
@@ -133,4 +133,7 @@ def test_sparse_draws_equal_dense_ones(vocab, scale, top_p):
     logp[::3] = (logp[::3] * 2).round() / 2  # rows with ties, at the nucleus edge too
     keys, positions = torch.arange(200) * 7919, torch.arange(200) % 5
     dense = draw(truncate(logp, top_p).log_probs(), keys, positions)
-    assert torch.equal(draw_truncated(logp, top_p, keys, positions), dense)
+    kept = truncate(logp, top_p)
+    assert torch.equal(kept.draw(keys, positions), dense)
+    some = torch.tensor([3, 150, 0])
+    assert torch.equal(kept.select(some).draw(keys[some], positions[some]), dense[some])

@@ -20,7 +20,7 @@ from transformers import (
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.kv_cache import fill_gaps, make_cache
-from tokenshift_utils.nucleus import draw_truncated, log_softmax32
+from tokenshift_utils.nucleus import log_softmax32, truncate
 from tokenshift_utils.policy import Continuation, Sampling
 from tokenshift_utils.tokenizer_checks import check_tokenizer, first_line, load_tokenizer
 
@@ -208,7 +208,7 @@ class HFPolicy:
         running = torch.ones(total, dtype=torch.bool, device=device)
         for t in range(limit):
             logp = log_softmax32(session.logits, sampling.temperature)
-            tokens = draw_truncated(logp, sampling.top_p, keys, torch.full_like(row, t))
+            tokens = truncate(logp, sampling.top_p).draw(keys, torch.full_like(row, t))
             ids[row, t] = tokens
             logprobs[row, t] = logp.gather(-1, tokens[:, None]).squeeze(-1).to(torch.float64)
             ended = running & torch.isin(tokens, stops)

@@ -48,37 +48,22 @@ def log_softmax32(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return logp
 
 
-def _edge(logp: Tensor, top_p: float, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Nucleus size [B], value of its last token [B, 1] and mass [B] (float64) of rows ``[B, V]``."""
-    vocab = logp.shape[-1]
-    k = min(k, vocab)
-    values = torch.topk(logp, k, dim=-1).values
-    mass = values.to(torch.float64).exp().cumsum(-1)
-    size = (mass < top_p).sum(-1) + 1
-    if k == vocab:  # rounding may leave the sum just below p; zero-probability tokens stay out
-        size = torch.minimum(size, (values > -torch.inf).sum(-1).clamp_min(1))
-    inside = size.clamp_max(k).unsqueeze(-1) - 1
-    edge, total = values.gather(-1, inside), mass.gather(-1, inside).squeeze(-1)
-    if k < vocab:
-        open_rows = (size > k).nonzero().squeeze(-1)
-        if len(open_rows):
-            more = _edge(logp[open_rows], top_p, k * GROWTH)
-            size[open_rows], edge[open_rows], total[open_rows] = more
-    return size, edge, total
-
-
 @dataclass(frozen=True)
 class Nucleus:
-    """The truncation of log-probabilities ``logp`` [..., V].
+    """The truncation of log-probabilities ``logp`` [..., V] at ``top_p``.
 
     ``size`` [...] is the number of tokens kept, ``mass`` [...] their probability before
-    renormalisation (float64).
+    renormalisation (float64). ``ids`` and ``values`` [..., k] are the most probable tokens that
+    were looked at first, descending; where the nucleus is no larger than k - 1 they hold it.
     """
 
     logp: Tensor
+    top_p: float
     size: Tensor
     mass: Tensor
     edge: Tensor | None  # [rows, 1], value of the least probable token kept; None: all are kept
+    ids: Tensor | None
+    values: Tensor | None
 
     @property
     def mask(self) -> Tensor:
@@ -95,6 +80,35 @@ class Nucleus:
         shifted = self.logp - self.mass.log().to(self.logp.dtype).unsqueeze(-1)
         return shifted.masked_fill(~self.mask, -torch.inf)
 
+    def select(self, rows: Tensor) -> Nucleus:
+        """The nucleus of some rows of ``[B, V]``, by index."""
+        parts = (self.edge, self.ids, self.values)
+        some = [None if part is None else part[rows] for part in parts]
+        return Nucleus(self.logp[rows], self.top_p, self.size[rows], self.mass[rows], *some)
+
+    def draw(self, row_keys: Tensor, positions: Tensor) -> Tensor:
+        """One token per row of ``[B, V]`` with the noise of those rows and positions, ids ``[B]``.
+
+        The same tokens as ``noise.draw`` from ``log_probs()``. Noise is hashed for the candidates
+        of a top-k only; rows whose nucleus the list does not show, or that tie across its edge, go
+        on to a longer list.
+        """
+        if self.edge is None or self.ids.shape[-1] == self.logp.shape[-1]:
+            kept = self.logp.masked_fill(~self.mask, -torch.inf)
+            ids = torch.arange(self.logp.shape[-1], device=self.logp.device)
+            return argmax_lowest(kept + gumbel(row_keys, positions, ids), ids)
+        k = self.ids.shape[-1]
+        size = self.size.unsqueeze(-1)
+        outside = torch.arange(k, device=self.logp.device) >= size
+        scores = self.values + gumbel(row_keys, positions, self.ids)
+        tokens = argmax_lowest(scores.masked_fill(outside, -torch.inf), self.ids)
+        after = self.values.gather(-1, size.clamp_max(k - 1))
+        rest = ((size >= k) | (after == self.edge)).squeeze(-1).nonzero().squeeze(-1)
+        if len(rest):
+            longer = _truncate(self.logp[rest], self.top_p, k * GROWTH)
+            tokens[rest] = longer.draw(row_keys[rest], positions[rest])
+        return tokens
+
 
 def truncate(logp: Tensor, top_p: float) -> Nucleus:
     """The nucleus of each row of ``logp`` [..., V] (float32 or float64) at ``top_p``.
@@ -110,40 +124,32 @@ def truncate(logp: Tensor, top_p: float) -> Nucleus:
 def _truncate(logp: Tensor, top_p: float, k: int) -> Nucleus:
     if top_p >= 1.0:
         size = (logp > -torch.inf).sum(-1)
-        return Nucleus(logp, size, torch.ones_like(size, dtype=torch.float64), None)
-    size, edge, mass = _edge(logp.reshape(-1, logp.shape[-1]), top_p, k)
+        mass = torch.ones_like(size, dtype=torch.float64)
+        return Nucleus(logp, top_p, size, mass, None, None, None)
+    flat = logp.reshape(-1, logp.shape[-1])
+    values, ids = torch.topk(flat, min(k, flat.shape[-1]), dim=-1)
+    size, edge, mass = _edge(flat, values, top_p)
     shape = logp.shape[:-1]
-    return Nucleus(logp, size.view(shape), mass.view(shape), edge)
+    lists = (ids.view(*shape, -1), values.view(*shape, -1))
+    return Nucleus(logp, top_p, size.view(shape), mass.view(shape), edge, *lists)
 
 
-def draw_truncated(logp: Tensor, top_p: float, row_keys: Tensor, positions: Tensor) -> Tensor:
-    """One token per row from the nucleus of ``logp`` [B, V], ids ``[B]``.
+def _edge(logp: Tensor, values: Tensor, top_p: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Size [B], value of the last token [B, 1] and mass [B] (float64) of each row's nucleus.
 
-    The same tokens as ``draw(truncate(logp, top_p).log_probs(), ...)``, with noise hashed only for
-    the candidates of a top-k.
+    ``values`` [B, k] are the largest entries of the rows ``logp`` [B, V]; rows that they do not
+    cover are looked at again with more.
     """
-    return _draw(logp, top_p, row_keys, positions, FIRST_K)
-
-
-def _draw(logp: Tensor, top_p: float, row_keys: Tensor, positions: Tensor, k: int) -> Tensor:
-    vocab = logp.shape[-1]
-    if k >= vocab or top_p >= 1.0:
-        kept = logp.masked_fill(~_truncate(logp, top_p, k).mask, -torch.inf)
-        ids = torch.arange(vocab, device=logp.device)
-        return argmax_lowest(kept + gumbel(row_keys, positions, ids), ids)
-    values, ids = torch.topk(logp, k, dim=-1)
+    vocab, k = logp.shape[-1], values.shape[-1]
     mass = values.to(torch.float64).exp().cumsum(-1)
-    size = (mass < top_p).sum(-1, keepdim=True) + 1
-    outside = torch.arange(k, device=logp.device) >= size
-    # a tie across the edge, or an edge that the list does not show, is left to a longer list
-    last = values.gather(-1, size.clamp_max(k) - 1)
-    after = values.gather(-1, size.clamp_max(k - 1))
-    unsettled = ((size >= k) | (last == after)).squeeze(-1)
-    scores = (values + gumbel(row_keys, positions, ids)).masked_fill(outside, -torch.inf)
-    tokens = argmax_lowest(scores, ids)
-    rest = unsettled.nonzero().squeeze(-1)
-    if len(rest):
-        tokens[rest] = _draw(
-            logp[rest], top_p, row_keys[rest], positions[rest], min(k * GROWTH, vocab)
-        )
-    return tokens
+    size = (mass < top_p).sum(-1) + 1
+    if k == vocab:  # rounding may leave the sum just below p; zero-probability tokens stay out
+        size = torch.minimum(size, (values > -torch.inf).sum(-1).clamp_min(1))
+    inside = size.clamp_max(k).unsqueeze(-1) - 1
+    edge, total = values.gather(-1, inside), mass.gather(-1, inside).squeeze(-1)
+    open_rows = (size > k).nonzero().squeeze(-1)
+    if len(open_rows):
+        some = logp[open_rows]
+        more = torch.topk(some, min(k * GROWTH, vocab), dim=-1).values
+        size[open_rows], edge[open_rows], total[open_rows] = _edge(some, more, top_p)
+    return size, edge, total
