@@ -282,6 +282,31 @@ def test_nothing_is_recovered_where_there_is_nothing_to_recover():
     assert math.isnan(row["value"]) and "do not differ" in row["note"]
 
 
+def test_examples_are_the_first_that_the_mixture_turned():
+    key = [("easy", "p0", 0), ("easy", "p0", 1), ("hard", "h0", 0), ("hard", "h1", 0)]
+
+    def frame(correct, switched=0):
+        return pd.DataFrame(
+            [(*k, c, switched) for k, c in zip(key, correct)],
+            columns=["benchmark", "problem", "sample", "correct", "n_switched"],
+        )
+
+    def picked(base, mixed, tuned, switched=0, count=3):
+        rows = {"base": frame(base), "mixed": frame(mixed, switched), "tuned": frame(tuned)}
+        switches = frame([True] * 4).assign(position=3)
+        names = dict.fromkeys(rows, "x")
+        return analysis_cross.pick_examples(rows, switches, names, count)
+
+    found = picked([False] * 4, [True] * 4, [True, True, True, False])
+    titles = [example["title"] for example in found]
+    assert titles == ["problem p0, sample 0", "problem h0, sample 0", "problem p0, sample 1"]
+    names, rows, switches = zip(*found[0]["columns"])
+    assert switches[0] is None and list(switches[1]["problem"]) == ["p0"] and switches[2] is None
+    assert rows[1]["correct"] and not rows[0]["correct"]
+    assert picked([True] * 4, [True] * 4, [True] * 4) == []
+    assert len(picked([True] * 4, [True] * 4, [True] * 4, switched=1, count=2)) == 2
+
+
 # ---- 3 mechanics
 
 

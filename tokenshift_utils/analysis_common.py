@@ -21,7 +21,6 @@ __all__ = [
     "plan",
     "points",
     "token_class",
-    "token_texts",
 ]
 
 ALL = "all"  # the row of a table that pools the benchmarks
@@ -70,14 +69,6 @@ def evidence(rows: list[tuple]) -> pd.DataFrame:
             note = "too few problems show it for an interval"
         out.append((quantity, subject, *triple, note))
     return pd.DataFrame(out, columns=list(EVIDENCE_COLUMNS))
-
-
-def token_texts(study, ids) -> dict[int, str]:
-    """Token id -> its text by the base model's tokenizer, with line breaks made visible."""
-    from tokenshift_utils.hf_policy import load_tokenizer
-
-    tokenizer = load_tokenizer(study.model_path(study.base))
-    return {int(i): tokenizer.decode([int(i)]).replace("\n", "\\n") for i in sorted(set(ids))}
 
 
 def token_class(text: str) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "curve_settings",
     "curve_table",
     "effective_rate",
+    "pick_examples",
     "roles",
     "say_budget",
     "say_controls",
@@ -169,6 +170,47 @@ def budget_table(study, table: pd.DataFrame) -> pd.DataFrame:
     out = pd.concat(parts, ignore_index=True)
     out.insert(0, "pair", [study.models[m].label for m in out["model"]])
     return out.drop(columns=["rule", "match"])
+
+
+def pick_examples(
+    rows: dict[str, pd.DataFrame],
+    switches: pd.DataFrame,
+    names: dict[str, str],
+    count: int,
+) -> list[dict]:
+    """Responses to one problem and sample by base, the mixture and the tuned model, side by side.
+
+    `rows` maps "base", "mixed" and "tuned" to rollouts or runs, `names` to their titles. Responses
+    where base is wrong and the other two are right come first, one a benchmark before a second of
+    any; without any, mixed responses with a switch. The order is that of the records.
+    """
+    key = ["benchmark", "problem", "sample"]
+    indexed = {name: frame.set_index(key) for name, frame in rows.items()}
+    mixed = indexed["mixed"]
+    common = mixed.index[
+        mixed.index.isin(indexed["base"].index.intersection(indexed["tuned"].index))
+    ]
+    right = {name: i.loc[common, "correct"].to_numpy(dtype=bool) for name, i in indexed.items()}
+    turned = common[~right["base"] & right["mixed"] & right["tuned"]]
+    chosen = list(turned) or list(common[(mixed.loc[common, "n_switched"] > 0).to_numpy()])
+    seen: dict[str, int] = {}
+    rank = {}
+    for k in chosen:
+        rank[k] = seen.get(k[0], 0)
+        seen[k[0]] = rank[k] + 1
+    chosen = sorted(chosen, key=lambda k: rank[k])[:count]
+    marks = {k: part for k, part in switches.groupby(key)}
+    return [
+        {
+            "title": f"problem {problem}, sample {sample}",
+            "columns": [
+                (names[n], i.loc[(benchmark, problem, sample)],
+                 marks.get((benchmark, problem, sample)) if n == "mixed" else None)
+                for n, i in indexed.items()
+            ],
+        }
+        for benchmark, problem, sample in chosen
+    ]  # fmt: skip
 
 
 def _gap_share(after: Estimate, before: Estimate, goal: Estimate) -> tuple[Estimate | None, str]:
