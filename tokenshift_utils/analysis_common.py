@@ -97,6 +97,7 @@ def points(row, name: str) -> str:
     return sign + text.replace("%", " points", 1)
 
 
-def paragraph(*sentences: str) -> None:
-    """Print sentences as one paragraph, wrapped to a readable width."""
-    print(textwrap.fill(" ".join(s for s in sentences if s), width=96))
+def paragraph(text: str) -> None:
+    """Print text, each of its lines wrapped to a readable width."""
+    for line in text.splitlines():
+        print(textwrap.fill(line, width=96, subsequent_indent="  ", break_on_hyphens=False))

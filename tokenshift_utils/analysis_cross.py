@@ -284,7 +284,7 @@ def say_curves(study, table: pd.DataFrame) -> str:
             f"{percent(row, 'effective_share')} of tokens effectively replaced; the other model's "
             f"own is {row['goal']:.1%}."
         )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_budget(study, table: pd.DataFrame, found: pd.DataFrame) -> str:
@@ -304,7 +304,7 @@ def say_budget(study, table: pd.DataFrame, found: pd.DataFrame) -> str:
             f"{percent(row, 'before')} to {percent(row, 'after')}, the other model's own being "
             f"{percent(row, 'goal')}: {verdict}"
         )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_controls(study, table: pd.DataFrame) -> str:
@@ -324,4 +324,4 @@ def say_controls(study, table: pd.DataFrame) -> str:
             f"{row['match']} share reach {percent(row, 'after')} with "
             f"{percent(row, 'switched_share')} and {percent(row, 'effective_share')}."
         )
-    return " ".join(out)
+    return "\n".join(out)

@@ -351,7 +351,7 @@ def say_sparsity(study, table: pd.DataFrame) -> str:
             f"positions JS is at most {cut:g}{paper}, at {percent(row, f'share_gt_{high:g}')} it "
             f"is above {high:g}."
         )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_controls(study, table: pd.DataFrame) -> str:
@@ -372,7 +372,7 @@ def say_controls(study, table: pd.DataFrame) -> str:
             f"{percent(rows[model], high)} of positions, {ratio:.1f} times the share of "
             f"{rows[widest]['pair']}."
         )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_position(study, found: pd.DataFrame) -> str:
@@ -387,7 +387,7 @@ def say_position(study, found: pd.DataFrame) -> str:
                 f"{study.models[model].label}: mean JS in the {part} tenth is {row['value']:.2f} "
                 f"[{row['low']:.2f}, {row['high']:.2f}] times that of the middle."
             )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_entropy(study, found: pd.DataFrame) -> str:
@@ -406,7 +406,7 @@ def say_entropy(study, found: pd.DataFrame) -> str:
             f"under half a coin flip; of the high-JS positions base is that confident at "
             f"{confident} and has at least a coin flip of entropy at {open_}."
         )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> str:
@@ -424,7 +424,7 @@ def say_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> str:
             f"({unsure.sum():,} positions) JS is above {cut:g} at {open_}; where it has at most "
             f"half of one ({sure.sum():,}) at {closed}."
         )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_identity(study, found: pd.DataFrame) -> str:
@@ -440,4 +440,4 @@ def say_identity(study, found: pd.DataFrame) -> str:
             f"of the variance of JS; the ten tokens most frequent at high JS are not high-JS in "
             f"{percent(low, 'value')} of their occurrences."
         )
-    return " ".join(out)
+    return "\n".join(out)

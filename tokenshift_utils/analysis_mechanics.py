@@ -281,7 +281,7 @@ def say_overlap(study, table: pd.DataFrame) -> str:
             f"tokens agree at {percent(row, 'k1')}, the top-2 sets overlap by {percent(row, 'k2')},"
             f" the top-5 sets by {percent(row, 'k5') if 'k5' in row.index else 'n/a'}."
         )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_rank(study, table: pd.DataFrame) -> str:
@@ -294,7 +294,7 @@ def say_rank(study, table: pd.DataFrame) -> str:
             f"{percent(row, 'top1')} and within base's top 3 at {percent(row, 'top3')}; base gives "
             f"it less than {RARE:g} at {percent(row, f'base_prob_below_{RARE:g}')}."
         )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_mass(study, table: pd.DataFrame) -> str:
@@ -307,7 +307,7 @@ def say_mass(study, table: pd.DataFrame) -> str:
             f"probability moves, and of what is gained {percent(row, 'gained_in_top3')} goes to "
             "tokens within base's top 3."
         )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_evolution(table: pd.DataFrame) -> str:

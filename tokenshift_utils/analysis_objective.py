@@ -178,7 +178,7 @@ def say_weights(study, table: pd.DataFrame) -> str:
             f"weight {row['weight_mean']:.3f} (standard deviation over tokens "
             f"{row['weight_std']:.3f}), so the step size changes by that factor too."
         )
-    return " ".join(out) or "None of the runs with logs is weighted."
+    return "\n".join(out) or "None of the runs with logs is weighted."
 
 
 def say_training(study, training: dict[str, Training]) -> str:
@@ -194,7 +194,7 @@ def say_training(study, training: dict[str, Training]) -> str:
         out.append(f"{study.models[model].label}: {', '.join(parts)}.")
     if not out:
         return "This study has no training logs."
-    return "Over the last quarter of the rollouts, among sampled responses: " + " ".join(out)
+    return "Over the last quarter of the rollouts, among sampled responses:\n" + "\n".join(out)
 
 
 def say_objective(study, table: pd.DataFrame) -> str:
@@ -212,4 +212,4 @@ def say_objective(study, table: pd.DataFrame) -> str:
         else:
             verdict = "no difference that these problems could show"
         out.append(f"{row['objective']}: {points(row, 'gain')} against it, {verdict}.")
-    return " ".join(out)
+    return "\n".join(out)

@@ -137,13 +137,15 @@ def say_support(study, table: pd.DataFrame) -> str:
             f"truncated-high positions {percent(row, 'nucleus_high_full_near_zero')} are near "
             "zero in full, which is what truncation alone makes."
         )
-    return " ".join(out)
+    return "\n".join(out)
 
 
 def say_sources(table: pd.DataFrame) -> str:
     """High-JS shares by trajectories, pooled over benchmarks."""
     rows = table[table["benchmark"] == table["benchmark"].iloc[-1]]
-    parts = [f"{percent(r, 'nucleus_high')} on {r['trajectories']}" for _, r in rows.iterrows()]
+    parts = [
+        f"{percent(r, 'nucleus_high')} on {r['trajectories']} responses" for _, r in rows.iterrows()
+    ]
     return f"{rows['pair'].iloc[0]}: high-JS positions are {', '.join(parts)}."
 
 
@@ -168,4 +170,4 @@ def say_robustness(by_source: pd.DataFrame, sampler: pd.DataFrame) -> str:
             f"Over {len(rows)} {over} the near-zero share goes from {zero.min():.1%} to "
             f"{zero.max():.1%}, the high-JS share from {high.min():.1%} to {high.max():.1%}."
         )
-    return " ".join(out)
+    return "\n".join(out)
