@@ -130,7 +130,9 @@ def test_samples_do_not_depend_on_batch_or_order(policy, sampling):
 
 def test_fault_02_samples_of_one_prompt_differ(policy):
     row_keys = [row_key(3, "bench", "p0", sample) for sample in range(4)]
-    texts = {tuple(c.ids) for c in policy.sample([PROMPTS[0]] * 4, row_keys, Sampling(1.0, 1.0, 20))}
+    texts = {
+        tuple(c.ids) for c in policy.sample([PROMPTS[0]] * 4, row_keys, Sampling(1.0, 1.0, 20))
+    }
     assert len(texts) == 4
 
 

@@ -111,7 +111,9 @@ def test_log_softmax_widens_half_precision_and_keeps_float64():
     logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
     assert log_softmax32(logits.bfloat16()).dtype == torch.float32
     assert log_softmax32(logits.double()).dtype == torch.float64
-    assert log_softmax32(logits.bfloat16()).exp().sum(-1).tolist() == pytest.approx([1, 1], abs=1e-6)
+    assert log_softmax32(logits.bfloat16()).exp().sum(-1).tolist() == pytest.approx(
+        [1, 1], abs=1e-6
+    )
     want = torch.log_softmax(logits.double() / 0.6, -1)
     torch.testing.assert_close(log_softmax32(logits.double(), 0.6), want)
 

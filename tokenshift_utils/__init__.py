@@ -1,1 +1,30 @@
-"""Token-level distributional shifts of RLVR fine-tuning: measures, records, tables, figures."""
+"""Token-level distributional shifts of RLVR fine-tuning: measures, records, tables, figures.
+
+What a notebook asks for is exported here and imported on first use, so that the command line
+starts without loading torch.
+"""
+
+from importlib import import_module
+
+_EXPORTS = {
+    "Mixed": "shifts",
+    "Sampling": "policy",
+    "TokenshiftError": "errors",
+    "get_cross_sampling": "cross_sampling",
+    "get_rollouts": "rollouts",
+    "get_shifts": "shifts",
+    "load_study": "study",
+    "shifts_of_files": "shifts",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str):
+    if name in _EXPORTS:
+        return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

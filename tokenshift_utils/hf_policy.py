@@ -184,14 +184,18 @@ class HFPolicy:
         """
         if len(prompts) != len(row_keys):
             raise TokenshiftError(f"{len(prompts)} prompts came with {len(row_keys)} row keys")
-        stops = torch.tensor(self.eos_ids if stop_ids is None else tuple(stop_ids), dtype=torch.long)
+        stops = torch.tensor(
+            self.eos_ids if stop_ids is None else tuple(stop_ids), dtype=torch.long
+        )
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         out: list[Continuation | None] = [None] * len(prompts)
         size = batch_size or DEFAULT_BATCH
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             keys = torch.tensor([row_keys[i] for i in rows], dtype=torch.long)
-            for i, response in zip(rows, self._sample([prompts[i] for i in rows], keys, sampling, stops)):
+            for i, response in zip(
+                rows, self._sample([prompts[i] for i in rows], keys, sampling, stops)
+            ):
                 out[i] = response
         return out
 

@@ -122,7 +122,9 @@ def top_k(logp: Tensor, k: int) -> tuple[Tensor, Tensor]:
     values, ids = values[:, :k].contiguous(), ids[:, :k].contiguous()
     if bool(tied.any()):
         some = rows[tied]
-        member = top_mask(some, values[tied][:, -1:], torch.full((len(some),), k, device=rows.device))
+        member = top_mask(
+            some, values[tied][:, -1:], torch.full((len(some),), k, device=rows.device)
+        )
         member_ids = member.nonzero()[:, 1].view(-1, k)  # ascending ids
         member_values = some.gather(-1, member_ids)
         member_values, order = torch.sort(member_values, dim=-1, descending=True, stable=True)

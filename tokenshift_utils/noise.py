@@ -69,7 +69,9 @@ def argmax_lowest(scores: Tensor, token_ids: Tensor) -> Tensor:
     return torch.where(best, token_ids, torch.iinfo(torch.int64).max).amin(-1)
 
 
-def draw(logp: Tensor, row_keys: Tensor, positions: Tensor, token_ids: Tensor | None = None) -> Tensor:
+def draw(
+    logp: Tensor, row_keys: Tensor, positions: Tensor, token_ids: Tensor | None = None
+) -> Tensor:
     """One token per row by Gumbel-max from log-probabilities, ids ``[B]``.
 
     ``logp`` is [B, V], or [B, n] for the ``token_ids`` [B, n] given; a constant added to a row

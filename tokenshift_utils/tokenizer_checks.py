@@ -29,7 +29,9 @@ def first_line(error: BaseException) -> str:
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a local model directory."""
     directory = Path(directory)
-    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if not any(
+        (directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
+    ):
         raise TokenshiftError(
             f"there is no tokenizer in {directory} (no tokenizer.json); "
             "the model is incomplete: train or fetch it again"
@@ -107,7 +109,9 @@ def _difference(what: str, a: Any, b: Any) -> str:
             key=lambda t: (a.get(t, b.get(t)), t),
         )
         numbers = [d.get(token, "absent") for d in (a, b)]
-        return f"in their {what} ({token!r} is {numbers[0]} in the first, {numbers[1]} in the second)"
+        return (
+            f"in their {what} ({token!r} is {numbers[0]} in the first, {numbers[1]} in the second)"
+        )
     if what == "merges":
         first = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
         return f"in their merges (the first difference is at rule {first})"

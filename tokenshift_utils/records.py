@@ -1,0 +1,222 @@
+"""The records: what every column of every Parquet file means.
+
+One table of column descriptions per kind gives the Arrow schema, the metadata stored in the files
+and the data dictionary. Divergences and entropies are in nats, log-probabilities natural. "Full" is
+the whole vocabulary at the sampling temperature; "nucleus" is that distribution after top-p
+truncation and renormalisation, the one that is sampled from.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+_TEXT, _FLAG = pa.string(), pa.bool_()
+_COUNT, _REAL = pa.int32(), pa.float32()
+_IDS, _REALS = pa.list_(pa.int32()), pa.list_(pa.float32())
+
+
+class Column(NamedTuple):
+    """A column of a record kind."""
+
+    name: str
+    type: pa.DataType
+    description: str
+    nullable: bool = False
+
+
+_RESPONSE = [
+    Column("benchmark", _TEXT, "Benchmark, as the study names it"),
+    Column("problem", _TEXT, "Problem id, unique within the benchmark"),
+    Column("sample", _COUNT, "Sample number, from 0; with the problem it seeds the noise"),
+]
+_OUTCOME = [
+    Column("prompt_ids", _IDS, "Token ids of the prompt"),
+    Column("response_ids", _IDS, "Token ids of the response, the stop token included"),
+    Column("finish_reason", _TEXT, "'eos': ended by a stop token; 'length': cut at the limit"),
+    Column("n_tokens", _COUNT, "Length of the response in tokens, the stop token included"),
+]
+_VERDICT = [
+    Column("text", _TEXT, "The response decoded, without special tokens"),
+    Column(
+        "answer", _TEXT, "Content of the one \\boxed{...}; null where there is not just one", True
+    ),
+    Column("correct", _FLAG, "Ended by itself, and its one boxed answer equals the problem's"),
+]
+
+_ROLLOUTS = [
+    Column("study", _TEXT, "Study that the record belongs to"),
+    Column("model", _TEXT, "Model or checkpoint (model@step) that wrote the response"),
+    *_RESPONSE,
+    *_OUTCOME,
+    *_VERDICT,
+    Column("temperature", _REAL, "Sampling temperature"),
+    Column("top_p", _REAL, "Nucleus mass of the sampling, in (0, 1]"),
+]
+
+_SHIFTS = [
+    Column("base", _TEXT, "Base model"),
+    Column("tuned", _TEXT, "Tuned model or checkpoint compared with it"),
+    Column("source", _TEXT, "Whose trajectories: a model, or 'mixed:' and a cross-sampling rule"),
+    *_RESPONSE,
+    Column(
+        "position",
+        _COUNT,
+        "0-based position in the response: all columns concern the two"
+        " distributions that emit this token, given the prompt and the tokens before it",
+    ),
+    Column("n_tokens", _COUNT, "Length of the response in tokens"),
+    Column("token", _COUNT, "Id of the token that stands there"),
+    Column("js", _REAL, "JS divergence of the nucleus distributions, nats, the paper's measure"),
+    Column("js_full", _REAL, "JS divergence of the full distributions, nats"),
+    Column("kl_base_tuned", _REAL, "KL(base || tuned), full, nats; may be inf"),
+    Column("kl_tuned_base", _REAL, "KL(tuned || base), full, nats; may be inf"),
+    Column("entropy_base", _REAL, "Entropy of the base model's full distribution, nats"),
+    Column("entropy_tuned", _REAL, "Entropy of the tuned model's full distribution, nats"),
+    Column("logp_base", _REAL, "Log-probability of the token under base, full"),
+    Column("logp_tuned", _REAL, "Log-probability of the token under tuned, full"),
+    Column("tv", _REAL, "Total variation distance of the nucleus distributions"),
+    Column("tv_full", _REAL, "Total variation distance of the full distributions"),
+    Column("nucleus_base", _COUNT, "Tokens in base's nucleus"),
+    Column("nucleus_tuned", _COUNT, "Tokens in tuned's nucleus"),
+    Column(
+        "rank_base_of_tuned_top1",
+        _COUNT,
+        "Rank under base of tuned's most probable token; 1 is the top, ties by lower id",
+    ),
+    Column("logp_base_of_tuned_top1", _REAL, "Log-probability of that token under base, full"),
+    Column("top_ids_base", _IDS, "Base's most probable tokens, descending, ties by lower id"),
+    Column("top_logp_base", _REALS, "Their log-probabilities, full"),
+    Column("top_ids_tuned", _IDS, "Tuned's most probable tokens, descending, ties by lower id"),
+    Column("top_logp_tuned", _REALS, "Their log-probabilities, full"),
+    Column(
+        "gain_in_base_topk",
+        _REALS,
+        "Entry k-1: probability gained from base to tuned by tokens"
+        " within base's top k, full; tv_full less this came from outside",
+    ),
+    Column(
+        "answer_start",
+        _COUNT,
+        "Position at which the last \\boxed{ opens, the same for all rows"
+        " of a response; null where there is none",
+        True,
+    ),
+]
+
+_CROSS_KEY = [
+    Column("primary", _TEXT, "Model that the tokens come from where the rule does not fire"),
+    Column("intervention", _TEXT, "Model that the tokens come from where it fires"),
+    Column("rule", _TEXT, "js, js_full, random, always or never"),
+    Column(
+        "threshold",
+        _REAL,
+        "The rule fires where the divergence is above this, nats; null for rules without threshold",
+        True,
+    ),
+    Column(
+        "rate", _REAL, "Chance that a position is switched under rule random; null otherwise", True
+    ),
+    Column("direction", _TEXT, "'forward': primary is the base model; 'reverse': it is not"),
+    *_RESPONSE,
+]
+
+_CROSS_SAMPLING = [
+    Column("study", _TEXT, "Study that the record belongs to"),
+    *_CROSS_KEY,
+    *_OUTCOME,
+    Column("n_switched", _COUNT, "Positions at which the rule fired"),
+    Column(
+        "n_effective",
+        _COUNT,
+        "Effectively replaced positions: switched ones whose token differs"
+        " from the one that the primary would have emitted there with the same noise",
+    ),
+    Column("sum_tv", _REAL, "Total variation distance (nucleus), summed over switched positions"),
+    Column(
+        "sum_independent",
+        _REAL,
+        "Chance that independent draws differ, 1 - sum p q (nucleus),"
+        " summed over switched positions",
+    ),
+    *_VERDICT,
+]
+
+_SWITCHES = [
+    *_CROSS_KEY,
+    Column("position", _COUNT, "0-based position in the response"),
+    Column("js", _REAL, "JS divergence of the nucleus distributions there, nats"),
+    Column("js_full", _REAL, "JS divergence of the full distributions there, nats"),
+    Column("entropy_primary", _REAL, "Entropy of the primary's full distribution, nats"),
+    Column("entropy_intervention", _REAL, "Entropy of the intervention's full distribution, nats"),
+    Column("token_primary", _COUNT, "Token that the primary would have emitted with this noise"),
+    Column("token_intervention", _COUNT, "Token that was emitted, the intervention's"),
+    Column("logp_primary_of_primary", _REAL, "Log-prob under primary of token_primary, full"),
+    Column(
+        "logp_primary_of_intervention", _REAL, "Log-prob under primary of token_intervention, full"
+    ),
+    Column(
+        "logp_intervention_of_primary", _REAL, "Log-prob under intervention of token_primary, full"
+    ),
+    Column(
+        "logp_intervention_of_intervention",
+        _REAL,
+        "Log-prob under intervention of token_intervention, full",
+    ),
+    Column("effective", _FLAG, "Whether the two tokens differ"),
+    Column("tv", _REAL, "Total variation distance of the nucleus distributions there"),
+]
+
+KINDS: dict[str, list[Column]] = {
+    "rollouts": _ROLLOUTS,
+    "shifts": _SHIFTS,
+    "cross_sampling": _CROSS_SAMPLING,
+    "switches": _SWITCHES,
+}  # fmt: skip
+
+
+def describe(kind: str) -> list[Column]:
+    """The data dictionary of a record kind: name, Arrow type, description and nullability."""
+    return list(KINDS[kind])
+
+
+def schema(kind: str) -> pa.Schema:
+    """The Arrow schema of a record kind, each field carrying its description as metadata."""
+    return pa.schema(
+        [
+            pa.field(c.name, c.type, c.nullable, metadata={"description": c.description})
+            for c in KINDS[kind]
+        ]
+    )
+
+
+def _array(values, column: Column) -> pa.Array:
+    if isinstance(values, np.ndarray) and values.ndim == 2 and pa.types.is_list(column.type):
+        rows, width = values.shape
+        offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
+        inner = pa.array(values.reshape(-1)).cast(column.type.value_type)
+        return pa.ListArray.from_arrays(offsets, inner).cast(column.type)
+    if isinstance(values, np.ndarray):
+        return pa.array(values).cast(column.type)
+    return pa.array(values, type=column.type)
+
+
+def table(kind: str, columns: dict) -> pa.Table:
+    """A table of a record kind from a dict of columns.
+
+    A column is an array or list, a ``[rows, width]`` array for list columns, or one string, number,
+    flag or None that all rows share. Exactly the columns of the kind are expected.
+    """
+    names = [c.name for c in KINDS[kind]]
+    if set(columns) != set(names):
+        raise ValueError(f"{kind}: columns differ by {sorted(set(columns) ^ set(names))}")
+    rows = max(len(v) for v in columns.values() if isinstance(v, (list, np.ndarray)))
+    arrays = []
+    for column in KINDS[kind]:
+        values = columns[column.name]
+        if not isinstance(values, (list, np.ndarray)):
+            values = [values] * rows
+        arrays.append(_array(values, column))
+    return pa.Table.from_arrays(arrays, schema=schema(kind))
