@@ -135,6 +135,13 @@ def test_entropies_in_bins_of_js():
     assert list(table.loc[table["side"] == "base", "p50"]) == [0.2, 1.5]
 
 
+def test_the_largest_js_in_single_precision_has_a_bin():
+    largest = np.float32(math.log(2))
+    assert float(largest) > math.log(2)
+    table = analysis_divergence.entropy_by_js(ONE, {"dapo": positions([largest, 0.0])})
+    assert list(table["js_bin"].unique()) == ["≤ 0.001", "0.3–0.69"]
+
+
 def test_identity_table_counts_occurrences_and_enrichment():
     frame = positions([0.5, 0.0, 0.0, 0.05, 0.5, 0.0, 0.0, 0.0], token=[1, 1, 1, 1, 2, 3, 3, 3])
     table = analysis_divergence.identity_table(ONE, {"dapo": frame}, {1: "the", 2: "so", 3: "7"})

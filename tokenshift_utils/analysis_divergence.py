@@ -58,7 +58,14 @@ COLUMNS = (
     "answer_start",
 )
 SUPPORTS = {"js": "nucleus", "js_full": "full"}
-JS_BINS = (0.0, 0.001, 0.01, 0.1, 0.3, 0.6931471805599454)
+JS_BINS = (
+    0.0,
+    0.001,
+    0.01,
+    0.1,
+    0.3,
+    0.69315,
+)  # the last edge is above ln 2 in single precision too
 _LEVELS = (0.50, 0.75, 0.90, 0.95, 0.99, 0.999)
 _ABSOLUTE = (0, 1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 513, 1025, 2049, 4097, 8193, 16385, 32769)
 _AROUND = (-24, 9)  # offsets from the position where the answer opens: first, last + 1
@@ -162,7 +169,7 @@ def entropy_by_js(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """
     rows = []
     for model, frame in shifts.items():
-        which = np.clip(np.searchsorted(JS_BINS, frame["js"].to_numpy(), side="left") - 1, 0, None)
+        which = np.searchsorted(JS_BINS[1:-1], frame["js"].to_numpy(), side="left")
         for b in np.unique(which):
             inside = frame[which == b]
             name = f"≤ {JS_BINS[1]:g}" if b == 0 else f"{JS_BINS[b]:g}–{JS_BINS[b + 1]:.2g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import pandas as pd
@@ -12,8 +13,11 @@ from tokenshift_utils import analysis_divergence as divergence
 from tokenshift_utils import analysis_mechanics as mechanics
 from tokenshift_utils import analysis_objective as objective
 from tokenshift_utils import analysis_robustness as robustness
-from tokenshift_utils import get_cross_sampling, get_rollouts, get_shifts
+from tokenshift_utils import executor
 from tokenshift_utils.analysis_cross import Setting
+from tokenshift_utils.cross_sampling import cross_sampling_artefacts, get_cross_sampling
+from tokenshift_utils.rollouts import get_rollouts, rollout_artefacts
+from tokenshift_utils.shifts import Mixed, get_shifts, shift_artefacts
 from tokenshift_utils.tokenizer_checks import load_tokenizer
 
 __all__ = [
@@ -41,24 +45,30 @@ def token_texts(study, shifts: dict[str, pd.DataFrame]) -> dict[int, str]:
     return {i: tokenizer(study).decode([i]).replace("\n", "\\n") for i in sorted(ids)}
 
 
+def _shifts_of_models(study, columns) -> dict[str, pd.DataFrame]:
+    """Shifts of every RL model and SFT control on its own responses."""
+    models = common.of_kind(study, "rl", "sft")
+    executor.run(study, [a for model in models for a in shift_artefacts(study, model)])
+    return {model: get_shifts(study, model, columns=list(columns)) for model in models}
+
+
 def divergence_shifts(study) -> dict[str, pd.DataFrame]:
     """Shifts of every RL model and SFT control on its own responses, for section 1."""
-    columns = list(divergence.COLUMNS)
-    models = common.of_kind(study, "rl", "sft")
-    return {model: get_shifts(study, model, columns=columns) for model in models}
+    return _shifts_of_models(study, divergence.COLUMNS)
 
 
 def annotated_response(study) -> tuple[pd.DataFrame, str]:
     """(shifts, title) of one response: of the first RL model's first samples the one with the most
     high-JS positions, the first such in the order of the records."""
     model = common.of_kind(study, "rl")[0]
-    shifts = get_shifts(study, model, samples=1)
     key = ["benchmark", "problem", "sample"]
+    shifts = get_shifts(study, model, columns=[*key, "js"])
+    shifts = shifts[shifts["sample"] == 0]
     high = (shifts["js"] > study.thresholds.high_js).groupby([shifts[k] for k in key]).sum()
     benchmark, problem, sample = high.idxmax()
-    rows = shifts[(shifts[key] == [benchmark, problem, sample]).all(axis=1)]
-    title = f"{study.models[model].label} on problem {problem}, sample {sample}."
-    return rows, title
+    rows = get_shifts(study, model, benchmarks=[benchmark])
+    rows = rows[(rows["problem"] == problem) & (rows["sample"] == sample)]
+    return rows, f"{study.models[model].label} on problem {problem}, sample {sample}."
 
 
 def mechanics_shifts(study) -> tuple[dict[str, pd.DataFrame], dict[int, pd.DataFrame]]:
@@ -67,26 +77,31 @@ def mechanics_shifts(study) -> tuple[dict[str, pd.DataFrame], dict[int, pd.DataF
     The checkpoints are scored on the final model's responses; it stands one interval after the
     last checkpoint. Without an evolution section the second is empty.
     """
-    columns = list(mechanics.COLUMNS)
-    models = common.of_kind(study, "rl", "sft")
-    shifts = {model: get_shifts(study, model, columns=columns) for model in models}
     if study.evolution is None:
-        return shifts, {}
+        return _shifts_of_models(study, mechanics.COLUMNS), {}
     final, columns = study.evolution.model, list(mechanics.EVOLUTION_COLUMNS)
-    names = [*study.checkpoint_names(final), final]
+    few = min(study.samples.checkpoints, study.samples.shifts)
+    scored = {"source": final, "samples": few}
+    names = study.checkpoint_names(final)
+    own = [final, *common.of_kind(study, "rl", "sft")]
+    wanted = [a for model in own for a in shift_artefacts(study, model)]
+    wanted += [a for name in names for a in shift_artefacts(study, name, **scored)]
+    executor.run(study, wanted)
     steps = [checkpoint.step for checkpoint in study.model(final).checkpoints]
-    steps.append(steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else steps[-1]))
-    few = study.samples.checkpoints
-    return shifts, {
-        step: get_shifts(study, name, source=final, samples=few, columns=columns)
+    frames = {
+        step: get_shifts(study, name, columns=columns, **scored)
         for step, name in zip(steps, names, strict=True)
     }
+    last = steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else steps[-1])
+    finished = get_shifts(study, final, columns=columns)
+    frames[last] = finished[finished["sample"] < few].reset_index(drop=True)
+    return _shifts_of_models(study, mechanics.COLUMNS), frames
 
 
-def _own(study):
-    """The study as its models write by themselves in section 2: with the mixing's top-p."""
+def _own_sampling(study) -> dict[str, float] | None:
+    """How the models of section 2 write by themselves: with the mixing's top-p."""
     top_p = study.cross_sampling.top_p
-    return study if top_p is None else study.with_overrides(**{"sampling.top_p": top_p})
+    return None if top_p is None else {"top_p": top_p}
 
 
 def cross_runs(study) -> tuple[dict[Setting, pd.DataFrame], dict[str, pd.DataFrame]]:
@@ -95,26 +110,41 @@ def cross_runs(study) -> tuple[dict[Setting, pd.DataFrame], dict[str, pd.DataFra
     First the JS rule everywhere; then random positions at its switched shares; then random
     positions at the rates that replace as many tokens effectively.
     """
-    own = _own(study)
-    rollouts = {
-        model: get_rollouts(own, model) for model in (study.base, *study.cross_sampling.pairs)
+    own, models = _own_sampling(study), (study.base, *study.cross_sampling.pairs)
+    wanted = [a for m in models for a in rollout_artefacts(study, m, sampling=own)]
+    runs = _runs(study, dict.fromkeys(cross.curve_settings(study)), wanted)
+    rates = {
+        setting: cross.switched_rate(runs[setting._replace(rule="js", match="")])
+        for setting in cross.control_settings(study, "switched")
     }
-    runs = {setting: _run(study, setting, None) for setting in cross.curve_settings(study)}
-    for setting in cross.control_settings(study, "switched"):
-        rule = runs[setting._replace(rule="js", match="")]
-        runs[setting] = _run(study, setting, cross.switched_rate(rule))
-    for setting in cross.control_settings(study, "effective"):
-        rule = runs[setting._replace(rule="js", match="")]
-        rate = cross.effective_rate(rule, runs[setting._replace(match="switched")])
-        runs[setting] = _run(study, setting, rate)
-    return runs, rollouts
+    runs |= _runs(study, rates)
+    rates = {
+        setting: cross.effective_rate(
+            runs[setting._replace(rule="js", match="")], runs[setting._replace(match="switched")]
+        )
+        for setting in cross.control_settings(study, "effective")
+    }
+    runs |= _runs(study, rates)
+    return runs, {m: get_rollouts(study, m, sampling=own) for m in models}
 
 
-def _run(study, setting: Setting, rate: float | None) -> pd.DataFrame:
-    primary, intervention = cross.roles(study, setting)
-    return get_cross_sampling(
-        study, primary, intervention, rule=setting.rule, threshold=setting.threshold, rate=rate
-    )[0]
+def _runs(
+    study, rates: dict[Setting, float | None], also: Iterable = ()
+) -> dict[Setting, pd.DataFrame]:
+    """Runs of some settings, those of random rules at the given rates; `also` is computed too."""
+    calls = {
+        setting: {
+            "primary": cross.roles(study, setting)[0],
+            "intervention": cross.roles(study, setting)[1],
+            "rule": setting.rule,
+            "threshold": setting.threshold,
+            "rate": rate,
+        }
+        for setting, rate in rates.items()
+    }
+    wanted = [a for call in calls.values() for a in cross_sampling_artefacts(study, **call)]
+    executor.run(study, [*also, *wanted])
+    return {setting: get_cross_sampling(study, **call)[0] for setting, call in calls.items()}
 
 
 def cross_examples(study, table: pd.DataFrame, count: int = 3) -> list[dict]:
@@ -127,40 +157,61 @@ def cross_examples(study, table: pd.DataFrame, count: int = 3) -> list[dict]:
     eps = cross.within_budget(table, model, cross.FORWARD)
     eps = max(study.cross_sampling.thresholds) if eps is None else eps
     runs, switches = get_cross_sampling(study, study.base, model, threshold=eps)
-    own = _own(study)
-    return cross.pick_examples(
-        {"base": get_rollouts(own, study.base), "mixed": runs, "tuned": get_rollouts(own, model)},
-        switches,
-        names={
-            "base": study.models[study.base].label,
-            "mixed": f"mixed, JS > {eps:g}",
-            "tuned": study.models[model].label,
-        },
-        count=count,
-    )
+    rows = {
+        "base": get_rollouts(study, study.base, sampling=_own_sampling(study)),
+        "mixed": runs,
+        "tuned": get_rollouts(study, model, sampling=_own_sampling(study)),
+    }
+    names = {
+        "base": study.models[study.base].label,
+        "mixed": f"mixed, JS > {eps:g}",
+        "tuned": study.models[model].label,
+    }
+    return cross.pick_examples(rows, switches, names, count)
 
 
 def objective_rollouts(study) -> dict[str, pd.DataFrame]:
     """Responses of the baseline and its weighted variants, for section 4."""
-    return {model: get_rollouts(study, model) for model in objective.arms(study)}
+    models = objective.arms(study)
+    executor.run(study, [a for model in models for a in rollout_artefacts(study, model)])
+    return {model: get_rollouts(study, model) for model in models}
 
 
 def robustness_records(study):
-    """(shifts by model, shifts by trajectories, (shifts, rollouts) by sampler) for section 5."""
-    columns, settings = list(robustness.COLUMNS), study.robustness
+    """(shifts by model, shifts by trajectories, (shifts, rollouts) by sampler) for section 5.
+
+    Mixed trajectories are those of section 2, as many samples as that draws.
+    """
+    settings, columns = study.robustness, list(robustness.COLUMNS)
     pair = settings.pair
     models = list(dict.fromkeys([pair, *common.of_kind(study, "rl")]))
-    shifts = {model: get_shifts(study, model, columns=columns) for model in models}
-    mixed = f"mixed:{settings.mixed_threshold:g}"
-    sources = {"its own": shifts[pair]} | {
-        name: get_shifts(study, pair, source=source, columns=columns)
-        for name, source in (("base's", study.base), ("mixed", mixed))
+    mixed = {
+        "source": Mixed(study.base, pair, threshold=settings.mixed_threshold),
+        "samples": min(study.samples.shifts, study.samples.cross_sampling),
     }
-    by_sampler, responses = {}, {}
-    for setting in robustness.sampling_settings(study):
-        here = study.with_overrides(**{f"sampling.{key}": v for key, v in setting.items()})
-        where = {"benchmarks": [settings.benchmark], "samples": settings.samples}
-        key = (setting["top_p"], setting["temperature"])
-        by_sampler[key] = get_shifts(here, pair, columns=columns, **where)
-        responses[key] = {m: get_rollouts(here, m, **where) for m in (study.base, pair)}
-    return shifts, sources, (by_sampler, responses)
+    sources = {"its own": {}, "base's": {"source": study.base}, "mixed": mixed}
+    samplers = {
+        (setting["top_p"], setting["temperature"]): {
+            "benchmarks": [settings.benchmark],
+            "samples": settings.samples,
+            "sampling": setting,
+        }
+        for setting in robustness.sampling_settings(study)
+    }
+    wanted = [a for model in models for a in shift_artefacts(study, model)]
+    wanted += [a for call in sources.values() for a in shift_artefacts(study, pair, **call)]
+    for call in samplers.values():
+        wanted += shift_artefacts(study, pair, **call)
+        wanted += [a for m in (study.base, pair) for a in rollout_artefacts(study, m, **call)]
+    executor.run(study, wanted)
+    return (
+        {model: get_shifts(study, model, columns=columns) for model in models},
+        {n: get_shifts(study, pair, columns=columns, **call) for n, call in sources.items()},
+        (
+            {k: get_shifts(study, pair, columns=columns, **c) for k, c in samplers.items()},
+            {
+                k: {m: get_rollouts(study, m, **c) for m in (study.base, pair)}
+                for k, c in samplers.items()
+            },
+        ),
+    )

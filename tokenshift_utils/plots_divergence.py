@@ -23,13 +23,14 @@ __all__ = [
 
 LN2 = float(np.log(2))
 _FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
+_TOP = 0.6932  # nats; above ln 2 in single precision too
 
 
 def plot_js_distribution(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     """Histogram of JS on a log axis, and the share of positions above each JS."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.1))
-    edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(LN2), 19)])
-    grid = np.logspace(np.log10(_FLOOR), np.log10(LN2), 200)
+    edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(_TOP), 19)])
+    grid = np.logspace(np.log10(_FLOOR), np.log10(_TOP), 200)
     for model, frame in shifts.items():
         hue = color(study, model)
         js = np.maximum(frame["js"].to_numpy(), _FLOOR / 2)
@@ -139,7 +140,7 @@ def plot_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     )
     tallest = max((f["entropy_base"].max() for f in shifts.values()), default=1.0)
     y_edges = np.linspace(0, max(float(tallest), 0.1), 41)
-    x_edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(LN2), 40)])
+    x_edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(_TOP), 40)])
     counts = {
         m: np.histogram2d(np.maximum(f["js"], _FLOOR / 2), f["entropy_base"], [x_edges, y_edges])[0]
         for m, f in shifts.items()

@@ -13,6 +13,7 @@ from tokenshift_utils.style import color, panels_width
 __all__ = ["plot_sampling", "plot_sources", "plot_support"]
 
 _FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
+_TOP = 0.6932  # nats; above ln 2 in single precision too
 _SUPPORTS = (("nucleus", "o", "truncated distributions"), ("full", "s", "full vocabulary"))
 
 
@@ -22,10 +23,10 @@ def plot_support(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     fig, axes = plt.subplots(
         1, max(len(models), 1), figsize=(panels_width(len(models)), 3.3), sharey=True, squeeze=False
     )
-    edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(np.log(2)), 40)])
+    edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(_TOP), 40)])
     counts = {
         m: np.histogram2d(
-            *(np.clip(f[c], _FLOOR / 2, np.log(2)) for c in ("js_full", "js")), [edges, edges]
+            *(np.maximum(f[c], _FLOOR / 2) for c in ("js_full", "js")), [edges, edges]
         )[0]
         for m, f in shifts.items()
     }
