@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import WORDS, write_tokenizer
+from safetensors.torch import load_file, save_file
 from test_reproduce import write_notebook
 
 from tokenshift_utils.cli import main
@@ -44,7 +46,7 @@ def refusal(root: Path, capsys, *arguments: str) -> str:
         main(list(arguments))
     captured = capsys.readouterr()
     assert stopped.value.code == 2 and captured.out == ""
-    lines = captured.err.strip().splitlines()
+    lines = [line for line in captured.err.strip().splitlines() if "%|" not in line]  # no bars
     assert len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) < 600
     assert files(root) == before
     return lines[0]
@@ -174,23 +176,20 @@ def test_shifts_refuses_bad_responses(text, root, responses, capsys):
     assert "responses.jsonl" in refusal(root, capsys, *shifts(root))
 
 
-def test_shifts_refuses_nan_logits(root, responses, capsys):
-    import torch
-    from safetensors.torch import load_file, save_file
-
+def spoil_weights(root):
+    """Make every logit NaN, in files that are otherwise whole."""
     weights = load_file(root / "tuned/model.safetensors")
     weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
     save_file(weights, root / "tuned/model.safetensors", metadata={"format": "pt"})
+
+
+def test_shifts_refuses_nan_logits(root, responses, capsys):
+    spoil_weights(root)
     assert "NaN" in refusal(root, capsys, *shifts(root))
 
 
 def test_reproduce_refuses_nan_logits_in_one_sentence(root, capsys):
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(root / "tuned/model.safetensors")
-    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
-    save_file(weights, root / "tuned/model.safetensors", metadata={"format": "pt"})
+    spoil_weights(root)
     call = "from tokenshift_utils import get_rollouts\nget_rollouts(nb.study, 'tuned')"
     write_notebook(root, "02_cross_sampling", call)
     with pytest.raises(SystemExit) as stopped:
