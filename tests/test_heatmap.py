@@ -74,11 +74,11 @@ def test_more_than_one_response_is_refused():
 
 
 def test_trajectories_mark_switches():
-    row = pd.Series({"correct": True, "response_ids": [0, 1, 2, 7]})
+    row = pd.Series({"correct": True, "prompt_ids": [0, 7], "response_ids": [0, 1, 2, 7]})
     switches = pd.DataFrame(
         {"position": [1, 3], "token_primary": [5, 7], "js": [0.2, 0.3], "effective": [True, False]}
     )
     example = {"title": "p<1>", "columns": [("base", row, None), ("mixed", row, switches)]}
     page = show_trajectories([example], Joined()).data
     assert page.count('class="tsu-t tsu-eff"') == 1 and page.count('class="tsu-t tsu-sw"') == 1
-    assert "&amp;" in page and "p&lt;1&gt;" in page and "<script" not in page
+    assert "&amp;" in page and "p&lt;1&gt;: so the" in page and "<script" not in page

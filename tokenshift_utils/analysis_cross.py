@@ -202,7 +202,7 @@ def pick_examples(
     marks = {k: part for k, part in switches.groupby(key)}
     return [
         {
-            "title": f"problem {problem}, sample {sample}",
+            "title": f"{benchmark}, problem {problem}, sample {sample}",
             "columns": [
                 (names[n], i.loc[(benchmark, problem, sample)],
                  marks.get((benchmark, problem, sample)) if n == "mixed" else None)

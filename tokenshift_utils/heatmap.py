@@ -148,6 +148,14 @@ def _column(name: str, row: pd.Series, tokenizer, switches: pd.DataFrame | None)
     return f"<div>{head}{''.join(spans)}</div>"
 
 
+def _prompt(example: dict, tokenizer) -> str:
+    """The prompt that the columns share, where their rows hold it."""
+    row = example["columns"][0][1]
+    if "prompt_ids" not in row.index:
+        return ""
+    return ": " + _visible(tokenizer.decode([int(i) for i in row["prompt_ids"]]))
+
+
 def show_trajectories(examples: list[dict], tokenizer):
     """Trajectories of one problem side by side, the switches of the mixed one marked.
 
@@ -165,7 +173,8 @@ def show_trajectories(examples: list[dict], tokenizer):
     from IPython.display import HTML
 
     blocks = [
-        f'<div class="tsu-head">{escape(example["title"])}</div><div class="tsu-cols">'
+        f'<div class="tsu-head">{escape(example["title"])}{_prompt(example, tokenizer)}</div>'
+        '<div class="tsu-cols">'
         + "".join(_column(name, row, tokenizer, s) for name, row, s in example["columns"])
         + "</div>"
         for example in examples
