@@ -17,8 +17,6 @@ _EXPORTS = {
     "shifts_of_files": "shifts",
 }
 
-__all__ = sorted(_EXPORTS)
-
 
 def __getattr__(name: str):
     if name in _EXPORTS:

@@ -380,15 +380,17 @@ def shifts_of_files(
     tuned_dir: str | Path,
     responses_jsonl: str | Path,
     out_parquet: str | Path,
-    sampling: Sampling = Sampling(temperature=1.0, top_p=0.7),
+    sampling: Sampling | None = None,
     top_k: int = 10,
     batch_size: int = 16,
     dtype: str = "float32",
 ) -> int:
     """Write the shifts of any two checkpoints on any responses; no answers needed.
 
-    The file appears only when it is whole. Returns the number of positions.
+    ``sampling`` gives the temperature and top-p of the distributions compared, the paper's 1 and
+    0.7 where None. The file appears only when it is whole. Returns the number of positions.
     """
+    sampling = sampling or Sampling(temperature=1.0, top_p=0.7)
     base_dir, tuned_dir, out = Path(base_dir), Path(tuned_dir), Path(out_parquet)
     if not out.absolute().parent.is_dir():
         raise TokenshiftError(

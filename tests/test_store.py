@@ -1,0 +1,284 @@
+"""The store and the executor: whole files, resumption, keys that follow what determined them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import CHECKOUT
+from safetensors.torch import load_file, save_file
+
+from tokenshift_utils import executor, records, rollouts, shifts
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.rollouts import get_rollouts, rollout_artefacts
+from tokenshift_utils.shifts import get_shifts
+from tokenshift_utils.store import Store, artefact_key, code_version, source_digest
+from tokenshift_utils.study import load_study
+
+TABLE = pa.table({"a": [1, 2, 3]})
+
+
+def test_a_shard_is_there_once_it_is_whole(tmp_path):
+    store = Store(tmp_path)
+    assert not store.intact("kind", "key", 0)
+    store.write("kind", "key", 0, TABLE, {"kind": "kind"})
+    assert store.intact("kind", "key", 0) and store.read("kind", "key", 0).equals(TABLE)
+    assert store.read("kind", "key", 0, ["a"]).column_names == ["a"]
+    assert sorted(f.name for f in tmp_path.rglob("*.*")) == [
+        "0000.parquet",
+        "0000.sha256",
+        "key.json",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no checksum", "empty checksum"])
+def test_a_damaged_shard_counts_as_missing(tmp_path, damage):
+    store = Store(tmp_path)
+    store.write("kind", "key", 0, TABLE, {})
+    file = store.file("kind", "key", 0)
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "cut":
+        file.write_bytes(content[:-10])
+    elif damage == "no checksum":
+        file.with_suffix(".sha256").unlink()
+    else:
+        file.with_suffix(".sha256").write_text("")
+    assert not store.intact("kind", "key", 0)
+    store.write("kind", "key", 0, TABLE, {})
+    assert store.intact("kind", "key", 0)
+
+
+def test_nothing_half_written_stays(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError):
+        store.write("kind", "key", 0, TABLE, {})
+    assert [f for f in tmp_path.rglob("*") if f.is_file()] == []
+
+
+def test_code_version_ignores_what_does_nothing():
+    plain = "def f(x):\n    return x + 1\n"
+    dressed = '"""Doc."""\n# a comment\ndef f(x):\n    """More."""\n    return (x + 1)\n'
+    assert source_digest(plain) == source_digest(dressed)
+    assert source_digest(plain) != source_digest(plain.replace("1", "2"))
+    assert source_digest("class A:\n    '''d'''\n") == source_digest("class A:\n    pass\n")
+    assert code_version(("noise",)) != code_version(("noise", "nucleus"))
+
+
+def test_fault_13_every_setting_is_in_the_name(mini_root):
+    study = load_study("mini")
+
+    def key(changed=study, **call):
+        (artefact,) = rollout_artefacts(changed, "tuned", **call)
+        return executor.key_of(changed, artefact)
+
+    base = key()
+    changes = {
+        "sampling.top_p": 0.9,
+        "sampling.temperature": 0.5,
+        "sampling.max_new_tokens": 7,
+        "seed": 1,
+        "dtype": "float64",
+        "prompt.template": "x{problem}",
+        "batch.rollout": 5,
+        "problems_per_shard": 2,
+        "samples.accuracy": 9,
+        "benchmarks.sums.limit": 2,
+    }
+    keys = {name: key(study.with_overrides(**{name: value})) for name, value in changes.items()}
+    assert len({base, *keys.values()}) == len(changes) + 1
+    assert base == key() == key(study.with_overrides(**{"statistics.resamples": 5}))
+    assert key(sampling={"top_p": 0.9}, samples=study.samples.accuracy) == keys["sampling.top_p"]
+    assert artefact_key({"a": 1, "b": 2}) == artefact_key({"b": 2, "a": 1})
+
+
+def test_fewer_samples_are_part_of_those_drawn(mini_root):
+    study = load_study("mini")
+    whole = get_rollouts(study, "tuned")
+    few = get_rollouts(study, "tuned", samples=2)
+    assert set(few["sample"]) == {0, 1}
+    assert few.equals(whole[whole["sample"] < 2].reset_index(drop=True))
+    assert len(list((mini_root / "results/mini/records/rollouts").iterdir())) == 1
+
+
+def counted(monkeypatch, cls):
+    """Count how many shards of a kind are computed."""
+    calls = []
+    compute = cls.compute
+    monkeypatch.setattr(cls, "compute", lambda s, *a: calls.append(a[1]) or compute(s, *a))
+    return calls
+
+
+def test_what_is_there_is_read_and_what_is_damaged_computed_again(mini_root, monkeypatch):
+    study = load_study("mini").with_overrides(problems_per_shard=1)
+    calls = counted(monkeypatch, rollouts.Rollouts)
+    first = get_rollouts(study, "tuned")
+    assert calls == [0, 1, 2]
+    assert get_rollouts(study, "tuned").equals(first) and calls == [0, 1, 2]
+    (file,) = (mini_root / "results/mini/records/rollouts").rglob("0001.parquet")
+    content = bytearray(file.read_bytes())
+    content[100] ^= 255
+    file.write_bytes(content)
+    assert get_rollouts(study, "tuned").equals(first) and calls == [0, 1, 2, 1]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(mini_root, monkeypatch):
+    study = load_study("mini").with_overrides(problems_per_shard=1)
+    compute, calls = rollouts.Rollouts.compute, []
+
+    def interrupted(self, study, shard):
+        calls.append(shard)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return compute(self, study, shard)
+
+    monkeypatch.setattr(rollouts.Rollouts, "compute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        get_rollouts(study, "tuned")
+    assert len(list((mini_root / "results/mini/records").rglob("*.parquet"))) == 2
+    resumed = get_rollouts(study, "tuned")
+    assert calls == [0, 1, 2, 2]
+    monkeypatch.setattr(rollouts.Rollouts, "compute", compute)
+    shutil.rmtree(mini_root / "results")
+    assert resumed.equals(get_rollouts(study, "tuned"))
+
+
+def test_shifts_compute_the_rollouts_they_need_first(mini_root, monkeypatch):
+    study = load_study("mini")
+    made, compared = counted(monkeypatch, rollouts.Rollouts), counted(monkeypatch, shifts.Shifts)
+    get_shifts(study, "tuned")
+    assert made == [0] and compared == [0]
+    get_shifts(study, "tuned", columns=["js"])
+    assert made == [0] and compared == [0]
+
+
+def test_workers_compute_the_same_records(mini_root, tiny_pair):
+    study = load_study("mini").with_overrides(problems_per_shard=1)
+    here = get_shifts(study, "tuned")
+    records_dir = mini_root / "results/mini/records"
+    contents = {f.relative_to(records_dir): f.read_bytes() for f in records_dir.rglob("*.parquet")}
+    shutil.rmtree(records_dir)
+    parallel = study.with_overrides(workers=2)
+    try:
+        assert get_shifts(parallel, "tuned").equals(here)
+        again = {f.relative_to(records_dir): f.read_bytes() for f in records_dir.rglob("*.parquet")}
+        assert again == contents
+        # a mistake found in a worker is the same sentence here, and nothing is written for it
+        damaged = mini_root / "damaged"
+        shutil.copytree(tiny_pair.tuned, damaged)
+        weights = load_file(damaged / "model.safetensors")
+        weights["model.norm.weight"][3] = float("nan")
+        save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+        broken = parallel.with_overrides(**{"models.tuned.path": str(damaged)})
+        with pytest.raises(TokenshiftError, match="logits are NaN at row 0"):
+            get_rollouts(broken, "tuned")
+        assert len(list(records_dir.rglob("*.parquet"))) == len(contents)
+    finally:
+        executor.stop_workers()
+
+
+def test_a_mistake_found_before_computing_leaves_nothing(mini_root):
+    study = load_study("mini").with_overrides(workers=2)
+    (mini_root / "benchmarks/sums.jsonl").write_text('{"id": "1", "problem": "", "answer": "2"}\n')
+    with pytest.raises(TokenshiftError, match="row 1 has no 'problem'"):
+        get_rollouts(study, "tuned")
+    assert not (mini_root / "results").exists()
+
+
+KILLED = """
+from tokenshift_utils.rollouts import Rollouts, get_rollouts
+from tokenshift_utils.study import load_study
+import time
+if __name__ == "__main__":
+    compute = Rollouts.compute
+    def slow(self, study, shard):
+        if shard == 2:
+            print("third", flush=True)
+            time.sleep(60)
+        return compute(self, study, shard)
+    Rollouts.compute = slow
+    get_rollouts(load_study("mini").with_overrides(problems_per_shard=1), "tuned")
+"""
+
+
+def test_a_killed_process_leaves_what_it_finished(mini_root, tmp_path, monkeypatch):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    )
+    assert process.stdout.readline().strip() == b"third"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    calls = counted(monkeypatch, rollouts.Rollouts)
+    study = load_study("mini").with_overrides(problems_per_shard=1)
+    assert len(get_rollouts(study, "tuned")) == 3 * study.samples.accuracy
+    assert calls == [2]
+
+
+WORKERS = """
+import sys, time
+from tokenshift_utils import executor
+if __name__ == "__main__":
+    pool = executor._pool(1)
+    print(pool.submit(__import__("os").getpid).result(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(WORKERS)
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=environment)
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        state = Path(f"/proc/{worker}/stat").read_text().split()[2]
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker outlived its parent")
+
+
+# Schemas ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", records.KINDS)
+def test_every_column_is_described(kind):
+    columns = records.describe(kind)
+    assert len({c.name for c in columns}) == len(columns)
+    for column, field in zip(columns, records.schema(kind)):
+        assert column.description and field.metadata[b"description"].decode() == column.description
+        assert field.type == column.type and field.nullable == column.nullable
+
+
+def test_files_carry_their_descriptions(mini_root):
+    get_rollouts(load_study("mini"), "tuned")
+    (file,) = (mini_root / "results/mini/records").rglob("*.parquet")
+    import pyarrow.parquet as pq
+
+    field = pq.read_schema(file).field("answer")
+    assert field.nullable and b"boxed" in field.metadata[b"description"]
+
+
+def test_tables_hold_exactly_their_columns():
+    with pytest.raises(ValueError, match="columns differ by"):
+        records.table("rollouts", {"study": ["x"]})
+    column = records.Column("x", pa.list_(pa.float32()), "d")
+    array = records._array(np.arange(6.0).reshape(3, 2), column)
+    assert array.to_pylist() == [[0, 1], [2, 3], [4, 5]]
