@@ -7,9 +7,12 @@ its claims untestable, which the table says.
 from __future__ import annotations
 
 import base64
+import io
 from html import escape
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from tokenshift_utils import paths
@@ -58,10 +61,15 @@ def say_claims(table: pd.DataFrame) -> str:
 
 
 def _picture(file: Path) -> str:
-    data = base64.b64encode(file.read_bytes()).decode("ascii")
-    name = escape(file.stem)
+    """A figure at half size, embedded: each 2 x 2 pixels are averaged."""
+    pixels = plt.imread(file)
+    rows, columns = (n // 2 for n in pixels.shape[:2])
+    halved = pixels[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2, -1).mean(axis=(1, 3))
+    small = io.BytesIO()
+    plt.imsave(small, np.clip(halved, 0, 1), metadata={"Software": None})
+    data, name = base64.b64encode(small.getvalue()).decode("ascii"), escape(file.stem)
     return (
-        f'<figure style="margin:0;width:420px"><img alt="{name}" style="width:100%" '
+        f'<figure style="margin:0;width:{columns}px"><img alt="{name}" '
         f'src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
     )
 

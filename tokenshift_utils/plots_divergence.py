@@ -217,7 +217,7 @@ def plot_controls(study, table: pd.DataFrame) -> Figure:
         tick.set_color(color(study, model))
     ax.set(
         xlim=(0, None),
-        xlabel=f"positions with JS > {study.thresholds.high_js:g} (%); "
+        xlabel=f"positions with JS > {study.thresholds.high_js:g} (%)\n"
         f"top to bottom: {', '.join(benchmarks)}",
     )
     ax.grid(axis="y", visible=False)
