@@ -164,3 +164,30 @@ def test_simultaneous_interval_of_the_largest_is_wider_than_its_own():
     assert value == 1.0 and low < parts[2].low and high > parts[2].high
     assert simultaneous(parts, "smallest")[0] == 0.0
     assert np.isnan(simultaneous([], "largest")).all()
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    """Problems that differ a lot, samples that differ a little: 95% intervals of mean and share."""
+    rng, hits = np.random.default_rng(0), {"accuracy": 0, "ratio": 0, "quantile": 0}
+    trials, problems, samples = 300, 40, 4
+    for _ in range(trials):
+        chance = rng.beta(1, 1, problems)
+        right = rng.random((problems, samples)) < chance[:, None]
+        length = rng.integers(5, 15, (problems, samples))
+        marked = rng.binomial(length, chance[:, None] ** 2)
+        frame = pd.DataFrame(
+            {
+                "benchmark": "b",
+                "problem": np.repeat(np.arange(problems), samples).astype(str),
+                "correct": right.ravel(),
+            }
+        )
+        boot = Bootstrap(frame, resamples=300)
+        noisy = np.repeat(rng.normal(size=problems), samples) + rng.normal(size=len(frame))
+        for name, estimate, truth in (
+            ("accuracy", boot.accuracy(frame), 1 / 2),
+            ("ratio", boot.ratio(frame, marked.ravel(), length.ravel()), 1 / 3),
+            ("quantile", boot.quantiles(frame, noisy, [0.5])[0], 0.0),
+        ):
+            hits[name] += estimate.low <= truth <= estimate.high
+    assert all(0.90 <= count / trials <= 0.98 for count in hits.values()), hits
