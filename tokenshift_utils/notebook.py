@@ -9,7 +9,9 @@ Papermill only warns of a parameter that a notebook doesn't have, and then runs 
 """
 
 import ast
+import os
 import platform
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -135,6 +137,7 @@ def start(notebook: str, namespace: dict[str, Any]) -> Notebook:
         For an unknown or missing parameter, a value that the study refuses, an unknown study, or a
         study without the section that the notebook is about.
     """
+    _quiet()
     check_parameters(notebook, _injected(namespace.get("In", [])))
     missing = [name for name in ("study", *PARAMETERS[notebook]) if name not in namespace]
     if missing:
@@ -155,6 +158,12 @@ def start(notebook: str, namespace: dict[str, Any]) -> Notebook:
         study = study.with_overrides(**{keys[name]: value for name, value in changed.items()})
     _announce(notebook, study, changed)
     return Notebook(notebook, study)
+
+
+def _quiet() -> None:
+    """Keep other packages' progress bars, and the lack of widgets for them, out of the output."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # loading weights, in workers too
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def _injected(cells: list[str]) -> list[str]:
