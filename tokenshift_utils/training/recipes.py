@@ -58,7 +58,7 @@ class RLRecipe:
     weighting: Weighting | None = None  # paper section 4
     rollouts: int = 24
     updates_per_rollout: int = 4
-    learning_rate: float = 1e-4
+    learning_rate: float = 8e-5
     max_new_tokens: int = 288
     tier_mix: dict[str, float] = field(
         default_factory=lambda: {"easy": 0.2, "medium": 0.45, "hard": 0.35}

@@ -259,7 +259,7 @@ def train_rl(
             use_cpu=True,
             gradient_checkpointing=False,
             seed=seed,
-            save_steps=4 * recipe.updates_per_rollout,
+            save_steps=recipe.updates_per_rollout,
             save_total_limit=1,
             logging_steps=1,
             log_completions=False,

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -59,9 +60,9 @@ def train(
     write_benchmarks(study)
     todo = [name for name in chosen if not _is_done(study, plan, name)]
     print(f"to train: {', '.join(todo) or 'nothing, every model matches its recipe'}")
-    if study.base in todo:
-        _run_stages(study, plan, [study.base])
-    _run_stages(study, plan, [name for name in todo if name != study.base])
+    # Stages of a kind run together, so that the progress bar counts updates of one cost.
+    for stage in ([study.base], plan.rl, plan.sft):
+        _run_stages(study, plan, [name for name in stage if name in todo])
     write_cards(study, plan, chosen)
 
 
@@ -123,6 +124,7 @@ def _run_stages(study: Study, plan: Plan, names: list[str]) -> None:
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
     transformers_logging.disable_progress_bar()
 
 
@@ -145,7 +147,9 @@ def _stage(study: Study, plan: Plan, name: str, progress_file: Path) -> None:
         model = supervised.new_model(tokenizer, plan.seed)
     else:
         tokenizer = AutoTokenizer.from_pretrained(study.model_path(study.base))
-        model = LlamaForCausalLM.from_pretrained(study.model_path(study.base), dtype=torch.float32)
+        model = LlamaForCausalLM.from_pretrained(
+            study.model_path(study.base), dtype=torch.float32, attn_implementation="eager"
+        )
     logs = _logs(study, name)
     logs.mkdir(parents=True, exist_ok=True)
     totals = {}
