@@ -114,6 +114,8 @@ paragraph(numbers.say_js_entropy(nb.study, rl))
 
 # %%
 tokens = numbers.identity_table(nb.study, rl, texts)
+enriched = numbers.identity_table(nb.study, rl, texts, enriched_from=10)
+nb.table(enriched, "token_enrichment")
 nb.table(tokens, "token_identity")
 nb.figure(plots.plot_identity(nb.study, tokens), "token_identity")
 paragraph(numbers.say_identity(nb.study, found))

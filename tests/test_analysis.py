@@ -155,6 +155,10 @@ def test_identity_table_counts_occurrences_and_enrichment():
     )
     assert the["share_of_high"] == 0.5 and the["enrichment"] == 1.0
     assert table.iloc[1]["enrichment"] == pytest.approx(0.5 / (1 / 8))
+    texts = {1: "the", 2: "so", 3: "7"}
+    enriched = analysis_divergence.identity_table(ONE, {"dapo": frame}, texts, enriched_from=1)
+    assert list(enriched["token"]) == ["so", "the"]
+    assert analysis_divergence.identity_table(ONE, {"dapo": frame}, texts, enriched_from=2).empty
 
 
 def test_divergence_evidence_by_hand():

@@ -189,24 +189,31 @@ def entropy_by_js(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def identity_table(
-    study, shifts: dict[str, pd.DataFrame], texts: dict[int, str], count: int = 10
+    study,
+    shifts: dict[str, pd.DataFrame],
+    texts: dict[int, str],
+    count: int = 10,
+    enriched_from: int | None = None,
 ) -> pd.DataFrame:
-    """The tokens most frequent at high-JS positions, per model.
+    """The tokens most frequent, or most enriched, at high-JS positions, per model.
 
     Columns: model, token (text), occurrences, of which near_zero / between / high (shares by JS),
     share_of_high (of all high-JS positions) and enrichment (share among high-JS positions over
-    share among all). Models without a high-JS position have no rows.
+    share among all). Models without a high-JS position have no rows. With `enriched_from` the order
+    is by enrichment, among tokens with at least so many high-JS occurrences.
     """
     low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
     rows = []
     for model, frame in shifts.items():
         js, token = frame["js"].to_numpy(), frame["token"].to_numpy()
         total_high = int((js > high).sum())
-        counts = pd.Series(token[js > high]).value_counts()
-        frequent = sorted(counts.index, key=lambda t: (-counts[t], t))[:count]
-        for t in frequent:
+        at_high, everywhere = (pd.Series(t).value_counts() for t in (token[js > high], token))
+        order = at_high
+        if enriched_from is not None:
+            order = (at_high / everywhere[at_high.index])[at_high >= enriched_from]
+        for t in sorted(order.index, key=lambda t: (-order[t], t))[:count]:
             here = js[token == t]
-            share = counts[t] / total_high
+            share = at_high[t] / total_high
             rows.append(
                 {
                     "model": model,
