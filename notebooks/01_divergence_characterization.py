@@ -109,8 +109,10 @@ paragraph(numbers.say_js_entropy(nb.study, rl))
 # ## 1.4 Token identity
 #
 # The paper: some words are frequent among high-JS tokens, but a frequent high-JS token is low-JS
-# in most of its occurrences: context decides. Look at how much of each bar is grey. `enrichment`
-# in the table is a token's share among high-JS positions over its share among all.
+# in most of its occurrences: context decides. `enrichment` is a token's share among high-JS
+# positions over its share among all; the first table is ordered by it (tokens with at least ten
+# high-JS occurrences). The second and the figure have the tokens most frequent at high JS: look
+# at how much of each bar is grey.
 
 # %%
 tokens = numbers.identity_table(nb.study, rl, texts)
