@@ -65,11 +65,12 @@ def plain_cross(pair, prompt, key, rule, sampling):
         noise = gumbel(row, at, everything)[0].numpy()
         with np.errstate(divide="ignore"):
             token_p, token_q = (int(np.argmax(np.log(x) + noise)) for x in (p, q))
-        fired = {
-            "js": lambda: divergence(p, q) > rule.threshold,
-            "js_full": lambda: divergence(p_full, q_full) > rule.threshold,
-            "random": lambda: float(uniform(row, at)) < rule.rate,
-        }[rule.name]()
+        if rule.name == "random":
+            fired = float(uniform(row, at)) < rule.rate
+        else:
+            fired = (
+                divergence(*((p, q) if rule.name == "js" else (p_full, q_full))) > rule.threshold
+            )
         if fired:
             tv, differ = 0.5 * np.abs(p - q).sum(), 1 - (p * q).sum()
             switches.append((t, token_p, token_q, divergence(p, q), tv, differ))

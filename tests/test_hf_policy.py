@@ -128,6 +128,16 @@ def test_samples_do_not_depend_on_batch_or_order(policy, sampling):
     assert [c.ids for c in back[::-1]] == [c.ids for c in whole]
 
 
+def test_a_prompt_in_several_rows_is_read_once(policy):
+    prompts = [PROMPTS[i] for i in (0, 2, 0, 1, 2, 0)]
+    session = policy.open(prompts)
+    assert session._cache.layers[0].keys.shape[0] == 6
+    session.step(torch.tensor([5, 6, 7, 8, 9, 10]))
+    for row, token in enumerate([5, 6, 7, 8, 9, 10]):
+        want = plain_logits(policy, prompts[row] + [token])[-1]
+        torch.testing.assert_close(session.logits[row], want, rtol=0, atol=1e-6)
+
+
 def test_fault_02_samples_of_one_prompt_differ(policy):
     row_keys = [row_key(3, "bench", "p0", sample) for sample in range(4)]
     texts = {
@@ -295,7 +305,15 @@ def test_cache_grows_crops_and_selects():
     assert torch.equal(layer.keys, want[order, :, :95])
     more = torch.randn(3, 2, 200, 3)
     keys_, _ = layer.update(more, more)
-    assert torch.equal(keys_, torch.cat([want[order, :, :95], more], dim=2))
+    want = torch.cat([want[order, :, :95], more], dim=2)
+    assert torch.equal(keys_, want)
+    repeated = torch.tensor([0, 0, 2, 1, 2, 0, 1])
+    layer.batch_select_indices(repeated)
+    assert torch.equal(layer.keys, want[repeated]) and torch.equal(
+        layer.values[:, :, 95:], more[repeated]
+    )
+    layer.batch_select_indices(torch.tensor([6, 6, 0]))
+    assert torch.equal(layer.keys, want[repeated][[6, 6, 0]])
     with pytest.raises(ValueError):
         layer.crop(5)
 

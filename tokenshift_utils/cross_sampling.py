@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tokenshift_utils import executor, measures, records
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.kv_cache import fill_gaps
+from tokenshift_utils.kv_cache import COMPACT_BELOW, fill_gaps
 from tokenshift_utils.noise import uniform
 from tokenshift_utils.nucleus import Nucleus, log_softmax32, truncate
 from tokenshift_utils.policy import Policy, Sampling, stop_ids
@@ -41,7 +41,6 @@ from tokenshift_utils.store import code_version
 from tokenshift_utils.study import Study
 
 MODULES = (*ROLLOUT_MODULES, "cross_sampling")
-COMPACT_BELOW = 0.9  # share of rows still running at which finished ones are dropped
 RuleName = Literal["js", "js_full", "random", "always", "never"]
 
 

@@ -19,13 +19,12 @@ from transformers import (
 )
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.kv_cache import fill_gaps, make_cache
+from tokenshift_utils.kv_cache import COMPACT_BELOW, fill_gaps, make_cache
 from tokenshift_utils.nucleus import log_softmax32, truncate
 from tokenshift_utils.policy import Continuation, Sampling
 from tokenshift_utils.tokenizer_checks import check_tokenizer, first_line, load_tokenizer
 
 DEFAULT_BATCH = 256
-COMPACT_BELOW = 0.9  # share of rows still running at which finished ones are dropped
 SCORED_LOGITS = 2**26  # logits that `score` holds at once, at most (256 MiB in float32)
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
@@ -37,12 +36,15 @@ class HFSession:
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
         self._model = model
         self._cache = make_cache(model.config)
-        ids, mask = left_pad(prompts, model.device)
-        self._mask = mask
-        self._padded = bool((mask == 0).any())
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        # A prompt that stands in several rows, as that of a problem's samples does, is read once.
+        place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        ids, self._mask = left_pad(list(place), model.device)
+        self._padded = bool((self._mask == 0).any())
+        positions = (self._mask.cumsum(-1) - 1).clamp_min(0)
         self._next = positions[:, -1] + 1
         self.logits = self._forward(ids, positions)
+        if len(place) < len(prompts):
+            self.keep(torch.tensor([place[tuple(prompt)] for prompt in prompts]).to(model.device))
 
     @torch.inference_mode()
     def _forward(self, ids: Tensor, positions: Tensor, last: int = 1) -> Tensor:
@@ -79,7 +81,7 @@ class HFSession:
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
-        """Keep only the rows listed, in that order."""
+        """Keep only the rows listed, in that order; a row listed twice is there twice."""
         self._cache.batch_select_indices(rows)
         self._mask, self._next, self.logits = self._mask[rows], self._next[rows], self.logits[rows]
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicLayer
 
-FIRST_ROOM = 64  # positions beyond the prompt that a layer makes room for at first
+COMPACT_BELOW = 0.95  # share of rows still running at which callers drop the finished ones
+FIRST_ROOM = 128  # positions beyond the prompt that a layer makes room for at first
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -77,18 +78,26 @@ class PreallocatedLayer(DynamicLayer):
             self._expose()
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows ``indices``, in that order, copying only those that change place."""
+        """Make row i what row ``indices[i]`` is now; rows may be dropped, moved and repeated.
+
+        Without more rows than before, only those that change are copied.
+        """
         if not self.is_initialized:
             return
         indices = indices.to(self.device)
-        moved = (indices != torch.arange(len(indices), device=self.device)).nonzero().squeeze(-1)
-        if len(indices) > self._rows:
-            raise ValueError("batch_select_indices keeps or drops rows; it cannot add any")
-        if len(moved):
-            source = indices[moved]
+        rows, length = len(indices), self._length
+        if rows > self._rows:
+            for name in ("_key_room", "_value_room"):
+                old = getattr(self, name)
+                new = self._buffer(old[:1].expand(rows, -1, -1, -1), old.shape[2])
+                new[:, :, :length] = old[indices, :, :length]
+                setattr(self, name, new)
+        else:
+            changed = indices != torch.arange(rows, device=self.device)
+            moved = changed.nonzero().squeeze(-1)
             for room in (self._key_room, self._value_room):
-                room[moved, :, : self._length] = room[source, :, : self._length]
-        self._rows = len(indices)
+                room[moved, :, :length] = room[indices[moved], :, :length]
+        self._rows = rows
         self._expose()
 
 
