@@ -117,6 +117,14 @@ def test_a_round_trip_that_changes_text(directory):
         HFPolicy.load(directory, "copy")
 
 
+def test_reserved_markers_need_not_be_text(tmp_path):
+    words = [*WORDS, "<unused_0>", "[unused1]"]
+    write_model(tmp_path, words=words)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.decode(tokenizer.encode("<unused_0>")) != "<unused_0>"
+    check_tokenizer(tokenizer, len(words), tmp_path)
+
+
 def test_a_tokenizer_that_loads_as_another(tmp_path):
     """As AutoTokenizer does to a word-level tokenizer beside a qwen2 configuration."""
     write_model(tmp_path)

@@ -8,6 +8,7 @@ tokens differently. Both are found here before anything is computed.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def _is_text(text: str) -> bool:
+    """Whether a token's text could stand in a response: no half character, no reserved marker."""
+    marker = re.fullmatch(r"<\S+>|\[\S+\]", text)
+    whole = "\ufffd" not in text and unicodedata.normalize("NFC", text) == text
+    return bool(text) and whole and marker is None
+
+
 def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase, vocab_size: int, directory: str | Path
 ) -> None:
@@ -64,7 +72,7 @@ def check_tokenizer(
     special = set(tokenizer.all_special_ids)
     plain = [i for i in sorted(vocabulary.values()) if i not in special]
     texts = [tokenizer.decode([i]) for i in plain[:: max(1, len(plain) // PROBES)]]
-    texts = [t for t in texts if t and "\ufffd" not in t and unicodedata.normalize("NFC", t) == t]
+    texts = [t for t in texts if _is_text(t)]
     file = directory / "tokenizer.json"
     own = Tokenizer.from_file(str(file)) if file.is_file() else None
     for text in texts:
