@@ -24,7 +24,7 @@ from tokenshift_utils.notebook import (
 )
 from tokenshift_utils.study import Study, load_study, study_file
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class NotebookFailed(TokenshiftError):
@@ -155,6 +155,7 @@ def _environment():
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars are text here
     try:
         yield
     finally:
@@ -221,6 +222,7 @@ def _interrupted(source: Path) -> NotebookFailed:
 def strip_run(notebook) -> None:
     """Take out of an executed notebook what differs between equal runs: times, bars, paths, ids."""
     run = notebook.metadata.pop("papermill", {})
+    notebook.metadata.pop("jupytext", None)  # an executed copy is no source
     notebook.metadata["papermill"] = {"parameters": run.get("parameters", {})}
     notebook.metadata.get("language_info", {}).pop("version", None)
     for cell in notebook.cells:
@@ -236,7 +238,7 @@ def _is_progress(output) -> bool:
     """Whether an output is a piece of a progress bar."""
     if output.output_type != "stream" or output.name != "stderr":
         return False
-    return "\r" in output.text or not output.text.strip()
+    return "\r" in output.text or not _ANSI.sub("", output.text).strip()
 
 
 def _drop_stale(study: Study, number: str, started: float) -> None:
