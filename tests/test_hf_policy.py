@@ -10,7 +10,8 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.hf_policy import HFPolicy, directory_fingerprint
 from tokenshift_utils.kv_cache import PreallocatedLayer, fill_gaps, make_cache
 from tokenshift_utils.noise import row_key
-from tokenshift_utils.policy import Sampling, stop_ids
+from tokenshift_utils.policy import Sampling, load_policy, stop_ids
+from tokenshift_utils.study import load_study
 
 PROMPTS = [[4, 13, 5, 6], [7], [4, 5, 16, 24, 20, 25, 17, 3], [9, 9], [4, 13, 5, 6, 16, 30]]
 
@@ -235,6 +236,18 @@ def test_fingerprint_follows_the_files(tiny_pair, tmp_path):
     content[-1] ^= 1
     weights.write_bytes(content)
     assert directory_fingerprint(copy) != first
+
+
+def test_a_model_whose_files_changed_is_loaded_again(mini_root, tiny_pair):
+    study = load_study("mini")
+    copy = mini_root / "copy"
+    shutil.copytree(tiny_pair.base, copy)
+    study = study.with_overrides(**{"models.tuned.path": str(copy)})
+    first = load_policy(study, "tuned")
+    assert load_policy(study, "tuned") is first
+    shutil.copy(tiny_pair.tuned / "model.safetensors", copy / "model.safetensors")
+    second = load_policy(study, "tuned")
+    assert second is not first and second.fingerprint != first.fingerprint
 
 
 def test_fingerprint_of_a_live_model_follows_its_weights(tiny_pair):

@@ -156,7 +156,9 @@ def test_blocks_of_a_long_response_join(tiny_pair, monkeypatch):
         np.testing.assert_allclose(joined[name], values, atol=1e-6, err_msg=name)
 
 
-def test_sources(study):
+@pytest.mark.parametrize("per_shard", [6, 1])
+def test_sources(study, per_shard):
+    study = study.with_overrides(problems_per_shard=per_shard)
     own = get_shifts(study, "tuned", columns=["source", "token", *KEY])
     base = get_shifts(study, "tuned", source="base", columns=["source", "token", *KEY])
     mixed = get_shifts(study, "tuned", source=Mixed("base", "tuned", threshold=0.05), samples=2)

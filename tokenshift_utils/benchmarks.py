@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,15 @@ def read_benchmark(file: Path) -> list[Problem]:
 
 def load_benchmark(study: Study, name: str) -> list[Problem]:
     """The problems of a benchmark of the study, the first ``limit`` of them where it has a limit."""
-    return read_benchmark(study.benchmark_path(name))[: study.benchmarks[name].limit]
+    file = study.benchmark_path(name)
+    modified = file.stat().st_mtime_ns if file.is_file() else 0
+    return list(_read(file, modified)[: study.benchmarks[name].limit])
+
+
+@lru_cache(maxsize=64)
+def _read(file: Path, modified_ns: int) -> tuple[Problem, ...]:
+    """A benchmark file, read once while it stays as it is."""
+    return tuple(read_benchmark(file))
 
 
 def digest(problems: list[Problem]) -> str:

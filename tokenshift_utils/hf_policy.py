@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.kv_cache import COMPACT_BELOW, fill_gaps, make_cache
@@ -132,14 +134,15 @@ class HFPolicy:
         # its softmax in float64.
         attention = "eager" if device == "cpu" and dtype == "float32" else "sdpa"
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
-                directory,
-                dtype=DTYPES[dtype],
-                use_safetensors=True,
-                local_files_only=True,
-                attn_implementation=attention,
-                output_loading_info=True,
-            )
+            with _no_progress_bars():
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    directory,
+                    dtype=DTYPES[dtype],
+                    use_safetensors=True,
+                    local_files_only=True,
+                    attn_implementation=attention,
+                    output_loading_info=True,
+                )
         except Exception as error:
             raise TokenshiftError(
                 f"the model in {directory} cannot be loaded ({first_line(error)}); "
@@ -276,6 +279,18 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tupl
     return tuple(sorted(int(i) for i in ids))
 
 
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Load without transformers' bar: a tiny model is there at once."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_config(directory: Path) -> PreTrainedConfig:
     """A model directory's configuration; refuses what is missing or cannot be read."""
     if not directory.is_dir():
@@ -296,7 +311,7 @@ def load_config(directory: Path) -> PreTrainedConfig:
         ) from error
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def _file_digest(file: Path, size: int, modified_ns: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -305,9 +320,14 @@ def _file_digest(file: Path, size: int, modified_ns: int) -> str:
 def directory_fingerprint(directory: str | Path) -> str:
     """sha256 over the names and contents of a model's weights, configuration and tokenizer files."""
     directory = Path(directory)
-    load_config(directory)
+    files = sorted({f for pattern in FINGERPRINTED for f in directory.glob(pattern)})
+    whole = {"config.json"} <= {f.name for f in files} and ".safetensors" in {
+        f.suffix for f in files
+    }
+    if not whole:
+        load_config(directory)  # says what is missing
     digest = hashlib.sha256()
-    for file in sorted({f for pattern in FINGERPRINTED for f in directory.glob(pattern)}):
+    for file in files:
         status = file.stat()
         content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
         digest.update(f"{file.name} {content}\n".encode())

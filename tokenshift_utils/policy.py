@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor
@@ -108,9 +109,19 @@ def stop_ids(*policies: Policy) -> tuple[int, ...]:
     return tuple(sorted({i for policy in policies for i in policy.eos_ids}))
 
 
-@lru_cache(maxsize=4)
 def load_policy(study: Study, model_name: str) -> Policy:
-    """The policy of a model or checkpoint of the study, kept while this process uses it."""
+    """The policy of a model or checkpoint of the study; the last few stay loaded.
+
+    One whose files have changed since is loaded again.
+    """
+    from tokenshift_utils.hf_policy import directory_fingerprint
+
+    path = study.model_path(model_name)
+    return _loaded(path, model_name, study.dtype, directory_fingerprint(path))
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: Path, name: str, dtype: str, fingerprint: str) -> Policy:
     from tokenshift_utils.hf_policy import HFPolicy
 
-    return HFPolicy.load(study.model_path(model_name), model_name, study.dtype)
+    return HFPolicy.load(path, name, dtype)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 _TEXT, _FLAG = pa.string(), pa.bool_()
-_COUNT, _REAL = pa.int32(), pa.float32()
+_COUNT, _REAL, _SETTING = pa.int32(), pa.float32(), pa.float64()
 _IDS, _REALS = pa.list_(pa.int32()), pa.list_(pa.float32())
 
 
@@ -52,8 +52,8 @@ _ROLLOUTS = [
     *_RESPONSE,
     *_OUTCOME,
     *_VERDICT,
-    Column("temperature", _REAL, "Sampling temperature"),
-    Column("top_p", _REAL, "Nucleus mass of the sampling, in (0, 1]"),
+    Column("temperature", _SETTING, "Sampling temperature"),
+    Column("top_p", _SETTING, "Nucleus mass of the sampling, in (0, 1]"),
 ]
 
 _SHIFTS = [
@@ -112,12 +112,15 @@ _CROSS_KEY = [
     Column("rule", _TEXT, "js, js_full, random, always or never"),
     Column(
         "threshold",
-        _REAL,
+        _SETTING,
         "The rule fires where the divergence is above this, nats; null for rules without threshold",
         True,
     ),
     Column(
-        "rate", _REAL, "Chance that a position is switched under rule random; null otherwise", True
+        "rate",
+        _SETTING,
+        "Chance that a position is switched under rule random; null otherwise",
+        True,
     ),
     Column("direction", _TEXT, "'forward': primary is the base model; 'reverse': it is not"),
     *_RESPONSE,
