@@ -182,8 +182,8 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
             # the notebook's own progress bars: to a person at a terminal, not into a log
             stderr_file=sys.stderr if sys.stderr.isatty() else None,
             start_timeout=120,
-            # the kernel is local: its warning that traffic is not encrypted is noise
-            extra_arguments=["--log-level=ERROR"],
+            # errors of cells are reported anyway; the rest of what a local kernel logs is noise
+            extra_arguments=["--log-level=CRITICAL"],
             cwd=paths.notebooks(),
         )
     except PapermillExecutionError as error:
