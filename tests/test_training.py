@@ -1,0 +1,199 @@
+"""Training of the embedded study: end to end on a minute plan, resumption, dynamic sampling."""
+
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tokenshift_utils import paths
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.policy import Continuation, Sampling
+from tokenshift_utils.study import load_study
+from tokenshift_utils.training import recipes, rl, supervised
+from tokenshift_utils.training.evaluation import Evaluator
+from tokenshift_utils.training.progress import Progress
+from tokenshift_utils.training.recipes import Plan
+from tokenshift_utils.training.run import train
+from tokenshift_utils.training.tokenizer import build_tokenizer
+from tokenshift_utils.weighting import Weighting
+
+SFT = replace(recipes.TINY.sft["sft-near"], documents=60, batch_tokens=1024, warmup_steps=1)
+RL = replace(
+    recipes.TINY.rl["dapo"],
+    prompts_per_rollout=8,
+    responses_per_prompt=8,
+    rollouts=2,
+    updates_per_rollout=2,
+    max_new_tokens=20,
+    overlong_buffer=8,
+    dynamic_sampling=False,  # an untrained model has no informative group
+)
+NO_EVALUATION = Evaluator((), 1, 0, Sampling(max_new_tokens=4))
+
+
+@pytest.fixture
+def tiny_root(tmp_path, monkeypatch):
+    """An empty root with the study files only."""
+    shutil.copytree(paths.root() / "notebooks" / "studies", tmp_path / "notebooks" / "studies")
+    monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_train_makes_models_logs_and_cards(tiny_root):
+    study = load_study("tiny").with_overrides(
+        **{"sampling.max_new_tokens": 8, "samples.accuracy": 1, "samples.controls": 1,
+           "samples.shifts": 1, "samples.checkpoints": 1, "workers": 0}
+    )  # fmt: skip
+    plan = Plan(
+        base=replace(recipes.TINY.base, documents=120, batch_tokens=2048, warmup_steps=1),
+        sft={"sft-near": SFT},
+        rl={"dapo": replace(RL, weighting=Weighting(100.0, 1.0))},
+        checkpoints={"dapo": (1,)},
+        evaluations=(2,),
+        evaluation_samples=1,
+    )
+    train(study, plan=plan)
+    for name in ("base", "dapo", "dapo@1", "sft-near"):
+        directory = study.model_path(name)
+        weights = load_file(directory / "model.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+        assert "## Accuracy" in (directory / "README.md").read_text()
+    assert sum(1 for _ in study.benchmark_path("hard").open()) == 60
+    logs = tiny_root / "results/tiny/training/dapo"
+    log = pd.read_csv(logs / "log.csv")
+    assert list(log["update"]) == [1, 2, 3, 4] and list(log["rollout"]) == [1, 1, 2, 2]
+    assert log["tokens_generated"].notna().tolist() == [True, False, True, False]
+    assert log["k3_mean"].iloc[0] == 0 < log["k3_mean"].iloc[1]
+    assert log["weight_mean"].iloc[0] == 1 < log["weight_mean"].iloc[1]
+    assert set(pd.read_csv(logs / "eval.csv")["rollout"]) == {2}
+    before = {n: (study.model_path(n) / "model.safetensors").stat().st_mtime_ns for n in plan.rl}
+    train(study, plan=plan)  # nothing left to do
+    assert before == {
+        n: (study.model_path(n) / "model.safetensors").stat().st_mtime_ns for n in plan.rl
+    }
+
+
+def test_train_refuses_what_it_has_no_recipe_for(tiny_root):
+    with pytest.raises(TokenshiftError, match="no recipe for model 'llama'"):
+        train(load_study("tiny"), only=["llama"])
+    with pytest.raises(TokenshiftError, match="'base', from which the others start, is missing"):
+        train(load_study("tiny"), only=["dapo"])
+    assert not (tiny_root / "results").exists()
+
+
+class Stop(Progress):
+    """Progress that raises after some updates, as a killed run would end."""
+
+    def __init__(self, file, after):
+        super().__init__(file)
+        self.after = after
+
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        if state.global_step == self.after:
+            raise KeyboardInterrupt
+
+
+def _weights(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_supervised_run_resumes_where_it_stopped(tmp_path):
+    tokenizer = build_tokenizer()
+
+    def run(work, progress):
+        model = supervised.new_model(tokenizer, 0)
+        supervised.train_supervised(model, tokenizer, SFT, "sft-near", 0, work, progress)
+        return _weights(model)
+
+    whole = run(tmp_path / "whole", Progress(tmp_path / "p"))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", Stop(tmp_path / "p", after=7))
+    torch.testing.assert_close(run(tmp_path / "cut", Progress(tmp_path / "p")), whole)
+    assert Progress.read(tmp_path / "p") > 7
+
+
+def test_rl_run_resumes_where_it_stopped(tmp_path):
+    tokenizer = build_tokenizer()
+
+    def run(work, progress):
+        model = supervised.new_model(tokenizer, 0)
+        history = rl.train_rl(model, tokenizer, RL, 0, work, {}, NO_EVALUATION, progress)
+        return _weights(model), rl.tidy_log(history, RL)
+
+    whole, log = run(tmp_path / "whole", Progress(tmp_path / "p"))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", Stop(tmp_path / "p", after=3))
+    resumed, resumed_log = run(tmp_path / "cut", Progress(tmp_path / "p"))
+    torch.testing.assert_close(resumed, whole)
+    pd.testing.assert_frame_equal(resumed_log, log)
+
+
+def _group(*correct: bool) -> rl.Group:
+    return rl.Group("question", [3], [Continuation([1], [0.0], "eos")] * len(correct), [*correct])
+
+
+def _trainer(recipe, rounds):
+    trainer = object.__new__(rl.RLVRTrainer)
+    trainer.recipe, trainer.run_seed = recipe, 0
+    made = iter(rounds)
+    trainer._sample_round = lambda rng, where: next(made)
+    return trainer
+
+
+def test_dynamic_sampling_drops_all_equal_groups_and_samples_more():
+    mixed, right, wrong = _group(True, False), _group(True, True), _group(False, False)
+    recipe = replace(RL, dynamic_sampling=True, prompts_per_rollout=3)
+    trainer = _trainer(recipe, [[mixed, right, wrong], [mixed, mixed, mixed]])
+    kept, sampled = trainer._sample_groups(0)
+    assert kept == [mixed] * 3 and len(sampled) == 6
+    hopeless = _trainer(recipe, [[right, wrong, right]] * 50)
+    with pytest.raises(RuntimeError, match="too easy or too hard"):
+        hopeless._sample_groups(0)
+
+
+def test_without_dynamic_sampling_every_group_is_kept():
+    groups = [_group(True, True), _group(False, False), _group(True, False)]
+    recipe = replace(RL, prompts_per_rollout=3)
+    kept, sampled = _trainer(recipe, [groups])._sample_groups(0)
+    assert kept == sampled == groups
+
+
+def test_overlong_penalty_by_hand():
+    penalty = rl.overlong_penalty(limit=100, buffer=20)
+    ids = [[0] * n for n in (10, 80, 85, 90, 100)]
+    assert penalty([None] * 5, completion_ids=ids) == [0, 0, -0.25, -0.5, -1]
+
+
+def test_sorting_micro_batches_keeps_every_row_and_token():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 9, (12,), generator=generator)
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    prompt_lengths = torch.randint(1, 4, (12,), generator=generator)
+    prompt_mask = (torch.arange(3) >= 3 - prompt_lengths[:, None]).long()
+    rows = {
+        "prompt_ids": torch.arange(36).view(12, 3) * prompt_mask,
+        "prompt_mask": prompt_mask,
+        "completion_ids": torch.arange(1, 109).view(12, 9) * mask,
+        "completion_mask": mask,
+        "advantages": torch.arange(12.0),
+        "num_items_in_batch": lengths.sum(),
+    }
+    cut = [{k: v[i : i + 4] if v.dim() else v for k, v in rows.items()} for i in (0, 4, 8)]
+    result = rl.sort_by_length(cut)
+    assert [len(batch["advantages"]) for batch in result] == [4, 4, 4]
+    seen = []
+    for batch in result:
+        assert batch["completion_mask"].any(0).all() and batch["prompt_mask"].any(0).all()
+        assert batch["num_items_in_batch"] == lengths.sum()
+        for i, row in enumerate(batch["advantages"].long().tolist()):
+            seen.append(row)
+            own = batch["completion_ids"][i][batch["completion_mask"][i].bool()]
+            assert own.tolist() == rows["completion_ids"][row, : lengths[row]].tolist()
+            prompt = batch["prompt_ids"][i][batch["prompt_mask"][i].bool()]
+            assert prompt.tolist() == rows["prompt_ids"][row][prompt_mask[row].bool()].tolist()
+    assert sorted(seen) == list(range(12)) and lengths[seen].tolist() == sorted(lengths.tolist())
