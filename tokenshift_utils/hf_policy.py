@@ -114,7 +114,6 @@ class HFPolicy:
         self.name = name
         self.vocab_size = int(model.config.get_text_config(decoder=True).vocab_size)
         self.eos_ids = _eos_ids(model, tokenizer)
-        self._directory: Path | None = None
 
     @classmethod
     def load(
@@ -126,7 +125,7 @@ class HFPolicy:
         where the directory, its weights or its tokenizer are missing or damaged.
         """
         directory = Path(path)
-        config = load_config(directory)
+        config, fingerprint = load_config(directory), directory_fingerprint(directory)
         tokenizer = load_tokenizer(directory)
         check_tokenizer(tokenizer, config.get_text_config(decoder=True).vocab_size, directory)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -155,14 +154,12 @@ class HFPolicy:
                 f"{absent[0]}; the directory is incomplete: fetch or train it again"
             )
         policy = cls(model.to(device).eval(), tokenizer, name)
-        policy._directory = directory
+        policy.fingerprint = fingerprint
         return policy
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over weights, configuration and tokenizer (of the files, where loaded from any)."""
-        if self._directory is not None:
-            return directory_fingerprint(self._directory)
+        """sha256 over weights, configuration and tokenizer; of the files, where it was loaded."""
         digest = hashlib.sha256(json.dumps(self.model.config.to_dict(), default=str).encode())
         digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
         for key, tensor in sorted(self.model.state_dict().items()):
