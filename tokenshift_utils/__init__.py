@@ -15,6 +15,7 @@ _EXPORTS = {
     "get_shifts": "shifts",
     "load_study": "study",
     "shifts_of_files": "shifts",
+    "show_shifts": "heatmap",
 }
 
 

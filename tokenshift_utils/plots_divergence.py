@@ -67,7 +67,7 @@ def plot_positions(study, profiles: dict[str, pd.DataFrame]) -> Figure:
     """
     titles = {
         "relative": ("By tenth of the response", "position / length (%)"),
-        "absolute": ("By absolute position", "token (bins double)"),
+        "absolute": ("By absolute position", "token (first of a bin)"),
         "answer": ("Around the answer", "tokens after it opens"),
     }
     fig, axes = plt.subplots(1, 3, figsize=(7.4, 2.9), sharey=True)
@@ -83,7 +83,7 @@ def plot_positions(study, profiles: dict[str, pd.DataFrame]) -> Figure:
             name_lines(ax, _names(study, dict.fromkeys(table["model"])))
         if by == "absolute" and len(ticks):
             every = ticks.iloc[:: max(1, len(ticks) // 4)]
-            ax.set_xticks(every["x"], every["label"], fontsize=8.5)
+            ax.set_xticks(every["x"], [name.split("–")[0] for name in every["label"]])
         if by == "answer":
             ax.axvline(0, color="#999999", linewidth=0.8)
         if table.empty:
@@ -193,7 +193,7 @@ def plot_controls(study, table: pd.DataFrame) -> Figure:
     table = table[table["support"] == "nucleus"]
     models = [m for m in of_kind(study, "rl", "weighted", "sft") if (table["model"] == m).any()]
     benchmarks = list(dict.fromkeys(table["benchmark"]))
-    fig, ax = plt.subplots(figsize=(5.6, 0.6 + 0.55 * len(models)))
+    fig, ax = plt.subplots(figsize=(5.6, 1.1 + 0.55 * len(models)))
     for i, model in enumerate(models):
         for j, benchmark in enumerate(benchmarks):
             row = table[(table["model"] == model) & (table["benchmark"] == benchmark)].iloc[0]
@@ -217,6 +217,7 @@ def plot_controls(study, table: pd.DataFrame) -> Figure:
         tick.set_color(color(study, model))
     ax.set(
         xlim=(0, None),
+        ylim=(0.5 - len(models), 0.5),
         xlabel=f"positions with JS > {study.thresholds.high_js:g} (%)\n"
         f"top to bottom: {', '.join(benchmarks)}",
     )
