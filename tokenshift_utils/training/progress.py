@@ -7,17 +7,26 @@ from transformers import TrainerCallback
 
 
 class Progress(TrainerCallback):
-    """Writes the number of finished updates to a file after each."""
+    """Writes how many updates are finished, and of how many, to a file after each."""
 
     def __init__(self, file: Path):
         self.file = file
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._write(state)
+
     def on_step_end(self, args, state, control, **kwargs):
+        self._write(state)
+
+    def _write(self, state) -> None:
         temporary = self.file.with_suffix(".partial")
-        temporary.write_text(str(state.global_step))
+        temporary.write_text(f"{state.global_step} {state.max_steps}")
         os.replace(temporary, self.file)
 
     @staticmethod
-    def read(file: Path) -> int:
-        """Updates finished so far, 0 before the first."""
-        return int(file.read_text()) if file.exists() else 0
+    def read(file: Path) -> tuple[int, int]:
+        """Updates finished and in all; 0 and 0 before training begins."""
+        if not file.exists():
+            return 0, 0
+        done, total = file.read_text().split()
+        return int(done), int(total)

@@ -80,10 +80,10 @@ def write_benchmarks(study: Study) -> None:
 
 def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -> None:
     for name in names:
-        if name not in study.models:
+        if name not in study.models or study.weighted is None:
             raise TokenshiftError(
-                f"study {study.name} has no model '{name}': there are training recipes for the"
-                f" embedded study only, whose models are {', '.join(names)}."
+                f"study {study.name} lacks the model '{name}' or the key 'weighted': there are training"
+                f" recipes for the embedded study only, whose models are {', '.join(names)}."
             )
     for tier in TIERS:
         study.benchmark_path(tier)
@@ -101,11 +101,10 @@ def _run_stages(study: Study, plan: Plan, names: list[str]) -> None:
     if not names:
         return
     files = {name: _work(study, name).parent / f"{name}.progress" for name in names}
-    totals = {name: _units(study, plan, name) for name in names}
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(min(PROCESSES, len(names)), context, _one_thread) as pool,
-        tqdm(total=sum(totals.values()), desc=", ".join(names), unit="update") as bar,
+        tqdm(total=0, desc=", ".join(names), unit="update") as bar,
     ):
         futures: dict[Future, str] = {
             pool.submit(_stage, study, plan, name, files[name]): name for name in names
@@ -116,7 +115,9 @@ def _run_stages(study: Study, plan: Plan, names: list[str]) -> None:
             for future in done:
                 future.result()
                 tqdm.write(f"trained {futures[future]}")
-            bar.update(sum(Progress.read(file) for file in files.values()) - bar.n)
+            counts = [Progress.read(file) for file in files.values()]
+            bar.total = sum(total for _, total in counts)
+            bar.update(sum(finished for finished, _ in counts) - bar.n)
             bar.refresh()
     for file in files.values():
         file.unlink(missing_ok=True)
@@ -126,14 +127,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
     transformers_logging.disable_progress_bar()
-
-
-def _units(study: Study, plan: Plan, name: str) -> int:
-    """Optimiser updates of a stage."""
-    recipe = _recipe(study, plan, name)
-    if isinstance(recipe, RLRecipe):
-        return recipe.rollouts * recipe.updates_per_rollout
-    return recipe.epochs * -(-recipe.documents // recipe.batch_documents)
 
 
 def _stage(study: Study, plan: Plan, name: str, progress_file: Path) -> None:
