@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 
 from tokenshift_utils import get_rollouts, paths
 from tokenshift_utils.stats import Bootstrap
 from tokenshift_utils.study import Study
+from tokenshift_utils.tables import to_markdown
 from tokenshift_utils.training.recipes import Plan, RLRecipe
 
 DATA = {
@@ -46,10 +48,13 @@ def _card(study: Study, plan: Plan, name: str, variant: str) -> str:
         "## Data\n\n"
         f"{DATA['rl'] if is_rl else DATA[name]}. No evaluation problem occurs in it.\n"
         + ("" if name == study.base else f"Starts from `{study.base}`."),
-        "## Recipe\n\n"
-        + _table(pd.Series(asdict(recipe), name="value").rename_axis("setting"))
-        + f"\n\nSeed {summary['seed']}.",
-        "## Accuracy\n\n" + _table(_accuracy(study, variant).set_index("benchmark")),
+        f"## Recipe\n\n{to_markdown(_recipe_table(recipe))}\n\nSeed {summary['seed']}.",
+        (
+            "## Accuracy\n\n"
+            f"Of the weights as shipped, at temperature {study.sampling.temperature:g} and top-p"
+            f" {study.sampling.top_p:g}; {study.statistics.confidence:.0%} intervals from resampling"
+            f" problems.\n\n{to_markdown(_accuracy(study, variant))}"
+        ),
         "## Training curve\n\n" + _curve(logs, is_rl),
     ]
     if summary["totals"]:
@@ -59,37 +64,34 @@ def _card(study: Study, plan: Plan, name: str, variant: str) -> str:
 
 
 def _accuracy(study: Study, variant: str) -> pd.DataFrame:
-    """Accuracy by benchmark with its bootstrap interval over problems, in percent."""
+    """Accuracy by benchmark with its bootstrap interval over problems."""
     rollouts = get_rollouts(study, variant)
     settings = study.statistics
     rows = []
     for benchmark, part in rollouts.groupby("benchmark", sort=False):
-        estimate = Bootstrap(part, settings.resamples, settings.confidence, settings.seed).accuracy(
-            part
-        )
-        low, high = estimate.interval()
+        bootstrap = Bootstrap(part, settings.resamples, settings.confidence, settings.seed)
         rows.append(
             {
                 "benchmark": benchmark,
                 "problems": part["problem"].nunique(),
-                "samples a problem": study.accuracy_samples(variant),
-                "accuracy, %": f"{100 * estimate.value:.1f}",
-                f"{settings.confidence:.0%} interval": f"{100 * low:.1f} to {100 * high:.1f}",
+                "samples_a_problem": study.accuracy_samples(variant),
+                **bootstrap.accuracy(part).columns("accuracy"),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _curve(logs, is_rl: bool) -> str:
+def _recipe_table(recipe) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"setting": asdict(recipe).keys(), "value": [str(v) for v in asdict(recipe).values()]}
+    )
+
+
+def _curve(logs: Path, is_rl: bool) -> str:
     if not is_rl:
-        return _table(pd.read_csv(logs / "log.csv").iloc[::4].set_index("step").round(5))
+        return to_markdown(pd.read_csv(logs / "log.csv").iloc[::4])
     wide = pd.read_csv(logs / "eval.csv").pivot(
         index="rollout", columns="benchmark", values="accuracy"
     )
-    return "Accuracy of a few samples a problem, after so many rollouts:\n\n" + _table(
-        wide.round(3)
-    )
-
-
-def _table(frame: pd.DataFrame | pd.Series) -> str:
-    return frame.to_frame().to_markdown() if isinstance(frame, pd.Series) else frame.to_markdown()
+    few = "Accuracy of a few samples a problem, after so many rollouts:"
+    return f"{few}\n\n{to_markdown(wide.reset_index())}"
