@@ -308,20 +308,23 @@ def say_budget(study, table: pd.DataFrame, found: pd.DataFrame) -> str:
 
 
 def say_controls(study, table: pd.DataFrame) -> str:
-    """Random positions against the JS rule, forward, pooled over benchmarks."""
+    """Random positions against the JS rule, pooled over benchmarks."""
     rows, out = _pooled(table), []
-    rows = rows[rows["direction"] == FORWARD]
     controls = rows[rows["rule"] == "random"]
     if controls.empty:
         return "This study has no random-position control."
-    for _, row in controls.iterrows():
-        same = (rows["model"] == row["model"]) & (rows["threshold"] == row["threshold"])
+    for key, pair in controls.groupby(["model", "direction", "threshold"], sort=False):
+        model, direction, eps = key
+        same = (rows[["model", "direction", "threshold"]] == list(key)).all(axis=1)
         rule = rows[same & (rows["rule"] == "js")].iloc[0]
+        random = "; ".join(
+            f"random positions of the same {row['match']} share {percent(row, 'after')} "
+            f"({row['switched_share']:.1%}, {row['effective_share']:.1%})"
+            for _, row in pair.iterrows()
+        )
         out.append(
-            f"{study.models[row['model']].label}, JS > {row['threshold']:g}: the rule reaches "
-            f"{percent(rule, 'after')} with {percent(rule, 'switched_share')} switched and "
-            f"{percent(rule, 'effective_share')} effective; random positions matched on the "
-            f"{row['match']} share reach {percent(row, 'after')} with "
-            f"{percent(row, 'switched_share')} and {percent(row, 'effective_share')}."
+            f"{study.models[model].label}, {direction}, JS > {eps:g}: the rule reaches "
+            f"{percent(rule, 'after')} ({rule['switched_share']:.1%} of tokens switched, "
+            f"{rule['effective_share']:.1%} effectively replaced); {random}."
         )
     return "\n".join(out)

@@ -108,28 +108,28 @@ def cross_runs(study) -> tuple[dict[Setting, pd.DataFrame], dict[str, pd.DataFra
     """(runs by setting, own responses by model) for section 2.
 
     First the JS rule everywhere; then random positions at its switched shares; then random
-    positions at the rates that replace as many tokens effectively.
+    positions that replace as many tokens effectively. How often a random switch is effective
+    depends on its rate, so the rate comes from a trial of one sample a problem.
     """
     own, models = _own_sampling(study), (study.base, *study.cross_sampling.pairs)
     wanted = [a for m in models for a in rollout_artefacts(study, m, sampling=own)]
-    runs = _runs(study, dict.fromkeys(cross.curve_settings(study)), wanted)
+    runs = _runs(study, dict.fromkeys(cross.curve_settings(study)), also=wanted)
+    switched = cross.control_settings(study, "switched")
+    rule = {s: runs[s._replace(rule="js", match="")] for s in switched}
+    runs |= _runs(study, {s: cross.switched_rate(rule[s]) for s in switched})
+    rates = {s: cross.effective_rate(rule[s], runs[s]) for s in switched}
+    trial = _runs(study, rates, samples=1)
     rates = {
-        setting: cross.switched_rate(runs[setting._replace(rule="js", match="")])
-        for setting in cross.control_settings(study, "switched")
+        s._replace(match="effective"): cross.effective_rate(rule[s], trial[s]) for s in switched
     }
-    runs |= _runs(study, rates)
-    rates = {
-        setting: cross.effective_rate(
-            runs[setting._replace(rule="js", match="")], runs[setting._replace(match="switched")]
-        )
-        for setting in cross.control_settings(study, "effective")
-    }
-    runs |= _runs(study, rates)
-    return runs, {m: get_rollouts(study, m, sampling=own) for m in models}
+    return runs | _runs(study, rates), {m: get_rollouts(study, m, sampling=own) for m in models}
 
 
 def _runs(
-    study, rates: dict[Setting, float | None], also: Iterable = ()
+    study,
+    rates: dict[Setting, float | None],
+    samples: int | None = None,
+    also: Iterable = (),
 ) -> dict[Setting, pd.DataFrame]:
     """Runs of some settings, those of random rules at the given rates; `also` is computed too."""
     calls = {
@@ -139,6 +139,7 @@ def _runs(
             "rule": setting.rule,
             "threshold": setting.threshold,
             "rate": rate,
+            "samples": samples,
         }
         for setting, rate in rates.items()
     }
