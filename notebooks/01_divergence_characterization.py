@@ -77,7 +77,7 @@ paragraph(numbers.say_sparsity(nb.study, table))
 #
 # The paper: JS is high at the start of a response, lower through the middle, and rises a little
 # at the end (answer format, termination). The right panel aligns responses where the final answer
-# opens, since a response can go on after it.
+# opens, since a response can go on after it. Each panel has its own scale.
 
 # %%
 axes = ("relative", "absolute", "answer")

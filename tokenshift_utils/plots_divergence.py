@@ -70,7 +70,7 @@ def plot_positions(study, profiles: dict[str, pd.DataFrame]) -> Figure:
         "absolute": ("By absolute position", "token (first of a bin)"),
         "answer": ("Around the answer", "tokens after it opens"),
     }
-    fig, axes = plt.subplots(1, 3, figsize=(7.4, 2.9), sharey=True)
+    fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.9))
     for ax, (by, (title, xlabel)) in zip(axes, titles.items()):
         table = profiles[by]
         ticks = table.drop_duplicates("x").sort_values("x")
@@ -89,7 +89,8 @@ def plot_positions(study, profiles: dict[str, pd.DataFrame]) -> Figure:
         if table.empty:
             ax.text(0.5, 0.5, "nothing to show", ha="center", transform=ax.transAxes)
         ax.set(title=title, xlabel=xlabel)
-    axes[0].set_ylim(bottom=0)
+    for ax in axes:
+        ax.set_ylim(bottom=0)
     return fig
 
 
