@@ -56,3 +56,8 @@ def test_csv_keeps_the_columns(tmp_path):
         "01_sparsity.tex",
     ]
     pd.testing.assert_frame_equal(pd.read_csv(csv), FRAME, check_dtype=False)
+
+
+def test_rows_of_different_quantities_keep_their_own_decimals():
+    frame = pd.DataFrame({"quantity": ["share", "ratio"], "value": [0.0271, 28.42]})
+    assert list(text_table(frame)["value"]) == ["0.0271", "28.4"]

@@ -68,6 +68,15 @@ def shifts(
     shifts_of_files(base, tuned, responses, out)
 
 
+@app.command()
+def claims(study: StudyOption = "tiny") -> None:
+    """Print the verdicts on the paper's claims, from a study's last run, as Markdown."""
+    from tokenshift_utils.overview import claims_markdown
+    from tokenshift_utils.study import load_study
+
+    typer.echo(claims_markdown(load_study(study).name), nl=False)
+
+
 @app.command("data-dictionary")
 def data_dictionary(study: StudyOption = "tiny") -> None:
     """Write the data dictionary of the records, and samples of a study's records."""

@@ -17,8 +17,17 @@ import pandas as pd
 
 from tokenshift_utils import paths
 from tokenshift_utils.claims import EVIDENCE_COLUMNS, VERDICTS, evaluate
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.tables import to_markdown
 
-__all__ = ["claims_table", "gallery", "read_evidence", "say_claims", "section_claims"]
+__all__ = [
+    "claims_markdown",
+    "claims_table",
+    "gallery",
+    "read_evidence",
+    "say_claims",
+    "section_claims",
+]
 
 SECTIONS = {
     "1": "Divergence characterization",
@@ -58,6 +67,23 @@ def say_claims(table: pd.DataFrame) -> str:
         named = ", ".join(f"{c} ({s})" for c, s in zip(rows["claim"], rows["subject"]))
         lines.append(f"{verdict} ({len(rows)}): {named or 'none'}")
     return "\n".join(lines)
+
+
+def claims_markdown(study_name: str) -> str:
+    """The verdicts of a study's committed claims table in short, as Markdown (the README's table).
+
+    Raises
+    ------
+    TokenshiftError
+        Where notebook 00 has not been run for the study.
+    """
+    file = paths.tables(study_name) / "00_claims.csv"
+    if not file.is_file():
+        raise TokenshiftError(
+            f"there is no {paths.display(file)}: run tokenshift reproduce --study {study_name}"
+        )
+    table = pd.read_csv(file)
+    return to_markdown(table[["claim", "says", "subject", "measured", "verdict"]])
 
 
 def _picture(file: Path) -> str:

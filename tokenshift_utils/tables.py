@@ -67,8 +67,10 @@ def text_table(frame: pd.DataFrame) -> pd.DataFrame:
         elif pd.api.types.is_bool_dtype(column):
             out[title] = ["yes" if v else "no" for v in column]
         elif pd.api.types.is_float_dtype(column):
-            d = _decimals(column.to_numpy(dtype=np.float64))
-            out[title] = [_number(v, d) for v in column]
+            values = column.to_numpy(dtype=np.float64)
+            # Rows of different quantities have no scale in common.
+            rows = values[:, None] if "quantity" in names else [values] * len(values)
+            out[title] = [_number(v, _decimals(r)) for v, r in zip(values, rows)]
         else:
             out[title] = ["" if v is None else str(v) for v in column]
     return pd.DataFrame(out, dtype=object)
