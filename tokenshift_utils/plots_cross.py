@@ -15,6 +15,25 @@ __all__ = ["plot_controls", "plot_curves"]
 _TITLES = {FORWARD: "Forward: RL's tokens into base", REVERSE: "Reverse: base's tokens into RL"}
 
 
+# rule, match, marker, label
+_KINDS = (
+    ("js", "", "o", "JS rule"),
+    ("random", "effective", "s", "random, same effective"),
+    ("random", "switched", "D", "random, same switched"),
+)
+
+
+def _kinds_legend(fig: Figure) -> None:
+    handles = [
+        plt.Line2D(
+            [], [], linestyle="", marker=marker, color="#333333", label=label, markersize=5.5,
+            markerfacecolor="#333333" if rule == "js" else "white",
+        )
+        for rule, _, marker, label in _KINDS
+    ]  # fmt: skip
+    fig.legend(handles=handles, loc="outside lower center", ncols=3)
+
+
 def _level(ax, row: pd.Series, name: str, hue: str) -> None:
     """A model's own accuracy as a line with its interval as a band."""
     ax.axhline(100 * row[name], color=hue, linewidth=1, linestyle=":")
@@ -31,8 +50,8 @@ def _errors(rows: pd.DataFrame, name: str) -> np.ndarray:
 def plot_curves(study, table: pd.DataFrame) -> Figure:
     """Accuracy against the effectively replaced share, per direction (rows) and benchmark.
 
-    Lines: the JS rule over thresholds, from the primary's own accuracy at 0. Open squares: random
-    positions, switched as often or replacing as much. Dotted lines with bands: own accuracies.
+    Lines: the JS rule over thresholds, from the primary's own accuracy at 0. Open markers: random
+    positions, replacing as much or switched as often. Dotted lines with bands: own accuracies.
     """
     benchmarks = [b for b in dict.fromkeys(table["benchmark"])]
     if len(benchmarks) > 1:
@@ -55,6 +74,7 @@ def plot_curves(study, table: pd.DataFrame) -> Figure:
     name_lines(
         axes[0, -1], {study.models[m].label: color(study, m) for m in models}, at=(0.97, 0.4)
     )
+    _kinds_legend(fig)
     return fig
 
 
@@ -70,17 +90,18 @@ def _curve(study, ax, rows: pd.DataFrame, model: str, direction: str) -> None:
     ax.errorbar(
         x[1:], y[1:], yerr=_errors(rule, "after"), fmt="o", color=hue, markersize=4, linewidth=1
     )
-    other = rows[rows["rule"] == "random"]
-    ax.errorbar(
-        100 * other["effective_share"],
-        100 * other["after"],
-        yerr=_errors(other, "after"),
-        fmt="s",
-        color=hue,
-        markerfacecolor="white",
-        markersize=5,
-        linewidth=1,
-    )
+    for _, match, marker, _ in _KINDS[1:]:
+        other = rows[(rows["rule"] == "random") & (rows["match"] == match)]
+        ax.errorbar(
+            100 * other["effective_share"],
+            100 * other["after"],
+            yerr=_errors(other, "after"),
+            fmt=marker,
+            color=hue,
+            markerfacecolor="white",
+            markersize=5,
+            linewidth=1,
+        )
 
 
 def plot_controls(study, table: pd.DataFrame) -> Figure:
@@ -88,8 +109,6 @@ def plot_controls(study, table: pd.DataFrame) -> Figure:
     rows = table[table["benchmark"] == table["benchmark"].iloc[-1]]
     matched = rows[rows["rule"] == "random"][["model", "direction", "threshold"]].drop_duplicates()
     fig, axes = plt.subplots(1, 2, figsize=(7.2, 0.9 + 0.9 * max(len(matched) / 2, 1)), sharey=True)
-    kinds = (("js", "", "o", "JS rule"), ("random", "effective", "s", "random, same effective"),
-             ("random", "switched", "D", "random, same switched"))  # fmt: skip
     names: dict[int, str] = {}
     for ax, direction in zip(axes, (FORWARD, REVERSE)):
         here = matched[matched["direction"] == direction]
@@ -100,7 +119,7 @@ def plot_controls(study, table: pd.DataFrame) -> Figure:
                 & (rows["direction"] == direction)
                 & (rows["threshold"] == eps)
             ]
-            for k, (rule, match, marker, _) in enumerate(kinds):
+            for k, (rule, match, marker, _) in enumerate(_KINDS):
                 one = of[(of["rule"] == rule) & (of["match"] == match)]
                 ax.errorbar(
                     100 * one["after"],
@@ -119,12 +138,5 @@ def plot_controls(study, table: pd.DataFrame) -> Figure:
         ax.set(xlim=(-2, 102), xlabel="accuracy (%)", title=_TITLES[direction])
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(list(names), list(names.values()))
-    handles = [
-        plt.Line2D(
-            [], [], linestyle="", marker=marker, color="#333333", label=label, markersize=5.5,
-            markerfacecolor="#333333" if rule == "js" else "white",
-        )
-        for rule, _, marker, label in kinds
-    ]  # fmt: skip
-    fig.legend(handles=handles, loc="outside lower center", ncols=3)
+    _kinds_legend(fig)
     return fig

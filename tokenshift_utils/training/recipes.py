@@ -113,8 +113,8 @@ TINY = Plan(
         warmup_steps=100,
     ),
     sft={
-        "sft-far": SupervisedRecipe(4_000, 2, 5e-4, _RL_MIX, warmup_steps=20),
-        "sft-near": SupervisedRecipe(2_000, 1, 3e-4, _RL_MIX, warmup_steps=20),
+        "sft-far": SupervisedRecipe(12_000, 2, 1.5e-3, _RL_MIX, warmup_steps=20),
+        "sft-near": SupervisedRecipe(8_000, 2, 1e-3, _RL_MIX, warmup_steps=20),
     },
     rl={
         "dapo": _DAPO,
