@@ -55,7 +55,7 @@ nb.table(table, "curves")
 # The paper: a small share of RL's tokens recovers RL accuracy in base's generation (top), and as
 # small a share of base's tokens takes it away again (bottom). Look at how far left the lines
 # reach the other model's level (dotted, with its interval). Each line starts at the primary's own
-# accuracy; open squares are random positions, once switched as often and once replacing as many
+# accuracy; open markers are random positions, once switched as often and once replacing as many
 # tokens.
 
 # %%
