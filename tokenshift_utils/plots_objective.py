@@ -81,7 +81,7 @@ def plot_training(study, training: dict[str, Training]) -> Figure:
         if not drawn:
             ax.text(0.5, 0.5, "not logged", ha="center", transform=ax.transAxes)
         ax.set_title(title, fontsize=9.5)
-        ax.ticklabel_format(axis="y", style="plain", useOffset=False)
+        ax.ticklabel_format(axis="y", scilimits=(-3, 5), useOffset=False)
     for ax in axes[1]:
         ax.set_xlabel("rollout")
     names = {study.models[m].label: color(study, m) for m in training}

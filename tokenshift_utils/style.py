@@ -90,6 +90,7 @@ def name_lines(ax, names: dict[str, str], at: tuple[float, float] = (0.97, 0.97)
             va="top",
             fontsize=9.5,
             transform=ax.transAxes,
+            bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1},
         )
 
 
