@@ -457,7 +457,8 @@ def test_support_table_by_hand():
     row = analysis_robustness.support_table(ONE, {"dapo": frame}).iloc[0]
     names = ("both_high", "only_nucleus_high", "only_full_high", "nucleus_high_full_near_zero")
     assert [row[n] for n in names] == [0.25, 0.25, 0.25, 0.5]
-    assert row["nucleus_zero"] == 0.5
+    assert row["nucleus_zero"] == 0.5 and row["nucleus_high_full_high"] == 0.5
+    assert row["full_median_at_nucleus_high"] == pytest.approx(0.2525)
 
 
 def test_sampler_settings_vary_one_thing_at_a_time():

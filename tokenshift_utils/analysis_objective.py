@@ -206,9 +206,9 @@ def say_objective(study, table: pd.DataFrame) -> str:
         if np.isnan(low):
             verdict = "too few problems for an interval"
         elif low > 0:
-            verdict = "a gain"
+            verdict = "higher, for this one pair of runs"
         elif high < 0:
-            verdict = "a loss"
+            verdict = "lower, for this one pair of runs"
         else:
             verdict = "no difference that these problems could show"
         out.append(f"{row['objective']}: {points(row, 'gain')} against it, {verdict}.")

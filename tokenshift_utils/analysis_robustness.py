@@ -41,9 +41,9 @@ def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """JS on the truncated distributions against JS on the full vocabulary, position by position.
 
     Columns: both_high, only_nucleus_high, only_full_high (shares of positions by the high-JS
-    cut), nucleus_high_full_near_zero (of the truncated-high positions, those at which the full
-    JS is near zero: what truncation alone makes), nucleus_zero (share with truncated JS exactly
-    0), rank_correlation.
+    cut), nucleus_high_full_high and nucleus_high_full_near_zero (of the positions that are high on
+    truncated distributions, the share that is high, or near zero, in full), nucleus_zero (share
+    with truncated JS exactly 0), full_median_at_nucleus_high (nats), rank_correlation.
     """
     boot, rows = plan(study, *shifts.values()), []
     high, low = study.thresholds.high_js, study.thresholds.near_zero[-1]
@@ -60,11 +60,15 @@ def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
                 "both_high": ((cut > high) & (full > high), None),
                 "only_nucleus_high": ((cut > high) & (full <= high), None),
                 "only_full_high": ((cut <= high) & (full > high), None),
+                "nucleus_high_full_high": ((cut > high) & (full > high), cut > high),
                 "nucleus_high_full_near_zero": ((cut > high) & (full <= low), cut > high),
                 "nucleus_zero": (cut == 0, None),
             }
             for name, (inside, among) in shares.items():
                 row |= boot.ratio(part, inside, among).columns(name)
+            row["full_median_at_nucleus_high"] = (
+                float(np.median(full[cut > high])) if (cut > high).any() else np.nan
+            )
             rows.append(row | {"rank_correlation": _rank_correlation(cut, full)})
     return pd.DataFrame(rows)
 
@@ -130,12 +134,20 @@ def say_support(study, table: pd.DataFrame) -> str:
         if np.isnan(row["nucleus_high_full_near_zero"]):
             out.append(f"{row['pair']} has no high-JS position.")
             continue
+        most = row["nucleus_high_full_high"] < 0.5
         out.append(
-            f"{row['pair']}: {percent(row, 'both_high')} of positions are high by both measures, "
-            f"{percent(row, 'only_nucleus_high')} only on the truncated distributions and "
-            f"{percent(row, 'only_full_high', 2)} only on the full vocabulary; of the "
-            f"truncated-high positions {percent(row, 'nucleus_high_full_near_zero')} are near "
-            "zero in full, which is what truncation alone makes."
+            f"{row['pair']}: {percent(row, 'both_high', 2)} of positions are high by both "
+            f"measures, {percent(row, 'only_nucleus_high')} only on the truncated distributions "
+            f"and {percent(row, 'only_full_high', 2)} only on the full vocabulary. Of the "
+            f"truncated-high positions {percent(row, 'nucleus_high_full_high')} are high in full "
+            f"and {percent(row, 'nucleus_high_full_near_zero')} near zero; their median full JS is "
+            f"{row['full_median_at_nucleus_high']:.3f} nats. So "
+            + (
+                "truncation makes most of them high: smaller shifts that cross the edge of the "
+                "nucleus."
+                if most
+                else "most of them are high without truncation too."
+            )
         )
     return "\n".join(out)
 
