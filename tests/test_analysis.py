@@ -315,7 +315,7 @@ def test_examples_are_the_first_that_the_mixture_turned():
         "hard, problem h0, sample 0",
         "easy, problem p0, sample 1",
     ]
-    names, rows, switches = zip(*found[0]["columns"])
+    _names, rows, switches = zip(*found[0]["columns"])
     assert switches[0] is None and list(switches[1]["problem"]) == ["p0"] and switches[2] is None
     assert rows[1]["correct"] and not rows[0]["correct"]
     assert picked([True] * 4, [True] * 4, [True] * 4) == []
