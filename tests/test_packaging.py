@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from tokenshift_utils.overview import claims_markdown
+
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 README = (CHECKOUT / "README.md").read_text()
 
@@ -122,3 +124,8 @@ def test_code_and_notebooks_are_linted_and_formatted(command):
         text=True,
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr
+
+
+def test_the_readme_shows_the_verdicts_of_the_committed_run():
+    shown = README.split("<!-- claims: printed by `tokenshift claims` -->\n")[1]
+    assert shown.split("\n<!-- /claims -->")[0] == claims_markdown("tiny").strip()
