@@ -44,7 +44,7 @@ def plot_overlap(study, table: pd.DataFrame) -> Figure:
         _curves(study, ax, rows, [f"k{k}" for k in widths], widths)
         ax.set(xlabel="k", ylim=(0, 102), xticks=widths)
     panels[0][0].set_ylabel("overlap of top-k sets (%)")
-    name_lines(panels[-1][0], _names(study, table), at=(0.97, 0.5))
+    name_lines(panels[-1][0], _names(study, table), at=(0.97, 0.86))
     return fig
 
 
@@ -82,7 +82,7 @@ def plot_mass(study, table: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(widths)), [f"top {k}" for k in widths])
         ax.set(xlabel="candidates of base", ylim=(0, 102))
     panels[0][0].set_ylabel("of the probability gained (%)")
-    name_lines(panels[-1][0], _names(study, table), at=(0.97, 0.5))
+    name_lines(panels[-1][0], _names(study, table), at=(0.97, 0.86))
     return fig
 
 
