@@ -57,7 +57,11 @@ def plot_curves(study, table: pd.DataFrame) -> Figure:
     if len(benchmarks) > 1:
         benchmarks = benchmarks[:-1]  # the last one pools them
     fig, axes = plt.subplots(
-        2, len(benchmarks), figsize=(2.45 * max(len(benchmarks), 2), 5.8), sharey=True, squeeze=False
+        2,
+        len(benchmarks),
+        figsize=(2.45 * max(len(benchmarks), 2), 5.8),
+        sharey=True,
+        squeeze=False,
     )
     for i, direction in enumerate((FORWARD, REVERSE)):
         for j, benchmark in enumerate(benchmarks):
