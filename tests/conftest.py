@@ -119,7 +119,7 @@ def mini_root(tmp_path, tiny_pair, monkeypatch) -> Path:
     }
     study["benchmarks"] = {"sums": {"path": "benchmarks/sums.jsonl", "label": "Sums"}}
     study["sampling"]["max_new_tokens"] = 24
-    study["cross_sampling"]["pairs"] = ["tuned"]
+    study["cross_sampling"] |= {"pairs": ["tuned"], "benchmark": None, "controls": None}
     for section in ("evolution", "robustness", "weighted"):
         del study[section]
     (tmp_path / "notebooks/studies").mkdir(parents=True)

@@ -28,7 +28,11 @@ def test_shipped_studies_load(name):
 
 def test_smoke_has_the_models_of_tiny():
     tiny, smoke = load_study("tiny"), load_study("smoke")
-    assert smoke.models == tiny.models
+    assert list(smoke.models) == list(tiny.models)
+    for name, model in smoke.models.items():
+        whole = tiny.models[name]
+        assert set(model.checkpoints) <= set(whole.checkpoints)
+        assert model.model_copy(update={"checkpoints": whole.checkpoints}) == whole
     assert {name: b.path for name, b in smoke.benchmarks.items()} == {
         name: b.path for name, b in tiny.benchmarks.items()
     }
@@ -70,6 +74,24 @@ BAD = {
     "unknown base": ({"base": "nobody"}, "names the model 'nobody'"),
     "unknown pair": ({"cross_sampling.pairs": ["nobody"]}, "names the model 'nobody'"),
     "unknown benchmark": ({"robustness.benchmark": "x"}, "names 'x'"),
+    "unknown benchmark of rules": ({"cross_sampling.benchmark": "x"}, "names 'x'"),
+    "unknown control": (
+        {"cross_sampling.controls.models": ["nobody"]},
+        "'cross_sampling.controls.models' names the model 'nobody'",
+    ),
+    "unknown rule": ({"cross_sampling.rules.kll": [0.1]}, "unknown key 'cross_sampling.rules.kll'"),
+    "threshold not a number": ({"cross_sampling.thresholds": [float("nan")]}, "nats"),
+    "threshold twice": ({"cross_sampling.null_thresholds": [0.1, 0.1]}, "twice"),
+    "negative entropy": ({"cross_sampling.rules.entropy": [-0.1]}, "greater than or equal to 0"),
+    "no positions": ({"cross_sampling.rules.first": [0]}, "rules.first.0' is 0"),
+    "no budget": ({"cross_sampling.budgets": [0]}, "budgets.0' is 0"),
+    "control at no threshold of the rule": (
+        {"cross_sampling.random_control_thresholds": [0.5]},
+        "not in 'thresholds'",
+    ),
+    "gain of 0": ({"cross_sampling.extrapolation.gains": [0]}, "greater than 0"),
+    "strata from above 0": ({"cross_sampling.single_token.strata": [0.1, 0.2]}, "begin with 0"),
+    "strata that fall": ({"cross_sampling.single_token.strata": [0, 0.2, 0.1]}, "must rise"),
     "hub without revision": (
         {"models.base": {"hub": "a/b", "label": "B", "kind": "base"}},
         "pinned",
@@ -96,6 +118,28 @@ def test_bad_study_is_one_sentence_naming_file_and_key(case, tmp_path):
         load_study(file)
     text = one_sentence(error)
     assert "bad.yaml" in text and expected in text
+
+
+def test_thresholds_may_say_always_and_never():
+    study = load_study("tiny").with_overrides(
+        **{
+            "cross_sampling.thresholds": [-1, float("inf")],
+            "cross_sampling.random_control_thresholds": [],
+        }
+    )
+    assert study.cross_sampling.thresholds == (-1, float("inf"))
+    assert study == load_study("tiny").with_overrides(
+        **{
+            "cross_sampling.thresholds": [-1, float("inf")],
+            "cross_sampling.random_control_thresholds": [],
+        }
+    )
+
+
+def test_rules_are_compared_on_the_last_benchmark_unless_one_is_named():
+    study = load_study("tiny")
+    assert study.with_overrides(**{"cross_sampling.benchmark": "easy"}).cross_benchmark == "easy"
+    assert study.with_overrides(**{"cross_sampling.benchmark": None}).cross_benchmark == "hard"
 
 
 def test_missing_key_names_it(tmp_path):

@@ -6,6 +6,7 @@ nothing is a ``TokenshiftError`` of one sentence that names the file and the key
 """
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +39,30 @@ def _plain_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+def _no_nan(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("give nats, -1 for always or .inf for never")
+    return value
+
+
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+    if list(values) != sorted(set(values)):
+        raise ValueError("must rise")
+    return values
+
+
+def _distinct(values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        raise ValueError("names something twice")
+    return values
+
+
+Threshold = Annotated[float, AfterValidator(_no_nan)]
+Cuts = Annotated[tuple[Threshold, ...], AfterValidator(_distinct)]
+Counts = Annotated[tuple[Count, ...], AfterValidator(_distinct)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -139,16 +164,79 @@ class Thresholds(_Part):
     high_js: Annotated[float, Field(ge=0)]
 
 
-class CrossSampling(_Part):
-    """Which tuned models are cross-sampled with the base, at which JS thresholds (nats).
+class SwitchingRules(_Part):
+    """Thresholds of the rules that are compared with JS on one benchmark, in nats.
 
-    ``top_p`` None means the study's. The random-position control repeats the thresholds named.
+    ``kl`` is KL(primary || intervention), ``kl_reverse`` the other way round, ``entropy`` the
+    primary's own, ``signed_logp`` log p(primary) - log p(intervention) of the token that the primary
+    drew; all on full distributions. ``first`` counts positions instead.
     """
 
-    pairs: Annotated[tuple[str, ...], Field(min_length=1)]
-    thresholds: Annotated[tuple[float, ...], Field(min_length=1)]
-    random_control_thresholds: tuple[float, ...] = ()
+    js_full: Cuts = ()
+    kl: Cuts = ()
+    kl_reverse: Cuts = ()
+    entropy: Annotated[
+        tuple[Annotated[Threshold, Field(ge=0)], ...], AfterValidator(_distinct)
+    ] = ()
+    signed_logp: Cuts = ()
+    first: Counts = ()
+
+
+class ControlInterventions(_Part):
+    """Other models than the pairs' (SFT controls) as interventions, at JS thresholds in nats."""
+
+    models: Annotated[tuple[str, ...], AfterValidator(_distinct)]
+    thresholds: Cuts
+
+
+class Extrapolation(_Part):
+    """Switched tokens from intervention^(1 + gain) / primary^gain, at JS thresholds in nats."""
+
+    gains: Annotated[tuple[Positive, ...], AfterValidator(_distinct)]
+    thresholds: Cuts
+
+
+class SingleToken(_Part):
+    """The causal effect of one token: how many positions and continuations.
+
+    ``positions`` a pair and direction, spread evenly over ``strata`` of JS (lower edges in nats, the
+    last one open-ended), from the first ``samples`` responses a problem; ``continuations`` a token.
+    """
+
+    positions: Count
+    continuations: Count
+    strata: Annotated[tuple[Threshold, ...], Field(min_length=1), AfterValidator(_rising)]
+    samples: Count
+
+    @field_validator("strata")
+    @classmethod
+    def _cover_everything(cls, strata):
+        if strata[0] != 0:
+            raise ValueError("must begin with 0, so that every position has a stratum")
+        return strata
+
+
+class CrossSampling(_Part):
+    """Which tuned models are cross-sampled with the base, by which rules and interventions.
+
+    ``thresholds`` are of the JS rule, in nats, on all benchmarks; a negative one switches every
+    position. The random-position control repeats the thresholds named. Everything below
+    ``benchmark`` is on that one alone (None: the last of the study); ``budgets`` limit the switches
+    a response of the JS rule at ``thresholds.high_js``; ``null_thresholds`` are of the null control.
+    ``top_p`` None means the study's.
+    """
+
+    pairs: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
+    thresholds: Annotated[Cuts, Field(min_length=1)]
+    random_control_thresholds: Cuts = ()
     top_p: TopP | None = None
+    benchmark: str | None = None
+    rules: SwitchingRules = SwitchingRules()
+    budgets: Counts = ()
+    controls: ControlInterventions | None = None
+    null_thresholds: Cuts = ()
+    extrapolation: Extrapolation | None = None
+    single_token: SingleToken | None = None
 
     @model_validator(mode="after")
     def _control_repeats(self):
@@ -246,6 +334,9 @@ class Study(_Part):
     def _names_refer(self):
         named = [("base", self.base)]
         named += [("cross_sampling.pairs", name) for name in self.cross_sampling.pairs]
+        if self.cross_sampling.controls:
+            controls = self.cross_sampling.controls.models
+            named += [("cross_sampling.controls.models", name) for name in controls]
         if self.evolution:
             named.append(("evolution.model", self.evolution.model))
         if self.robustness:
@@ -263,11 +354,16 @@ class Study(_Part):
                 f"exactly one model, '{self.base}', must be of kind base, but there are: "
                 f"{', '.join(kinds['base']) or 'none'}"
             )
-        if self.robustness and self.robustness.benchmark not in self.benchmarks:
-            raise ValueError(
-                f"'robustness.benchmark' names '{self.robustness.benchmark}', but 'benchmarks' has "
-                f"only {', '.join(self.benchmarks)}"
-            )
+        for key, section in (
+            ("cross_sampling", self.cross_sampling),
+            ("robustness", self.robustness),
+        ):
+            benchmark = section.benchmark if section else None
+            if benchmark is not None and benchmark not in self.benchmarks:
+                raise ValueError(
+                    f"'{key}.benchmark' names '{benchmark}', but 'benchmarks' has only "
+                    f"{', '.join(self.benchmarks)}"
+                )
         if self.evolution and not self.models[self.evolution.model].checkpoints:
             raise ValueError(f"'evolution.model' is {self.evolution.model}, without checkpoints")
         return self
@@ -298,6 +394,11 @@ class Study(_Part):
         raise TokenshiftError(
             f"model '{stem}' of study {self.name} has no checkpoint at step {step}: it has {known}"
         )
+
+    @property
+    def cross_benchmark(self) -> str:
+        """The benchmark of cross-sampling's rules, controls and effects: by default the last."""
+        return self.cross_sampling.benchmark or list(self.benchmarks)[-1]
 
     def checkpoint_names(self, model: str) -> list[str]:
         """Names of a model's checkpoints, earliest first, as ``dapo@12``."""
