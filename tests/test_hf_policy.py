@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tokenshift_utils.decoding import fill_gaps
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy, directory_fingerprint
-from tokenshift_utils.kv_cache import PreallocatedLayer, fill_gaps, make_cache
+from tokenshift_utils.fingerprints import directory_fingerprint
+from tokenshift_utils.hf_policy import HFPolicy, UncachedSession
 from tokenshift_utils.noise import row_key
 from tokenshift_utils.policy import Sampling, load_policy, stop_ids
 from tokenshift_utils.study import load_study
@@ -39,14 +40,25 @@ def make(policy, number=40, seed=0):
     ]
 
 
+def opened(policy, prompts):
+    """A session that has read the prompts, and the logits after each, ``[B, V]``."""
+    session = policy.open(len(prompts))
+    session.enter(torch.arange(len(prompts)), [prompt[:-1] for prompt in prompts])
+    return session, session.read(torch.tensor([[prompt[-1]] for prompt in prompts]))[:, 0]
+
+
+def close(mine, theirs):
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+
+
 def test_greedy_steps_equal_generate(policy):
     tokens = [[] for _ in PROMPTS]
-    session = policy.open(PROMPTS)
+    session, logits = opened(policy, PROMPTS)
     for _ in range(12):
-        best = session.logits.argmax(-1)
+        best = logits.argmax(-1)
         for row, token in zip(tokens, best.tolist()):
             row.append(token)
-        session.step(best)
+        logits = session.read(best[:, None])[:, 0]
     for prompt, row in zip(PROMPTS, tokens):
         theirs = policy.model.generate(
             torch.tensor([prompt]),
@@ -58,26 +70,77 @@ def test_greedy_steps_equal_generate(policy):
         assert row == theirs[0, len(prompt) :].tolist()
 
 
-def test_steps_equal_the_plain_forward(policy):
-    session = policy.open(PROMPTS)
-    fed = [[5, 6, 7, 8], [10, 11, 12, 13], [3, 3, 3, 3], [24, 25, 26, 27], [30, 31, 30, 31]]
-    for t in range(5):
-        for row, prompt in enumerate(PROMPTS):
-            want = plain_logits(policy, prompt + fed[row][:t])[-1]
-            torch.testing.assert_close(session.logits[row], want, rtol=0, atol=1e-6)
-        if t < 4:
-            session.step(torch.tensor([f[t] for f in fed]))
+def walk(policy, seed, moves=40, rows=5):
+    """Random moves of a session, each compared with plain forwards over the texts it stands for."""
+    generator = np.random.default_rng(seed)
+
+    def text(low, high):
+        return generator.integers(3, policy.vocab_size, generator.integers(low, high)).tolist()
+
+    session = policy.open(rows)
+    texts = [text(0, 9) for _ in range(rows)]
+    session.enter(torch.arange(rows), texts)
+    for _ in range(moves):
+        move = generator.integers(5)
+        if move == 0:
+            lengths = [int(generator.integers(len(t) // 2, len(t) + 1)) for t in texts]
+            session.rewind(torch.tensor(lengths))
+            texts = [t[:n] for t, n in zip(texts, lengths)]
+        elif move == 1:
+            some = generator.permutation(len(texts))[: generator.integers(1, len(texts) + 1)]
+            shared = text(0, 6)
+            new = [shared if generator.integers(2) else text(0, 12) for _ in some]
+            session.enter(torch.tensor(some), new)
+            for row, t in zip(some, new):
+                texts[row] = t
+        elif move == 2 and len(texts) > 2 and generator.integers(4) == 0:
+            order = generator.permutation(len(texts))[: len(texts) - 1]
+            session.keep(torch.tensor(order))
+            texts = [texts[i] for i in order]
+        else:
+            all_rows = bool(generator.integers(2))
+            rows_ = generator.permutation(len(texts))[: generator.integers(1, len(texts) + 1)]
+            rows_ = list(range(len(texts))) if all_rows else rows_.tolist()
+            n = int(generator.integers(1, 7))
+            block = generator.integers(3, policy.vocab_size, (len(rows_), n))
+            counts = generator.integers(0 if len(rows_) > 1 else 1, n + 1, len(rows_))
+            counts[0] = n
+            last = bool(generator.integers(2)) and counts.min() > 0
+            logits = session.read(
+                torch.tensor(block),
+                None if all_rows else torch.tensor(rows_),
+                torch.tensor(counts),
+                last,
+            )
+            assert logits.shape[1] == (1 if last else n)
+            for i, row in enumerate(rows_):
+                texts[row] = texts[row] + block[i, : counts[i]].tolist()
+                if counts[i]:
+                    want = plain_logits(policy, texts[row])[-counts[i] :]
+                    close(logits[i, -1] if last else logits[i, : counts[i]],
+                          want[-1] if last else want)  # fmt: skip
+        assert session.length.tolist() == [len(t) for t in texts]
 
 
-def test_kept_rows_go_on_as_if_alone(policy):
-    session = policy.open(PROMPTS)
-    session.step(torch.tensor([5, 6, 7, 8, 9]))
-    session.keep(torch.tensor([4, 1]))
-    session.step(torch.tensor([10, 11]))
-    for row, ids in enumerate([PROMPTS[4] + [9, 10], PROMPTS[1] + [6, 11]]):
-        torch.testing.assert_close(
-            session.logits[row], plain_logits(policy, ids)[-1], rtol=0, atol=1e-6
-        )
+@pytest.mark.parametrize("seed", range(4))
+def test_sessions_equal_the_plain_forward_whatever_was_done_to_them(policy, seed):
+    walk(policy, seed)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_uncached_sessions_do_too(policy, seed, monkeypatch):
+    uncached = HFPolicy(policy.model, policy.tokenizer, "uncached")
+    uncached._windows = None
+    assert isinstance(uncached.open(2), UncachedSession)
+    walk(uncached, seed)
+
+
+def test_long_texts_are_read_in_pieces(policy, monkeypatch):
+    monkeypatch.setattr("tokenshift_utils.hf_policy.CHUNK", 3)
+    prompts = [PROMPTS[2] * 2, PROMPTS[1], PROMPTS[0], PROMPTS[2] * 2]
+    _, logits = opened(policy, prompts)
+    for row, prompt in enumerate(prompts):
+        close(logits[row], plain_logits(policy, prompt)[-1])
 
 
 @pytest.mark.parametrize("block", [1, 3, 256])
@@ -129,14 +192,53 @@ def test_samples_do_not_depend_on_batch_or_order(policy, sampling):
     assert [c.ids for c in back[::-1]] == [c.ids for c in whole]
 
 
-def test_a_prompt_in_several_rows_is_read_once(policy):
+def test_a_prompt_in_several_rows_is_read_once(policy, monkeypatch):
     prompts = [PROMPTS[i] for i in (0, 2, 0, 1, 2, 0)]
-    session = policy.open(prompts)
-    assert session._cache.layers[0].keys.shape[0] == 6
-    session.step(torch.tensor([5, 6, 7, 8, 9, 10]))
+    read = []
+    forward = policy.model.forward
+    monkeypatch.setattr(
+        policy.model, "forward", lambda **kw: read.append(kw["input_ids"].shape) or forward(**kw)
+    )
+    session, logits = opened(policy, prompts)
+    assert [shape[0] for shape in read] == [2, 6]  # (a prompt of one token is not entered)
+    logits = session.read(torch.tensor([[5], [6], [7], [8], [9], [10]]))[:, 0]
+    monkeypatch.undo()
     for row, token in enumerate([5, 6, 7, 8, 9, 10]):
-        want = plain_logits(policy, prompts[row] + [token])[-1]
-        torch.testing.assert_close(session.logits[row], want, rtol=0, atol=1e-6)
+        close(logits[row], plain_logits(policy, prompts[row] + [token])[-1])
+
+
+def test_rows_leave_and_enter_so_that_the_batch_stays_full(policy, monkeypatch):
+    prompts, row_keys, sizes = make(policy), keys(40), []
+    forward = policy.model.forward
+
+    def counted(**kw):
+        if kw["input_ids"].shape[1] == 1:
+            sizes.append(len(kw["input_ids"]))
+        return forward(**kw)
+
+    monkeypatch.setattr(policy.model, "forward", counted)
+    made = policy.sample(prompts, row_keys, Sampling(1.0, 1.0, 30), batch_size=8)
+    tokens = sum(len(c.ids) for c in made)
+    steps = sizes.index(next(size for size in sizes if size < 8))  # until nothing waits any more
+    assert sum(sizes[:steps]) == 8 * steps
+    assert tokens / sum(sizes) > 0.85  # of the lanes' steps, those that wrote a token
+
+
+def test_a_response_goes_on_where_its_prompt_ends(policy):
+    sampling = Sampling(1.0, 0.9, 20)
+    whole = policy.sample(PROMPTS, keys(5), sampling)
+    for cut in (1, 4):
+        some = [i for i, c in enumerate(whole) if len(c.ids) > cut]
+        rest = policy.sample(
+            [PROMPTS[i] + whole[i].ids[:cut] for i in some],
+            [keys(5)[i] for i in some],
+            sampling,
+            first=[cut] * len(some),
+        )
+        assert [c.ids for c in rest] == [whole[i].ids[cut:] for i in some]
+        assert [c.finish_reason for c in rest] == [whole[i].finish_reason for i in some]
+    with pytest.raises(TokenshiftError, match="first positions"):
+        policy.sample(PROMPTS, keys(5), sampling, first=[20] * 5)
 
 
 def test_fault_02_samples_of_one_prompt_differ(policy):
@@ -147,14 +249,13 @@ def test_fault_02_samples_of_one_prompt_differ(policy):
     assert len(texts) == 4
 
 
-def test_fault_09_padding_is_left_and_hides_nothing(policy):
+def test_fault_09_padding_hides_nothing(policy):
     # the end token is also the padding token of many models: neither a real one inside a prompt
     # nor padding beside it may change a row
     prompts = [[1, 5, 1, 6], [7], [0, 0, 8, 9, 1, 1, 5]]
-    session = policy.open(prompts)
+    _, logits = opened(policy, prompts)
     for row, prompt in enumerate(prompts):
-        want = plain_logits(policy, prompt)[-1]
-        torch.testing.assert_close(session.logits[row], want, rtol=0, atol=1e-6)
+        close(logits[row], plain_logits(policy, prompt)[-1])
 
 
 def test_frequencies_agree_with_probabilities(policy):
@@ -203,7 +304,9 @@ def test_stop_ids_are_the_union(policy, tiny_pair):
 
 def test_empty_prompt_is_refused(policy):
     with pytest.raises(TokenshiftError, match="no tokens"):
-        policy.open([[4, 5], []])
+        policy.sample([[4, 5], []], keys(2), Sampling())
+    with pytest.raises(TokenshiftError, match="no tokens"):
+        list(policy.score([[4, 5], []], [[6], [7]]))
 
 
 def test_sampling_out_of_range_is_refused():
@@ -301,34 +404,81 @@ def test_damaged_directories_are_refused(tiny_pair, tmp_path, damage, message):
     assert "\n" not in str(caught.value)
 
 
-# The cache --------------------------------------------------------------------------------------
+# Other architectures ----------------------------------------------------------------------------
 
 
-def test_cache_grows_crops_and_selects():
-    layer = PreallocatedLayer()
-    parts = [torch.randn(5, 2, n, 3) for n in (4, 70, 1, 120)]
-    for i in range(4):
-        keys_, values = layer.update(parts[i], -parts[i])
-        want = torch.cat(parts[: i + 1], dim=2)
-        assert torch.equal(keys_, want) and torch.equal(values, -want)
-    layer.crop(-100)
-    assert layer.get_seq_length() == 95 and torch.equal(layer.keys, want[:, :, :95])
-    order = torch.tensor([3, 1, 0])
-    layer.batch_select_indices(order)
-    assert torch.equal(layer.keys, want[order, :, :95])
-    more = torch.randn(3, 2, 200, 3)
-    keys_, _ = layer.update(more, more)
-    want = torch.cat([want[order, :, :95], more], dim=2)
-    assert torch.equal(keys_, want)
-    repeated = torch.tensor([0, 0, 2, 1, 2, 0, 1])
-    layer.batch_select_indices(repeated)
-    assert torch.equal(layer.keys, want[repeated]) and torch.equal(
-        layer.values[:, :, 95:], more[repeated]
-    )
-    layer.batch_select_indices(torch.tensor([6, 6, 0]))
-    assert torch.equal(layer.keys, want[repeated][[6, 6, 0]])
-    with pytest.raises(ValueError):
-        layer.crop(5)
+SMALL = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+SMALL |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+SMALL |= {"initializer_range": 0.3, "attn_implementation": "sdpa"}
+
+
+class NoTokenizer:
+    eos_token_id = 1
+
+
+def build(name: str) -> torch.nn.Module:
+    import transformers
+
+    configs = {
+        "mistral, all layers slide": ("Mistral", SMALL | {"sliding_window": 6}),
+        "gemma 3, some layers slide": (
+            "Gemma3Text",
+            SMALL | {"sliding_window": 5, "query_pre_attn_scalar": 16},
+        ),
+        "qwen 3": ("Qwen3", SMALL),
+        "gpt 2, learned positions": (
+            "GPT2",
+            {"vocab_size": 40, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
+            | {"initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 1},
+        ),
+        "mamba, recurrent": (
+            "Mamba",
+            {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+        ),
+    }
+    stem, arguments = configs[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{stem}Config")(**arguments)
+    return transformers.AutoModelForCausalLM.from_config(config).eval().double()
+
+
+@pytest.mark.parametrize(
+    "name, cached",
+    [
+        ("mistral, all layers slide", True),
+        ("gemma 3, some layers slide", True),
+        ("qwen 3", True),
+        ("gpt 2, learned positions", True),
+        ("mamba, recurrent", False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*reads every text anew")
+def test_any_architecture_is_read_rightly(name, cached):
+    policy = HFPolicy(build(name), NoTokenizer(), name)
+    assert (policy._windows is not None) == cached
+    walk(policy, 1, moves=25)
+    responses = [list(range(5, 20)), list(range(20, 32))]
+    logits = torch.cat([x for _, x in policy.score(PROMPTS[:2], responses, block=4)], dim=1)
+    for row in range(2):
+        ids = PROMPTS[row] + responses[row]
+        want = plain_logits(policy, ids)[len(PROMPTS[row]) - 1 : -1]
+        close(logits[row, : len(responses[row])], want)
+
+
+def test_a_model_that_misreads_the_cache_is_read_anew():
+    model = build("qwen 3")
+    forward = model.forward
+
+    def deaf(**kwargs):  # takes positions and a cache, and makes nothing of the positions
+        if kwargs.get("past_key_values") is not None:
+            kwargs["position_ids"] = torch.zeros_like(kwargs["position_ids"])
+        return forward(**kwargs)
+
+    model.forward = deaf
+    policy = HFPolicy(model, NoTokenizer(), "deaf")
+    with pytest.warns(UserWarning, match="deaf .* reads every text anew.*logits differ"):
+        session = policy.open(2)
+    assert isinstance(session, UncachedSession)
 
 
 def test_gaps_are_filled_from_the_end():
@@ -336,34 +486,3 @@ def test_gaps_are_filled_from_the_end():
     order = fill_gaps(alive)
     assert order.tolist() == [0, 5, 2, 6]
     assert fill_gaps(torch.ones(4, dtype=torch.bool)).tolist() == [0, 1, 2, 3]
-
-
-def test_sliding_window_models_fall_back_to_their_own_cache():
-    from transformers import MistralConfig, MistralForCausalLM
-
-    config = MistralConfig(
-        vocab_size=40,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        sliding_window=6,
-        initializer_range=0.3,
-        attn_implementation="sdpa",
-    )
-    torch.manual_seed(0)
-    model = MistralForCausalLM(config).eval().double()
-
-    class Tokenizer:
-        eos_token_id = 1
-
-    policy = HFPolicy(model, Tokenizer(), "sliding")
-    assert not isinstance(make_cache(config).layers[0], PreallocatedLayer)
-    responses = [list(range(5, 20)), list(range(20, 32))]
-    logits = torch.cat([x for _, x in policy.score(PROMPTS[:2], responses, block=4)], dim=1)
-    for row in range(2):
-        ids = PROMPTS[row] + responses[row]
-        want = plain_logits(policy, ids)[len(PROMPTS[row]) - 1 : -1]
-        torch.testing.assert_close(logits[row, : len(responses[row])], want, rtol=0, atol=1e-6)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -20,85 +21,165 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from tokenshift_utils.decoding import generate
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.kv_cache import COMPACT_BELOW, fill_gaps, make_cache
-from tokenshift_utils.nucleus import log_softmax32, truncate
-from tokenshift_utils.policy import Continuation, Sampling
+from tokenshift_utils.fingerprints import check_model_directory, directory_fingerprint
+from tokenshift_utils.kv_cache import RaggedCache, attention_mask, attention_windows
+from tokenshift_utils.policy import Continuation, Sampling, Session
 from tokenshift_utils.tokenizer_checks import check_tokenizer, first_line, load_tokenizer
 
 DEFAULT_BATCH = 256
 SCORED_LOGITS = 2**26  # logits that `score` holds at once, at most (256 MiB in float32)
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+CHUNK = 256  # tokens of a text that are read at once
 
 
 class HFSession:
-    """Rows of one batch: left-padded prompts, then one token a step. See ``policy.Session``."""
+    """Rows of text in a ragged cache. See ``policy.Session``."""
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: PreTrainedModel, rows: int, windows: dict[str, int | None]) -> None:
         self._model = model
-        self._cache = make_cache(model.config)
-        # A prompt that stands in several rows, as that of a problem's samples does, is read once.
-        place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-        ids, self._mask = left_pad(list(place), model.device)
-        self._padded = bool((self._mask == 0).any())
-        positions = (self._mask.cumsum(-1) - 1).clamp_min(0)
-        self._next = positions[:, -1] + 1
-        self.logits = self._forward(ids, positions)
-        if len(place) < len(prompts):
-            self.keep(torch.tensor([place[tuple(prompt)] for prompt in prompts]).to(model.device))
+        self._cache = RaggedCache(model.config, rows)
+        self._windows = windows
+        self._longest = 0  # at least the length of every row
+        self.device = model.device
+        self.length = torch.zeros(rows, dtype=torch.long, device=model.device)
 
     @torch.inference_mode()
-    def _forward(self, ids: Tensor, positions: Tensor, last: int = 1) -> Tensor:
+    def enter(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> None:
+        """Give ``rows`` these texts. One that several rows get, as samples do, is read once."""
+        self.length[rows] = 0
+        place = {text: i for i, text in enumerate(dict.fromkeys(map(tuple, texts)))}
+        which = torch.tensor([place[tuple(text)] for text in texts], device=self.device)
+        lengths = torch.tensor([len(text) for text in place], device=self.device)
+        longest = int(lengths.max())
+        if longest == 0:
+            return
+        of_text = torch.zeros(len(place), dtype=torch.long, device=self.device)
+        of_text[which.flip(0)] = torch.arange(len(texts), device=self.device).flip(0)
+        readers = rows[of_text]  # the first row of each text
+        padded = [[*text, *[0] * (longest - len(text))] for text in place]
+        tokens = torch.tensor(padded, device=self.device)
+        for start in range(0, longest, CHUNK):
+            here = (lengths - start).clamp(0, CHUNK)
+            some = here.nonzero().squeeze(-1)
+            part = tokens[some, start : start + CHUNK]
+            self.read(part, readers[some], here[some], last=True)
+        others = torch.ones(len(rows), dtype=torch.bool, device=self.device)
+        others[of_text] = False
+        self._cache.copy_rows(readers[which[others]], rows[others], longest)
+        self.length[rows] = lengths[which]
+
+    @torch.inference_mode()
+    def read(
+        self,
+        tokens: Tensor,
+        rows: Tensor | None = None,
+        counts: Tensor | None = None,
+        last: bool = False,
+    ) -> Tensor:
+        """Read ``tokens`` [b, n]; see ``policy.Session``."""
+        n = tokens.shape[1]
+        length = self.length if rows is None else self.length[rows]
+        order = torch.arange(n, device=self.device).expand(len(tokens), n)
+        if last and counts is not None:
+            # Every row's last token comes last, so that logits are made for one column only; what
+            # fills the row up goes behind it in the cache, where nothing looks.
+            order = (order - (n - counts)[:, None]) % n
+            tokens = tokens.gather(1, order)
+        columns = length[:, None] + order
+        place = self._cache.place
+        place.rows, place.columns = rows, columns
+        place.width = (self._longest if rows is None else int(length.max())) + n
         output = self._model(
-            input_ids=ids,
-            attention_mask=self._mask if self._padded else None,
-            position_ids=positions,
+            input_ids=tokens,
+            attention_mask=attention_mask(columns, place.width, self._windows, self._model.dtype),
+            position_ids=columns,
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=last,
+            logits_to_keep=1 if last else n,
         )
-        return output.logits[:, -1] if last == 1 else output.logits
+        new = length + (n if counts is None else counts)
+        if rows is None:
+            self.length = new
+        else:
+            self.length[rows] = new
+        self._longest = max(self._longest, place.width)
+        return output.logits
 
-    @torch.inference_mode()
-    def step(self, tokens: Tensor) -> Tensor:
-        """Append one token a row, ``[B]``, and return the next-token logits ``[B, V]``."""
-        if self._padded:
-            self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
-        self.logits = self._forward(tokens[:, None], self._next[:, None])
-        self._next = self._next + 1
-        return self.logits
-
-    @torch.inference_mode()
-    def extend(self, tokens: Tensor) -> Tensor:
-        """Append ``tokens`` [B, n] and return the logits after each, ``[B, n, V]``."""
-        rows, n = tokens.shape
-        if self._padded:
-            self._mask = torch.cat([self._mask, self._mask.new_ones(rows, n)], dim=-1)
-        positions = self._next[:, None] + torch.arange(n, device=tokens.device)
-        logits = self._forward(tokens, positions, last=n).view(rows, n, -1)
-        self._next = self._next + n
-        self.logits = logits[:, -1]
-        return logits
+    def rewind(self, length: Tensor) -> None:
+        """Forget what lies beyond ``length`` [B] in each row."""
+        self.length = length.clone()
+        self._longest = int(length.max())
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
-        """Keep only the rows listed, in that order; a row listed twice is there twice."""
-        self._cache.batch_select_indices(rows)
-        self._mask, self._next, self.logits = self._mask[rows], self._next[rows], self.logits[rows]
+        """Keep only the rows listed, in that order."""
+        self.length = self.length[rows]
+        self._longest = int(self.length.max())
+        self._cache.keep_rows(rows, self._longest)
 
 
-def left_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask ``[B, longest]``, int64; padding stands left and is 0 in both."""
-    if not len(sequences) or not all(len(s) for s in sequences):
-        raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
-    width = max(len(s) for s in sequences)
-    ids = torch.zeros(len(sequences), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, width - len(sequence) :] = torch.tensor(sequence)
-        mask[row, width - len(sequence) :] = 1
-    return ids.to(device), mask.to(device)
+class UncachedSession:
+    """Rows of text read anew from the start every time: slow, and right for any causal model.
+
+    For models whose state cannot be cut (recurrent layers) or that take no mask of the caller's.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: int) -> None:
+        self._model = model
+        self.device = model.device
+        self.length = torch.zeros(rows, dtype=torch.long, device=model.device)
+        self._text = torch.zeros(rows, 0, dtype=torch.long, device=model.device)
+
+    def _put(self, rows: Tensor, start: Tensor, tokens: Tensor) -> Tensor:
+        columns = start[:, None] + torch.arange(tokens.shape[1], device=self.device)
+        missing = int(columns.max()) + 1 - self._text.shape[1]
+        if missing > 0:
+            more = self._text.new_zeros(len(self._text), missing)
+            self._text = torch.cat([self._text, more], dim=1)
+        self._text[rows[:, None], columns] = tokens
+        return columns
+
+    @torch.inference_mode()
+    def enter(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> None:
+        """Give ``rows`` these texts; they are read when more is."""
+        for row, text in zip(rows, texts):
+            if len(text):
+                ids = torch.tensor([list(text)], device=self.device)
+                self._put(row[None], torch.zeros_like(row[None]), ids)
+            self.length[row] = len(text)
+
+    @torch.inference_mode()
+    def read(
+        self,
+        tokens: Tensor,
+        rows: Tensor | None = None,
+        counts: Tensor | None = None,
+        last: bool = False,
+    ) -> Tensor:
+        """Read ``tokens`` [b, n]; see ``policy.Session``."""
+        rows = torch.arange(len(self.length), device=self.device) if rows is None else rows
+        columns = self._put(rows, self.length[rows], tokens)
+        new = self.length[rows] + (tokens.shape[1] if counts is None else counts)
+        if last:
+            columns = new[:, None] - 1
+        wanted, where = torch.unique(columns, return_inverse=True)
+        logits = self._model(  # padding stands right, where a causal model cannot see it
+            input_ids=self._text[rows, : int(wanted[-1]) + 1],
+            use_cache=False,
+            logits_to_keep=wanted,
+        ).logits
+        self.length[rows] = new
+        return logits[torch.arange(len(rows), device=self.device)[:, None], where]
+
+    def rewind(self, length: Tensor) -> None:
+        """Forget what lies beyond ``length`` [B] in each row."""
+        self.length = length.clone()
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep only the rows listed, in that order."""
+        self.length, self._text = self.length[rows], self._text[rows]
 
 
 class HFPolicy:
@@ -167,11 +248,31 @@ class HFPolicy:
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def open(self, prompts: Sequence[Sequence[int]]) -> HFSession:
-        """Start a session after ``prompts`` (token ids, none empty)."""
-        return HFSession(self.model, prompts)
+    def open(self, rows: int) -> Session:
+        """A session of so many rows without text."""
+        if self._windows is None:
+            return UncachedSession(self.model, rows)
+        return HFSession(self.model, rows, self._windows)
 
-    @torch.inference_mode()
+    @cached_property
+    def _windows(self) -> dict[str, int | None] | None:
+        """How the model's layers look back; None where it must read every text anew.
+
+        Found by trial, since a model may take a mask and a cache and make other use of them.
+        """
+        windows = attention_windows(self.model.config)
+        fault = "its layers keep a state that has no positions"
+        if windows is not None:
+            fault = _cache_fault(self.model, windows, self.vocab_size)
+        if fault:
+            warnings.warn(
+                f"{self.name} ({self.model.config.model_type}) reads every text anew, which is "
+                f"slow: {fault}",
+                stacklevel=2,
+            )
+            return None
+        return windows
+
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
@@ -179,62 +280,12 @@ class HFPolicy:
         sampling: Sampling,
         stop_ids: Sequence[int] | None = None,
         batch_size: int | None = None,
+        first: Sequence[int] | None = None,
     ) -> list[Continuation]:
-        """One response a prompt, in the order given. See ``policy.Policy``.
-
-        Rows of like prompt length share a batch; what a row gets does not depend on which.
-        """
-        if len(prompts) != len(row_keys):
-            raise TokenshiftError(f"{len(prompts)} prompts came with {len(row_keys)} row keys")
-        stops = torch.tensor(
-            self.eos_ids if stop_ids is None else tuple(stop_ids), dtype=torch.long
-        )
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        out: list[Continuation | None] = [None] * len(prompts)
+        """One response a prompt, in the order given. See ``policy.Policy``."""
+        stops = self.eos_ids if stop_ids is None else tuple(stop_ids)
         size = batch_size or DEFAULT_BATCH
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            keys = torch.tensor([row_keys[i] for i in rows], dtype=torch.long)
-            for i, response in zip(
-                rows, self._sample([prompts[i] for i in rows], keys, sampling, stops)
-            ):
-                out[i] = response
-        return out
-
-    def _sample(
-        self, prompts: list[Sequence[int]], keys: Tensor, sampling: Sampling, stops: Tensor
-    ) -> list[Continuation]:
-        session = self.open(prompts)
-        device, limit, total = session.logits.device, sampling.max_new_tokens, len(prompts)
-        keys, stops = keys.to(device), stops.to(device)
-        ids = torch.zeros(total, limit, dtype=torch.long, device=device)
-        logprobs = torch.zeros(total, limit, dtype=torch.float64, device=device)
-        length = torch.full((total,), limit, device=device)
-        row = torch.arange(total, device=device)  # which row of the output each session row is
-        running = torch.ones(total, dtype=torch.bool, device=device)
-        for t in range(limit):
-            logp = log_softmax32(session.logits, sampling.temperature)
-            tokens = truncate(logp, sampling.top_p).draw(keys, torch.full_like(row, t))
-            ids[row, t] = tokens
-            logprobs[row, t] = logp.gather(-1, tokens[:, None]).squeeze(-1).to(torch.float64)
-            ended = running & torch.isin(tokens, stops)
-            length[row[ended]] = t + 1
-            running &= ~ended
-            alive = int(running.sum())
-            if alive == 0 or t + 1 == limit:
-                break
-            if alive <= COMPACT_BELOW * len(row):
-                keep = fill_gaps(running)
-                session.keep(keep)
-                row, keys, tokens, running = row[keep], keys[keep], tokens[keep], running[keep]
-            session.step(tokens)
-        stopped = set(stops.tolist())
-        responses = []
-        for r, n in enumerate(length.tolist()):
-            own = ids[r, :n].tolist()
-            reason = "eos" if own[-1] in stopped else "length"
-            responses.append(Continuation(own, logprobs[r, :n].tolist(), reason))
-        return responses
+        return generate(self, prompts, row_keys, sampling, stops, size, first)
 
     @torch.inference_mode()
     def score(
@@ -250,19 +301,51 @@ class HFPolicy:
         """
         if len(prompts) != len(responses):
             raise TokenshiftError(f"{len(prompts)} prompts came with {len(responses)} responses")
+        if not all(len(prompt) for prompt in prompts):
+            raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
         longest = max((len(response) for response in responses), default=0)
-        block = max(1, min(block, SCORED_LOGITS // (max(1, len(prompts)) * self.vocab_size)))
+        if not longest:
+            return
+        block = max(1, min(block, SCORED_LOGITS // (len(prompts) * self.vocab_size)))
         tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, response in enumerate(responses):
-            tokens[row, : len(response)] = torch.tensor(response, dtype=torch.long)
-        session = self.open(prompts) if longest else None
+        for row, (prompt, response) in enumerate(zip(prompts, responses)):
+            read = [prompt[-1], *response[:-1]]
+            tokens[row, : len(read)] = torch.tensor(read, dtype=torch.long)
+        session = self.open(len(prompts))
+        tokens = tokens.to(session.device)
+        everyone = torch.arange(len(prompts), device=session.device)
+        session.enter(everyone, [prompt[:-1] for prompt in prompts])
         for start in range(0, longest, block):
             stop = min(start + block, longest)
-            fed = tokens[:, max(start, 1) - 1 : stop - 1].to(session.logits.device)
-            parts = [session.logits[:, None]] if start == 0 else []
-            if fed.shape[1]:
-                parts.append(session.extend(fed))
-            yield slice(start, stop), torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            yield slice(start, stop), session.read(tokens[:, start:stop])
+
+
+def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabulary: int) -> str:
+    """What is wrong with the ragged cache on this model, "" where nothing is.
+
+    Two rows of different lengths go through what sessions do, beside the model's plain forward.
+    """
+    ids = torch.arange(12, device=model.device).view(2, 6) % vocabulary
+    texts, both = [ids[0, :2].tolist(), ids[1, :3].tolist()], torch.arange(2, device=model.device)
+    tolerance = {torch.float64: 1e-5, torch.float32: 1e-3}.get(model.dtype, 0.1)
+    try:
+        session = HFSession(model, 2, windows)
+        session.enter(both, texts)
+        session.read(ids.flip(0)[:, :2])
+        session.rewind(torch.tensor([2, 3], device=model.device))
+        mine = session.read(ids[:, 3:], both, torch.tensor([2, 3], device=model.device))
+        for row, count in enumerate((2, 3)):
+            whole = torch.tensor([texts[row] + ids[row, 3 : 3 + count].tolist()])
+            with torch.inference_mode():
+                plain = model(input_ids=whole.to(model.device), use_cache=False).logits[0, -count:]
+            if not bool(plain.isfinite().all()):
+                return ""  # a damaged model, as whoever reads its logits will say
+            difference = (mine[row, :count] - plain).abs().max()
+            if not difference <= tolerance * plain.abs().max().clamp_min(1.0):
+                return f"with cached keys and values its logits differ by {float(difference):.2g}"
+    except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
+        return f"it does not work with a cache of ours ({first_line(error)})"
+    return ""
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -290,42 +373,10 @@ def _no_progress_bars() -> Iterator[None]:
 
 def load_config(directory: Path) -> PreTrainedConfig:
     """A model directory's configuration; refuses what is missing or cannot be read."""
-    if not directory.is_dir():
-        raise TokenshiftError(
-            f"there is no model directory {directory}; correct the path, or train or fetch the model"
-        )
-    for pattern in ("config.json", "*.safetensors"):
-        if not any(directory.glob(pattern)):
-            raise TokenshiftError(
-                f"the model directory {directory} has no {pattern}; the model is incomplete: "
-                "train or fetch it again"
-            )
+    check_model_directory(directory)
     try:
         return AutoConfig.from_pretrained(directory, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
         raise TokenshiftError(
             f"{directory}/config.json cannot be read ({first_line(error)}); fetch or train it again"
         ) from error
-
-
-@lru_cache(maxsize=4096)
-def _file_digest(file: Path, size: int, modified_ns: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def directory_fingerprint(directory: str | Path) -> str:
-    """sha256 over the names and contents of a model's weights, configuration and tokenizer files."""
-    directory = Path(directory)
-    files = sorted({f for pattern in FINGERPRINTED for f in directory.glob(pattern)})
-    whole = {"config.json"} <= {f.name for f in files} and ".safetensors" in {
-        f.suffix for f in files
-    }
-    if not whole:
-        load_config(directory)  # says what is missing
-    digest = hashlib.sha256()
-    for file in files:
-        status = file.stat()
-        content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
-        digest.update(f"{file.name} {content}\n".encode())
-    return digest.hexdigest()

@@ -1,127 +1,147 @@
-"""A key-value cache written in place.
+"""A key-value cache whose rows go on independently of each other.
 
-transformers' ``DynamicCache`` concatenates every layer at every step, which copies the whole cache
-for each token. ``PreallocatedLayer`` keeps room to grow, writes new keys and values into it and
-hands the model views; dropping rows moves only the rows that fill the gaps.
+transformers' ``DynamicCache`` gives all rows one length and copies itself at every token. Here each
+row has a length of its own: a forward writes each token at the row and column that ``Place`` names,
+into buffers with room to grow, and attends to what lies at or before its own column. Forgetting the
+end of a row is then a matter of a smaller length, and a row can be given another text while the
+others hold theirs.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicLayer
 
-COMPACT_BELOW = 0.95  # share of rows still running at which callers drop the finished ones
-FIRST_ROOM = 128  # positions beyond the prompt that a layer makes room for at first
+FIRST_ROOM = 128  # columns that a layer makes room for at first
 
 
-class PreallocatedLayer(DynamicLayer):
-    """One layer's keys and values ``[B, heads, length, head_dim]`` inside larger buffers."""
+@dataclass
+class Place:
+    """Where the forward under way writes, shared by all layers of a cache."""
 
-    def __init__(self) -> None:
+    rows: Tensor | None = None  # int64 [b], rows of the cache that take part; None: all, in order
+    columns: Tensor | None = None  # int64 [b, n]
+    width: int = 0  # columns that are attended to
+    total: int = 0  # rows of the cache
+
+
+class RaggedLayer(DynamicLayer):
+    """One layer's keys and values, ``[rows, heads, columns, head_dim]``."""
+
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self._length = 0
-        self._rows = 0
-        self._key_room: Tensor | None = None
-        self._value_room: Tensor | None = None
+        self._place = place
+        self._rooms: list[Tensor] = []  # keys and values
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._rows = key_states.shape[0]
-        capacity = key_states.shape[2] + FIRST_ROOM
-        self._key_room = self._buffer(key_states, capacity)
-        self._value_room = self._buffer(value_states, capacity)
+        self._rooms = [
+            self._room(s, self._place.width + FIRST_ROOM) for s in (key_states, value_states)
+        ]
         self.is_initialized = True
 
-    @staticmethod
-    def _buffer(like: Tensor, capacity: int) -> Tensor:
-        rows, heads, _, width = like.shape
-        return like.new_empty(rows, heads, capacity, width)
-
-    def _grow(self, needed: int) -> None:
-        capacity = max(needed, self._key_room.shape[2] * 3 // 2)
-        for name in ("_key_room", "_value_room"):
-            old = getattr(self, name)[: self._rows]
-            new = self._buffer(old, capacity)
-            new[:, :, : self._length] = old[:, :, : self._length]
-            setattr(self, name, new)
-
-    def _expose(self) -> None:
-        self.keys = self._key_room[: self._rows, :, : self._length]
-        self.values = self._value_room[: self._rows, :, : self._length]
+    def _room(self, like: Tensor, columns: int) -> Tensor:
+        _, heads, _, width = like.shape
+        return like.new_zeros(self._place.total, heads, columns, width)  # (junk times 0 may be NaN)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args, **kwargs
     ) -> tuple[Tensor, Tensor]:
-        """Append ``[B, heads, n, head_dim]`` and return all keys and values so far."""
+        """Write ``[b, heads, n, head_dim]`` at the place named; return the rows up to its width."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self._length + key_states.shape[2]
-        if end > self._key_room.shape[2]:
-            self._grow(end)
-        self._key_room[: self._rows, :, self._length : end] = key_states
-        self._value_room[: self._rows, :, self._length : end] = value_states
-        self._length = end
-        self._expose()
+        place = self._place
+        if place.width > self._rooms[0].shape[2]:
+            self._grow(max(place.width, self._rooms[0].shape[2] * 3 // 2))
+        rows = slice(None) if place.rows is None else place.rows
+        at = place.rows
+        if at is None:
+            at = torch.arange(len(key_states), device=self.device)
+        for room, states in zip(self._rooms, (key_states, value_states)):
+            if states.shape[2] == 1:
+                room[at, :, place.columns[:, 0]] = states[:, :, 0]
+            else:
+                room[at[:, None], :, place.columns] = states.transpose(1, 2)
+        self.keys, self.values = (room[rows, :, : place.width] for room in self._rooms)
         return self.keys, self.values
 
+    def _grow(self, columns: int) -> None:
+        for i, old in enumerate(self._rooms):
+            new = self._room(old, columns)
+            new[:, :, : old.shape[2]] = old
+            self._rooms[i] = new
+
+    def copy_rows(self, source: Tensor, target: Tensor, width: int) -> None:
+        """Give the rows ``target`` what the rows ``source`` hold in their first columns."""
+        for room in self._rooms:
+            room[target, :, :width] = room[source, :, :width]
+
+    def keep_rows(self, order: Tensor, width: int) -> None:
+        """Keep only the rows listed, in that order; rows that stay where they are cost nothing."""
+        moved = (order != torch.arange(len(order), device=order.device)).nonzero().squeeze(-1)
+        self.copy_rows(order[moved], moved, width)
+        self._rooms = [room[: len(order)] for room in self._rooms]
+
     def get_seq_length(self) -> int:
-        return self._length
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last ``tokens_to_remove`` positions (given as a negative number, or 0)."""
-        if tokens_to_remove > 0:
-            raise ValueError("give the number of positions to remove as a negative number")
-        self._length += tokens_to_remove
-        if self.is_initialized:
-            self._expose()
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Make row i what row ``indices[i]`` is now; rows may be dropped, moved and repeated.
-
-        Without more rows than before, only those that change are copied.
-        """
-        if not self.is_initialized:
-            return
-        indices = indices.to(self.device)
-        rows, length = len(indices), self._length
-        if rows > self._rows:
-            for name in ("_key_room", "_value_room"):
-                old = getattr(self, name)
-                new = self._buffer(old[:1].expand(rows, -1, -1, -1), old.shape[2])
-                new[:, :, :length] = old[indices, :, :length]
-                setattr(self, name, new)
-        else:
-            changed = indices != torch.arange(rows, device=self.device)
-            moved = changed.nonzero().squeeze(-1)
-            for room in (self._key_room, self._value_room):
-                room[moved, :, :length] = room[indices[moved], :, :length]
-        self._rows = rows
-        self._expose()
+        return self._place.width
 
 
-def make_cache(config: PreTrainedConfig) -> Cache:
-    """An empty cache for a model of this configuration.
+class RaggedCache(Cache):
+    """A ``RaggedLayer`` for each layer of a model, and the place they share."""
 
-    Preallocated where every layer attends to everything; transformers' own where some layers slide
-    or keep another kind of state.
+    def __init__(self, config: PreTrainedConfig, rows: int) -> None:
+        self.place = Place(total=rows)
+        number = config.get_text_config(decoder=True).num_hidden_layers
+        super().__init__(layers=[RaggedLayer(self.place) for _ in range(number)])
+
+    def copy_rows(self, source: Tensor, target: Tensor, width: int) -> None:
+        """See ``RaggedLayer.copy_rows``."""
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.copy_rows(source, target, width)
+
+    def keep_rows(self, order: Tensor, width: int) -> None:
+        """See ``RaggedLayer.keep_rows``."""
+        self.place.total = len(order)
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keep_rows(order, width)
+
+
+def attention_windows(config: PreTrainedConfig) -> dict[str, int | None] | None:
+    """How far back each kind of attention layer looks, in tokens (None: to the start).
+
+    None for a model with layers of another kind (recurrent ones, say), whose state has no columns.
+    A model without ``layer_types`` has one kind, here named "all".
     """
     text = config.get_text_config(decoder=True)
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(text, "sliding_window", None) is not None:
-        return DynamicCache(config=config)
-    return Cache(layers=[PreallocatedLayer() for _ in range(text.num_hidden_layers)])
+    window = getattr(text, "sliding_window", None)
+    types = getattr(text, "layer_types", None)
+    if types is None:
+        return {"all": window}
+    windows = {"full_attention": None, "sliding_attention": window}
+    kinds = dict.fromkeys(types)
+    return {kind: windows[kind] for kind in kinds} if kinds.keys() <= windows.keys() else None
 
 
-def fill_gaps(alive: Tensor) -> Tensor:
-    """Row order that keeps the rows of the bool mask ``alive`` [B] and moves as few as possible.
+def attention_mask(
+    columns: Tensor, width: int, windows: dict[str, int | None], dtype: torch.dtype
+) -> Tensor | dict[str, Tensor]:
+    """What a forward of tokens at ``columns`` [b, n] may look at, ``[b, 1, n, width]``, additive.
 
-    Survivors among the first ``n`` rows (n of them alive) stay where they are; later ones fill the
-    gaps.
+    A dict by kind of layer where a model's layers look back differently far.
     """
-    kept = int(alive.sum())
-    order = torch.arange(kept, device=alive.device)
-    gaps = (~alive[:kept]).nonzero().squeeze(-1)
-    order[gaps] = alive[kept:].nonzero().squeeze(-1) + kept
-    return order
+    there = torch.arange(width, device=columns.device)
+    here = columns[:, None, :, None]
+    masks = {}
+    for kind, window in windows.items():
+        hidden = there > here
+        if window is not None:
+            hidden |= there <= here - window
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=columns.device)
+        masks[kind] = mask.masked_fill_(hidden, torch.finfo(dtype).min)
+    return masks if len(masks) > 1 else next(iter(masks.values()))

@@ -8,6 +8,7 @@ from a top-k that grows where the mass is not covered, so a vocabulary is never 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,11 +81,33 @@ class Nucleus:
         shifted = self.logp - self.mass.log().to(self.logp.dtype).unsqueeze(-1)
         return shifted.masked_fill(~self.mask, -torch.inf)
 
+    @property
+    def listed(self) -> Tensor:
+        """Rows ``[B]`` whose nucleus is known to be the first ``size`` of ``ids``."""
+        if self.edge is None:
+            return torch.zeros_like(self.size, dtype=torch.bool)
+        k = self.ids.shape[-1]
+        if k == self.logp.shape[-1]:  # (the list has an end, but ties need not be in order of id)
+            return self.size < 0
+        size = self.size.unsqueeze(-1)
+        after = self.values.gather(-1, size.clamp_max(k - 1))  # a tie across the edge?
+        return ((size < k) & (after != self.edge)).squeeze(-1)
+
     def select(self, rows: Tensor) -> Nucleus:
         """The nucleus of some rows of ``[B, V]``, by index."""
         parts = (self.edge, self.ids, self.values)
         some = [None if part is None else part[rows] for part in parts]
         return Nucleus(self.logp[rows], self.top_p, self.size[rows], self.mass[rows], *some)
+
+    @staticmethod
+    def concat(parts: Sequence[Nucleus]) -> Nucleus:
+        """Nuclei of ``[n_i, V]`` with one top-p as one of ``[sum n_i, V]``."""
+        return _join(parts, lambda values: torch.cat(values))
+
+    @staticmethod
+    def stack(parts: Sequence[Nucleus]) -> Nucleus:
+        """n nuclei of ``[B, V]`` as one of ``[B n, V]``, those of a row together."""
+        return _join(parts, lambda values: torch.stack(values, dim=1).flatten(0, 1))
 
     def draw(self, row_keys: Tensor, positions: Tensor) -> Tensor:
         """One token per row of ``[B, V]`` with the noise of those rows and positions, ids ``[B]``.
@@ -102,12 +125,20 @@ class Nucleus:
         outside = torch.arange(k, device=self.logp.device) >= size
         scores = self.values + gumbel(row_keys, positions, self.ids)
         tokens = argmax_lowest(scores.masked_fill(outside, -torch.inf), self.ids)
-        after = self.values.gather(-1, size.clamp_max(k - 1))
-        rest = ((size >= k) | (after == self.edge)).squeeze(-1).nonzero().squeeze(-1)
+        rest = (~self.listed).nonzero().squeeze(-1)
         if len(rest):
             longer = _truncate(self.logp[rest], self.top_p, k * GROWTH)
             tokens[rest] = longer.draw(row_keys[rest], positions[rest])
         return tokens
+
+
+def _join(parts: Sequence[Nucleus], join: Callable[[list[Tensor]], Tensor]) -> Nucleus:
+    def field(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else join(values)
+
+    names = ("size", "mass", "edge", "ids", "values")
+    return Nucleus(field("logp"), parts[0].top_p, *(field(name) for name in names))
 
 
 def truncate(logp: Tensor, top_p: float) -> Nucleus:

@@ -1,7 +1,7 @@
 """What the analyses need from a model, and nothing more.
 
-A policy samples continuations, scores given ones position by position, and steps a batch of rows in
-lockstep. Analyses know only this protocol, so that another engine can stand behind it.
+A policy samples continuations, scores given ones position by position, and reads a batch of texts
+token by token or block by block. Analyses know only this protocol, so that another engine can stand behind it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.fingerprints import directory_fingerprint
 from tokenshift_utils.nucleus import check_temperature, check_top_p
 
 if TYPE_CHECKING:
@@ -50,16 +52,40 @@ class Continuation:
 
 
 class Session(Protocol):
-    """A batch of rows generated in lockstep, with its key-value cache inside."""
+    """A batch of rows of text that a model has read, with its key-value cache inside.
 
-    logits: Tensor  # [B, V], next-token logits of every row
+    Rows go on independently: each has a length of its own, can forget its end, and can be given
+    another text.
+    """
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Append one token a row, ``[B]``, and return the new ``logits`` [B, V]."""
+    device: torch.device
+    length: Tensor  # int64 [B], tokens that each row has read
+
+    def enter(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> None:
+        """Give ``rows`` (int64) these texts in place of theirs, and read them; some may be empty."""
+        ...
+
+    def read(
+        self,
+        tokens: Tensor,
+        rows: Tensor | None = None,
+        counts: Tensor | None = None,
+        last: bool = False,
+    ) -> Tensor:
+        """Read ``tokens`` [b, n] behind the texts of ``rows`` [b] (None: all).
+
+        Returns the logits after each token, ``[b, n, V]``. With ``counts`` [b] only the first so
+        many tokens of a row are meant; what stands in the other places means nothing. ``last``
+        returns the logits after each row's last token only, ``[b, 1, V]``.
+        """
+        ...
+
+    def rewind(self, length: Tensor) -> None:
+        """Forget what lies beyond ``length`` [B] in each row."""
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Keep only the rows listed (int64), in that order; ``logits`` included."""
+        """Keep only the rows listed (int64), in that order."""
         ...
 
 
@@ -74,8 +100,8 @@ class Policy(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def open(self, prompts: Sequence[Sequence[int]]) -> Session:
-        """Start a session after ``prompts`` (token ids, none empty)."""
+    def open(self, rows: int) -> Session:
+        """A session of so many rows without text."""
         ...
 
     def sample(
@@ -85,8 +111,14 @@ class Policy(Protocol):
         sampling: Sampling,
         stop_ids: Sequence[int] | None = None,
         batch_size: int | None = None,
+        first: Sequence[int] | None = None,
     ) -> list[Continuation]:
-        """One response a prompt, with the noise of ``row_keys`` (see ``noise.row_key``)."""
+        """One response a prompt, with the noise of ``row_keys`` (see ``noise.row_key``).
+
+        Where a prompt holds the beginning of a response already, ``first`` says at which response
+        position it goes on: noise is that of the true position, and the response ends at position
+        ``max_new_tokens`` - 1 at the latest.
+        """
         ...
 
     def score(
@@ -114,8 +146,6 @@ def load_policy(study: Study, model_name: str) -> Policy:
 
     One whose files have changed since is loaded again.
     """
-    from tokenshift_utils.hf_policy import directory_fingerprint
-
     path = study.model_path(model_name)
     return _loaded(path, model_name, study.dtype, directory_fingerprint(path))
 

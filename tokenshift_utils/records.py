@@ -109,11 +109,17 @@ _SHIFTS = [
 _CROSS_KEY = [
     Column("primary", _TEXT, "Model that the tokens come from where the rule does not fire"),
     Column("intervention", _TEXT, "Model that the tokens come from where it fires"),
-    Column("rule", _TEXT, "js, js_full, random, always or never"),
+    Column(
+        "rule",
+        _TEXT,
+        "Where it fires: js, js_full, kl, kl_reverse, entropy, signed_logp, random, first, always"
+        " or never",
+    ),
     Column(
         "threshold",
         _SETTING,
-        "The rule fires where the divergence is above this, nats; null for rules without threshold",
+        "The rule fires where its value is above this, nats (first: at so many first positions);"
+        " null for rules without threshold",
         True,
     ),
     Column(
@@ -122,6 +128,14 @@ _CROSS_KEY = [
         "Chance that a position is switched under rule random; null otherwise",
         True,
     ),
+    Column("budget", _COUNT, "Only so many first firings of a response switch; null: all", True),
+    Column(
+        "insert",
+        _TEXT,
+        "What stands at switched positions: the token of the 'intervention', the primary's 'own' by"
+        " another noise stream, or one 'extrapolated' beyond the intervention",
+    ),
+    Column("gain", _SETTING, "Extrapolation's exponent; null otherwise", True),
     Column("direction", _TEXT, "'forward': primary is the base model; 'reverse': it is not"),
     *_RESPONSE,
 ]
@@ -147,15 +161,7 @@ _CROSS_SAMPLING = [
     *_VERDICT,
 ]
 
-_SWITCHES = [
-    *_CROSS_KEY,
-    Column("position", _COUNT, "0-based position in the response"),
-    Column("js", _REAL, "JS divergence of the nucleus distributions there, nats"),
-    Column("js_full", _REAL, "JS divergence of the full distributions there, nats"),
-    Column("entropy_primary", _REAL, "Entropy of the primary's full distribution, nats"),
-    Column("entropy_intervention", _REAL, "Entropy of the intervention's full distribution, nats"),
-    Column("token_primary", _COUNT, "Token that the primary would have emitted with this noise"),
-    Column("token_intervention", _COUNT, "Token that was emitted, the intervention's"),
+_LOGPS = [
     Column("logp_primary_of_primary", _REAL, "Log-prob under primary of token_primary, full"),
     Column(
         "logp_primary_of_intervention", _REAL, "Log-prob under primary of token_intervention, full"
@@ -168,8 +174,72 @@ _SWITCHES = [
         _REAL,
         "Log-prob under intervention of token_intervention, full",
     ),
+]
+
+_SWITCHES = [
+    *_CROSS_KEY,
+    Column("position", _COUNT, "0-based position in the response"),
+    Column("js", _REAL, "JS divergence of the nucleus distributions there, nats"),
+    Column("js_full", _REAL, "JS divergence of the full distributions there, nats"),
+    Column("entropy_primary", _REAL, "Entropy of the primary's full distribution, nats"),
+    Column("entropy_intervention", _REAL, "Entropy of the intervention's full distribution, nats"),
+    Column("token_primary", _COUNT, "Token that the primary would have emitted with this noise"),
+    Column("token_intervention", _COUNT, "Token that was emitted, by what 'insert' says"),
+    *_LOGPS,
     Column("effective", _FLAG, "Whether the two tokens differ"),
     Column("tv", _REAL, "Total variation distance of the nucleus distributions there"),
+]
+
+_SINGLE_TOKEN = [
+    Column("study", _TEXT, "Study that the record belongs to"),
+    Column("primary", _TEXT, "Model that wrote the response, and that goes on after either token"),
+    Column("intervention", _TEXT, "Model whose token is tried in place of the primary's"),
+    Column("direction", _TEXT, "'forward': primary is the base model; 'reverse': it is not"),
+    *_RESPONSE,
+    Column("position", _COUNT, "0-based position in the primary's response"),
+    Column("n_tokens", _COUNT, "Length of that response in tokens"),
+    Column("stratum", _COUNT, "Stratum of JS that the position was taken from, from 0"),
+    Column("stratum_low", _SETTING, "Lower edge of the stratum, nats, inside"),
+    Column("stratum_high", _SETTING, "Upper edge, nats, outside; ln 2, JS's bound, for the last"),
+    Column(
+        "stratum_positions",
+        _COUNT,
+        "Positions of the stratum in the pool that these were taken from, for weights",
+    ),
+    Column("js", _REAL, "JS divergence of the nucleus distributions there, nats"),
+    Column("js_full", _REAL, "JS divergence of the full distributions there, nats"),
+    Column("entropy_primary", _REAL, "Entropy of the primary's full distribution, nats"),
+    Column("entropy_intervention", _REAL, "Entropy of the intervention's full distribution, nats"),
+    Column("token_primary", _COUNT, "Token that the primary emitted there"),
+    Column(
+        "token_intervention", _COUNT, "Token that the intervention would have emitted, same noise"
+    ),
+    *_LOGPS,
+    Column("effective", _FLAG, "Whether the two tokens differ"),
+    Column(
+        "continuations",
+        _COUNT,
+        "Continuations after each of the two tokens, on noise that both share; 0 where they are"
+        " equal",
+    ),
+    Column(
+        "successes_primary",
+        _COUNT,
+        "Correct responses after the primary's token; null where the tokens are equal",
+        True,
+    ),
+    Column(
+        "successes_intervention",
+        _COUNT,
+        "Correct responses after the intervention's token; null where the tokens are equal",
+        True,
+    ),
+    Column(
+        "effect",
+        _SETTING,
+        "Success rate after the intervention's token minus that after the primary's; 0 where the"
+        " tokens are equal",
+    ),
 ]
 
 KINDS: dict[str, list[Column]] = {
@@ -177,6 +247,7 @@ KINDS: dict[str, list[Column]] = {
     "shifts": _SHIFTS,
     "cross_sampling": _CROSS_SAMPLING,
     "switches": _SWITCHES,
+    "single_token": _SINGLE_TOKEN,
 }  # fmt: skip
 
 

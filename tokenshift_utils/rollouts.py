@@ -14,7 +14,7 @@ import pyarrow as pa
 from tokenshift_utils import benchmarks as files
 from tokenshift_utils import executor, records
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import directory_fingerprint
+from tokenshift_utils.fingerprints import directory_fingerprint
 from tokenshift_utils.noise import row_key
 from tokenshift_utils.policy import Policy, Sampling, load_policy, stop_ids
 from tokenshift_utils.store import code_version
@@ -22,7 +22,7 @@ from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import check_same_tokenizer
 from tokenshift_utils.verify import extract_answer, is_correct
 
-SAMPLER = ("hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy")
+SAMPLER = ("decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy")
 MODULES = (*SAMPLER, "benchmarks", "records", "rollouts", "verify")
 
 

@@ -11,12 +11,14 @@ import json
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tokenshift_utils.errors import TokenshiftError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROBES = 256  # tokens, evenly spread over the vocabulary, whose text must survive a round trip
 
@@ -38,6 +40,8 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
             "the model is incomplete: train or fetch it again"
         )
     try:
+        from transformers import AutoTokenizer  # (seconds, which a run with records need not wait)
+
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:
         raise TokenshiftError(

@@ -1,0 +1,43 @@
+"""What identifies a model's files, read without loading the model."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from tokenshift_utils.errors import TokenshiftError
+
+FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+def check_model_directory(directory: Path) -> None:
+    """Refuse a directory that is missing or has no configuration or no safetensors weights."""
+    if not directory.is_dir():
+        raise TokenshiftError(
+            f"there is no model directory {directory}; correct the path, or train or fetch the model"
+        )
+    for pattern in ("config.json", "*.safetensors"):
+        if not any(directory.glob(pattern)):
+            raise TokenshiftError(
+                f"the model directory {directory} has no {pattern}; the model is incomplete: "
+                "train or fetch it again"
+            )
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(file: Path, size: int, modified_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def directory_fingerprint(directory: str | Path) -> str:
+    """sha256 over the names and contents of a model's weights, configuration and tokenizer files."""
+    directory = Path(directory)
+    check_model_directory(directory)
+    digest = hashlib.sha256()
+    for file in sorted({f for pattern in FINGERPRINTED for f in directory.glob(pattern)}):
+        status = file.stat()
+        content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
+        digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()
