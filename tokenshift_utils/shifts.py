@@ -25,7 +25,6 @@ from tokenshift_utils import executor, measures, records
 from tokenshift_utils.benchmarks import read_rows
 from tokenshift_utils.cross_sampling import CrossSampling, cross_sampling_artefacts
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
 from tokenshift_utils.nucleus import log_softmax32, truncate
 from tokenshift_utils.policy import Policy, Sampling
 from tokenshift_utils.rollouts import (
@@ -390,6 +389,9 @@ def shifts_of_files(
     ``sampling`` gives the temperature and top-p of the distributions compared, the paper's 1 and
     0.7 where None. The file appears only when it is whole. Returns the number of positions.
     """
+    # Imported late: loading transformers takes seconds, which readers of records need not wait.
+    from tokenshift_utils.hf_policy import HFPolicy
+
     sampling = sampling or Sampling(temperature=1.0, top_p=0.7)
     base_dir, tuned_dir, out = Path(base_dir), Path(tuned_dir), Path(out_parquet)
     if not out.absolute().parent.is_dir():

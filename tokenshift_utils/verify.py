@@ -11,8 +11,6 @@ import re
 import threading
 from functools import lru_cache
 
-from math_verify import parse, verify
-
 BOX = "\\boxed{"
 LONGEST = 500  # characters; longer contents are no answers
 SECONDS = 5  # math-verify's limit for one expression, which it can keep in a main thread only
@@ -64,6 +62,9 @@ def answers_equal(own: str, answer: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _verified(own: str, answer: str, in_main_thread: bool) -> bool:
+    # Imported late: it takes a second, and most answers are integers.
+    from math_verify import parse, verify
+
     # The limits rest on SIGALRM, which raises outside the main thread.
     seconds = SECONDS if in_main_thread else None
     parsed = [
