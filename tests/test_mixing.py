@@ -1,7 +1,9 @@
 """The cross-sampling engine against single policies and against a loop that shares no code."""
 
 import copy
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ class NoTokenizer:
     eos_token_id = 1
 
 
+CHECKOUT = Path(__file__).resolve().parents[1]
 SAMPLING = Sampling(temperature=0.9, top_p=0.7, max_new_tokens=24)
 N = 24
 
@@ -430,7 +433,8 @@ def margin(pair, prompt, ids, key, rule, sampling):
         scores = nucleus.log_probs() + gumbel(row, at, torch.arange(policy.vocab_size))
         best = scores.topk(2).values[0]
         margins.append(best[0] - best[1])
-    js = measures.js(nuclei[0].log_probs(), nuclei[1].log_probs())
+    full = rule.name == "js_full"
+    js = measures.js(*((n.logp if full else n.log_probs()) for n in nuclei))
     margins.append((js - rule.threshold).abs().squeeze())
     return float(min(margins))
 
@@ -448,6 +452,33 @@ def test_float32_parts_from_float64_only_where_the_margin_is_small(tiny_pair, pa
             assert margin(pair, prompts[i], b.ids[:first], KEYS[i], rule, SAMPLING) < 1e-4
             parted += 1
     assert parted / N < 0.05
+
+
+@pytest.mark.parametrize("name, threshold", [("js", 0.1), ("js_full", 0.02)])
+def test_float32_block_and_lockstep_part_only_where_the_margin_is_small(name, threshold):
+    """The shipped pair, as the tiny study computes with it."""
+    models = CHECKOUT / "results/tiny/models"
+    rule, sampling = Rule(name, threshold), Sampling(1.0, 0.7, 160)
+    lines = (CHECKOUT / "results/tiny/benchmarks/hard.jsonl").read_text().splitlines()[:48]
+    single = [HFPolicy.load(models / n, n) for n in ("base", "dapo")]
+    exact = [HFPolicy.load(models / n, n, "float64") for n in ("base", "dapo")]
+    prompts = [single[0].tokenizer.encode(json.loads(line)["problem"]) for line in lines]
+    row_keys = [row_key(7, "hard", str(i), 0) for i in range(len(prompts))]
+    first, *others = (
+        cross_sample(*single, prompts, row_keys, rule, sampling, size, block)[0]
+        for size, block in ((48, 1), (48, 8), (16, "auto"))
+    )
+    tokens, parted = sum(len(run.ids) for run in first), 0
+    for other in others:
+        for i, (a, b) in enumerate(zip(first, other)):
+            if a.ids != b.ids:
+                at = next(t for t, (x, y) in enumerate(zip(a.ids, b.ids)) if x != y)
+                assert margin(exact, prompts[i], a.ids[:at], row_keys[i], rule, sampling) < 1e-4
+                parted += 1
+    print(
+        f"{rule.label}: {parted} of {len(others) * len(prompts)} responses part ({tokens} tokens)"
+    )
+    assert parted <= 2
 
 
 def test_rules_are_checked():
