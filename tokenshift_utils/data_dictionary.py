@@ -10,6 +10,7 @@ from tokenshift_utils import paths, records
 from tokenshift_utils.cross_sampling import get_cross_sampling
 from tokenshift_utils.rollouts import get_rollouts
 from tokenshift_utils.shifts import get_shifts
+from tokenshift_utils.single_token import get_single_token
 from tokenshift_utils.study import Study
 
 PROBLEMS = 2  # of each benchmark, in a sample
@@ -31,6 +32,8 @@ _ROWS = {
     "in the distributions that emit this token.",
     "cross_sampling": "One row a response that two models wrote together.",
     "switches": "One row a position of such a response at which the rule fired.",
+    "single_token": "One row a position of a model's own response at which another model's token was "
+    "tried: how often each of the two tokens leads to a correct answer.",
 }
 
 
@@ -75,7 +78,7 @@ def write_samples(study: Study) -> list[Path]:
     every benchmark.
     """
     tuned = study.cross_sampling.pairs[0]
-    threshold = study.cross_sampling.thresholds[0]
+    threshold = study.thresholds.high_js
     runs, switches = get_cross_sampling(study, study.base, tuned, threshold=threshold)
     frames = {
         "rollouts": get_rollouts(study, tuned, samples=SAMPLES),
@@ -83,6 +86,8 @@ def write_samples(study: Study) -> list[Path]:
         "cross_sampling": runs,
         "switches": switches,
     }
+    if study.cross_sampling.single_token:
+        frames["single_token"] = get_single_token(study, study.base, tuned)
     return [_write_sample(kind, frame) for kind, frame in frames.items()]
 
 
@@ -90,7 +95,8 @@ def _write_sample(kind: str, frame: pd.DataFrame) -> Path:
     first = frame.groupby("benchmark")["problem"].transform(
         lambda problems: problems.isin(problems.unique()[:PROBLEMS])
     )
-    rows = frame[first & (frame["sample"] < SAMPLES)]
+    rows = frame[first]
+    rows = rows[rows["sample"].isin(sorted(rows["sample"].unique())[:SAMPLES])]
     table = pa.Table.from_pandas(rows, schema=records.schema(kind), preserve_index=False)
     file = sample_file(kind)
     file.parent.mkdir(parents=True, exist_ok=True)
