@@ -16,6 +16,9 @@ app = typer.Typer(
     help="Where RLVR changes a language model, token by token.",
 )
 
+bench = typer.Typer(no_args_is_help=True, help="Measure speed on the machine at hand.")
+app.add_typer(bench, name="bench")
+
 StudyOption = Annotated[str, typer.Option("--study", help="A study's name, or a study file.")]
 
 
@@ -85,6 +88,26 @@ def data_dictionary(study: StudyOption = "tiny") -> None:
 
     for file in [write_dictionary(), *write_samples(load_study(study))]:
         typer.echo(f"wrote {file}")
+
+
+@bench.command("cross-sampling")
+def bench_cross_sampling(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of cases.")] = False,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="Pairs of models to measure; all that can be here.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch sizes to measure; all.")] = None,
+) -> None:
+    """What cross-sampling costs beside plain generation by the primary alone.
+
+    Takes some minutes on an idle CPU. Pairs of GPU size are measured where there is a CUDA device.
+    """
+    import json
+
+    from tokenshift_utils.bench import bench, describe_machine, render
+
+    rows = bench(pair or (), batch or ())
+    typer.echo(json.dumps(rows, indent=1) if as_json else f"{describe_machine()}\n\n{render(rows)}")
 
 
 def _parameters(given: list[str]) -> dict:

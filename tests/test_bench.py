@@ -1,0 +1,158 @@
+"""The bench: what it counts and how it reports. Nothing here asserts a time."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from tokenshift_utils import bench
+from tokenshift_utils.bench import Case, Pair, expected_tokens, floor
+from tokenshift_utils.cli import main
+from tokenshift_utils.hf_policy import HFPolicy
+
+SMALL = Case("small", "cpu", 2, rows=4, tokens=20, repeats=2)
+
+
+@pytest.fixture
+def small(tiny_pair):
+    """The random pair of the tests, as `make_pair` leaves pairs."""
+    policies = [HFPolicy.load(path, "p") for path in (tiny_pair.base, tiny_pair.tuned)]
+    for policy in policies:
+        policy.eos_ids = (policy.vocab_size,)
+    return Pair(*policies, [[4, 5, 6, 7 + i] for i in range(4)], 1.0)
+
+
+def test_expected_tokens_of_a_round():
+    assert expected_tokens(8, 0.0) == 8 and expected_tokens(8, 1.0) == 1
+    assert expected_tokens(1, 0.3) == pytest.approx(1)
+    assert expected_tokens(3, 0.5) == pytest.approx(1 + 0.5 + 0.25)
+    fires = np.random.default_rng(0).random((100_000, 8)) < 0.1
+    emitted = np.where(fires.any(1), fires.argmax(1) + 1, 8)
+    assert expected_tokens(8, 0.1) == pytest.approx(emitted.mean(), rel=0.01)
+
+
+def test_floor_by_hand():
+    assert floor(1, 0.2, step=3.0, forward=3.0) == pytest.approx(2)  # lockstep pays twice
+    assert floor(8, 0.0, step=1.0, forward=2.0) == pytest.approx(10 / 8)
+    assert floor(2, 1.0, step=1.0, forward=1.0) == pytest.approx(3)  # three forwards, one token
+
+
+def test_measurements_have_the_form_that_is_promised(small):
+    called = []
+    rows = bench.measure(SMALL, small, (0.0, 0.2), (1, 4, "auto"), lambda: called.append(1))
+    assert len(called) == bench.calls(SMALL, (0.0, 0.2), (1, 4, "auto"))
+    assert all(tuple(row) == bench.KEYS for row in rows)
+    methods = [(row["method"], row["block"]) for row in rows]
+    mixed = [("lockstep", 1), ("block", 4), ("block", "auto")]
+    assert methods == [("plain", None), ("generate", None), *mixed, *mixed]
+    assert {(row["pair"], row["device"], row["batch"]) for row in rows} == {("small", "cpu", 2)}
+    assert all(row["tokens_per_s"] > 0 and row["cost_ratio"] > 0 for row in rows)
+    assert rows[0]["cost_ratio"] == 1.0
+    generated = rows[0]["tokens_per_s"] / rows[1]["tokens_per_s"]
+    assert rows[1]["cost_ratio"] == pytest.approx(generated)
+    assert [row["switch_rate"] for row in rows[:5]] == [None, None, 0, 0, 0]
+    assert len({row["switch_rate"] for row in rows[5:]}) == 1 and 0 < rows[5]["switch_rate"] < 1
+    for lockstep, block, auto in (rows[2:5], rows[5:]):
+        assert lockstep["floor"] > 1 and block["floor"] > 1
+        assert auto["floor"] == min(lockstep["floor"], block["floor"])
+
+
+def test_a_threshold_meets_its_switch_rate(small):
+    case = Case("small", "cpu", 4, rows=4, tokens=40, repeats=1)
+    m = bench._Measurement(case, small)
+    responses = [response.ids for response in m.plain()]
+    assert {len(ids) for ids in responses} == {40}  # no stop ids
+    zero, some = m.thresholds((0.0, 0.2), responses)
+    assert m.mixed(zero, 1) == 0
+    assert 0.05 < m.mixed(some, 1) < 0.5
+
+
+def test_a_random_pair_is_one_model_and_one_near_it():
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    pair = bench.random_pair(config, "cpu", rows=3)
+    assert [len(prompt) for prompt in pair.prompts] == [bench.PROMPT] * 3
+    for (name, a), (_, b) in zip(
+        pair.primary.model.named_parameters(), pair.intervention.model.named_parameters()
+    ):
+        apart = float((a - b).detach().std() / a.detach().std()) if a.dim() > 1 else 0.0
+        assert a.dim() < 2 or 0.5 * bench.NOISE < apart < 2 * bench.NOISE, name
+    with torch.no_grad():
+        logits = pair.primary.model(torch.tensor(pair.prompts)).logits[:, -1]
+    assert float((logits / pair.temperature).std()) == pytest.approx(bench.SURENESS, rel=0.1)
+
+
+def test_the_tiny_pair_goes_on_to_the_limit():
+    case = Case("tiny", "cpu", 4, rows=4, tokens=8, repeats=1)
+    pair = bench.make_pair(case)
+    assert len(pair.prompts) == 4 and pair.primary.name == "base"
+    assert all(len(r.ids) == 8 for r in bench._Measurement(case, pair).plain())
+
+
+def test_cases_without_their_device_are_left_out(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert {case.device for case in bench.chosen_cases()} == {"cpu"}
+    assert [case.pair for case in bench.chosen_cases(["tiny"])] == ["tiny"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    big = bench.chosen_cases(["qwen2.5-7b-shape"])
+    assert [(case.device, case.batch) for case in big] == [("cuda", 16), ("cuda", 64)]
+    assert [case.batch for case in bench.chosen_cases(["qwen2.5-7b-shape"], [64])] == [64]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--pair", "huge"], "no pair 'huge'"),
+        (["--pair", "qwen2.5-7b-shape"], "need a CUDA device"),
+        (["--pair", "tiny", "--batch", "5"], "no pair is measured at that batch size"),
+    ],
+)
+def test_the_command_refuses(arguments, expected, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "cross-sampling", *arguments])
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err and captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "CASES", (SMALL,))
+    monkeypatch.setattr(bench, "make_pair", lambda case: small)
+    monkeypatch.setattr(bench, "RATES", (0.0,))
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "cross-sampling", *(["--json"] if as_json else [])])
+    assert stopped.value.code == 0
+    captured = capsys.readouterr()
+    assert "small, batch 2" in captured.err  # progress
+    if as_json:
+        rows = json.loads(captured.out)
+        assert [tuple(row) for row in rows] == [bench.KEYS] * 7
+    else:
+        lines = captured.out.strip().splitlines()
+        assert "torch" in lines[0] and lines[2].split()[:3] == ["pair", "device", "batch"]
+        assert len(lines) == 3 + 7
+
+
+def test_padding_stands_left():
+    ids, mask = bench.left_pad([[5, 6, 7], [8]])
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_rows_as_text():
+    row = dict(zip(bench.KEYS, ("p", "cpu", 16, "block", 8, 0.0401, 1234.5, 1.318, 1.2)))
+    plain = dict(zip(bench.KEYS, ("p", "cpu", 16, "plain", None, None, 2000.0, 1.0, None)))
+    lines = bench.render([plain, row]).splitlines()
+    assert lines[1].split() == ["p", "cpu", "16", "plain", "2000", "1.00"]
+    assert lines[2].split() == ["p", "cpu", "16", "block", "8", "4.0%", "1234", "1.32", "1.20"]
+    assert len({line.index("1.") for line in lines[1:]}) == 1
