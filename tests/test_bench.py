@@ -12,7 +12,7 @@ from tokenshift_utils.bench import Case, Pair, expected_tokens, floor
 from tokenshift_utils.cli import main
 from tokenshift_utils.hf_policy import HFPolicy
 
-SMALL = Case("small", "cpu", 2, rows=4, tokens=20, repeats=2)
+SMALL = Case("small", "cpu", 2, rows=4, tokens=20, fixed=7, repeats=2)
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def small(tiny_pair):
     """The random pair of the tests, as `make_pair` leaves pairs."""
     policies = [HFPolicy.load(path, "p") for path in (tiny_pair.base, tiny_pair.tuned)]
     for policy in policies:
-        policy.eos_ids = (policy.vocab_size,)
+        policy.eos_ids = (policy.vocab_size,)  # no response ends before the limit
     return Pair(*policies, [[4, 5, 6, 7 + i] for i in range(4)], 1.0)
 
 
@@ -45,28 +45,37 @@ def test_measurements_have_the_form_that_is_promised(small):
     assert len(called) == bench.calls(SMALL, (0.0, 0.2), (1, 4, "auto"))
     assert all(tuple(row) == bench.KEYS for row in rows)
     methods = [(row["method"], row["block"]) for row in rows]
+    alone = [("plain-fixed", None), ("generate", None), ("plain", None)]
     mixed = [("lockstep", 1), ("block", 4), ("block", "auto")]
-    assert methods == [("plain", None), ("generate", None), *mixed, *mixed]
+    assert methods == [*alone, *mixed, *mixed]
     assert {(row["pair"], row["device"], row["batch"]) for row in rows} == {("small", "cpu", 2)}
     assert all(row["tokens_per_s"] > 0 and row["cost_ratio"] > 0 for row in rows)
-    assert rows[0]["cost_ratio"] == 1.0
-    generated = rows[0]["tokens_per_s"] / rows[1]["tokens_per_s"]
-    assert rows[1]["cost_ratio"] == pytest.approx(generated)
-    assert [row["switch_rate"] for row in rows[:5]] == [None, None, 0, 0, 0]
-    assert len({row["switch_rate"] for row in rows[5:]}) == 1 and 0 < rows[5]["switch_rate"] < 1
-    for lockstep, block, auto in (rows[2:5], rows[5:]):
+    fixed, generate, plain = rows[:3]
+    assert fixed["cost_ratio"] == plain["cost_ratio"] == 1.0
+    ratio = fixed["tokens_per_s"] / generate["tokens_per_s"]
+    assert generate["cost_ratio"] == pytest.approx(ratio)
+    assert [row["switch_rate"] for row in rows[:6]] == [None, None, None, 0, 0, 0]
+    assert len({row["switch_rate"] for row in rows[6:]}) == 1 and 0 < rows[6]["switch_rate"] < 1
+    for lockstep, block, auto in (rows[3:6], rows[6:]):
         assert lockstep["floor"] > 1 and block["floor"] > 1
         assert auto["floor"] == min(lockstep["floor"], block["floor"])
 
 
 def test_a_threshold_meets_its_switch_rate(small):
-    case = Case("small", "cpu", 4, rows=4, tokens=40, repeats=1)
+    case = Case("small", "cpu", 4, rows=4, tokens=40, fixed=9, repeats=1)
     m = bench._Measurement(case, small)
-    responses = [response.ids for response in m.plain()]
-    assert {len(ids) for ids in responses} == {40}  # no stop ids
+    responses = m.plain()
+    assert {len(ids) for ids in responses} == {40}
     zero, some = m.thresholds((0.0, 0.2), responses)
-    assert m.mixed(zero, 1) == 0
-    assert 0.05 < m.mixed(some, 1) < 0.5
+    assert m.mixed(zero, 1) == (160, 0.0)
+    assert 0.05 < m.mixed(some, 1)[1] < 0.5
+
+
+def test_one_batch_of_one_length_by_both(small):
+    m = bench._Measurement(SMALL, small)
+    before = small.primary.model.config._attn_implementation
+    assert m.fixed() == m.generate("eager") == m.generate("sdpa") == 2 * 7
+    assert small.primary.model.config._attn_implementation == before
 
 
 def test_a_random_pair_is_one_model_and_one_near_it():
@@ -90,11 +99,14 @@ def test_a_random_pair_is_one_model_and_one_near_it():
     assert float((logits / pair.temperature).std()) == pytest.approx(bench.SURENESS, rel=0.1)
 
 
-def test_the_tiny_pair_goes_on_to_the_limit():
-    case = Case("tiny", "cpu", 4, rows=4, tokens=8, repeats=1)
+def test_the_tiny_pair_writes_as_in_the_study():
+    case = Case("tiny", "cpu", 4, rows=4, tokens=320, fixed=5, repeats=1)
     pair = bench.make_pair(case)
     assert len(pair.prompts) == 4 and pair.primary.name == "base"
-    assert all(len(r.ids) == 8 for r in bench._Measurement(case, pair).plain())
+    m = bench._Measurement(case, pair)
+    ends = set(pair.primary.eos_ids)
+    assert all(len(ids) < 320 and ids[-1] in ends for ids in m.plain())
+    assert m.fixed() == 4 * 5
 
 
 def test_cases_without_their_device_are_left_out(monkeypatch):
@@ -137,11 +149,11 @@ def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatc
     assert "small, batch 2" in captured.err  # progress
     if as_json:
         rows = json.loads(captured.out)
-        assert [tuple(row) for row in rows] == [bench.KEYS] * 7
+        assert [tuple(row) for row in rows] == [bench.KEYS] * 8
     else:
         lines = captured.out.strip().splitlines()
         assert "torch" in lines[0] and lines[2].split()[:3] == ["pair", "device", "batch"]
-        assert len(lines) == 3 + 7
+        assert len(lines) == 3 + 8
 
 
 def test_padding_stands_left():

@@ -5,9 +5,9 @@ the same run. Beside each stands the floor of its method: what the models' forwa
 cost, K steps of plain generation and one forward of the intervention over K tokens, spread over the
 tokens that such a round emits at the switch rate achieved.
 
-Responses have a fixed number of tokens, so that every method works on full batches. Rules need both
-models (JS), and thresholds are set for a wanted switch rate. Methods take turns, and each keeps its
-best time: other processes can only slow a run down.
+The tiny study's pair ends responses as it does in the study, and other texts enter; random pairs
+write a fixed number of tokens. Rules need both models (JS), with thresholds set for a wanted switch
+rate. Methods take turns, and each keeps its best time: other processes can only slow a run down.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.executor import one_thread
 from tokenshift_utils.hf_policy import HFPolicy
 from tokenshift_utils.mixing import cross_sample
-from tokenshift_utils.policy import Sampling
+from tokenshift_utils.policy import Sampling, stop_ids
 from tokenshift_utils.rules import Rule
 from tokenshift_utils.shifts import score_pair
 from tokenshift_utils.study import load_study
@@ -39,11 +40,13 @@ from tokenshift_utils.study import load_study
 RATES = (0.0, 0.01, 0.04, 0.1)  # shares of switched positions aimed at
 BLOCKS = (1, 4, 8, 16, "auto")  # 1: lockstep
 TOP_P = 0.7
+WIDTH = 1.6  # spread of a random model's weights times the root of its hidden size: wide enough
+# that attention picks out tokens, or the model would soon repeat itself
 SURENESS = 12.0  # spread of a random model's logits over the temperature: entropy below 1 nat
-NOISE = 0.01  # of a random pair's tuned model, relative to the spread of each weight matrix
+NOISE = 0.001  # of a random pair's tuned model, relative to the spread of each weight matrix
 PROMPT = 32  # tokens of a random pair's prompts
 NEVER = 0.7  # nats, above what JS can be
-TRIALS = 8  # to meet a switch rate
+TRIALS = 6  # to meet a switch rate
 CLOSE = 0.15  # relative error at which a switch rate is met
 KEYS = (
     *("pair", "device", "batch", "method", "block"),
@@ -53,13 +56,17 @@ KEYS = (
 
 @dataclass(frozen=True)
 class Case:
-    """A pair at a batch size: how many responses of how many tokens are written how often."""
+    """A pair at a batch size: how many responses of at most how many tokens, how often.
+
+    ``fixed`` is the length of those that ``generate`` writes too, all alike.
+    """
 
     pair: str
     device: str
     batch: int
     rows: int
     tokens: int
+    fixed: int
     repeats: int
 
 
@@ -73,13 +80,13 @@ class Pair:
     temperature: float
 
 
-CASES = (  # with many rows to a batch: at the end of the last rows it is no longer full
-    Case("tiny", "cpu", 16, rows=192, tokens=120, repeats=3),
-    Case("random-30m", "cpu", 1, rows=6, tokens=64, repeats=3),
-    Case("qwen2.5-1.5b-shape", "cuda", 16, rows=64, tokens=64, repeats=2),
-    Case("qwen2.5-1.5b-shape", "cuda", 64, rows=256, tokens=64, repeats=2),
-    Case("qwen2.5-7b-shape", "cuda", 16, rows=64, tokens=64, repeats=2),
-    Case("qwen2.5-7b-shape", "cuda", 64, rows=256, tokens=64, repeats=2),
+CASES = (
+    Case("tiny", "cpu", 16, rows=96, tokens=320, fixed=120, repeats=3),
+    Case("random-30m", "cpu", 1, rows=2, tokens=192, fixed=64, repeats=3),
+    Case("qwen2.5-1.5b-shape", "cuda", 16, rows=16, tokens=384, fixed=64, repeats=1),
+    Case("qwen2.5-1.5b-shape", "cuda", 64, rows=64, tokens=384, fixed=64, repeats=1),
+    Case("qwen2.5-7b-shape", "cuda", 16, rows=16, tokens=384, fixed=64, repeats=1),
+    Case("qwen2.5-7b-shape", "cuda", 64, rows=64, tokens=384, fixed=64, repeats=1),
 )
 SHAPES: dict[str, Callable[[], Any]] = {
     "random-30m": lambda: LlamaConfig(
@@ -136,9 +143,11 @@ def random_pair(config: Any, device: str, rows: int) -> Pair:
     """Random weights of a given shape, and the same with a little noise; bfloat16 on a GPU.
 
     Input and output embeddings are not tied, since a random model with tied ones only repeats
-    itself. The temperature makes the two about as sure as trained models are.
+    itself. The temperature makes the two about as sure as trained models are, and an end that no
+    model draws lets responses go on to the limit.
     """
     config.tie_word_embeddings = False
+    config.initializer_range = WIDTH / config.hidden_size**0.5
     config.bos_token_id = config.eos_token_id = None
     config._attn_implementation = "eager" if device == "cpu" else "sdpa"
     policies = []
@@ -153,6 +162,7 @@ def random_pair(config: Any, device: str, rows: int) -> Pair:
                     if noise and weight.dim() > 1:
                         weight += noise * weight.std() * torch.randn_like(weight)
         policies.append(HFPolicy(model, _NoTokenizer(), name))
+        policies[-1].eos_ids = (config.vocab_size,)
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(config.vocab_size, (rows, PROMPT), generator=generator).tolist()
     with torch.inference_mode():
@@ -162,14 +172,10 @@ def random_pair(config: Any, device: str, rows: int) -> Pair:
 
 
 def make_pair(case: Case) -> Pair:
-    """The pair of a case, its policies set to go on to the limit."""
+    """The pair of a case."""
     if case.pair == "tiny":
-        pair = tiny_pair(case.rows)
-    else:
-        pair = random_pair(SHAPES[case.pair](), case.device, case.rows)
-    for policy in (pair.primary, pair.intervention):
-        policy.eos_ids = (policy.vocab_size,)  # an id that no model draws
-    return pair
+        return tiny_pair(case.rows)
+    return random_pair(SHAPES[case.pair](), case.device, case.rows)
 
 
 # Measuring --------------------------------------------------------------------------------------
@@ -215,27 +221,29 @@ def seconds(call: Callable[[], Any], device: str) -> tuple[float, Any]:
 
 
 class _Measurement:
-    """One case being measured: what takes turns, and the best time of each."""
+    """One case being measured: what takes turns, and the best time a token of each."""
 
     def __init__(self, case: Case, pair: Pair) -> None:
         self.case = case
         self.pair = pair
         self.sampling = Sampling(pair.temperature, TOP_P, case.tokens)
         self.keys = list(range(case.rows))
-        self.best: dict[tuple, float] = {}
-        self.switched: dict[tuple, float] = {}
+        self.best: dict[Any, float] = {}
 
-    def time(self, name: tuple, call: Callable[[], Any]) -> Any:
+    def time(self, name: Any, call: Callable[[], Any], tokens: Callable[[Any], int]) -> Any:
+        """Call, keep the time a token under a name if it is the best, and return the result."""
         taken, result = seconds(call, self.case.device)
-        self.best[name] = min(taken, self.best.get(name, np.inf))
+        self.best[name] = min(taken / tokens(result), self.best.get(name, np.inf))
         return result
 
-    def plain(self) -> list:
-        case, pair = self.case, self.pair
-        return pair.primary.sample(pair.prompts, self.keys, self.sampling, batch_size=case.batch)
+    def plain(self) -> list[list[int]]:
+        """Responses of the primary alone, as token ids."""
+        pair, stops = self.pair, stop_ids(self.pair.primary, self.pair.intervention)
+        drawn = pair.primary.sample(pair.prompts, self.keys, self.sampling, stops, self.case.batch)
+        return [response.ids for response in drawn]
 
-    def mixed(self, threshold: float, block: int | str) -> float:
-        """Cross-sample; returns the share of positions switched."""
+    def mixed(self, threshold: float, block: int | str) -> tuple[int, float]:
+        """Cross-sample; returns the number of tokens and the share of positions switched."""
         pair, rule = self.pair, Rule("js", threshold)
         runs, _ = cross_sample(
             *(pair.primary, pair.intervention, pair.prompts, self.keys),
@@ -243,75 +251,83 @@ class _Measurement:
             block=block,
         )
         emitted = sum(len(run.ids) for run in runs)
-        return sum(run.n_switched for run in runs) / emitted
+        return emitted, sum(run.n_switched for run in runs) / emitted
 
-    def generate(self, attention: str) -> None:
-        """The primary's responses by transformers' own ``generate``, tokens only."""
+    def fixed(self) -> int:
+        """Write one batch of responses of a fixed length; returns the number of tokens."""
+        case, pair = self.case, self.pair
+        sampling = Sampling(pair.temperature, TOP_P, case.fixed)
+        never = [pair.primary.vocab_size]  # no model draws it
+        drawn = pair.primary.sample(
+            pair.prompts[: case.batch], self.keys[: case.batch], sampling, never, case.batch
+        )
+        return sum(len(response.ids) for response in drawn)
+
+    def generate(self, attention: str) -> int:
+        """The same number of tokens by transformers' own ``generate``."""
         case, model = self.case, self.pair.primary.model
         settings = GenerationConfig(
             do_sample=True,
-            temperature=self.sampling.temperature,
+            temperature=self.pair.temperature,
             top_p=TOP_P,
             top_k=0,
-            max_new_tokens=case.tokens,
-            eos_token_id=list(self.pair.primary.eos_ids),
+            max_new_tokens=case.fixed,
+            eos_token_id=self.pair.primary.vocab_size,
             pad_token_id=0,
         )
+        ids, mask = (x.to(model.device) for x in left_pad(self.pair.prompts[: case.batch]))
         before = model.config._attn_implementation
         model.set_attn_implementation(attention)
         try:
-            for start in range(0, case.rows, case.batch):
-                ids, mask = left_pad(self.pair.prompts[start : start + case.batch])
-                ids, mask = ids.to(model.device), mask.to(model.device)
-                out = model.generate(ids, attention_mask=mask, generation_config=settings)
-                assert out.shape[1] == ids.shape[1] + case.tokens
+            out = model.generate(ids, attention_mask=mask, generation_config=settings)
         finally:
             model.set_attn_implementation(before)
+        return out[:, ids.shape[1] :].numel()
 
     def forward(self, block: int, responses: list[list[int]]) -> None:
-        """Time the intervention's forward over ``block`` tokens, along given responses."""
+        """Time the intervention's forward over ``block`` tokens, along the first responses."""
         batch, policy = self.case.batch, self.pair.intervention
         session = policy.open(batch)
         session.enter(torch.arange(batch, device=session.device), self.pair.prompts[:batch])
-        tokens = torch.tensor(responses[:batch], device=session.device)
-        calls = tokens.shape[1] // block
+        shortest = min(map(len, responses[:batch]))
+        tokens = torch.tensor([r[:shortest] for r in responses[:batch]], device=session.device)
+        calls = shortest // block
 
         def feed() -> None:
             for i in range(calls):
                 session.read(tokens[:, i * block : (i + 1) * block])
 
-        taken, _ = seconds(feed, self.case.device)
-        name = ("forward", block)
-        self.best[name] = min(taken / calls, self.best.get(name, np.inf))
+        self.time(("forward", block), feed, lambda _: calls)
+
+    def threshold(self, rate: float, js: np.ndarray) -> float:
+        """The JS threshold that switches about the wanted share of positions.
+
+        A quantile of ``js``, that along the primary's own responses, to begin with, then halved
+        between until mixed ones meet the share. For 0 it is above ln 2: JS is looked at and never
+        there.
+        """
+        if rate == 0:
+            return NEVER
+        low, high, level, tried = 0.0, 1.0, rate, []
+        for _ in range(TRIALS):
+            threshold = float(np.quantile(js, 1.0 - level))
+            emitted, achieved = self.mixed(threshold, "auto")
+            tried.append((abs(achieved - rate), threshold))
+            if tried[-1][0] <= max(CLOSE * rate, 1.0 / emitted):
+                break
+            low, high = (level, high) if achieved < rate else (low, level)
+            level = min(2 * level, (low + high) / 2)
+        return min(tried)[1]
 
     def thresholds(self, rates: Sequence[float], responses: list[list[int]]) -> list[float]:
-        """JS thresholds that switch about the wanted shares of positions.
-
-        Quantiles of JS along the primary's own responses to begin with, halved between until mixed
-        ones meet the share. For 0 it is above ln 2: JS is looked at and never there.
-        """
-        pair, case = self.pair, self.case
+        """The threshold of each switch rate."""
+        pair, batch = self.pair, self.case.batch
         scored = score_pair(
             *(pair.primary, pair.intervention, pair.prompts, responses, self.sampling),
-            *(1, case.batch),
+            *(1, batch),
         )
         js = np.concatenate([columns["js"] for _, columns in scored])
-        found = []
-        for rate in rates:
-            if rate == 0:
-                found.append(NEVER)
-                continue
-            low, high, level, tried = 0.0, 1.0, rate, []
-            for _ in range(TRIALS):
-                threshold = float(np.quantile(js, 1.0 - level))
-                achieved = self.mixed(threshold, 1)
-                tried.append((abs(achieved - rate), threshold))
-                if tried[-1][0] <= CLOSE * rate:
-                    break
-                low, high = (level, high) if achieved < rate else (low, level)
-                level = min(2 * level, (low + high) / 2)
-            found.append(min(tried)[1])
-        return found
+        return [self.threshold(rate, js) for rate in rates]
 
 
 def attentions(case: Case) -> tuple[str, ...]:
@@ -327,62 +343,58 @@ def measure(
     progress: Callable[[], Any] = lambda: None,
 ) -> list[dict]:
     """All results of a case, as the rows of ``bench``. ``progress`` is called once a timed call."""
-    m = _Measurement(case, pair)
-    responses = [response.ids for response in m.plain()]
+    m, switched = _Measurement(case, pair), {}
+    responses = m.plain()
     thresholds = m.thresholds(rates, responses)
-    fixed = sorted({block for block in blocks if block != "auto"})
-    for block in fixed:
-        m.forward(block, responses)  # not the first time that counts: warm up
+    whole = sorted({block for block in blocks if block != "auto"})
     for _ in range(case.repeats):
+        m.time("plain-fixed", m.fixed, int)
+        progress()
         for attention in attentions(case):
-            m.time(("generate",), partial(m.generate, attention))
+            m.time("generate", partial(m.generate, attention), int)
             progress()
-        for block in fixed:
+        for block in whole:
             m.forward(block, responses)
         for rate, threshold in zip(rates, thresholds):
-            m.time(("plain", rate), m.plain)
+            m.time(("plain", rate), m.plain, lambda found: sum(map(len, found)))
             progress()
             for block in blocks:
                 key = rate, block
-                m.switched[key] = m.time(key, partial(m.mixed, threshold, block))
+                _, switched[key] = m.time(key, partial(m.mixed, threshold, block), itemgetter(0))
                 progress()
-    return _rows(m, rates, blocks, fixed)
+    return _rows(m, switched, rates, blocks, whole)
 
 
 def calls(case: Case, rates: Sequence[float], blocks: Sequence[int | str]) -> int:
     """How often ``measure`` reports progress."""
-    return case.repeats * (len(attentions(case)) + len(rates) * (1 + len(blocks)))
+    return case.repeats * (1 + len(attentions(case)) + len(rates) * (1 + len(blocks)))
 
 
 def _rows(
-    m: _Measurement, rates: Sequence[float], blocks: Sequence[int | str], fixed: list[int]
+    m: _Measurement,
+    switched: dict[tuple, float],
+    rates: Sequence[float],
+    blocks: Sequence[int | str],
+    whole: list[int],
 ) -> list[dict]:
-    case = m.case
-    emitted = case.rows * case.tokens
-    steps = case.tokens * case.rows / case.batch
-    plain = min(m.best["plain", rate] for rate in rates)
+    case, best = m.case, m.best
 
-    def row(method, taken, ratio, block=None, rate=None, least=None) -> dict:
+    def row(method, cost, beside, block=None, rate=None, least=None) -> dict:
         where = (case.pair, case.device, case.batch, method, block, rate)
-        return dict(zip(KEYS, (*where, emitted / taken, ratio, least), strict=True))
+        return dict(zip(KEYS, (*where, 1.0 / cost, cost / beside, least), strict=True))
 
-    generate = m.best["generate",]
-    rows = [row("plain", plain, 1.0), row("generate", generate, generate / plain)]
+    fixed, plain = best["plain-fixed"], min(best["plain", rate] for rate in rates)
+    rows = [row("plain-fixed", fixed, fixed), row("generate", best["generate"], fixed)]
+    rows.append(row("plain", plain, plain))
     for rate in rates:
-        beside = m.best["plain", rate]
+        beside = best["plain", rate]
         for block in blocks:
-            taken, achieved = m.best[rate, block], m.switched[rate, block]
-            least = {k: floor(k, achieved, beside / steps, m.best["forward", k]) for k in fixed}
-            rows.append(
-                row(
-                    "lockstep" if block == 1 else "block",
-                    taken,
-                    taken / beside,
-                    block,
-                    achieved,
-                    least[block] if block in least else min(least.values()),
-                )
-            )
+            achieved = switched[rate, block]
+            step = case.batch * beside
+            least = {k: floor(k, achieved, step, best["forward", k]) for k in whole}
+            method = "lockstep" if block == 1 else "block"
+            lowest = least[block] if block in least else min(least.values())
+            rows.append(row(method, best[rate, block], beside, block, achieved, lowest))
     return rows
 
 
@@ -422,11 +434,12 @@ def bench(pairs: Sequence[str] = (), batches: Sequence[int] = ()) -> list[dict]:
 
     Returns
     -------
-    One dict a measurement, with ``KEYS``: ``method`` is plain, generate (transformers' own), lockstep
-    or block; ``block`` the drafts a round or "auto"; ``switch_rate`` the share of positions
-    switched; ``cost_ratio`` the cost of an emitted token in plain ones; ``floor`` its least by the
-    models' forwards alone, for "auto" that of the best of the fixed blocks. None where a column has
-    no meaning.
+    One dict a measurement, with ``KEYS``. ``method`` is plain (the primary alone), lockstep or
+    block, or plain-fixed and generate (transformers' own): one batch each of responses of one
+    length. ``block`` is the drafts a round or "auto"; ``switch_rate`` the share of positions
+    switched; ``cost_ratio`` the cost of an emitted token in plain ones (generate's in those of
+    plain-fixed); ``floor`` its least by the models' forwards alone, for "auto" that of the best of
+    the fixed blocks. None where a column has no meaning.
     """
     cases, rows = chosen_cases(pairs, batches), []
     total = sum(calls(case, RATES, BLOCKS) for case in cases)

@@ -6,25 +6,25 @@ Generation and cross-sampling are measured by ``tokenshift bench cross-sampling`
 
 import time
 
-from tokenshift_utils.bench import TOP_P, Case, make_pair
+from tokenshift_utils.bench import TOP_P, tiny_pair
 from tokenshift_utils.executor import one_thread
 from tokenshift_utils.policy import Sampling
 from tokenshift_utils.shifts import score_pair
 
-CASE = Case("tiny", "cpu", batch=48, rows=240, tokens=110, repeats=3)
+ROWS, TOKENS, BATCH, REPEATS = 240, 110, 48, 3
 
 
 def main() -> None:
     """Score the base model's own responses a few times."""
-    pair = make_pair(CASE)
-    sampling = Sampling(pair.temperature, TOP_P, CASE.tokens)
+    pair = tiny_pair(ROWS)
+    sampling = Sampling(pair.temperature, TOP_P, TOKENS)
     policies = pair.primary, pair.intervention
     with one_thread():
-        drawn = pair.primary.sample(pair.prompts, list(range(CASE.rows)), sampling)
+        drawn = pair.primary.sample(pair.prompts, list(range(ROWS)), sampling)
         responses = [response.ids for response in drawn]
-        for _ in range(CASE.repeats):
+        for _ in range(REPEATS):
             start = time.perf_counter()
-            blocks = score_pair(*policies, pair.prompts, responses, sampling, 10, CASE.batch)
+            blocks = score_pair(*policies, pair.prompts, responses, sampling, 10, BATCH)
             positions = sum(len(owner) for owner, _ in blocks)
             rate = positions / (time.perf_counter() - start)
             print(f"shifts of a pair {rate:8.0f} positions/s", flush=True)
