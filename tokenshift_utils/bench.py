@@ -7,7 +7,8 @@ tokens that such a round emits at the switch rate achieved.
 
 The tiny study's pair ends responses as it does in the study, and other texts enter; random pairs
 write a fixed number of tokens. Rules need both models (JS), with thresholds set for a wanted switch
-rate. Methods take turns, and each keeps its best time: other processes can only slow a run down.
+rate. Methods take turns, and each keeps its best time, since other processes can only slow a run
+down; on a CPU time is the process's own, so that waiting for a turn does not count either.
 """
 
 from __future__ import annotations
@@ -210,14 +211,19 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tens
 
 
 def seconds(call: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """How long a call takes, and what it returns."""
+    """How long a call takes, and what it returns.
+
+    On a CPU the time that this process was given, which on one thread and an idle machine is the
+    time that passes; on a GPU the time that passes until it is done.
+    """
+    clock = time.process_time if device == "cpu" else time.perf_counter
     if device != "cpu":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     result = call()
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter() - start, result
+    return clock() - start, result
 
 
 class _Measurement:
