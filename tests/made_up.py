@@ -61,6 +61,17 @@ def study(**changes) -> Study:
             "pairs": ["dapo", "simplerl"],
             "thresholds": [0.01, 0.1, 0.3],
             "random_control_thresholds": [0.1],
+            "rules": {"kl": [0.05, 0.2], "entropy": [0.5], "first": [1, 4]},
+            "budgets": [1, 2],
+            "controls": {"models": ["sft-far"], "thresholds": [0.1]},
+            "null_thresholds": [0.01, 0.1],
+            "extrapolation": {"gains": [0.5, 1.0], "thresholds": [0.1]},
+            "single_token": {
+                "positions": 40,
+                "continuations": 8,
+                "strata": [0, 0.01, 0.1],
+                "samples": 2,
+            },
         },
         "evolution": {"model": "dapo"},
         "robustness": {
@@ -145,3 +156,40 @@ def runs(accuracy, effective, seed=0, **more) -> pd.DataFrame:
     frame["n_effective"] = rng.binomial(frame["n_switched"], 0.5)
     frame["sum_tv"] = frame["sum_independent"] = 0.5 * frame["n_switched"]
     return frame
+
+
+def single_token(seed=0, positions=40, strata=(0.0, 0.01, 0.1), continuations=8) -> pd.DataFrame:
+    """Effects of single tokens, both ways: tokens differ the more often the higher the stratum."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for tuned in ("dapo", "simplerl"):
+        for direction in ("forward", "reverse"):
+            pair = ("base", tuned) if direction == "forward" else (tuned, "base")
+            for i in range(positions):
+                k = i % len(strata)
+                high = [*strata[1:], LN2][k]
+                differ = bool(rng.random() < (0.05, 0.3, 0.7)[k % 3])
+                wins = rng.integers(0, continuations + 1, 2) if differ else (None, None)
+                effect = (wins[1] - wins[0]) / continuations if differ else 0.0
+                key = (*pair, direction, "hard", f"hard-{i % 7}", i % 2, i)
+                pool = (10000, 300, 200)[k % 3]
+                js = rng.uniform(strata[k], high)
+                rows.append((*key, k, strata[k], high, pool, js, differ, *wins, effect))
+    names = ["primary", "intervention", "direction", "benchmark", "problem", "sample", "position"]
+    names += ["stratum", "stratum_low", "stratum_high", "stratum_positions", "js", "effective"]
+    names += ["successes_primary", "successes_intervention", "effect"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def exact_rollouts(correct, problems=6, benchmark="easy") -> pd.DataFrame:
+    """Rollouts in which every problem has the same samples, right (1) or wrong (0)."""
+    rows = [
+        (benchmark, f"p{i}", s, float(c)) for i in range(problems) for s, c in enumerate(correct)
+    ]
+    return pd.DataFrame(rows, columns=["benchmark", "problem", "sample", "correct"])
+
+
+def exact_runs(correct, effective, problems=6, benchmark="easy") -> pd.DataFrame:
+    """Runs in which everything is fixed: 100 tokens, `effective` of them, twice as many switched."""
+    frame = exact_rollouts(correct, problems, benchmark)
+    return frame.assign(n_tokens=100, n_switched=2 * effective, n_effective=effective)

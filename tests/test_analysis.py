@@ -9,14 +9,12 @@ import pandas as pd
 import pytest
 
 from tokenshift_utils import (
-    analysis_cross,
     analysis_divergence,
     analysis_mechanics,
     analysis_objective,
     analysis_robustness,
 )
 from tokenshift_utils.analysis_common import by_benchmark, evidence, percent, points, token_class
-from tokenshift_utils.analysis_cross import Setting
 from tokenshift_utils.claims import EVIDENCE_COLUMNS
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.stats import Bootstrap
@@ -201,127 +199,6 @@ def test_worked_example_kl_is_infinite_where_js_is_not():
     assert vanish[1]["js"] == pytest.approx(vanish[0]["js"], abs=1e-4)
 
 
-# ---- 2 cross-sampling
-
-
-def test_rates_of_the_random_controls():
-    rule = pd.DataFrame({"n_tokens": [100, 300], "n_switched": [10, 30], "n_effective": [5, 15]})
-    random = pd.DataFrame({"n_tokens": [400], "n_switched": [40], "n_effective": [4]})
-    assert analysis_cross.switched_rate(rule) == 0.1
-    assert analysis_cross.effective_rate(rule, random) == 0.5  # 5% wanted, one in ten effective
-    never = random.assign(n_effective=0)
-    assert analysis_cross.effective_rate(rule, never) == 1.0
-
-
-def test_roles():
-    assert analysis_cross.roles(STUDY, Setting("dapo", "forward", 0.1)) == ("base", "dapo")
-    assert analysis_cross.roles(STUDY, Setting("dapo", "reverse", 0.1)) == ("dapo", "base")
-
-
-def exact_runs(correct, effective, problems=6):
-    """Runs of one benchmark in which everything is fixed: 100 tokens, `effective` of them."""
-    frame = exact_rollouts(correct, problems)
-    return frame.assign(n_tokens=100, n_switched=2 * effective, n_effective=effective)
-
-
-def exact_rollouts(correct, problems=6):
-    rows = [("easy", f"p{i}", s, float(c)) for i in range(problems) for s, c in enumerate(correct)]
-    return pd.DataFrame(rows, columns=["benchmark", "problem", "sample", "correct"])
-
-
-def cross_case():
-    study = ONE.with_overrides(
-        **{"cross_sampling.pairs": ["dapo"], "cross_sampling.thresholds": [0.01, 0.1, 0.3]}
-    )
-    rollouts = {"base": exact_rollouts([0, 0, 0, 0]), "dapo": exact_rollouts([1, 1, 1, 0])}
-    runs = {}
-    for eps, effective, forward, reverse in (
-        (0.01, 20, [1, 1, 1, 1], [0, 0, 0, 0]),
-        (0.1, 8, [1, 1, 1, 0], [1, 0, 0, 0]),
-        (0.3, 2, [1, 0, 0, 0], [1, 1, 0, 0]),
-    ):
-        runs[Setting("dapo", "forward", eps)] = exact_runs(forward, effective)
-        runs[Setting("dapo", "reverse", eps)] = exact_runs(reverse, effective)
-    for match in ("switched", "effective"):
-        for direction in ("forward", "reverse"):
-            key = Setting("dapo", direction, 0.1, "random", match)
-            runs[key] = exact_runs([1, 0, 0, 0], 8)
-    return study, runs, rollouts
-
-
-def test_curves_hold_shares_counts_and_levels():
-    study, runs, rollouts = cross_case()
-    table = analysis_cross.curve_table(study, runs, rollouts)
-    row = table[(table["direction"] == "forward") & (table["threshold"] == 0.1)].iloc[0]
-    assert (row["switched_share"], row["effective_share"]) == (0.16, 0.08)
-    assert (row["switched_per_response"], row["effective_per_response"]) == (16, 8)
-    assert (row["before"], row["after"], row["goal"]) == (0.0, 0.75, 0.75)
-    reverse = table[(table["direction"] == "reverse") & (table["threshold"] == 0.3)].iloc[0]
-    assert (reverse["before"], reverse["after"], reverse["goal"]) == (0.75, 0.5, 0.0)
-
-
-def test_the_setting_within_the_budget_is_chosen_by_share_not_accuracy():
-    study, runs, rollouts = cross_case()
-    table = analysis_cross.curve_table(study, runs, rollouts)
-    assert analysis_cross.within_budget(table, "dapo", "forward") == 0.1  # 0.01 replaces 20%
-    shuffled = table.assign(after=table["after"].to_numpy()[::-1])
-    assert analysis_cross.within_budget(shuffled, "dapo", "forward") == 0.1
-    assert analysis_cross.within_budget(table, "dapo", "forward", [0.01]) is None
-    shown = analysis_cross.budget_table(study, table)
-    assert list(shown["threshold"]) == [0.1, 0.1] and list(shown["direction"]) == [
-        "forward",
-        "reverse",
-    ]
-
-
-def test_cross_evidence_by_hand():
-    study, runs, rollouts = cross_case()
-    table = analysis_cross.curve_table(study, runs, rollouts)
-    found = analysis_cross.cross_evidence(study, runs, rollouts, table)
-    assert value(found, "recovered") == pytest.approx(1.0)
-    assert value(found, "lost") == pytest.approx(2 / 3)
-    assert value(found, "random_gap_switches") == pytest.approx(0.5)
-    assert value(found, "random_gap_effective") == pytest.approx(0.5)
-    assert value(found, "best_mixed_gain") == pytest.approx(0.25)
-
-
-def test_nothing_is_recovered_where_there_is_nothing_to_recover():
-    study, runs, rollouts = cross_case()
-    rollouts["dapo"] = rollouts["base"]
-    table = analysis_cross.curve_table(study, runs, rollouts)
-    row = measured(analysis_cross.cross_evidence(study, runs, rollouts, table), "recovered")
-    assert math.isnan(row["value"]) and "do not differ" in row["note"]
-
-
-def test_examples_are_the_first_that_the_mixture_turned():
-    key = [("easy", "p0", 0), ("easy", "p0", 1), ("hard", "h0", 0), ("hard", "h1", 0)]
-
-    def frame(correct, switched=0):
-        return pd.DataFrame(
-            [(*k, c, switched) for k, c in zip(key, correct)],
-            columns=["benchmark", "problem", "sample", "correct", "n_switched"],
-        )
-
-    def picked(base, mixed, tuned, switched=0, count=3):
-        rows = {"base": frame(base), "mixed": frame(mixed, switched), "tuned": frame(tuned)}
-        switches = frame([True] * 4).assign(position=3)
-        names = dict.fromkeys(rows, "x")
-        return analysis_cross.pick_examples(rows, switches, names, count)
-
-    found = picked([False] * 4, [True] * 4, [True, True, True, False])
-    titles = [example["title"] for example in found]
-    assert titles == [
-        "easy, problem p0, sample 0",
-        "hard, problem h0, sample 0",
-        "easy, problem p0, sample 1",
-    ]
-    _names, rows, switches = zip(*found[0]["columns"])
-    assert switches[0] is None and list(switches[1]["problem"]) == ["p0"] and switches[2] is None
-    assert rows[1]["correct"] and not rows[0]["correct"]
-    assert picked([True] * 4, [True] * 4, [True] * 4) == []
-    assert len(picked([True] * 4, [True] * 4, [True] * 4, switched=1, count=2)) == 2
-
-
 # ---- 3 mechanics
 
 
@@ -437,8 +314,12 @@ def test_a_study_without_logs_says_so(tmp_path):
 
 
 def test_objective_table_averages_benchmarks_and_pairs_the_gain():
-    base = pd.concat([exact_rollouts([1, 0]), exact_rollouts([0, 0]).assign(benchmark="hard")])
-    better = pd.concat([exact_rollouts([1, 1]), exact_rollouts([1, 0]).assign(benchmark="hard")])
+    base = pd.concat(
+        [made_up.exact_rollouts([1, 0]), made_up.exact_rollouts([0, 0]).assign(benchmark="hard")]
+    )
+    better = pd.concat(
+        [made_up.exact_rollouts([1, 1]), made_up.exact_rollouts([1, 0]).assign(benchmark="hard")]
+    )
     rollouts = {"dapo": base, "dapo-high-kl": better, "dapo-low-kl": base}
     table = analysis_objective.objective_table(STUDY, rollouts)
     assert list(table["average"]) == [0.25, 0.75, 0.25]

@@ -1,10 +1,14 @@
 """What the notebooks load, on the random pair: complete, matched, computed once."""
 
+import made_up
+import pandas as pd
 import pytest
 
 from tokenshift_utils import analysis_cross as cross
 from tokenshift_utils import analysis_divergence as divergence
-from tokenshift_utils import executor, loading
+from tokenshift_utils import cross_settings as settings
+from tokenshift_utils import executor, loading, loading_cross
+from tokenshift_utils.cross_settings import Setting
 from tokenshift_utils.study import load_study
 
 
@@ -33,16 +37,22 @@ def test_the_annotated_response_is_one_response_with_the_most_high_positions(stu
 
 
 def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeypatch):
-    runs, rollouts = loading.cross_runs(study)
-    wanted = cross.curve_settings(study)
+    records = loading.cross_records(study)
+    wanted = settings.curve_settings(study)
     for match in ("switched", "effective"):
-        wanted += cross.control_settings(study, match)
-    assert set(runs) == set(wanted) and set(rollouts) == {"base", "tuned"}
-    for setting in cross.control_settings(study, "switched"):
-        rule = cross.switched_rate(runs[setting._replace(rule="js", match="")])
-        assert cross.switched_rate(runs[setting]) == pytest.approx(rule, abs=0.2)
-    table = cross.curve_table(study, runs, rollouts)
-    for example in loading.cross_examples(study, table):
+        wanted += settings.control_settings(study, match)
+    assert set(records.runs) == set(wanted) and set(records.rollouts) == {"base", "tuned"}
+    for setting in settings.control_settings(study, "switched"):
+        rule = settings.switched_rate(records.runs[setting._replace(rule="js", match="")])
+        assert settings.switched_rate(records.runs[setting]) == pytest.approx(rule, abs=0.2)
+    everything = [s for s, frame in records.runs.items() if s.threshold < 0]
+    assert all(records.runs[s].eval("n_switched == n_tokens").all() for s in everything)
+    table = cross.curve_table(study, records.runs, records.rollouts)
+    switches = loading.cross_switches(study, table)
+    assert [key[:2] for key in switches] == [("tuned", "forward"), ("tuned", "reverse")]
+    examples, said = loading.cross_examples(study, table)
+    assert said.startswith("Forward:") and "Reverse:" in said
+    for example in examples:
         rows = [row for _, row, _ in example["columns"]]
         assert len({tuple(row["prompt_ids"]) for row in rows}) == 1
 
@@ -50,4 +60,48 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
         raise AssertionError(job)
 
     monkeypatch.setattr(executor, "compute", computed_again)
-    loading.cross_runs(study)  # a second time everything is read
+    loading.cross_records(study)  # a second time everything is read
+
+
+def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study):
+    records = loading.cross_records(study)
+    assert set(settings.rule_settings(study)) <= set(records.rules)
+    assert set(settings.intervention_settings(study)) <= set(records.interventions)
+    first = records.rules[Setting("tuned", "forward", 2.0, "first")]
+    assert (first["n_switched"] == first["n_tokens"].clip(upper=2)).all()
+    budget = records.rules[Setting("tuned", "forward", study.thresholds.high_js, budget=1)]
+    assert set(budget["n_switched"]) <= {0, 1}
+    null = [records.interventions[s] for s in records.interventions if s.insert == "own"]
+    assert sum(frame["n_effective"].sum() for frame in null) > 0
+    assert set(records.single_token["direction"]) == {"forward", "reverse"}
+    bare = {"rules": {}, "budgets": [], "null_thresholds": [], "extrapolation": None}
+    bare |= {"single_token": None, "random_control_thresholds": [], "thresholds": [0.1]}
+    few = study.with_overrides(**{f"cross_sampling.{key}": v for key, v in bare.items()})
+    records = loading.cross_records(few)
+    assert len(records.runs) == 2 and records.rules.keys() == records.runs.keys()
+    assert records.interventions.keys() == records.runs.keys() and records.single_token.empty
+
+
+def test_rates_are_searched_for_all_controls_at_once_first_on_a_pilot(monkeypatch):
+    study, tries = made_up.study(), []
+
+    def run_of(share, switched):
+        return pd.DataFrame({"sample": [0], "n_tokens": [10**6], "n_switched": [int(1e6 * switched)],
+                             "n_effective": [round(1e6 * share)]})  # fmt: skip
+
+    def runs(_study, rates, also=(), samples=None):
+        tries.append((samples, dict(rates)))
+        # on a pilot a random switch is effective more often than on everything
+        return {s: run_of((0.5 if samples else 0.4) * rate**1.5, rate) for s, rate in rates.items()}
+
+    monkeypatch.setattr(loading_cross, "_runs", runs)
+    rule = {s: run_of(0.01, 0.04) for s in settings.curve_settings(study)}
+    made = loading_cross._random_runs(study, rule)
+    controls = settings.control_settings(study, "effective")
+    assert set(made) == {*settings.control_settings(study, "switched"), *controls}
+    for setting in controls:
+        assert settings.effective_share(made[setting]) == pytest.approx(0.01, rel=0.1)
+    assert all(len(rates) == 4 for _, rates in tries)
+    kinds = [samples for samples, _ in tries]
+    pilots = kinds.count(1)
+    assert kinds == [None] + [1] * pilots + [None] * (len(kinds) - pilots - 1) and pilots >= 2

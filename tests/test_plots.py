@@ -13,16 +13,21 @@ import pandas as pd
 import pytest
 
 from tokenshift_utils import analysis_cross as cross
+from tokenshift_utils import analysis_cross_summary as summary
 from tokenshift_utils import analysis_divergence as divergence
 from tokenshift_utils import analysis_mechanics as mechanics
 from tokenshift_utils import analysis_objective as objective
 from tokenshift_utils import analysis_robustness as robustness
+from tokenshift_utils import analysis_rules as rules
+from tokenshift_utils import analysis_single_token as single
+from tokenshift_utils import cross_settings as settings
+from tokenshift_utils import loading_cross, style
 from tokenshift_utils import plots_cross as draw_cross
 from tokenshift_utils import plots_divergence as draw_divergence
 from tokenshift_utils import plots_mechanics as draw_mechanics
 from tokenshift_utils import plots_objective as draw_objective
 from tokenshift_utils import plots_robustness as draw_robustness
-from tokenshift_utils import style
+from tokenshift_utils import plots_rules as draw_rules
 
 STUDY = made_up.study()
 SMALL = made_up.study(**{"statistics.resamples": 20})
@@ -117,18 +122,24 @@ def test_figures_of_shifts_are_drawn_without_warnings(case, tmp_path):
 
 
 def cross_case(base, rl, benchmarks):
+    """(rollouts, JS runs and controls on all benchmarks, all other settings on the last one)."""
     rollouts = {
         "base": made_up.rollouts(base, 0, benchmarks=benchmarks),
         "dapo": made_up.rollouts(rl, 1, benchmarks=benchmarks),
         "simplerl": made_up.rollouts(rl, 2, benchmarks=benchmarks),
+        "sft-far": made_up.rollouts(base, 3, benchmarks=benchmarks[-1:]),
     }
-    settings = cross.curve_settings(SMALL)
-    settings += [s for m in ("switched", "effective") for s in cross.control_settings(SMALL, m)]
-    runs = {
-        s: made_up.runs((base + rl) / 2, 0.0 if base == rl else 0.02, i, benchmarks=benchmarks)
-        for i, s in enumerate(settings)
-    }
-    return rollouts, runs
+    controls = [s for m in ("switched", "effective") for s in settings.control_settings(SMALL, m)]
+    share = 0.0 if base == rl else 0.02
+
+    def made(some, where):
+        return {
+            s: made_up.runs((base + rl) / 2, share * (1 + i % 3), i, benchmarks=where)
+            for i, s in enumerate(some)
+        }
+
+    runs = made(settings.curve_settings(SMALL) + controls, benchmarks)
+    return rollouts, runs, made(settings.focus_settings(SMALL), benchmarks[-1:])
 
 
 @pytest.mark.parametrize("base, rl, benchmarks", [
@@ -138,22 +149,47 @@ def cross_case(base, rl, benchmarks):
 ])  # fmt: skip
 def test_figures_of_cross_sampling(base, rl, benchmarks, tmp_path):
     style.use_style()
-    rollouts, runs = cross_case(base, rl, benchmarks)
+    study = SMALL.with_overrides(**{"cross_sampling.benchmark": benchmarks[-1]})
+    rollouts, runs, focus = cross_case(base, rl, benchmarks)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = cross.curve_table(SMALL, runs, rollouts)
-        found = cross.cross_evidence(SMALL, runs, rollouts, table)
-        assert cross.say_curves(SMALL, table)
-        assert cross.say_budget(SMALL, cross.budget_table(SMALL, table), found)
-        assert cross.say_controls(SMALL, table)
-        save(draw_cross.plot_curves(SMALL, table), tmp_path)
-        save(draw_cross.plot_controls(SMALL, table), tmp_path)
+        table = cross.curve_table(study, runs, rollouts)
+        found = cross.cross_evidence(study, runs, rollouts, table)
+        said = [
+            cross.say_curves(study, table),
+            cross.say_budget(study, cross.budget_table(study, table), found),
+            cross.say_controls(study, table),
+            summary.say_summary(study, summary.summary_table(study, runs, rollouts)),
+        ]
+        save(draw_cross.plot_curves(study, table), tmp_path)
+        save(draw_cross.plot_controls(study, table), tmp_path)
+        rule_runs, token_runs = loading_cross._on_focus(study, runs, focus)
+        compared = rules.rule_table(study, rule_runs, rollouts)
+        for direction in ("forward", "reverse"):
+            save(draw_rules.plot_rules(study, compared, direction), tmp_path)
+        said.append(rules.say_rules(study, rules.rule_summary(study, rule_runs, rollouts)))
+        tokens = rules.intervention_table(study, token_runs, rollouts)
+        save(draw_rules.plot_interventions(study, tokens), tmp_path)
+        said.append(rules.say_interventions(study, tokens))
+    assert all(text and "nan" not in text for text in said), said
 
 
-def test_cross_sampling_without_random_control(tmp_path):
+@pytest.mark.parametrize("records", [made_up.single_token(), pd.DataFrame()])
+def test_figure_of_single_tokens(records, tmp_path):
     style.use_style()
-    study = SMALL.with_overrides(**{"cross_sampling.random_control_thresholds": []})
-    rollouts, runs = cross_case(0.2, 0.8, ("easy",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = single.effect_table(SMALL, records)
+        save(draw_rules.plot_effects(SMALL, table), tmp_path)
+    assert "nan" not in single.say_effects(table)
+
+
+def test_cross_sampling_without_controls_and_other_rules(tmp_path):
+    style.use_style()
+    bare = {"random_control_thresholds": [], "rules": {}, "budgets": [], "controls": None}
+    bare |= {"null_thresholds": [], "extrapolation": None}
+    study = SMALL.with_overrides(**{f"cross_sampling.{key}": v for key, v in bare.items()})
+    rollouts, runs, _ = cross_case(0.2, 0.8, ("easy", "hard"))
     runs = {s: frame for s, frame in runs.items() if s.rule == "js"}
     table = cross.curve_table(study, runs, rollouts)
     found = cross.cross_evidence(study, runs, rollouts, table)
@@ -161,6 +197,13 @@ def test_cross_sampling_without_random_control(tmp_path):
         "no random control"}  # fmt: skip
     assert cross.say_controls(study, table) == "This study has no random-position control."
     save(draw_cross.plot_controls(study, table), tmp_path)
+    rule_runs, token_runs = loading_cross._on_focus(study, runs, {})
+    compared = rules.rule_table(study, rule_runs, rollouts)
+    save(draw_rules.plot_rules(study, compared, "forward"), tmp_path)
+    ahead = rules.rule_summary(study, rule_runs, rollouts)
+    assert rules.say_rules(study, ahead) == "This study compares JS with no other rule."
+    tokens = rules.intervention_table(study, token_runs, rollouts)
+    save(draw_rules.plot_interventions(study, tokens), tmp_path)
 
 
 def training(columns=("correct_mean", "entropy", "k3_mean", "k3_p50", "weight_mean")):

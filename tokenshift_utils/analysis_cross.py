@@ -7,90 +7,36 @@ tokens emitted.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 
 from tokenshift_utils.analysis_common import by_benchmark, evidence, percent, plan
 from tokenshift_utils.claims import BUDGET
+from tokenshift_utils.cross_settings import FORWARD, REVERSE, Setting, roles
 from tokenshift_utils.stats import Bootstrap, Estimate, simultaneous
 
 __all__ = [
-    "Setting",
+    "MATCHED_WITHIN",
+    "budget_setting",
     "budget_table",
-    "control_settings",
     "cross_evidence",
-    "curve_settings",
     "curve_table",
-    "effective_rate",
-    "pick_examples",
-    "roles",
+    "gap_share",
+    "own_accuracy",
+    "run_table",
     "say_budget",
     "say_controls",
     "say_curves",
-    "switched_rate",
+    "threshold_name",
     "within_budget",
 ]
 
-FORWARD, REVERSE = "forward", "reverse"
+MATCHED_WITHIN = 0.1  # relative difference of rates at which a random control counts as matched
 
 
-class Setting(NamedTuple):
-    """One way of mixing two models.
-
-    `threshold` is the JS threshold in nats; for random positions the one whose rate they match,
-    with `match` "switched" or "effective" saying which rate.
-    """
-
-    model: str
-    direction: str
-    threshold: float
-    rule: str = "js"
-    match: str = ""
-
-
-def roles(study, setting: Setting) -> tuple[str, str]:
-    """(primary, intervention) of a setting."""
-    if setting.direction == FORWARD:
-        return study.base, setting.model
-    return setting.model, study.base
-
-
-def curve_settings(study) -> list[Setting]:
-    """All JS settings of the study: its pairs, both directions, all thresholds."""
-    return [
-        Setting(model, direction, float(eps))
-        for model in study.cross_sampling.pairs
-        for direction in (FORWARD, REVERSE)
-        for eps in sorted(study.cross_sampling.thresholds)
-    ]
-
-
-def control_settings(study, match: str) -> list[Setting]:
-    """The random-position controls of one matching."""
-    return [
-        Setting(model, direction, float(eps), "random", match)
-        for model in study.cross_sampling.pairs
-        for direction in (FORWARD, REVERSE)
-        for eps in sorted(study.cross_sampling.random_control_thresholds)
-    ]
-
-
-def switched_rate(runs: pd.DataFrame) -> float:
-    """Share of tokens switched, for a random rule that switches as often."""
-    return round(float(runs["n_switched"].sum() / max(runs["n_tokens"].sum(), 1)), 4)
-
-
-def effective_rate(runs: pd.DataFrame, random_runs: pd.DataFrame) -> float:
-    """Rate at which random switches would replace as many tokens effectively as `runs` did.
-
-    `random_runs` tells how often a random switch is effective. At most 1: where even switching
-    everywhere replaces fewer tokens, the control is the intervention itself.
-    """
-    wanted = runs["n_effective"].sum() / max(runs["n_tokens"].sum(), 1)
-    yielded = random_runs["n_effective"].sum() / max(random_runs["n_switched"].sum(), 1)
-    return 1.0 if yielded <= 0 else round(float(min(1.0, wanted / yielded)), 4)
+def threshold_name(eps: float) -> str:
+    """ "JS > 0.1"; a negative threshold switches everywhere."""
+    return "every position switched" if eps < 0 else f"JS > {eps:g}"
 
 
 def _counts(boot: Bootstrap, part: pd.DataFrame) -> dict[str, float]:
@@ -102,32 +48,72 @@ def _counts(boot: Bootstrap, part: pd.DataFrame) -> dict[str, float]:
     return row
 
 
-def curve_table(
-    study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame]
-) -> pd.DataFrame:
-    """Every setting on every benchmark: shares, counts a response, accuracy.
-
-    `rollouts` holds the models' own responses; `before` is the accuracy of the primary's, `goal`
-    of the intervention's.
-    """
-    boot, rows = plan(study, *rollouts.values(), *runs.values()), []
-    own = {
+def own_accuracy(
+    study, boot: Bootstrap, rollouts: dict[str, pd.DataFrame]
+) -> dict[tuple[str, str], Estimate]:
+    """Accuracy of the models' own responses by (model, benchmark label)."""
+    return {
         (model, benchmark): boot.accuracy(part)
         for model, frame in rollouts.items()
         for benchmark, part in by_benchmark(study, frame)
     }
+
+
+def run_table(
+    study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """Every setting on every benchmark it was run on: shares, counts a response, accuracy.
+
+    `rollouts` holds the models' own responses; `before` is the accuracy of the primary's, `goal`
+    of the intervention's, `change` is `after` - `before`, paired by problem.
+    """
+    boot, rows = plan(study, *rollouts.values(), *runs.values()), []
+    own = own_accuracy(study, boot, rollouts)
     for setting, frame in runs.items():
         primary, intervention = roles(study, setting)
         for benchmark, part in by_benchmark(study, frame):
+            before, after = own[primary, benchmark], boot.accuracy(part)
             rows.append(
                 setting._asdict()
                 | {"benchmark": benchmark, "responses": len(part)}
                 | _counts(boot, part)
-                | own[primary, benchmark].columns("before")
-                | boot.accuracy(part).columns("after")
+                | before.columns("before")
+                | after.columns("after")
                 | own[intervention, benchmark].columns("goal")
+                | (after - before).columns("change")
             )
     return pd.DataFrame(rows)
+
+
+def curve_table(
+    study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """The JS rule and its random controls on every benchmark.
+
+    `matched` says of a control, row by row, whether the rate it is to match ("switched" or
+    "effective") is within `MATCHED_WITHIN` of the JS rule's; it is empty for the rule itself.
+    """
+    table = run_table(study, runs, rollouts)
+    extra = ["insert", "gain", "budget", *(f"change{end}" for end in ("", "_low", "_high"))]
+    table = table.drop(columns=extra)
+    table.insert(5, "matched", _matched(table))
+    return table
+
+
+def _matched(table: pd.DataFrame) -> list[str]:
+    key = ["model", "direction", "threshold", "benchmark"]
+    rule = table[table["rule"] == "js"].set_index(key)
+    out = []
+    for _, row in table.iterrows():
+        if row["rule"] != "random":
+            out.append("")
+            continue
+        share = f"{row['match']}_share"
+        target = float(rule.loc[tuple(row[key]), share])
+        # A share of exactly the edge is matched; the slack is for its rounding.
+        near = abs(row[share] - target) <= MATCHED_WITHIN * target * (1 + 1e-9)
+        out.append("yes" if near else "not matched")
+    return out
 
 
 def _pooled(table: pd.DataFrame) -> pd.DataFrame:
@@ -138,13 +124,15 @@ def _pooled(table: pd.DataFrame) -> pd.DataFrame:
 def within_budget(table: pd.DataFrame, model: str, direction: str, among=None) -> float | None:
     """Threshold of the JS setting with the largest pooled effective share up to `BUDGET`.
 
-    It looks at shares only, never at accuracies. None where every setting replaces more.
+    It looks at shares only, never at accuracies, and not at the setting that switches everywhere.
+    None where every setting replaces more.
     """
     rows = _pooled(table)
     rows = rows[
         (rows["model"] == model)
         & (rows["direction"] == direction)
         & (rows["rule"] == "js")
+        & (rows["threshold"] >= 0)
         & (rows["effective_share"] <= BUDGET)
     ]
     if among is not None:
@@ -152,6 +140,13 @@ def within_budget(table: pd.DataFrame, model: str, direction: str, among=None) -
     if rows.empty:
         return None
     return float(rows.sort_values("effective_share", kind="stable")["threshold"].iloc[-1])
+
+
+def budget_setting(study, table: pd.DataFrame, model: str, direction: str) -> Setting:
+    """The JS setting within the budget; where there is none, the largest threshold's."""
+    eps = within_budget(table, model, direction)
+    eps = max(study.cross_sampling.thresholds) if eps is None else eps
+    return Setting(model, direction, float(eps))
 
 
 def budget_table(study, table: pd.DataFrame) -> pd.DataFrame:
@@ -163,57 +158,15 @@ def budget_table(study, table: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for model in study.cross_sampling.pairs:
         for direction in (FORWARD, REVERSE):
-            eps = within_budget(table, model, direction)
-            eps = max(study.cross_sampling.thresholds) if eps is None else eps
+            eps = budget_setting(study, table, model, direction).threshold
             here = table[(table["model"] == model) & (table["direction"] == direction)]
             parts.append(here[(here["rule"] == "js") & (here["threshold"] == eps)])
     out = pd.concat(parts, ignore_index=True)
     out.insert(0, "pair", [study.models[m].label for m in out["model"]])
-    return out.drop(columns=["rule", "match"])
+    return out.drop(columns=["rule", "match", "matched"])
 
 
-def pick_examples(
-    rows: dict[str, pd.DataFrame],
-    switches: pd.DataFrame,
-    names: dict[str, str],
-    count: int,
-) -> list[dict]:
-    """Responses to one problem and sample by base, the mixture and the tuned model, side by side.
-
-    `rows` maps "base", "mixed" and "tuned" to rollouts or runs, `names` to their titles. Responses
-    where base is wrong and the other two are right come first, one a benchmark before a second of
-    any; without any, mixed responses with a switch. The order is that of the records.
-    """
-    key = ["benchmark", "problem", "sample"]
-    indexed = {name: frame.set_index(key) for name, frame in rows.items()}
-    mixed = indexed["mixed"]
-    common = mixed.index[
-        mixed.index.isin(indexed["base"].index.intersection(indexed["tuned"].index))
-    ]
-    right = {name: i.loc[common, "correct"].to_numpy(dtype=bool) for name, i in indexed.items()}
-    turned = common[~right["base"] & right["mixed"] & right["tuned"]]
-    chosen = list(turned) or list(common[(mixed.loc[common, "n_switched"] > 0).to_numpy()])
-    seen: dict[str, int] = {}
-    rank = {}
-    for k in chosen:
-        rank[k] = seen.get(k[0], 0)
-        seen[k[0]] = rank[k] + 1
-    chosen = sorted(chosen, key=lambda k: rank[k])[:count]
-    marks = {k: part for k, part in switches.groupby(key)}
-    return [
-        {
-            "title": f"{benchmark}, problem {problem}, sample {sample}",
-            "columns": [
-                (names[n], i.loc[(benchmark, problem, sample)],
-                 marks.get((benchmark, problem, sample)) if n == "mixed" else None)
-                for n, i in indexed.items()
-            ],
-        }
-        for benchmark, problem, sample in chosen
-    ]  # fmt: skip
-
-
-def _gap_share(after: Estimate, before: Estimate, goal: Estimate) -> tuple[Estimate | None, str]:
+def gap_share(after: Estimate, before: Estimate, goal: Estimate) -> tuple[Estimate | None, str]:
     """How much of the way from `before` to `goal` the accuracy went; None where there is no way."""
     gap = goal - before
     low, high = gap.interval()
@@ -236,7 +189,7 @@ def cross_evidence(
                 continue
             here = runs[Setting(model, direction, eps)]
             primary, intervention = roles(study, Setting(model, direction, eps))
-            share, why = _gap_share(boot.accuracy(here), own[primary], own[intervention])
+            share, why = gap_share(boot.accuracy(here), own[primary], own[intervention])
             spent = here["n_effective"].sum() / max(here["n_tokens"].sum(), 1)
             note = why or f"JS > {eps:g}, {spent:.2%} of tokens effectively replaced"
             rows.append((quantity, model, share, note))
@@ -244,7 +197,7 @@ def cross_evidence(
         gains = [
             boot.accuracy(frame) - own[model]
             for setting, frame in runs.items()
-            if setting[:2] == (model, FORWARD) and setting.rule == "js"
+            if setting[:2] == (model, FORWARD) and setting.rule == "js" and setting.threshold >= 0
         ]
         rows.append(("best_mixed_gain", model, simultaneous(gains, "largest"), ""))
     return evidence(rows)
@@ -258,19 +211,20 @@ def _control_evidence(study, boot: Bootstrap, runs, table: pd.DataFrame, model: 
         why = "no control threshold keeps within the budget" if controls else "no random control"
         return [(quantity, model, None, why) for quantity in names.values()]
     rule = boot.accuracy(runs[Setting(model, FORWARD, eps)])
-    return [
-        (
-            quantity,
-            model,
-            rule - boot.accuracy(runs[Setting(model, FORWARD, eps, "random", match)]),
-            f"JS > {eps:g}",
-        )
-        for match, quantity in names.items()
-    ]
+    rows, pooled = [], _pooled(table)
+    for match, quantity in names.items():
+        control = Setting(model, FORWARD, eps, "random", match)
+        same = (pooled[list(control._fields[:5])] == list(control[:5])).all(axis=1)
+        if pooled[same]["matched"].iloc[0] == "yes":
+            gap = rule - boot.accuracy(runs[control])
+            rows.append((quantity, model, gap, f"JS > {eps:g}"))
+        else:
+            rows.append((quantity, model, None, f"random positions not matched at JS > {eps:g}"))
+    return rows
 
 
 def say_curves(study, table: pd.DataFrame) -> str:
-    """How far each curve goes, pooled over benchmarks."""
+    """How far each curve goes, pooled over benchmarks, and where switching everywhere ends."""
     rows, out = _pooled(table), []
     rows = rows[rows["rule"] == "js"]
     for (model, direction), part in rows.groupby(["model", "direction"], sort=False):
@@ -280,10 +234,15 @@ def say_curves(study, table: pd.DataFrame) -> str:
         out.append(
             f"{study.models[model].label}, {direction}: accuracy goes from {row['before']:.1%} "
             f"with nothing replaced to at {'most' if forward else 'least'} "
-            f"{percent(row, 'after')}, at JS > {row['threshold']:g} and "
+            f"{percent(row, 'after')}, with {threshold_name(row['threshold'])} and "
             f"{percent(row, 'effective_share')} of tokens effectively replaced; the other model's "
             f"own is {row['goal']:.1%}."
         )
+        for _, end in part[part["threshold"] < 0].iterrows():
+            out[-1] += (
+                f" Switching every position replaces {percent(end, 'effective_share')} effectively "
+                f"and gives {percent(end, 'after')}."
+            )
     return "\n".join(out)
 
 
@@ -298,7 +257,7 @@ def say_budget(study, table: pd.DataFrame, found: pd.DataFrame) -> str:
         else:
             verdict = f"{percent(share, 'value', 0)} of the gain is {quantity}."
         out.append(
-            f"{row['pair']}, {row['direction']}, JS > {row['threshold']:g}: "
+            f"{row['pair']}, {row['direction']}, {threshold_name(row['threshold'])}: "
             f"{percent(row, 'switched_share')} of tokens switched, "
             f"{percent(row, 'effective_share')} effectively replaced; accuracy goes from "
             f"{percent(row, 'before')} to {percent(row, 'after')}, the other model's own being "
@@ -319,12 +278,13 @@ def say_controls(study, table: pd.DataFrame) -> str:
         rule = rows[same & (rows["rule"] == "js")].iloc[0]
         random = "; ".join(
             f"random positions of the same {row['match']} share {percent(row, 'after')} "
-            f"({row['switched_share']:.1%}, {row['effective_share']:.1%})"
+            f"({row['switched_share']:.1%}, {row['effective_share']:.2%}"
+            f"{'' if row['matched'] == 'yes' else ', not matched'})"
             for _, row in pair.iterrows()
         )
         out.append(
-            f"{study.models[model].label}, {direction}, JS > {eps:g}: the rule reaches "
+            f"{study.models[model].label}, {direction}, {threshold_name(eps)}: the rule reaches "
             f"{percent(rule, 'after')} ({rule['switched_share']:.1%} of tokens switched, "
-            f"{rule['effective_share']:.1%} effectively replaced); {random}."
+            f"{rule['effective_share']:.2%} effectively replaced); {random}."
         )
     return "\n".join(out)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import lru_cache
 
 import pandas as pd
 
 from tokenshift_utils import analysis_common as common
-from tokenshift_utils import analysis_cross as cross
 from tokenshift_utils import analysis_divergence as divergence
 from tokenshift_utils import analysis_mechanics as mechanics
 from tokenshift_utils import analysis_objective as objective
 from tokenshift_utils import analysis_robustness as robustness
 from tokenshift_utils import executor
-from tokenshift_utils.analysis_cross import Setting
-from tokenshift_utils.cross_sampling import cross_sampling_artefacts, get_cross_sampling
+from tokenshift_utils.loading_cross import cross_examples, cross_records, cross_switches
 from tokenshift_utils.rollouts import get_rollouts, rollout_artefacts
 from tokenshift_utils.shifts import Mixed, get_shifts, shift_artefacts
 from tokenshift_utils.tokenizer_checks import load_tokenizer
@@ -23,11 +21,13 @@ from tokenshift_utils.tokenizer_checks import load_tokenizer
 __all__ = [
     "annotated_response",
     "cross_examples",
-    "cross_runs",
+    "cross_records",
+    "cross_switches",
     "divergence_shifts",
     "mechanics_shifts",
     "objective_rollouts",
     "robustness_records",
+    "token_decoder",
     "token_texts",
     "tokenizer",
 ]
@@ -37,6 +37,11 @@ __all__ = [
 def tokenizer(study):
     """The tokenizer of the study's base, which all its models share."""
     return load_tokenizer(study.model_path(study.base))
+
+
+def token_decoder(study) -> Callable[[int], str]:
+    """What tells the text of a token from its id."""
+    return lambda token: tokenizer(study).decode([int(token)])
 
 
 def token_texts(study, shifts: dict[str, pd.DataFrame]) -> dict[int, str]:
@@ -96,79 +101,6 @@ def mechanics_shifts(study) -> tuple[dict[str, pd.DataFrame], dict[int, pd.DataF
     finished = get_shifts(study, final, columns=columns)
     frames[last] = finished[finished["sample"] < few].reset_index(drop=True)
     return _shifts_of_models(study, mechanics.COLUMNS), frames
-
-
-def _own_sampling(study) -> dict[str, float] | None:
-    """How the models of section 2 write by themselves: with the mixing's top-p."""
-    top_p = study.cross_sampling.top_p
-    return None if top_p is None else {"top_p": top_p}
-
-
-def cross_runs(study) -> tuple[dict[Setting, pd.DataFrame], dict[str, pd.DataFrame]]:
-    """(runs by setting, own responses by model) for section 2.
-
-    First the JS rule everywhere; then random positions at its switched shares; then random
-    positions that replace as many tokens effectively. How often a random switch is effective
-    depends on its rate, so the rate comes from a trial of one sample a problem.
-    """
-    own, models = _own_sampling(study), (study.base, *study.cross_sampling.pairs)
-    wanted = [a for m in models for a in rollout_artefacts(study, m, sampling=own)]
-    runs = _runs(study, dict.fromkeys(cross.curve_settings(study)), also=wanted)
-    switched = cross.control_settings(study, "switched")
-    rule = {s: runs[s._replace(rule="js", match="")] for s in switched}
-    runs |= _runs(study, {s: cross.switched_rate(rule[s]) for s in switched})
-    rates = {s: cross.effective_rate(rule[s], runs[s]) for s in switched}
-    trial = _runs(study, rates, samples=1)
-    rates = {
-        s._replace(match="effective"): cross.effective_rate(rule[s], trial[s]) for s in switched
-    }
-    return runs | _runs(study, rates), {m: get_rollouts(study, m, sampling=own) for m in models}
-
-
-def _runs(
-    study,
-    rates: dict[Setting, float | None],
-    samples: int | None = None,
-    also: Iterable = (),
-) -> dict[Setting, pd.DataFrame]:
-    """Runs of some settings, those of random rules at the given rates; `also` is computed too."""
-    calls = {
-        setting: {
-            "primary": cross.roles(study, setting)[0],
-            "intervention": cross.roles(study, setting)[1],
-            "rule": setting.rule,
-            "threshold": setting.threshold,
-            "rate": rate,
-            "samples": samples,
-        }
-        for setting, rate in rates.items()
-    }
-    wanted = [a for call in calls.values() for a in cross_sampling_artefacts(study, **call)]
-    executor.run(study, [*also, *wanted])
-    return {setting: get_cross_sampling(study, **call)[0] for setting, call in calls.items()}
-
-
-def cross_examples(study, table: pd.DataFrame, count: int = 3) -> list[dict]:
-    """Examples for `show_trajectories`: the first pair's forward mixture within the budget.
-
-    The first problem of each benchmark, in the order of the records, where base is wrong and the
-    mixture and RL are right, then further ones; where there are none, any with a switch.
-    """
-    model = study.cross_sampling.pairs[0]
-    eps = cross.within_budget(table, model, cross.FORWARD)
-    eps = max(study.cross_sampling.thresholds) if eps is None else eps
-    runs, switches = get_cross_sampling(study, study.base, model, threshold=eps)
-    rows = {
-        "base": get_rollouts(study, study.base, sampling=_own_sampling(study)),
-        "mixed": runs,
-        "tuned": get_rollouts(study, model, sampling=_own_sampling(study)),
-    }
-    names = {
-        "base": study.models[study.base].label,
-        "mixed": f"mixed, JS > {eps:g}",
-        "tuned": study.models[model].label,
-    }
-    return cross.pick_examples(rows, switches, names, count)
 
 
 def objective_rollouts(study) -> dict[str, pd.DataFrame]:

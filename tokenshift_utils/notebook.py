@@ -35,6 +35,8 @@ PARAMETERS: dict[str, dict[str, str]] = {
         "thresholds": "cross_sampling.thresholds",
         "random_control_thresholds": "cross_sampling.random_control_thresholds",
         "top_p": "cross_sampling.top_p",
+        "benchmark": "cross_sampling.benchmark",
+        "budgets": "cross_sampling.budgets",
         "samples": "samples.cross_sampling",
         "resamples": "statistics.resamples",
     },
@@ -94,15 +96,21 @@ class Notebook:
         png = save_figure(fig, paths.figures(self.study.name), f"{self.number}_{name}")[0]
         display(Image(filename=str(png), width=width))
 
-    def table(self, frame, name: str) -> None:
-        """Write a table as ``results/<study>/tables/NN_name`` (csv, md, tex), and show it."""
+    def table(self, frame, name: str, rows: int | None = None) -> None:
+        """Write a table as ``results/<study>/tables/NN_name`` (csv, md, tex), and show it.
+
+        Of a long one the first ``rows`` are shown; the files have all.
+        """
         from IPython.display import display
 
         from tokenshift_utils.tables import text_table, to_markdown, write_table
 
         write_table(frame, paths.tables(self.study.name), f"{self.number}_{name}")
-        html = text_table(frame).to_html(index=False, border=0)
-        display({"text/html": html, "text/plain": to_markdown(frame)}, raw=True)
+        shown = frame if rows is None else frame.head(rows)
+        html = text_table(shown).to_html(index=False, border=0)
+        display({"text/html": html, "text/plain": to_markdown(shown)}, raw=True)
+        if len(shown) < len(frame):
+            print(f"{len(shown)} of {len(frame)} rows; all are in {self.number}_{name}.csv")
 
 
 def check_parameters(notebook: str, given) -> None:

@@ -23,7 +23,7 @@ import pandas as pd
 __all__ = ["Bootstrap", "Estimate", "simultaneous"]
 
 # Below this share of resamples in which a quantity exists, no interval is given.
-_MIN_DEFINED = 0.95
+MIN_DEFINED = 0.95
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Estimate:
     def interval(self, settings: int = 1) -> tuple[float, float]:
         """Percentile interval; for one of several `settings`, at a Bonferroni-corrected level."""
         defined = self.draws[np.isfinite(self.draws)]
-        if not np.isfinite(self.value) or len(defined) < _MIN_DEFINED * max(len(self.draws), 1):
+        if not np.isfinite(self.value) or len(defined) < MIN_DEFINED * max(len(self.draws), 1):
             return np.nan, np.nan
         tail = (1.0 - self.confidence) / 2.0 / settings
         low, high = np.quantile(defined, [tail, 1.0 - tail])

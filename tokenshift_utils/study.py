@@ -169,9 +169,10 @@ class SwitchingRules(_Part):
 
     ``kl`` is KL(primary || intervention), ``kl_reverse`` the other way round, ``entropy`` the
     primary's own, ``signed_logp`` log p(primary) - log p(intervention) of the token that the primary
-    drew; all on full distributions. ``first`` counts positions instead.
+    drew; all on full distributions. ``first`` counts positions instead. ``pairs`` None means all.
     """
 
+    pairs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     js_full: Cuts = ()
     kl: Cuts = ()
     kl_reverse: Cuts = ()
@@ -245,6 +246,9 @@ class CrossSampling(_Part):
             raise ValueError(
                 f"'random_control_thresholds' has {extra[0]:g}, which is not in 'thresholds'"
             )
+        for name in self.rules.pairs or ():
+            if name not in self.pairs:
+                raise ValueError(f"'rules.pairs' names '{name}', which is not in 'pairs'")
         return self
 
 
