@@ -62,6 +62,12 @@ def _rollout_calls(study) -> dict[str, dict]:
     return calls
 
 
+def _samples(study, setting: Setting) -> int:
+    """Mixed responses a problem: the JS rule of the study's pairs has more than what is beside it."""
+    own = setting == Setting(*setting[:3]) and setting.model in study.cross_sampling.pairs
+    return study.samples.cross_sampling if own else study.samples.of_cross_controls
+
+
 def _call(study, setting: Setting, rate: float | None, **more) -> dict:
     """Arguments of `get_cross_sampling` for a setting."""
     primary, intervention = roles(study, setting)
@@ -75,6 +81,7 @@ def _call(study, setting: Setting, rate: float | None, **more) -> dict:
         "budget": setting.budget,
         "insert": setting.insert,
         "gain": setting.gain,
+        "samples": _samples(study, setting),
         **more,
     }
 

@@ -142,13 +142,23 @@ class Sampling(_Part):
 
 
 class Samples(_Part):
-    """Responses a problem. Those for shifts are the first ones of those for accuracy."""
+    """Responses a problem. Those for shifts are the first ones of those for accuracy.
+
+    `cross_sampling` is for the JS rule; what it is compared with (random positions, other rules,
+    other tokens) gets the first `cross_controls` of them, or as many where that is not set.
+    """
 
     accuracy: Count
     controls: Count
     shifts: Count
     checkpoints: Count
     cross_sampling: Count
+    cross_controls: Count | None = None
+
+    @property
+    def of_cross_controls(self) -> int:
+        """Mixed responses a problem of what the JS rule is compared with."""
+        return min(self.cross_sampling, self.cross_controls or self.cross_sampling)
 
     @model_validator(mode="after")
     def _shifts_are_drawn(self):
