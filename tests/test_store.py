@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tokenshift_utils import executor, records, rollouts, shifts
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.executor_local import stop_workers
 from tokenshift_utils.rollouts import get_rollouts, rollout_artefacts
 from tokenshift_utils.shifts import get_shifts
 from tokenshift_utils.store import Store, artefact_key, code_version, source_digest
@@ -183,7 +184,7 @@ def test_workers_compute_the_same_records(mini_root, tiny_pair):
             get_rollouts(broken, "tuned")
         assert len(list(records_dir.rglob("*.parquet"))) == len(contents)
     finally:
-        executor.stop_workers()
+        stop_workers()
 
 
 def test_a_mistake_found_before_computing_leaves_nothing(mini_root):
@@ -227,11 +228,10 @@ def test_a_killed_process_leaves_what_it_finished(mini_root, tmp_path, monkeypat
 
 
 WORKERS = """
-import sys, time
-from tokenshift_utils import executor
+import os, time
+from tokenshift_utils.executor_local import LocalPool
 if __name__ == "__main__":
-    pool = executor._pool(1)
-    print(pool.submit(__import__("os").getpid).result(), flush=True)
+    print(LocalPool(1, os.getpid).submit().result(), flush=True)
     time.sleep(60)
 """
 
