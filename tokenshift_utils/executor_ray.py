@@ -8,6 +8,7 @@ running tasks along, and the next one goes on from the store.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
@@ -101,6 +102,9 @@ def _connect(study: Study) -> None:
         settings |= {"num_cpus": cpus, "object_store_memory": OBJECT_STORE}
         settings |= {"include_dashboard": False}
     try:
+        host, colon, port = (address or "").rpartition(":")
+        if colon and "/" not in host:  # Ray itself would try for many minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
         ray.init(address or "local", **settings)
     except (ImportError, OSError, RuntimeError, ValueError, RayError) as error:
         what = f"reach the cluster at {ADDRESS_VARIABLE}={address}" if address else "start here"
