@@ -84,9 +84,9 @@ def rollouts(cls, study, notes, **more):
     return artefact
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    """All records below a root."""
-    return {str(f.relative_to(root)): f.read_bytes() for f in sorted(root.rglob("*.parquet"))}
+def contents(root: Path, ending: str = ".parquet") -> dict[str, bytes]:
+    """All records below a root, or other files."""
+    return {str(f.relative_to(root)): f.read_bytes() for f in sorted(root.rglob(f"*{ending}"))}
 
 
 def wait_for(condition) -> None:
@@ -271,5 +271,5 @@ def test_smoke_study_has_the_same_records_as_in_one_process(cluster, tmp_path):
             check=False,
         )
         assert run.returncode == 0, run.stderr[-4000:]
-        found[name] = contents(root)
-    assert found["ray"] == found["local"] and found["ray"]
+        found[name] = {end: contents(root / "results/smoke", end) for end in (".parquet", ".ipynb")}
+    assert found["ray"] == found["local"] and all(found["ray"].values())
