@@ -116,10 +116,18 @@ def _check_room(study: Study) -> tuple[int, float]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = study.resources.cpus, study.resources.gpus
     if gpus is None:
-        gpus = 1 if any(node.get("GPU") for node in nodes) else 0
+        gpus = _gpus_used(study) if any(node.get("GPU") for node in nodes) else 0
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         raise TokenshiftError(
             f"a shard of study {study.name} takes {cpus} CPUs and {gpus:g} GPUs, which no node of "
             "the Ray cluster has; change the study's 'resources', or add such a node first"
         )
     return cpus, gpus
+
+
+def _gpus_used(study: Study) -> int:
+    """GPUs that a process uses: all that its engines are spread over, else one."""
+    if study.backend != "vllm":
+        return 1
+    engines = [study.vllm.of(model) for model in study.models]
+    return max(1 + max(e.devices) if e.devices else e.tensor_parallel_size for e in engines)

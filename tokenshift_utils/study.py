@@ -306,7 +306,8 @@ class Batch(_Part):
 class Resources(_Part):
     """What one shard takes of a Ray cluster, where it is computed on one.
 
-    ``gpus`` below 1 lets several shards share a GPU; None means 1 where the cluster has GPUs.
+    ``gpus`` below 1 lets several shards share a GPU; None means as many as the backend uses where
+    the cluster has GPUs.
     """
 
     cpus: Count = 1
