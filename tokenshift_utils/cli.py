@@ -33,11 +33,15 @@ def reproduce(
         list[str] | None,
         typer.Option("--parameter", "-p", help="Override a notebook's parameter: NAME=VALUE."),
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(help="Where to compute: local, or ray; else as TOKENSHIFT_EXECUTOR says."),
+    ] = None,
 ) -> None:
     """Run the notebooks of a study: every table and figure, and the verdicts on the claims."""
     from tokenshift_utils.reproduce import reproduce, summary
 
-    manifest = reproduce(study, only or (), fresh, _parameters(parameter or []))
+    manifest = reproduce(study, only or (), fresh, _parameters(parameter or []), executor)
     typer.echo(summary(manifest))
 
 

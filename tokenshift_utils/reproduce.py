@@ -6,7 +6,9 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import Any
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.executor import EXECUTOR_VARIABLE, chosen_executor, executor_running
 from tokenshift_utils.notebook import (
     PARAMETERS,
     SECTION_OF,
@@ -40,6 +43,7 @@ def reproduce(
     only: Iterable[str] = (),
     fresh: bool = False,
     parameters: dict[str, Any] | None = None,
+    executor: str | None = None,
 ) -> dict:
     """Execute a study's notebooks into ``results/<study>/notebooks``.
 
@@ -53,6 +57,8 @@ def reproduce(
         Drop the study's records first, so that everything is computed anew.
     parameters : dict
         Notebook parameters; each goes to the notebooks that have it.
+    executor : str
+        ``local`` or ``ray``; None means what ``TOKENSHIFT_EXECUTOR`` says, else local.
 
     Returns
     -------
@@ -74,10 +80,11 @@ def reproduce(
     notebooks = select_notebooks(loaded, only)
     given = _parameters_of_each(notebooks, loaded, parameters or {})
     check_inputs(loaded)
-    if fresh:
-        shutil.rmtree(paths.records(loaded.name), ignore_errors=True)
-    manifest = _read_manifest(loaded)
-    with _environment(), tqdm(notebooks, unit="notebook", dynamic_ncols=True) as bar:
+    with _environment(executor), executor_running(loaded), _ended_as_interrupted():
+        if fresh:
+            shutil.rmtree(paths.records(loaded.name), ignore_errors=True)
+        manifest = _read_manifest(loaded)
+        bar = tqdm(notebooks, unit="notebook", dynamic_ncols=True)
         for source in bar:
             bar.set_description(source.stem)
             started = time.time()
@@ -86,6 +93,7 @@ def reproduce(
             manifest["notebooks"][source.stem] = {
                 "parameters": given[source.stem],
                 "seconds": round(time.time() - started, 1),
+                "executor": chosen_executor(),
                 "workers": loaded.workers,
                 "versions": versions(),
                 "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
@@ -148,9 +156,11 @@ def study_argument(study: str | Path) -> str:
 
 
 @contextmanager
-def _environment():
-    """What the kernels inherit: this root, no downloads, and one thread for each process."""
+def _environment(executor: str | None):
+    """What the kernels inherit: this root, where to compute, no downloads, one thread each."""
     before = dict(os.environ)
+    if executor is not None:
+        os.environ[EXECUTOR_VARIABLE] = executor
     os.environ[paths.HOME_VARIABLE] = str(paths.root())
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -161,6 +171,19 @@ def _environment():
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _ended_as_interrupted():
+    """Let SIGTERM, which schedulers send, end a run as Ctrl-C does: with its kernel, in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:

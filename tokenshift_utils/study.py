@@ -303,6 +303,24 @@ class Batch(_Part):
     cross_sampling: Count
 
 
+class Resources(_Part):
+    """What one shard takes of a Ray cluster, where it is computed on one.
+
+    ``gpus`` below 1 lets several shards share a GPU; None means as many as the backend uses where
+    the cluster has GPUs.
+    """
+
+    cpus: Count = 1
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus):
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError("must be a whole number, or below 1")
+        return gpus
+
+
 class Study(_Part):
     """One reproduction, as its file says. Equal studies hash equal; nothing in it may be changed.
 
@@ -316,6 +334,7 @@ class Study(_Part):
     dtype: Literal["float32", "float64", "bfloat16"]
     seed: int
     workers: Annotated[int, Field(ge=0)]
+    resources: Resources = Resources()
     base: str
     models: dict[Name, ModelSpec]
     benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
