@@ -68,7 +68,6 @@ BAD = {
     "infinite temperature": ({"sampling.temperature": float("inf")}, "finite"),
     "not a number": ({"samples.shifts": "many"}, "'samples.shifts' is 'many'"),
     "no benchmarks": ({"benchmarks": {}}, "'benchmarks'"),
-    "vllm": ({"backend": "vllm"}, "not available yet"),
     "unknown base": ({"base": "nobody"}, "names the model 'nobody'"),
     "unknown pair": ({"cross_sampling.pairs": ["nobody"]}, "names the model 'nobody'"),
     "unknown benchmark": ({"robustness.benchmark": "x"}, "names 'x'"),
