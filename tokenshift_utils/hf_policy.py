@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -194,7 +195,7 @@ class HFPolicy:
         self.tokenizer = tokenizer
         self.name = name
         self.vocab_size = int(model.config.get_text_config(decoder=True).vocab_size)
-        self.eos_ids = _eos_ids(model, tokenizer)
+        self.eos_ids = eos_ids(model.config, getattr(model, "generation_config", None), tokenizer)
 
     @classmethod
     def load(
@@ -212,7 +213,10 @@ class HFPolicy:
         where the directory, its weights or its tokenizer are missing or damaged.
         """
         directory = Path(path)
-        config, fingerprint = load_config(directory, trust_remote_code), directory_fingerprint(directory)
+        config, fingerprint = (
+            load_config(directory, trust_remote_code),
+            directory_fingerprint(directory),
+        )
         tokenizer = load_tokenizer(directory)
         check_tokenizer(tokenizer, config.get_text_config(decoder=True).vocab_size, directory)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -355,10 +359,13 @@ def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabul
     return ""
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def eos_ids(
+    config: PreTrainedConfig,
+    generation: GenerationConfig | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[int, ...]:
     """Every id that ends a response: by the configurations and by the tokenizer."""
-    generation = getattr(model, "generation_config", None)
-    named = [model.config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
+    named = [config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
     named.append(generation.eos_token_id if generation is not None else None)
     ids: set[int] = set()
     for value in named:
