@@ -91,12 +91,12 @@ def test_hours_follow_from_the_assumptions_that_are_printed():
         "shifts": 2 * work["shifts"].tokens * 2 * 32.76e9 / 200e12 / 3600,
         "cross_sampling": 3 * work["cross_sampling"].tokens * 2 * 32.76e9 / 50e12 / 3600,
     }
-    assert f"GPU-hours: {sum(hours.values()):,.1f}" in text
+    assert f"GPU-hours: {plans._figure(sum(hours.values()))}" in text
     for kind, value in hours.items():
-        assert f"  {kind:15} {value:>12,.1f}" in text
+        assert f"  {kind:15} {plans._figure(value):>12}" in text
     assert "assumed: 50 TFLOP/s" in text and "200 while scoring" in text
     assert "65.5 GB a model, 131.0 GB for the two" in text
-    assert "2.10 GB a model and response of 8,000 tokens" in text  # 2 x 64 x 8 x 128 x 2 bytes each
+    assert "2.1 GB a model and response of 8,000 tokens" in text  # 2 x 64 x 8 x 128 x 2 bytes each
     assert "2 GPU(s) of 80 GB" in text
     assert "2 models to download, 131.0 GB" in text
 

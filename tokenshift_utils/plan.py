@@ -125,6 +125,11 @@ def count_work(planned: Study, mean_tokens: int | None = None) -> list[Work]:
     return [Work(kind, responses[kind], controls[kind], tokens[kind]) for kind in kinds]
 
 
+def _figure(value: float) -> str:
+    """A number as a reader wants it: one digit behind the point, or two that count."""
+    return f"{value:,.1f}" if value >= 1 or value == 0 else f"{value:.2g}"
+
+
 # What it takes ----------------------------------------------------------------------------------
 
 
@@ -191,7 +196,8 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
 
 def _tokens(study: Study, work: list[Work], assumed: Assumptions) -> str:
     lines = [
-        "Responses and tokens. Responses are exact but for random controls; tokens are bounds."
+        "Responses and tokens. Responses are exact but for random controls; tokens are bounds,",
+        "every response as long as it may be; prompts are read besides.",
     ]
     if assumed.mean_tokens:
         lines = [f"Responses and tokens, assumed at {assumed.mean_tokens:,} tokens a response."]
@@ -216,10 +222,10 @@ def _memory(study: Study, shape: Shape, assumed: Assumptions) -> str:
     number = math.ceil(least / (0.9 * assumed.gpu_memory))
     rows = study.batch.cross_sampling
     return f"""GPU memory, {study.dtype}
-  weights          {weights:.1f} GB a model, {2 * weights:.1f} GB for the two compared
-  key-value cache  {cache:.2f} GB a model and response of {length:,} tokens, which is \
-{2 * rows * cache:,.0f} GB for {rows} rows of cross-sampling at that length
-  at the least     {least:.1f} GB, for one response at a time: {number} GPU(s) of \
+  weights          {_figure(weights)} GB a model, {_figure(2 * weights)} GB for the two compared
+  key-value cache  {_figure(cache)} GB a model and response of {length:,} tokens, which is \
+{_figure(2 * rows * cache)} GB for {rows} rows of cross-sampling at that length
+  at the least     {_figure(least)} GB, for one response at a time: {number} GPU(s) of \
 {assumed.gpu_memory:g} GB used to 90%; what is more serves larger batches"""
 
 
@@ -235,8 +241,8 @@ def _hours(shape: Shape, work: list[Work], assumed: Assumptions) -> str:
         hours[part.kind] = (
             2 * part.tokens / speed["score"] if part.kind == "shifts" else seconds
         ) / 3600
-    lines = "".join(f"  {kind:15} {value:>12,.1f}\n" for kind, value in hours.items())
-    return f"""GPU-hours{"" if assumed.mean_tokens else ", at most"}: {sum(hours.values()):,.1f}
+    lines = "".join(f"  {kind:15} {_figure(value):>12}\n" for kind, value in hours.items())
+    return f"""GPU-hours{"" if assumed.mean_tokens else ", at most"}: {_figure(sum(hours.values()))}
 {lines}\
   assumed: {assumed.generate_tflops:g} TFLOP/s a GPU while generating ({speed["gen"]:,.0f} tokens/s) \
 and {assumed.score_tflops:g} while scoring ({speed["score"]:,.0f} tokens/s), two operations a
@@ -255,7 +261,7 @@ def _disk(study: Study, shape: Shape, work: list[Work]) -> str:
         if part.kind == "cross_sampling":
             sizes["switches"] = row_bytes("switches", study.top_k) * part.tokens
     weights = len(models) * shape.parameters * BYTES["bfloat16"] / GB
-    lines = "".join(f"  {kind:15} {size / GB:>12,.2f} GB\n" for kind, size in sizes.items())
-    return f"""Disk: {len(models)} models to download, {weights:,.1f} GB in bfloat16; records, before \
+    lines = "".join(f"  {kind:15} {_figure(size / GB):>12} GB\n" for kind, size in sizes.items())
+    return f"""Disk: {len(models)} models to download, {_figure(weights)} GB in bfloat16; records, before \
 compression, at most:
 {lines}  (of switches, were every position switched)"""

@@ -51,8 +51,9 @@ _VERDICT = [
     Column(
         "options",
         _IDS,
-        "Multiple choice: which of the source's options stood at A, B and so on, 0 the right one;"
-        " null elsewhere",
+        "Multiple choice: which of the source's options stood at A, B and so on, 0 the right one, in"
+        " an order that hangs on seed, benchmark and problem id (benchmarks.option_order); null"
+        " elsewhere",
         True,
     ),
 ]
