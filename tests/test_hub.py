@@ -150,14 +150,14 @@ def test_only_what_a_model_needs_is_asked_for(root, monkeypatch):
         asked.append(arguments)
         return str(MODELS / "dapo")
 
-    hub.cached.cache_clear()
+    hub._snapshot.cache_clear()
     monkeypatch.setattr("huggingface_hub.snapshot_download", downloaded)
     study = load_study("mini")
     study.model_path("tuned")
     assert asked[0]["repo_id"] == "org/dapo" and asked[0]["revision"] is None
     assert "*.safetensors" in asked[0]["allow_patterns"]
     assert not {"*.bin", "*.pt", "*.py"} & set(asked[0]["allow_patterns"])
-    hub.cached.cache_clear()
+    hub._snapshot.cache_clear()
 
 
 # Pinning ----------------------------------------------------------------------------------------

@@ -84,11 +84,9 @@ def other_words(tuned, problems):
 
 
 def another_end(tuned, problems):
-    edit(tuned / "config.json", eos_token_id=5)
-    edit(tuned / "generation_config.json", eos_token_id=5)
-    tokenizer = json.loads((tuned / "tokenizer_config.json").read_text())
-    tokenizer["eos_token"] = "question"
-    (tuned / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    for name in ("config.json", "generation_config.json"):
+        edit(tuned / name, eos_token_id=WORDS.index("<pad>"))
+    edit(tuned / "tokenizer_config.json", eos_token="<pad>")
 
 
 def more_words(tuned, problems):

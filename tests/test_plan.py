@@ -66,7 +66,7 @@ def test_the_shape_is_that_of_the_files(tmp_path):
     study = load_study("tiny")
     shape = shape_of(study)
     assert 0.5e6 < shape.parameters < 1.5e6 and shape.layers == 4
-    assert (shape.kv_heads, shape.head_dim) == (2, 32)
+    assert (shape.kv_heads, shape.head_dim) == (4, 32)
     paper = load_study("qwen2.5-32b-dapo")
     assert shape_of(paper) == paper.shape
     with pytest.raises(

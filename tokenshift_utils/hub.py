@@ -42,6 +42,12 @@ def _wanted(spec: Location) -> dict:
 
 
 @lru_cache(maxsize=256)
+def _snapshot(spec: Location, cache: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(**_wanted(spec), cache_dir=cache, local_files_only=True))
+
+
 def cached(spec: Location, what: str) -> Path:
     """The directory of a source in the local cache; nothing is downloaded.
 
@@ -50,11 +56,11 @@ def cached(spec: Location, what: str) -> Path:
     TokenshiftError
         Where it isn't there, or not whole: what to download, and where it belongs.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(**_wanted(spec), local_files_only=True))
+        return _snapshot(spec, constants.HF_HUB_CACHE)
     except LocalEntryNotFoundError:
         folder = f"{spec.repo_type}s--{spec.hub.replace('/', '--')}"
         raise TokenshiftError(

@@ -36,6 +36,7 @@ SECTIONS = {
 }
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
 GB = 1e9
+_UNCOUNTED = ("prompt_ids", "response_ids", "options")  # columns that have no width of their own
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def row_bytes(kind: str, top_k: int) -> int:
     for field in records.schema(kind):
         listed = pa.types.is_list(field.type)
         value = field.type.value_type if listed else field.type
-        if not pa.types.is_string(value) and field.name not in ("prompt_ids", "response_ids"):
+        if not pa.types.is_string(value) and field.name not in _UNCOUNTED:
             width += max(1, value.bit_width // 8) * (top_k if listed else 1)
     return width
 
