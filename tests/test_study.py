@@ -94,6 +94,21 @@ BAD = {
         {"models.base": {"hub": "a/b", "label": "B", "kind": "base"}},
         "pinned",
     ),
+    "data set without a split": (
+        {"benchmarks.easy": {"hub": "a/b", "revision": "unpinned", "label": "B"}},
+        "'benchmarks.easy': a data set of the hub needs a 'split'",
+    ),
+    "split of a file": ({"benchmarks.easy.split": "test"}, "are for data sets of the hub"),
+    "unknown column": (
+        {"benchmarks.easy.columns": {"text": "x"}},
+        "unknown key 'benchmarks.easy.columns.text'",
+    ),
+    "options without a place": (
+        {"benchmarks.easy.choices": {"wrong": ["w"], "template": "{problem}"}},
+        "must hold {problem} and {options}",
+    ),
+    "unknown verifier": ({"verifier": "last"}, "'verifier' is 'last'"),
+    "stop token twice": ({"stop_tokens": ["a", "a"]}, "twice"),
     "shifts beyond samples": ({"samples.shifts": 10**6}, "'shifts'"),
     "template without problem": ({"prompt.template": "hello"}, "must hold {problem}"),
     "template with more": ({"prompt.template": "{problem} {x}"}, "no field but"),
