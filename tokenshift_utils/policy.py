@@ -18,6 +18,7 @@ from torch import Tensor
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import directory_fingerprint
 from tokenshift_utils.nucleus import check_temperature, check_top_p
+from tokenshift_utils.prompts import stop_token_ids
 
 if TYPE_CHECKING:
     from tokenshift_utils.study import Study
@@ -146,12 +147,23 @@ def load_policy(study: Study, model_name: str) -> Policy:
 
     One whose files have changed since is loaded again.
     """
-    path = study.model_path(model_name)
-    return _loaded(path, model_name, study.dtype, directory_fingerprint(path))
+    if study.backend != "transformers":
+        raise TokenshiftError(
+            f"study {study.name} has 'backend: {study.backend}', which is not available yet in this "
+            "version: use 'transformers'"
+        )
+    path, trusted = study.model_path(model_name), study.model(model_name).trust_remote_code
+    fingerprint = directory_fingerprint(path)
+    return _loaded(path, model_name, study.dtype, trusted, study.stop_tokens, fingerprint)
 
 
 @lru_cache(maxsize=4)
-def _loaded(path: Path, name: str, dtype: str, fingerprint: str) -> Policy:
+def _loaded(
+    path: Path, name: str, dtype: str, trusted: bool, stop_tokens: tuple[str, ...], fingerprint: str
+) -> Policy:
     from tokenshift_utils.hf_policy import HFPolicy
 
-    return HFPolicy.load(path, name, dtype)
+    policy = HFPolicy.load(path, name, dtype, trust_remote_code=trusted)
+    ends = stop_token_ids(policy.tokenizer, stop_tokens)
+    policy.eos_ids = tuple(sorted({*policy.eos_ids, *ends}))
+    return policy
