@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -26,19 +26,30 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import check_model_directory, directory_fingerprint
 from tokenshift_utils.kv_cache import RaggedCache, attention_mask, attention_windows
 from tokenshift_utils.policy import Continuation, Sampling, Session
+from tokenshift_utils.teacher_forcing import (
+    CHUNK,
+    SplitModel,
+    check_texts,
+    enter_prompts,
+    read_states,
+    split_fault,
+)
 from tokenshift_utils.tokenizer_checks import check_tokenizer, first_line, load_tokenizer
 
 DEFAULT_BATCH = 256
 SCORED_LOGITS = 2**26  # logits that `score` holds at once, at most (256 MiB in float32)
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-CHUNK = 256  # tokens of a text that are read at once
 
 
 class HFSession:
-    """Rows of text in a ragged cache. See ``policy.Session``."""
+    """Rows of text in a ragged cache. See ``policy.Session``.
+
+    ``model`` may be the body of one; ``read`` then returns last hidden states in place of logits.
+    """
 
     def __init__(self, model: PreTrainedModel, rows: int, windows: dict[str, int | None]) -> None:
         self._model = model
+        self._has_head = model.get_output_embeddings() is not None
         self._cache = RaggedCache(model.config, rows)
         self._windows = windows
         self._longest = 0  # at least the length of every row
@@ -91,13 +102,14 @@ class HFSession:
         place = self._cache.place
         place.rows, place.columns = rows, columns
         place.width = (self._longest if rows is None else int(length.max())) + n
+        kept = {"logits_to_keep": 1 if last else n} if self._has_head else {}
         output = self._model(
             input_ids=tokens,
             attention_mask=attention_mask(columns, place.width, self._windows, self._model.dtype),
             position_ids=columns,
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1 if last else n,
+            **kept,
         )
         new = length + (n if counts is None else counts)
         if rows is None:
@@ -105,7 +117,7 @@ class HFSession:
         else:
             self.length[rows] = new
         self._longest = max(self._longest, place.width)
-        return output.logits
+        return output[0]
 
     def rewind(self, length: Tensor) -> None:
         """Forget what lies beyond ``length`` [B] in each row."""
@@ -299,25 +311,54 @@ class HFPolicy:
         The prompt fills the cache and gives position 0; then each block of the response is one
         forward, so that never more than ``SCORED_LOGITS`` logits are held.
         """
-        if len(prompts) != len(responses):
-            raise TokenshiftError(f"{len(prompts)} prompts came with {len(responses)} responses")
-        if not all(len(prompt) for prompt in prompts):
-            raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
+        check_texts(prompts, responses)
         longest = max((len(response) for response in responses), default=0)
         if not longest:
             return
         block = max(1, min(block, SCORED_LOGITS // (len(prompts) * self.vocab_size)))
-        tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, (prompt, response) in enumerate(zip(prompts, responses)):
-            read = [prompt[-1], *response[:-1]]
-            tokens[row, : len(read)] = torch.tensor(read, dtype=torch.long)
         session = self.open(len(prompts))
-        tokens = tokens.to(session.device)
-        everyone = torch.arange(len(prompts), device=session.device)
-        session.enter(everyone, [prompt[:-1] for prompt in prompts])
+        tokens = enter_prompts(session, prompts, responses)
         for start in range(0, longest, block):
             stop = min(start + block, longest)
             yield slice(start, stop), session.read(tokens[:, start:stop])
+
+    @torch.inference_mode()
+    def scorer(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Teacher forcing on hidden states that are kept. See ``policy.KeepsStates``."""
+        check_texts(prompts, responses)
+        split = self._split
+        if split is None:
+            return None
+        states = read_states(split, self._open_body, prompts, responses)
+
+        @torch.inference_mode()
+        def logits(rows: Tensor, positions: Tensor) -> Tensor:
+            return split.logits(states[rows.to(states.device), positions.to(states.device)])
+
+        return logits
+
+    @cached_property
+    def _split(self) -> SplitModel | None:
+        """The model as body and head; None where it is something else, as found by trial."""
+        fault = split_fault(self.model, self.vocab_size)
+        if fault:
+            warnings.warn(
+                f"{self.name} ({self.model.config.model_type}) is scored by whole forwards, whose "
+                f"logits take more memory: {fault}",
+                stacklevel=2,
+            )
+            return None
+        return SplitModel(self.model)
+
+    @property
+    def _open_body(self) -> Callable[[int], Session] | None:
+        """What opens a session of the body alone; None where it has no cache of ours."""
+        windows = self._windows
+        if windows is None:
+            return None
+        return lambda rows: HFSession(self._split.body, rows, windows)
 
 
 def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabulary: int) -> str:

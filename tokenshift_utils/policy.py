@@ -6,11 +6,11 @@ token by token or block by block. Analyses know only this protocol, so that anot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -132,6 +132,22 @@ class Policy(Protocol):
         The logits at response position t are those that emit ``responses[b][t]``, given the prompt
         and ``responses[b][:t]``. Rows are padded on the right; what stands beyond a row's own
         length means nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsStates(Protocol):
+    """A policy that can keep a model's hidden states, and make logits of them where wanted."""
+
+    def scorer(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Teacher forcing: read the responses once, and return what gives their logits.
+
+        That is called with rows and response positions, int64 ``[n]`` each, and returns the logits
+        ``[n, V]`` that emit the tokens there, as ``Policy.score`` does. None where a model cannot
+        be used so.
         """
         ...
 
