@@ -34,17 +34,18 @@ def check_temperature(temperature: float) -> None:
         raise TokenshiftError(f"temperature is {temperature!r}; give a finite number above 0")
 
 
-def log_softmax32(logits: Tensor, temperature: float = 1.0) -> Tensor:
+def log_softmax32(logits: Tensor, temperature: float = 1.0, out: Tensor | None = None) -> Tensor:
     """Log-probabilities at ``temperature``, ``[..., V]``, float32 (float64 stays float64).
 
     Half-precision logits are widened before anything is summed. Logits that make a row's
-    normaliser NaN raise, naming the row.
+    normaliser NaN raise, naming the row. With ``out`` they go there, and ``logits`` may be
+    overwritten.
     """
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.to(torch.float32)
     if temperature != 1.0:
-        logits = logits / temperature
-    logp = torch.log_softmax(logits, dim=-1)
+        logits = torch.div(logits, temperature, out=None if out is None else logits)
+    logp = torch.log_softmax(logits, dim=-1, out=out)
     refuse_nan(logp[..., 0], "logits")  # a NaN or +inf anywhere in a row makes all of it NaN
     return logp
 

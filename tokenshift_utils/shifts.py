@@ -201,11 +201,20 @@ def _compared(
     """The columns of ``score_pair`` at rows and positions [n], as many at once as memory allows."""
     row, position = places
     one = readers[0](row[:1], position[:1])
-    size = positions_at_once(one.shape[-1], one.dtype, one.device)
+    size = min(len(row), positions_at_once(one.shape[-1], one.dtype, one.device))
+    rooms: dict[Read, Tensor] = {}  # for log-probabilities; new memory takes time on a CPU
+
+    def log_probs(read: Read, at: tuple[Tensor, Tensor]) -> Tensor:
+        logits = read(*at)
+        room = rooms.get(read)
+        if room is None or len(room) < len(logits):
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            room = rooms[read] = torch.empty_like(logits, dtype=dtype)
+        return log_softmax32(logits, sampling.temperature, room[: len(logits)]).to(one.device)
 
     def compared(start: int, stop: int) -> dict:
         at = row[start:stop], position[start:stop]
-        logp = [log_softmax32(read(*at), sampling.temperature).to(one.device) for read in readers]
+        logp = [log_probs(read, at) for read in readers]
         return compare(*logp, tokens[at].to(one.device), sampling.top_p, top_k)
 
     for start, stop, columns in halving(len(row), size, compared):
