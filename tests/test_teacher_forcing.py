@@ -10,8 +10,9 @@ from tokenshift_utils import memory, teacher_forcing
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.hf_policy import HFPolicy
 from tokenshift_utils.memory import OutOfMemory, halving, positions_at_once
-from tokenshift_utils.policy import KeepsStates, Sampling
+from tokenshift_utils.policy import KeepsStates, Sampling, load_policy
 from tokenshift_utils.shifts import score_pair
+from tokenshift_utils.study import load_study
 
 PROMPTS = [[4, 13, 5, 6], [7], [4, 5, 16, 24, 20, 25, 17, 3]]
 RESPONSES = [list(range(5, 14)), [9, 8, 7], list(range(20, 36))]
@@ -235,3 +236,64 @@ def test_how_much_at_once_follows_the_memory_there_is(monkeypatch):
 
 def test_the_memory_there_is():
     assert 2**20 < memory.available(torch.device("cpu")) < 2**50
+
+
+# Over several devices ---------------------------------------------------------------------------
+
+
+MODULES = ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm")
+MODULES += ("model.rotary_emb", "lm_head")
+
+
+@pytest.mark.parametrize(
+    "device_map",
+    [
+        {"": "cpu"},
+        dict.fromkeys(MODULES, "cpu") | {"model.layers.1": "disk"},
+        dict.fromkeys(MODULES, "disk") | {"model.rotary_emb": "cpu"},
+    ],
+    ids=["one device", "a layer on disk", "all on disk"],
+)
+def test_a_model_spread_over_devices_scores_alike(tiny_pair, device_map):
+    whole = HFPolicy.load(tiny_pair.base, "whole", "float64")
+    spread = HFPolicy.load(tiny_pair.base, "spread", "float64", device_map=device_map)
+    there = {weight.device.type for weight in spread.model.parameters()}
+    assert ("meta" in there) == ("disk" in device_map.values())
+    assert spread._windows is not None and spread._split is not None
+    want = scored(whole)
+    torch.testing.assert_close(scored(spread), want, rtol=0, atol=1e-10)
+    torch.testing.assert_close(scored(spread), want, rtol=0, atol=1e-10)  # hooks are still there
+    split = spread._split
+    at_once = teacher_forcing._states_at_once(split, PROMPTS, RESPONSES)
+    torch.testing.assert_close(split.logits(at_once[places()]), want, rtol=0, atol=1e-10)
+    keys = [3, 4, 5]
+    drawn = [p.sample(PROMPTS, keys, Sampling(1.0, 0.7, 6)) for p in (whole, spread)]
+    assert [c.ids for c in drawn[0]] == [c.ids for c in drawn[1]]
+
+
+def test_a_device_map_with_a_device_that_is_not_there_is_refused(tiny_pair):
+    with pytest.raises(TokenshiftError, match="'device_map'"):
+        HFPolicy.load(tiny_pair.base, "base", device_map={"": "nowhere"})
+
+
+def test_a_study_spreads_its_models(mini_root, monkeypatch):
+    given = []
+    load = HFPolicy.load
+    monkeypatch.setattr(HFPolicy, "load", lambda *a, **kw: given.append(kw) or load(*a, **kw))
+    study = load_study("mini").with_overrides(device_map={"": "cpu"})
+    assert load_policy(study, "base") is load_policy(study, "base")
+    assert given == [{"device_map": {"": "cpu"}}]
+    assert load_policy(load_study("mini"), "base") is not load_policy(study, "base")
+    with pytest.raises(TokenshiftError, match="'device_map"):
+        study.with_overrides(device_map="everywhere")
+
+
+def test_few_policies_stay_loaded_where_memory_is_scarce(mini_root, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(HFPolicy, "load", lambda path, name, *_, **__: object())
+    study = load_study("mini").with_overrides(dtype="float64")
+    base, tuned = load_policy(study, "base"), load_policy(study, "tuned")
+    assert load_policy(study, "base") is base
+    other = load_policy(study.with_overrides(dtype="bfloat16"), "tuned")
+    assert load_policy(study, "base") is base and other is not tuned
+    assert load_policy(study, "tuned") is not tuned  # the one that was unused longest

@@ -31,6 +31,7 @@ from tokenshift_utils.teacher_forcing import (
     SplitModel,
     check_texts,
     enter_prompts,
+    input_device,
     read_states,
     split_fault,
 )
@@ -53,8 +54,8 @@ class HFSession:
         self._cache = RaggedCache(model.config, rows)
         self._windows = windows
         self._longest = 0  # at least the length of every row
-        self.device = model.device
-        self.length = torch.zeros(rows, dtype=torch.long, device=model.device)
+        self.device = input_device(model)
+        self.length = torch.zeros(rows, dtype=torch.long, device=self.device)
 
     @torch.inference_mode()
     def enter(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> None:
@@ -140,9 +141,9 @@ class UncachedSession:
 
     def __init__(self, model: PreTrainedModel, rows: int) -> None:
         self._model = model
-        self.device = model.device
-        self.length = torch.zeros(rows, dtype=torch.long, device=model.device)
-        self._text = torch.zeros(rows, 0, dtype=torch.long, device=model.device)
+        self.device = input_device(model)
+        self.length = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self._text = torch.zeros(rows, 0, dtype=torch.long, device=self.device)
 
     def _put(self, rows: Tensor, start: Tensor, tokens: Tensor) -> Tensor:
         columns = start[:, None] + torch.arange(tokens.shape[1], device=self.device)
@@ -210,12 +211,19 @@ class HFPolicy:
 
     @classmethod
     def load(
-        cls, path: str | Path, name: str, dtype: str = "float32", device: str | None = None
+        cls,
+        path: str | Path,
+        name: str,
+        dtype: str = "float32",
+        device: str | None = None,
+        device_map: str | dict[str, int | str] | None = None,
     ) -> HFPolicy:
         """Load a local model directory, safetensors only, and check its tokenizer.
 
-        ``dtype`` is the compute dtype: float32, float64 or bfloat16. Raises ``TokenshiftError``
-        where the directory, its weights or its tokenizer are missing or damaged.
+        ``dtype`` is the compute dtype: float32, float64 or bfloat16. ``device_map`` spreads the
+        model over several devices, see accelerate; ``device`` then only says which kind they are.
+        Raises ``TokenshiftError`` where the directory, its weights or its tokenizer are missing or
+        damaged.
         """
         directory = Path(path)
         config, fingerprint = load_config(directory), directory_fingerprint(directory)
@@ -233,12 +241,15 @@ class HFPolicy:
                     use_safetensors=True,
                     local_files_only=True,
                     attn_implementation=attention,
+                    device_map=device_map,
                     output_loading_info=True,
                 )
         except Exception as error:
+            cause = "its files may be damaged: fetch or train it again"
+            if device_map is not None:
+                cause = f"{cause}, or 'device_map' does not fit it"
             raise TokenshiftError(
-                f"the model in {directory} cannot be loaded ({first_line(error)}); "
-                "its files may be damaged: fetch or train it again"
+                f"the model in {directory} cannot be loaded ({first_line(error)}); {cause}"
             ) from error
         absent = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
         if absent:
@@ -246,7 +257,9 @@ class HFPolicy:
                 f"the weights in {directory} lack or misshape {len(absent)} tensors, the first "
                 f"{absent[0]}; the directory is incomplete: fetch or train it again"
             )
-        policy = cls(model.to(device).eval(), tokenizer, name)
+        if device_map is None:
+            model = model.to(device)
+        policy = cls(model.eval(), tokenizer, name)
         policy.fingerprint = fingerprint
         return policy
 
@@ -366,19 +379,20 @@ def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabul
 
     Two rows of different lengths go through what sessions do, beside the model's plain forward.
     """
-    ids = torch.arange(12, device=model.device).view(2, 6) % vocabulary
-    texts, both = [ids[0, :2].tolist(), ids[1, :3].tolist()], torch.arange(2, device=model.device)
+    device = input_device(model)
+    ids = torch.arange(12, device=device).view(2, 6) % vocabulary
+    texts, both = [ids[0, :2].tolist(), ids[1, :3].tolist()], torch.arange(2, device=device)
     tolerance = {torch.float64: 1e-5, torch.float32: 1e-3}.get(model.dtype, 0.1)
     try:
         session = HFSession(model, 2, windows)
         session.enter(both, texts)
         session.read(ids.flip(0)[:, :2])
-        session.rewind(torch.tensor([2, 3], device=model.device))
-        mine = session.read(ids[:, 3:], both, torch.tensor([2, 3], device=model.device))
+        session.rewind(torch.tensor([2, 3], device=device))
+        mine = session.read(ids[:, 3:], both, torch.tensor([2, 3], device=device))
         for row, count in enumerate((2, 3)):
             whole = torch.tensor([texts[row] + ids[row, 3 : 3 + count].tolist()])
             with torch.inference_mode():
-                plain = model(input_ids=whole.to(model.device), use_cache=False).logits[0, -count:]
+                plain = model(input_ids=whole.to(device), use_cache=False).logits[0, -count:]
             if not bool(plain.isfinite().all()):
                 return ""  # a damaged model, as whoever reads its logits will say
             difference = (mine[row, :count] - plain).abs().max()

@@ -14,6 +14,7 @@ from tokenshift_utils import analysis_objective as objective
 from tokenshift_utils import analysis_robustness as robustness
 from tokenshift_utils import executor
 from tokenshift_utils.loading_cross import cross_examples, cross_records, cross_switches
+from tokenshift_utils.precision import get_precision
 from tokenshift_utils.rollouts import get_rollouts, rollout_artefacts
 from tokenshift_utils.shifts import Mixed, get_shifts, shift_artefacts
 from tokenshift_utils.tokenizer_checks import load_tokenizer
@@ -26,6 +27,7 @@ __all__ = [
     "divergence_shifts",
     "mechanics_shifts",
     "objective_rollouts",
+    "precision_shifts",
     "robustness_records",
     "token_decoder",
     "token_texts",
@@ -60,6 +62,11 @@ def _shifts_of_models(study, columns) -> dict[str, pd.DataFrame]:
 def divergence_shifts(study) -> dict[str, pd.DataFrame]:
     """Shifts of every RL model and SFT control on its own responses, for section 1."""
     return _shifts_of_models(study, divergence.COLUMNS)
+
+
+def precision_shifts(study) -> pd.DataFrame | None:
+    """Shifts that bfloat16 alone makes, for section 1; None where the study asks for none."""
+    return get_precision(study, ["benchmark", "problem", "sample", "js", "js_full"])
 
 
 def annotated_response(study) -> tuple[pd.DataFrame, str]:

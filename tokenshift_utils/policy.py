@@ -6,9 +6,10 @@ token by token or block by block. Analyses know only this protocol, so that anot
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -163,11 +164,32 @@ def load_policy(study: Study, model_name: str) -> Policy:
     One whose files have changed since is loaded again.
     """
     path = study.model_path(model_name)
-    return _loaded(path, model_name, study.dtype, directory_fingerprint(path))
+    placed = json.dumps(study.device_map)
+    return _loaded(path, model_name, study.dtype, placed, directory_fingerprint(path))
 
 
-@lru_cache(maxsize=4)
-def _loaded(path: Path, name: str, dtype: str, fingerprint: str) -> Policy:
+def _keep_last(load: Callable[..., Policy]) -> Callable[..., Policy]:
+    """Keep what the last calls loaded: four policies on a CPU, two on GPUs, whose memory is scarce.
+
+    The one that was unused longest goes before another is loaded.
+    """
+    kept: dict[tuple, Policy] = {}
+
+    @wraps(load)
+    def loaded(*key: Any) -> Policy:
+        if key in kept:
+            kept[key] = kept.pop(key)
+        else:
+            while len(kept) >= (2 if torch.cuda.is_available() else 4):
+                del kept[next(iter(kept))]
+            kept[key] = load(*key)
+        return kept[key]
+
+    return loaded
+
+
+@_keep_last
+def _loaded(path: Path, name: str, dtype: str, device_map: str, fingerprint: str) -> Policy:
     from tokenshift_utils.hf_policy import HFPolicy
 
-    return HFPolicy.load(path, name, dtype)
+    return HFPolicy.load(path, name, dtype, device_map=json.loads(device_map))

@@ -338,6 +338,10 @@ class Shifts:
     def needs(self, study: Study, shard: int) -> list[executor.Job]:
         return self._sources(study, shard)
 
+    def policies(self, study: Study) -> Sequence[Policy]:
+        """The two that are compared."""
+        return study_policy(study, study.base), study_policy(study, self.tuned)
+
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         kind = self.trajectories.kinds[0]
         names = ["benchmark", "problem", "sample", "prompt_ids", "response_ids"]
@@ -348,8 +352,7 @@ class Shifts:
         problems = shards_of(study, benchmark, study.problems_per_shard)[shard]
         mine = found["problem"].isin({p.id for p in problems}) & (found["sample"] < self.samples)
         table = shift_table(
-            study_policy(study, study.base),
-            study_policy(study, self.tuned),
+            *self.policies(study),
             self.source,
             found[mine].reset_index(drop=True),
             self.sampling,
@@ -408,6 +411,13 @@ def get_shifts(
     DataFrame with the columns of ``records.describe("shifts")``, one row a position.
     """
     artefacts = shift_artefacts(study, tuned, source, benchmarks, samples, sampling)
+    return computed_shifts(study, artefacts, columns)
+
+
+def computed_shifts(
+    study: Study, artefacts: Sequence[Shifts], columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Some columns of shifts, or all of them, computed where the store lacks them."""
     executor.run(study, artefacts)
     tables = [executor.read(study, artefact, "shifts", columns) for artefact in artefacts]
     frame = pa.concat_tables(tables).to_pandas()

@@ -25,6 +25,11 @@ CHUNK = 256  # tokens of a text that a session reads at once, on a CPU
 GPU_CHUNK = 4096  # on a GPU, where a text does not fit as a whole
 
 
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model takes token ids. One that is loaded module by module takes them on the CPU."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
+
+
 class SplitModel:
     """A model's body and head. The model stays as it is."""
 
@@ -42,7 +47,7 @@ class SplitModel:
     def logits(self, states: Tensor) -> Tensor:
         """Logits ``[n, V]`` of last hidden states ``[n, H]``."""
         if self._output is None:
-            self.states(torch.zeros(1, 1, dtype=torch.long, device=self._model.device))
+            self.states(torch.zeros(1, 1, dtype=torch.long, device=input_device(self._model)))
         given, attributes = self._output(last_hidden_state=states[None]), self.body.__dict__
         before = attributes.get("forward")
         attributes["forward"] = lambda *args, **kwargs: given
@@ -62,7 +67,7 @@ def split_fault(model: PreTrainedModel, vocabulary: int) -> str:
     One after the other on two rows, beside the model's plain forward. A damaged model, whose logits
     are not finite, is left to whoever reads them.
     """
-    ids = torch.arange(12, device=model.device).view(2, 6) % vocabulary
+    ids = torch.arange(12, device=input_device(model)).view(2, 6) % vocabulary
     tolerance = {torch.float64: 1e-5, torch.float32: 1e-3}.get(model.dtype, 0.1)
     try:
         plain = model(input_ids=ids, use_cache=False).logits
@@ -129,7 +134,7 @@ def read_states(
 
 
 def _on_cpu(split: SplitModel) -> bool:
-    return split.body.device.type == "cpu"
+    return input_device(split.body).type == "cpu"
 
 
 def _states_at_once(split: SplitModel, prompts: Texts, responses: Texts) -> Tensor:
@@ -139,7 +144,7 @@ def _states_at_once(split: SplitModel, prompts: Texts, responses: Texts) -> Tens
     def read(start: int, stop: int) -> Tensor:
         width = max(map(len, texts[start:stop]))
         padded = [[*text, *[0] * (width - len(text))] for text in texts[start:stop]]
-        states = split.states(torch.tensor(padded, device=split.body.device))
+        states = split.states(torch.tensor(padded, device=input_device(split.body)))
         wanted = states.new_zeros(stop - start, longest, states.shape[-1])
         for row, number in enumerate(range(start, stop)):
             first, last = len(prompts[number]) - 1, len(texts[number])
