@@ -13,6 +13,7 @@ from tokenshift_utils.memory import OutOfMemory, halving, positions_at_once
 from tokenshift_utils.policy import KeepsStates, Sampling, load_policy
 from tokenshift_utils.shifts import score_pair
 from tokenshift_utils.study import load_study
+from tokenshift_utils.teacher_forcing import SplitModel
 
 PROMPTS = [[4, 13, 5, 6], [7], [4, 5, 16, 24, 20, 25, 17, 3]]
 RESPONSES = [list(range(5, 14)), [9, 8, 7], list(range(20, 36))]
@@ -67,7 +68,7 @@ def plain(policy):
 @pytest.mark.filterwarnings("ignore:.*reads every text anew")
 def test_any_architecture_is_scored_as_by_its_plain_forward(name, monkeypatch):
     policy = build(name)
-    assert isinstance(policy, KeepsStates) and policy._split is not None
+    assert isinstance(policy, KeepsStates) and policy._is_split
     want = plain(policy)
     torch.testing.assert_close(scored(policy), want, rtol=0, atol=1e-10)
     monkeypatch.setattr(teacher_forcing, "CHUNK", 3)  # pieces of the body
@@ -158,7 +159,7 @@ def test_no_more_logits_than_that_are_ever_made(monkeypatch):
     policy, tuned = pair_of("qwen 2")
     made = []
     for part in (policy, tuned):
-        part._split, part._windows  # noqa: B018 (trials of the model, made once)
+        assert part._is_split and part._windows  # trials, made once
         part.model.lm_head.register_forward_hook(lambda _, __, logits: made.append(logits.numel()))
     monkeypatch.setattr(memory, "CPU_LOGITS", 4 * 40)
     compared((policy, tuned))
@@ -168,15 +169,15 @@ def test_no_more_logits_than_that_are_ever_made(monkeypatch):
 def test_out_of_memory_halves_and_goes_on(monkeypatch):
     pair = pair_of("qwen 2")
     _, want = compared(pair)
-    head, failed = pair[1]._split.logits, []
+    head, failed = SplitModel.logits, []
 
-    def short_of_memory(states):
+    def short_of_memory(split, states):
         if len(states) > 10:
             failed.append(len(states))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return head(states)
+        return head(split, states)
 
-    monkeypatch.setattr(pair[1]._split, "logits", short_of_memory)
+    monkeypatch.setattr(SplitModel, "logits", short_of_memory)
     sizes, found = compared(pair)
     assert failed == [28, 14] and sizes == [7, 7, 7, 7]
     assert_same(want, found, 1e-12)
@@ -184,22 +185,23 @@ def test_out_of_memory_halves_and_goes_on(monkeypatch):
 
 def test_a_body_out_of_memory_is_read_row_by_row_then_by_pieces(monkeypatch):
     policy = build("qwen 2")
-    want, body, shapes = plain(policy), policy._split.states, []
+    want, body, shapes = plain(policy), SplitModel.states, []
+    assert policy._is_split
 
     def short_of_memory(limit):
-        def states(ids):
+        def states(split, ids):
             shapes.append(tuple(ids.shape))
             if ids.numel() > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return body(ids)
+            return body(split, ids)
 
         return states
 
     monkeypatch.setattr(teacher_forcing, "_on_cpu", lambda split: False)
-    monkeypatch.setattr(policy._split, "states", short_of_memory(30))
+    monkeypatch.setattr(SplitModel, "states", short_of_memory(30))
     torch.testing.assert_close(scored(policy), want, rtol=0, atol=1e-10)
     assert shapes == [(3, 23), (1, 12), (1, 3), (1, 23)]
-    monkeypatch.setattr(policy._split, "states", short_of_memory(13))
+    monkeypatch.setattr(SplitModel, "states", short_of_memory(13))
     torch.testing.assert_close(scored(policy), want, rtol=0, atol=1e-10)
     monkeypatch.setattr(policy, "_windows", None)
     with pytest.raises(OutOfMemory, match="'batch.score'"):
@@ -259,11 +261,11 @@ def test_a_model_spread_over_devices_scores_alike(tiny_pair, device_map):
     spread = HFPolicy.load(tiny_pair.base, "spread", "float64", device_map=device_map)
     there = {weight.device.type for weight in spread.model.parameters()}
     assert ("meta" in there) == ("disk" in device_map.values())
-    assert spread._windows is not None and spread._split is not None
+    assert spread._windows is not None and spread._is_split
     want = scored(whole)
     torch.testing.assert_close(scored(spread), want, rtol=0, atol=1e-10)
     torch.testing.assert_close(scored(spread), want, rtol=0, atol=1e-10)  # hooks are still there
-    split = spread._split
+    split = SplitModel(spread.model)
     at_once = teacher_forcing._states_at_once(split, PROMPTS, RESPONSES)
     torch.testing.assert_close(split.logits(at_once[places()]), want, rtol=0, atol=1e-10)
     keys = [3, 4, 5]

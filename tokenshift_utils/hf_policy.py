@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -341,10 +341,11 @@ class HFPolicy:
     ) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Teacher forcing on hidden states that are kept. See ``policy.KeepsStates``."""
         check_texts(prompts, responses)
-        split = self._split
-        if split is None:
+        if not self._is_split:
             return None
-        states = read_states(split, self._open_body, prompts, responses)
+        split, windows = SplitModel(self.model), self._windows
+        opened = None if windows is None else partial(HFSession, split.body, windows=windows)
+        states = read_states(split, opened, prompts, responses)
 
         @torch.inference_mode()
         def logits(rows: Tensor, positions: Tensor) -> Tensor:
@@ -353,8 +354,8 @@ class HFPolicy:
         return logits
 
     @cached_property
-    def _split(self) -> SplitModel | None:
-        """The model as body and head; None where it is something else, as found by trial."""
+    def _is_split(self) -> bool:
+        """Whether the model is a body and a head, found by trial."""
         fault = split_fault(self.model, self.vocab_size)
         if fault:
             warnings.warn(
@@ -362,16 +363,7 @@ class HFPolicy:
                 f"logits take more memory: {fault}",
                 stacklevel=2,
             )
-            return None
-        return SplitModel(self.model)
-
-    @property
-    def _open_body(self) -> Callable[[int], Session] | None:
-        """What opens a session of the body alone; None where it has no cache of ours."""
-        windows = self._windows
-        if windows is None:
-            return None
-        return lambda rows: HFSession(self._split.body, rows, windows)
+        return not fault
 
 
 def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabulary: int) -> str:

@@ -36,6 +36,7 @@ class SplitModel:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self.body = model.base_model
+        self._place = model.get_submodule(model.base_model_prefix).__dict__
         self._output: Any = None  # class of what the body returns
 
     def states(self, ids: Tensor) -> Tensor:
@@ -48,16 +49,15 @@ class SplitModel:
         """Logits ``[n, V]`` of last hidden states ``[n, H]``."""
         if self._output is None:
             self.states(torch.zeros(1, 1, dtype=torch.long, device=input_device(self._model)))
-        given, attributes = self._output(last_hidden_state=states[None]), self.body.__dict__
-        before = attributes.get("forward")
-        attributes["forward"] = lambda *args, **kwargs: given
+        given, before = self._output(last_hidden_state=states[None]), self._place.get("forward")
+        self._place["forward"] = lambda *args, **kwargs: given
         try:
             ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
             return self._model(input_ids=ids, use_cache=False).logits[0]
         finally:
-            del attributes["forward"]
+            del self._place["forward"]
             if before is not None:
-                attributes["forward"] = before
+                self._place["forward"] = before
 
 
 @torch.inference_mode()
