@@ -1,6 +1,7 @@
 """Measures against hand values, an independent float64 formula, and properties."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -228,6 +229,17 @@ def test_small_divergences_of_a_pair_are_exact():
     want = measures.js(p.double(), q.double())
     assert (want < 2e-6).all()
     np.testing.assert_allclose(measures.pair(p, q).js, want, rtol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_measures_of_a_pair_as_one_kernel():
+    p, q = both(torch.float32)
+    with torch.inference_mode():
+        kernel = torch.compile(measures._plain_sums, dynamic=True, fullgraph=True)
+        for rows in (7, 3):
+            for got, want in zip(kernel(p[:rows], q[:rows]), measures.pair(p[:rows], q[:rows])):
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 @given(distributions())

@@ -10,7 +10,7 @@ from tokenshift_utils import memory, teacher_forcing
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.hf_policy import HFPolicy
 from tokenshift_utils.memory import OutOfMemory, halving, positions_at_once
-from tokenshift_utils.policy import KeepsStates, Sampling, load_policy
+from tokenshift_utils.policy import KeepsStates, Sampling, _keep_last, load_policy
 from tokenshift_utils.shifts import score_pair
 from tokenshift_utils.study import load_study
 from tokenshift_utils.teacher_forcing import SplitModel
@@ -290,12 +290,15 @@ def test_a_study_spreads_its_models(mini_root, monkeypatch):
         study.with_overrides(device_map="everywhere")
 
 
-def test_few_policies_stay_loaded_where_memory_is_scarce(mini_root, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(HFPolicy, "load", lambda path, name, *_, **__: object())
-    study = load_study("mini").with_overrides(dtype="float64")
-    base, tuned = load_policy(study, "base"), load_policy(study, "tuned")
-    assert load_policy(study, "base") is base
-    other = load_policy(study.with_overrides(dtype="bfloat16"), "tuned")
-    assert load_policy(study, "base") is base and other is not tuned
-    assert load_policy(study, "tuned") is not tuned  # the one that was unused longest
+@pytest.mark.parametrize("on_gpus, kept", [(True, 2), (False, 4)])
+def test_few_policies_stay_loaded(on_gpus, kept, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpus)
+    loaded = []
+    load = _keep_last(lambda name: loaded.append(name) or name)
+    for name in ("base", *"abcd"):
+        load(name)
+        load("base")  # in use all the time
+    assert loaded == ["base", *"abcd"]
+    for name in "abcd"[: 5 - kept]:  # those that were unused longest, beside the base
+        assert load(name) == name
+    assert loaded == ["base", *"abcd", *"abcd"[: 5 - kept]]

@@ -10,8 +10,8 @@ import torch
 
 from tokenshift_utils.errors import TokenshiftError
 
-EXTRA = 3 * 2**28  # bytes that scoring takes beyond models and hidden states, at most
-ARRAYS = 8  # of positions x vocabulary that are held at once while two models are compared
+EXTRA = 13 * 2**26  # bytes, 0.8 GiB: that much comparing takes beyond models and hidden states
+ARRAYS = 6  # of positions x vocabulary that it holds at once, about
 CPU_LOGITS = 2**22  # logits of a model at once on a CPU: with more, only its cache misses grow
 
 T = TypeVar("T")

@@ -94,7 +94,21 @@ def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float,
         "top_logp_tuned": tops[1][1],
         "gain_in_base_topk": measures.mass_gained(logp_base, logp_tuned, tops[0][0]),
     }
-    return {name: column.cpu().numpy() for name, column in columns.items()}
+    return _arrays(columns)
+
+
+def _arrays(columns: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Columns ``[n]`` and ``[n, m]`` as arrays, fetched from a device all at once."""
+    arrays = {}
+    for dtype in {column.dtype for column in columns.values()}:
+        some = {name: column for name, column in columns.items() if column.dtype == dtype}
+        wide = [column.reshape(len(column), -1) for column in some.values()]
+        ends = np.cumsum([column.shape[1] for column in wide])
+        together = torch.cat(wide, dim=1).cpu().numpy()
+        for (name, column), end in zip(some.items(), ends):
+            part = together[:, end - column[0].numel() : end]
+            arrays[name] = part if column.dim() > 1 else part[:, 0]
+    return arrays
 
 
 def _rank(logp: Tensor, ranked: Tensor, ids: Tensor) -> Tensor:
