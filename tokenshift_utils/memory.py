@@ -12,7 +12,7 @@ from tokenshift_utils.errors import TokenshiftError
 
 EXTRA = 13 * 2**26  # bytes, 0.8 GiB: that much comparing takes beyond models and hidden states
 ARRAYS = 6  # of positions x vocabulary that it holds at once, about
-CPU_LOGITS = 2**22  # logits of a model at once on a CPU: with more, only its cache misses grow
+CPU_LOGITS = 2**23  # logits of a model at once on a CPU: more of them gain no speed
 
 T = TypeVar("T")
 
