@@ -169,6 +169,26 @@ def bench_cross_sampling(
     typer.echo(json.dumps(rows, indent=1) if as_json else f"{describe_machine()}\n\n{render(rows)}")
 
 
+@bench.command("scoring")
+def bench_scoring(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of cases.")] = False,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="Pairs of models to measure; all that can be here.")
+    ] = None,
+) -> None:
+    """What comparing two models on long responses costs beside a bare pass of each.
+
+    Takes some minutes on an idle CPU. Pairs of GPU size are measured where there is a CUDA device.
+    """
+    import json
+
+    from tokenshift_utils.bench import describe_machine
+    from tokenshift_utils.bench_scoring import bench, render
+
+    rows = bench(pair or ())
+    typer.echo(json.dumps(rows, indent=1) if as_json else f"{describe_machine()}\n\n{render(rows)}")
+
+
 def _parameters(given: list[str]) -> dict:
     """``NAME=VALUE`` strings as a dict; values are read as YAML, so ``[0.1, 0.2]`` is a list."""
     parameters = {}

@@ -20,6 +20,7 @@ from tokenshift_utils.loading_cross import (
     cross_records,
     cross_switches,
 )
+from tokenshift_utils.precision import get_precision, precision_artefacts
 from tokenshift_utils.rollouts import get_rollouts, rollout_artefacts
 from tokenshift_utils.shifts import Mixed, get_shifts, shift_artefacts
 from tokenshift_utils.tokenizer_checks import load_tokenizer
@@ -37,6 +38,7 @@ __all__ = [
     "mechanics_shifts",
     "objective_artefacts",
     "objective_rollouts",
+    "precision_shifts",
     "robustness_artefacts",
     "robustness_records",
     "token_decoder",
@@ -64,13 +66,17 @@ def token_texts(study, shifts: dict[str, pd.DataFrame]) -> dict[int, str]:
 
 def divergence_artefacts(study) -> list[executor.Artefact]:
     """What section 1 asks of the store."""
+    return [*_model_artefacts(study), *precision_artefacts(study)]
+
+
+def _model_artefacts(study) -> list[executor.Artefact]:
     models = common.of_kind(study, "rl", "sft")
     return [a for model in models for a in shift_artefacts(study, model)]
 
 
 def _shifts_of_models(study, columns) -> dict[str, pd.DataFrame]:
     """Shifts of every RL model and SFT control on its own responses."""
-    executor.run(study, divergence_artefacts(study))
+    executor.run(study, _model_artefacts(study))
     models = common.of_kind(study, "rl", "sft")
     return {model: get_shifts(study, model, columns=list(columns)) for model in models}
 
@@ -78,6 +84,11 @@ def _shifts_of_models(study, columns) -> dict[str, pd.DataFrame]:
 def divergence_shifts(study) -> dict[str, pd.DataFrame]:
     """Shifts of every RL model and SFT control on its own responses, for section 1."""
     return _shifts_of_models(study, divergence.COLUMNS)
+
+
+def precision_shifts(study) -> pd.DataFrame | None:
+    """Shifts that bfloat16 alone makes, for section 1; None where the study asks for none."""
+    return get_precision(study, ["benchmark", "problem", "sample", "js", "js_full"])
 
 
 def annotated_response(study) -> tuple[pd.DataFrame, str]:
@@ -103,9 +114,9 @@ def _checkpoint_call(study) -> dict:
 def mechanics_artefacts(study) -> list[executor.Artefact]:
     """What section 3 asks of the store."""
     if study.evolution is None:
-        return divergence_artefacts(study)
+        return _model_artefacts(study)
     final, call = study.evolution.model, _checkpoint_call(study)
-    wanted = [*shift_artefacts(study, final), *divergence_artefacts(study)]
+    wanted = [*shift_artefacts(study, final), *_model_artefacts(study)]
     names = study.checkpoint_names(final)
     return wanted + [a for name in names for a in shift_artefacts(study, name, **call)]
 

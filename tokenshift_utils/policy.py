@@ -6,11 +6,12 @@ token by token or block by block. Analyses know only this protocol, so that anot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -137,6 +138,22 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsStates(Protocol):
+    """A policy that can keep a model's hidden states, and make logits of them where wanted."""
+
+    def scorer(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Teacher forcing: read the responses once, and return what gives their logits.
+
+        That is called with rows and response positions, int64 ``[n]`` each, and returns the logits
+        ``[n, V]`` that emit the tokens there, as ``Policy.score`` does. None where a model cannot
+        be used so.
+        """
+        ...
+
+
 def stop_ids(*policies: Policy) -> tuple[int, ...]:
     """The union of the policies' stop ids, sorted."""
     return tuple(sorted({i for policy in policies for i in policy.eos_ids}))
@@ -153,17 +170,44 @@ def load_policy(study: Study, model_name: str) -> Policy:
             "version: use 'transformers'"
         )
     path, trusted = study.model_path(model_name), study.model(model_name).trust_remote_code
-    fingerprint = directory_fingerprint(path)
-    return _loaded(path, model_name, study.dtype, trusted, study.stop_tokens, fingerprint)
+    placed, fingerprint = json.dumps(study.device_map), directory_fingerprint(path)
+    return _loaded(path, model_name, study.dtype, placed, trusted, study.stop_tokens, fingerprint)
 
 
-@lru_cache(maxsize=4)
+def _keep_last(load: Callable[..., Policy]) -> Callable[..., Policy]:
+    """Keep what the last calls loaded: four policies on a CPU, two on GPUs, whose memory is scarce.
+
+    The one that was unused longest goes before another is loaded.
+    """
+    kept: dict[tuple, Policy] = {}
+
+    @wraps(load)
+    def loaded(*key: Any) -> Policy:
+        if key in kept:
+            kept[key] = kept.pop(key)
+        else:
+            while len(kept) >= (2 if torch.cuda.is_available() else 4):
+                del kept[next(iter(kept))]
+            kept[key] = load(*key)
+        return kept[key]
+
+    return loaded
+
+
+@_keep_last
 def _loaded(
-    path: Path, name: str, dtype: str, trusted: bool, stop_tokens: tuple[str, ...], fingerprint: str
+    path: Path,
+    name: str,
+    dtype: str,
+    device_map: str,
+    trusted: bool,
+    stop_tokens: tuple[str, ...],
+    fingerprint: str,
 ) -> Policy:
     from tokenshift_utils.hf_policy import HFPolicy
 
-    policy = HFPolicy.load(path, name, dtype, trust_remote_code=trusted)
+    placed = json.loads(device_map)
+    policy = HFPolicy.load(path, name, dtype, device_map=placed, trust_remote_code=trusted)
     ends = stop_token_ids(policy.tokenizer, stop_tokens)
     policy.eos_ids = tuple(sorted({*policy.eos_ids, *ends}))
     return policy

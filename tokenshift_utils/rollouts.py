@@ -23,7 +23,10 @@ from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import check_same_tokenizer
 from tokenshift_utils.verify import extract_answer, is_correct
 
-SAMPLER = ("decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy")
+SAMPLER = (
+    *("decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy"),
+    "teacher_forcing",
+)
 MODULES = (*SAMPLER, "benchmarks", "judge", "prompts", "records", "rollouts", "verify")
 
 

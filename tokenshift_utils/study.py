@@ -62,6 +62,11 @@ def _distinct(values: tuple) -> tuple:
 Threshold = Annotated[float, AfterValidator(_no_nan)]
 Cuts = Annotated[tuple[Threshold, ...], AfterValidator(_distinct)]
 Counts = Annotated[tuple[Count, ...], AfterValidator(_distinct)]
+# How accelerate spreads a model's modules over devices (transformers only).
+DeviceMap = (
+    Literal["auto", "balanced", "balanced_low_0", "sequential"]
+    | Annotated[dict[str, int | str], Field(min_length=1)]
+)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -352,6 +357,13 @@ class Robustness(_Part):
     mixed_threshold: float
 
 
+class Precision(_Part):
+    """One model in float32 and in bfloat16, on the first so many of its responses a problem."""
+
+    model: str
+    samples: Count
+
+
 class Weighted(_Part):
     """The divergence-weighted runs, their baseline, and where their training logs are."""
 
@@ -424,6 +436,7 @@ class Study(_Part):
     note: str
     backend: Literal["transformers", "vllm"]
     dtype: Literal["float32", "float64", "bfloat16"]
+    device_map: DeviceMap | None = None
     seed: int
     workers: Annotated[int, Field(ge=0)]
     resources: Resources = Resources()
@@ -441,6 +454,7 @@ class Study(_Part):
     cross_sampling: CrossSampling
     evolution: Evolution | None = None
     robustness: Robustness | None = None
+    precision: Precision | None = None
     weighted: Weighted | None = None
     statistics: Statistics
     batch: Batch
@@ -464,6 +478,8 @@ class Study(_Part):
             named.append(("evolution.model", self.evolution.model))
         if self.robustness:
             named.append(("robustness.pair", self.robustness.pair))
+        if self.precision:
+            named.append(("precision.model", self.precision.model))
         if self.weighted:
             named.append(("weighted.baseline", self.weighted.baseline))
             named += [("weighted.arms", name) for name in self.weighted.arms]
