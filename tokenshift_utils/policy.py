@@ -143,27 +143,26 @@ def stop_ids(*policies: Policy) -> tuple[int, ...]:
 
 
 def load_policy(study: Study, model_name: str) -> Policy:
-    """The policy of a model or checkpoint of the study; the last few stay loaded.
+    """The policy of a model or checkpoint of the study, which ends on the study's stop tokens too."""
+    policy = _policy(study, model_name)
+    own = vars(policy).setdefault("own_eos_ids", policy.eos_ids)  # policies stay, for other studies
+    policy.eos_ids = tuple(sorted({*own, *stop_token_ids(policy.tokenizer, study.stop_tokens)}))
+    return policy
 
-    One whose files have changed since is loaded again.
-    """
+
+def _policy(study: Study, model_name: str) -> Policy:
+    """The last few policies stay loaded; one whose files have changed since is loaded again."""
     if study.backend != "transformers":
         raise TokenshiftError(
             f"study {study.name} has 'backend: {study.backend}', which is not available yet in this "
             "version: use 'transformers'"
         )
     path, trusted = study.model_path(model_name), study.model(model_name).trust_remote_code
-    fingerprint = directory_fingerprint(path)
-    return _loaded(path, model_name, study.dtype, trusted, study.stop_tokens, fingerprint)
+    return _loaded(path, model_name, study.dtype, trusted, directory_fingerprint(path))
 
 
 @lru_cache(maxsize=4)
-def _loaded(
-    path: Path, name: str, dtype: str, trusted: bool, stop_tokens: tuple[str, ...], fingerprint: str
-) -> Policy:
+def _loaded(path: Path, name: str, dtype: str, trusted: bool, fingerprint: str) -> Policy:
     from tokenshift_utils.hf_policy import HFPolicy
 
-    policy = HFPolicy.load(path, name, dtype, trust_remote_code=trusted)
-    ends = stop_token_ids(policy.tokenizer, stop_tokens)
-    policy.eos_ids = tuple(sorted({*policy.eos_ids, *ends}))
-    return policy
+    return HFPolicy.load(path, name, dtype, trust_remote_code=trusted)
