@@ -160,10 +160,15 @@ def stop_ids(*policies: Policy) -> tuple[int, ...]:
 
 
 def load_policy(study: Study, model_name: str) -> Policy:
-    """The policy of a model or checkpoint of the study; the last few stay loaded.
+    """The policy of a model or checkpoint of the study, which ends on the study's stop tokens too."""
+    policy = _policy(study, model_name)
+    own = vars(policy).setdefault("own_eos_ids", policy.eos_ids)  # policies stay, for other studies
+    policy.eos_ids = tuple(sorted({*own, *stop_token_ids(policy.tokenizer, study.stop_tokens)}))
+    return policy
 
-    One whose files have changed since is loaded again.
-    """
+
+def _policy(study: Study, model_name: str) -> Policy:
+    """The last few policies stay loaded; one whose files have changed since is loaded again."""
     if study.backend != "transformers":
         raise TokenshiftError(
             f"study {study.name} has 'backend: {study.backend}', which is not available yet in this "
@@ -171,7 +176,7 @@ def load_policy(study: Study, model_name: str) -> Policy:
         )
     path, trusted = study.model_path(model_name), study.model(model_name).trust_remote_code
     placed, fingerprint = json.dumps(study.device_map), directory_fingerprint(path)
-    return _loaded(path, model_name, study.dtype, placed, trusted, study.stop_tokens, fingerprint)
+    return _loaded(path, model_name, study.dtype, placed, trusted, fingerprint)
 
 
 def _keep_last(load: Callable[..., Policy]) -> Callable[..., Policy]:
@@ -196,18 +201,9 @@ def _keep_last(load: Callable[..., Policy]) -> Callable[..., Policy]:
 
 @_keep_last
 def _loaded(
-    path: Path,
-    name: str,
-    dtype: str,
-    device_map: str,
-    trusted: bool,
-    stop_tokens: tuple[str, ...],
-    fingerprint: str,
+    path: Path, name: str, dtype: str, device_map: str, trusted: bool, fingerprint: str
 ) -> Policy:
     from tokenshift_utils.hf_policy import HFPolicy
 
     placed = json.loads(device_map)
-    policy = HFPolicy.load(path, name, dtype, device_map=placed, trust_remote_code=trusted)
-    ends = stop_token_ids(policy.tokenizer, stop_tokens)
-    policy.eos_ids = tuple(sorted({*policy.eos_ids, *ends}))
-    return policy
+    return HFPolicy.load(path, name, dtype, device_map=placed, trust_remote_code=trusted)
