@@ -72,7 +72,7 @@ def test_rollouts_are_what_they_say(study, mini_root):
 
 
 def test_unfinished_responses_are_not_correct(study, mini_root, monkeypatch):
-    monkeypatch.setattr("tokenshift_utils.rollouts.is_correct", lambda text, answer: True)
+    monkeypatch.setattr("tokenshift_utils.rollouts.is_correct", lambda *given: True)
     frame = get_rollouts(study, "base")
     assert frame["correct"].equals(frame["finish_reason"] == "eos")
     assert 0 < frame["correct"].sum() < len(frame)

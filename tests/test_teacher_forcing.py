@@ -284,7 +284,7 @@ def test_a_study_spreads_its_models(mini_root, monkeypatch):
     monkeypatch.setattr(HFPolicy, "load", lambda *a, **kw: given.append(kw) or load(*a, **kw))
     study = load_study("mini").with_overrides(device_map={"": "cpu"})
     assert load_policy(study, "base") is load_policy(study, "base")
-    assert given == [{"device_map": {"": "cpu"}}]
+    assert [call["device_map"] for call in given] == [{"": "cpu"}]
     assert load_policy(load_study("mini"), "base") is not load_policy(study, "base")
     with pytest.raises(TokenshiftError, match="'device_map"):
         study.with_overrides(device_map="everywhere")

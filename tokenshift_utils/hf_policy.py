@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -207,7 +208,7 @@ class HFPolicy:
         self.tokenizer = tokenizer
         self.name = name
         self.vocab_size = int(model.config.get_text_config(decoder=True).vocab_size)
-        self.eos_ids = _eos_ids(model, tokenizer)
+        self.eos_ids = eos_ids(model.config, getattr(model, "generation_config", None), tokenizer)
 
     @classmethod
     def load(
@@ -217,16 +218,21 @@ class HFPolicy:
         dtype: str = "float32",
         device: str | None = None,
         device_map: str | dict[str, int | str] | None = None,
+        trust_remote_code: bool = False,
     ) -> HFPolicy:
         """Load a local model directory, safetensors only, and check its tokenizer.
 
         ``dtype`` is the compute dtype: float32, float64 or bfloat16. ``device_map`` spreads the
         model over several devices, see accelerate; ``device`` then only says which kind they are.
-        Raises ``TokenshiftError`` where the directory, its weights or its tokenizer are missing or
+        Code that lies beside the weights runs only with ``trust_remote_code``. Raises
+        ``TokenshiftError`` where the directory, its weights or its tokenizer are missing or
         damaged.
         """
         directory = Path(path)
-        config, fingerprint = load_config(directory), directory_fingerprint(directory)
+        config, fingerprint = (
+            load_config(directory, trust_remote_code),
+            directory_fingerprint(directory),
+        )
         tokenizer = load_tokenizer(directory)
         check_tokenizer(tokenizer, config.get_text_config(decoder=True).vocab_size, directory)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -240,6 +246,7 @@ class HFPolicy:
                     dtype=DTYPES[dtype],
                     use_safetensors=True,
                     local_files_only=True,
+                    trust_remote_code=trust_remote_code,
                     attn_implementation=attention,
                     device_map=device_map,
                     output_loading_info=True,
@@ -395,10 +402,13 @@ def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabul
     return ""
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def eos_ids(
+    config: PreTrainedConfig,
+    generation: GenerationConfig | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[int, ...]:
     """Every id that ends a response: by the configurations and by the tokenizer."""
-    generation = getattr(model, "generation_config", None)
-    named = [model.config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
+    named = [config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
     named.append(generation.eos_token_id if generation is not None else None)
     ids: set[int] = set()
     for value in named:
@@ -418,12 +428,19 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_config(directory: Path) -> PreTrainedConfig:
+def load_config(directory: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
     """A model directory's configuration; refuses what is missing or cannot be read."""
     check_model_directory(directory)
     try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
+        return AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except (ValueError, KeyError, OSError) as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise TokenshiftError(
+                f"the model in {directory} needs code that lies beside it, which is not run: read "
+                "it, and where you trust it say 'trust_remote_code: true' of the model in the study"
+            ) from None
         raise TokenshiftError(
             f"{directory}/config.json cannot be read ({first_line(error)}); fetch or train it again"
         ) from error

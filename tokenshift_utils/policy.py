@@ -19,6 +19,7 @@ from torch import Tensor
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import directory_fingerprint
 from tokenshift_utils.nucleus import check_temperature, check_top_p
+from tokenshift_utils.prompts import stop_token_ids
 
 if TYPE_CHECKING:
     from tokenshift_utils.study import Study
@@ -159,13 +160,23 @@ def stop_ids(*policies: Policy) -> tuple[int, ...]:
 
 
 def load_policy(study: Study, model_name: str) -> Policy:
-    """The policy of a model or checkpoint of the study; the last few stay loaded.
+    """The policy of a model or checkpoint of the study, which ends on the study's stop tokens too."""
+    policy = _policy(study, model_name)
+    own = vars(policy).setdefault("own_eos_ids", policy.eos_ids)  # policies stay, for other studies
+    policy.eos_ids = tuple(sorted({*own, *stop_token_ids(policy.tokenizer, study.stop_tokens)}))
+    return policy
 
-    One whose files have changed since is loaded again.
-    """
-    path = study.model_path(model_name)
-    placed = json.dumps(study.device_map)
-    return _loaded(path, model_name, study.dtype, placed, directory_fingerprint(path))
+
+def _policy(study: Study, model_name: str) -> Policy:
+    """The last few policies stay loaded; one whose files have changed since is loaded again."""
+    if study.backend != "transformers":
+        raise TokenshiftError(
+            f"study {study.name} has 'backend: {study.backend}', which is not available yet in this "
+            "version: use 'transformers'"
+        )
+    path, trusted = study.model_path(model_name), study.model(model_name).trust_remote_code
+    placed, fingerprint = json.dumps(study.device_map), directory_fingerprint(path)
+    return _loaded(path, model_name, study.dtype, placed, trusted, fingerprint)
 
 
 def _keep_last(load: Callable[..., Policy]) -> Callable[..., Policy]:
@@ -189,7 +200,10 @@ def _keep_last(load: Callable[..., Policy]) -> Callable[..., Policy]:
 
 
 @_keep_last
-def _loaded(path: Path, name: str, dtype: str, device_map: str, fingerprint: str) -> Policy:
+def _loaded(
+    path: Path, name: str, dtype: str, device_map: str, trusted: bool, fingerprint: str
+) -> Policy:
     from tokenshift_utils.hf_policy import HFPolicy
 
-    return HFPolicy.load(path, name, dtype, device_map=json.loads(device_map))
+    placed = json.loads(device_map)
+    return HFPolicy.load(path, name, dtype, device_map=placed, trust_remote_code=trusted)

@@ -43,14 +43,19 @@ class Precision(Shifts):
         return {"shifts": table}
 
 
+def precision_artefacts(study: Study) -> list[Precision]:
+    """The artefacts behind ``get_precision``; none where the study says nothing of it."""
+    if study.precision is None:
+        return []
+    model, samples = study.precision.model, study.precision.samples
+    return [Precision(**vars(a)) for a in shift_artefacts(study, model, samples=samples)]
+
+
 def get_precision(study: Study, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
     """Shifts that the dtype alone makes, computed where the store lacks them.
 
     Of the model and as many responses a problem as the study's ``precision`` says; None where it
     says nothing.
     """
-    if study.precision is None:
-        return None
-    model, samples = study.precision.model, study.precision.samples
-    artefacts = [Precision(**vars(a)) for a in shift_artefacts(study, model, samples=samples)]
-    return computed_shifts(study, artefacts, columns)
+    artefacts = precision_artefacts(study)
+    return computed_shifts(study, artefacts, columns) if artefacts else None

@@ -41,7 +41,7 @@ from tokenshift_utils.rollouts import (
 from tokenshift_utils.store import code_version
 from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import check_same_tokenizer
-from tokenshift_utils.verify import BOX
+from tokenshift_utils.verify import answer_opening
 
 MODULES = (*SAMPLER, "memory", "records", "shifts")
 
@@ -236,11 +236,10 @@ def _compared(
         yield slice(start, stop), columns
 
 
-def answer_start(tokenizer: Any, ids: Sequence[int]) -> int | None:
-    """Position of the token with which the last ``\\boxed{`` of a response opens, or None."""
-    text = tokenizer.decode(list(ids), skip_special_tokens=True)
-    start = text.rfind(BOX)
-    if start < 0:
+def answer_start(tokenizer: Any, ids: Sequence[int], verifier: str = "boxed") -> int | None:
+    """Position of the token with which the final answer of a response opens, or None."""
+    start = answer_opening(tokenizer.decode(list(ids), skip_special_tokens=True), verifier)
+    if start is None:
         return None
     low, high = 0, len(ids) - 1  # the first position whose prefix reaches beyond `start`
     while low < high:
@@ -261,11 +260,13 @@ def shift_table(
     top_k: int,
     batch_size: int,
     progress: Any = None,
+    verifier: str = "boxed",
 ) -> pa.Table:
     """Shifts of all trajectories, ordered as they are.
 
     ``trajectories`` has columns benchmark, problem, sample, prompt_ids and response_ids.
-    ``progress`` is called with the number of positions of each block done.
+    ``progress`` is called with the number of positions of each block done; ``verifier`` is the rule
+    by which a response's final answer is found.
     """
     prompts = [list(map(int, ids)) for ids in trajectories["prompt_ids"]]
     responses = [list(map(int, ids)) for ids in trajectories["response_ids"]]
@@ -286,7 +287,7 @@ def shift_table(
     for name in ("benchmark", "problem", "sample"):
         columns[name] = trajectories[name].to_numpy()[owner]
     columns["n_tokens"] = np.array([len(r) for r in responses])[owner]
-    starts = [answer_start(base.tokenizer, ids) for ids in responses]
+    starts = [answer_start(base.tokenizer, ids, verifier) for ids in responses]
     columns["answer_start"] = [starts[i] for i in owner]
     return records.table("shifts", columns)
 
@@ -372,6 +373,7 @@ class Shifts:
             self.sampling,
             study.top_k,
             study.batch.score,
+            verifier=study.verifier,
         )
         return {"shifts": table}
 
