@@ -151,4 +151,5 @@ def _states_at_once(split: SplitModel, prompts: Texts, responses: Texts) -> Tens
             wanted[row, : last - first] = states[row, first:last]
         return wanted
 
-    return torch.cat([some for _, _, some in halving(len(texts), len(texts), read)])
+    parts = [some for _, _, some in halving(len(texts), len(texts), read)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)  # (cat would copy a single one)
