@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenshift_utils.errors import TokenshiftError
 
 FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+CODE = "*.py"  # a model's own code, where it has any
 
 
 def check_model_directory(directory: Path) -> None:
@@ -27,16 +28,18 @@ def check_model_directory(directory: Path) -> None:
 
 @lru_cache(maxsize=4096)
 def _file_digest(file: Path, size: int, modified_ns: int) -> str:
+    if file.parent.name == "blobs" and len(file.name) == 64:
+        return file.name  # the hub's cache names a weight file by its sha256
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def directory_fingerprint(directory: str | Path) -> str:
-    """sha256 over the names and contents of a model's weights, configuration and tokenizer files."""
+    """sha256 over the names and contents of a model's weights, configuration, tokenizer and code."""
     directory = Path(directory)
     check_model_directory(directory)
     digest = hashlib.sha256()
-    for file in sorted({f for pattern in FINGERPRINTED for f in directory.glob(pattern)}):
+    for file in sorted({f for pattern in (*FINGERPRINTED, CODE) for f in directory.glob(pattern)}):
         status = file.stat()
         content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
         digest.update(f"{file.name} {content}\n".encode())

@@ -215,9 +215,9 @@ class _Mixer:
 
         A round is cut where the rule fires or a text ends. Work is counted in steps of the primary:
         one a draft, and for the intervention's block about as much as a step and a tenth more a
-        token. The rate starts from one cut in eight tokens, as if seen over 64.
+        token. The rate starts from one cut in 16 tokens, as if seen over as many.
         """
-        rate = min(1.0, (self.cuts + 8) / (self.written + 64))
+        rate = min(1.0, (self.cuts + 1) / (self.written + 16))
 
         def work(k: int) -> float:
             kept = (1.0 - (1.0 - rate) ** k) / rate

@@ -41,9 +41,21 @@ _OUTCOME = [
 _VERDICT = [
     Column("text", _TEXT, "The response decoded, without special tokens"),
     Column(
-        "answer", _TEXT, "Content of the one \\boxed{...}; null where there is not just one", True
+        "answer",
+        _TEXT,
+        "Final answer by the study's verifier: content of the one \\boxed{...}, or what follows the"
+        " last 'Answer:'; null where there is none",
+        True,
     ),
-    Column("correct", _FLAG, "Ended by itself, and its one boxed answer equals the problem's"),
+    Column("correct", _FLAG, "Ended by itself, and its final answer equals the problem's"),
+    Column(
+        "options",
+        _IDS,
+        "Multiple choice: which of the source's options stood at A, B and so on, 0 the right one, in"
+        " an order that hangs on seed, benchmark and problem id (benchmarks.option_order); null"
+        " elsewhere",
+        True,
+    ),
 ]
 
 _ROLLOUTS = [
@@ -100,8 +112,8 @@ _SHIFTS = [
     Column(
         "answer_start",
         _COUNT,
-        "Position at which the last \\boxed{ opens, the same for all rows"
-        " of a response; null where there is none",
+        "Position at which the final answer opens: the last \\boxed{, or the last 'Answer:', as the"
+        " study's verifier has it; the same for all rows of a response; null where there is none",
         True,
     ),
 ]

@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokenshift_utils import paths
+from tokenshift_utils import hub, paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.executor import EXECUTOR_VARIABLE, chosen_executor, executor_running
 from tokenshift_utils.notebook import (
     PARAMETERS,
-    SECTION_OF,
     available_notebooks,
     check_parameters,
+    lacks_section,
     versions,
 )
 from tokenshift_utils.study import Study, load_study, study_file
@@ -79,7 +79,11 @@ def reproduce(
     loaded = load_study(study)
     notebooks = select_notebooks(loaded, only)
     given = _parameters_of_each(notebooks, loaded, parameters or {})
+    hub.fetch(loaded)
     check_inputs(loaded)
+    moving = hub.unpinned(loaded)
+    for sentence in _remarks(loaded, notebooks, only, moving):
+        print(sentence, file=sys.stderr)
     with _environment(executor), executor_running(loaded), _ended_as_interrupted():
         if fresh:
             shutil.rmtree(paths.records(loaded.name), ignore_errors=True)
@@ -100,6 +104,8 @@ def reproduce(
                 "figures": _made(paths.figures(loaded.name), source.stem[:2], ".png"),
                 "tables": _made(paths.tables(loaded.name), source.stem[:2], ".csv"),
             }
+            if moving:
+                manifest["notebooks"][source.stem]["unpinned"] = moving
             _write_manifest(loaded, manifest)
     return manifest
 
@@ -110,7 +116,7 @@ def select_notebooks(study: Study, only: Iterable[str] = ()) -> list[Path]:
     Raises
     ------
     TokenshiftError
-        For a number or name that no notebook has.
+        For a number or name that no notebook has, or a notebook that is not for the study.
     """
     available = available_notebooks()
     wanted = set()
@@ -122,10 +128,21 @@ def select_notebooks(study: Study, only: Iterable[str] = ()) -> list[Path]:
                 f"{', '.join(sorted(path.stem for path in available))}"
             )
         wanted.update(found)
+    for path in wanted:
+        if lack := lacks_section(path.stem, study):
+            raise TokenshiftError(lack)
     if wanted:
         return [path for path in available if path in wanted]
-    sections = {path: SECTION_OF.get(path.stem) for path in available}
-    return [path for path, part in sections.items() if part is None or getattr(study, part)]
+    return [path for path in available if not lacks_section(path.stem, study)]
+
+
+def _remarks(
+    study: Study, notebooks: list[Path], only: Iterable[str], moving: dict[str, str]
+) -> list[str]:
+    """What to say before a run: which notebooks are left out, and what is not pinned."""
+    left_out = [] if only else [p for p in available_notebooks() if p not in notebooks]
+    said = [f"left out: {lacks_section(path.stem, study)}" for path in left_out]
+    return said + ([f"warning: {hub.unpinned_warning(study, moving)}"] if moving else [])
 
 
 def _parameters_of_each(

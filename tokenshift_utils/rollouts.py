@@ -17,13 +17,17 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import directory_fingerprint
 from tokenshift_utils.noise import row_key
 from tokenshift_utils.policy import Policy, Sampling, load_policy, stop_ids
+from tokenshift_utils.prompts import prompt_parts, prompt_text
 from tokenshift_utils.store import code_version
 from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import check_same_tokenizer
 from tokenshift_utils.verify import extract_answer, is_correct
 
-SAMPLER = ("decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy")
-MODULES = (*SAMPLER, "benchmarks", "records", "rollouts", "verify")
+SAMPLER = (
+    *("decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy"),
+    "teacher_forcing",
+)
+MODULES = (*SAMPLER, "benchmarks", "judge", "prompts", "records", "rollouts", "verify")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def items(
     """What to sample: every problem ``samples`` times, problem by problem."""
     made = []
     for problem in problems:
-        text = study.prompt.template.format(problem=problem.problem)
+        text = prompt_text(study, problem.problem)
         prompt = tuple(policy.tokenizer.encode(text, add_special_tokens=False))
         if not prompt:
             raise TokenshiftError(
@@ -96,7 +100,7 @@ def common_parts(study: Study, benchmark: str, models: Sequence[str]) -> dict:
         "backend": study.backend,
         "dtype": study.dtype,
         "seed": study.seed,
-        "prompt": study.prompt.template,
+        "prompt": prompt_parts(study),
         "verifier": study.verifier,
         "problems_per_shard": study.problems_per_shard,
     }
@@ -105,13 +109,21 @@ def common_parts(study: Study, benchmark: str, models: Sequence[str]) -> dict:
 def verdict(
     policy: Policy, ids: Sequence[Sequence[int]], reasons: Sequence[str], made: Sequence[Item]
 ) -> dict[str, list]:
-    """Columns ``text``, ``answer`` and ``correct``. A response cut at its limit is not correct."""
+    """Columns ``text``, ``answer``, ``correct`` and ``options``, by each problem's own rule.
+
+    A response cut at its limit is not correct.
+    """
     texts = policy.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)
-    correct = [
-        reason == "eos" and is_correct(text, item.problem.answer)
-        for text, reason, item in zip(texts, reasons, made)
-    ]
-    return {"text": texts, "answer": [extract_answer(t) for t in texts], "correct": correct}
+    problems = [item.problem for item in made]
+    return {
+        "text": texts,
+        "answer": [extract_answer(text, p.verifier) for text, p in zip(texts, problems)],
+        "correct": [
+            reason == "eos" and is_correct(text, p.answer, p.verifier, p.options is not None)
+            for text, reason, p in zip(texts, reasons, problems)
+        ],
+        "options": [p.options and list(p.options) for p in problems],
+    }
 
 
 def outcome(made: Sequence[Item], ids: list[list[int]], reasons: list[str]) -> dict[str, list]:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from tokenshift_utils import paths
+from tokenshift_utils import hub, paths
 from tokenshift_utils.errors import TokenshiftError
 
 Count = Annotated[int, Field(ge=1)]
@@ -62,7 +62,25 @@ def _distinct(values: tuple) -> tuple:
 Threshold = Annotated[float, AfterValidator(_no_nan)]
 Cuts = Annotated[tuple[Threshold, ...], AfterValidator(_distinct)]
 Counts = Annotated[tuple[Count, ...], AfterValidator(_distinct)]
+# How accelerate spreads a model's modules over devices (transformers only).
+DeviceMap = (
+    Literal["auto", "balanced", "balanced_low_0", "sequential"]
+    | Annotated[dict[str, int | str], Field(min_length=1)]
+)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _format_fields(template: str, *fields: str) -> str:
+    """Refuse a template that lacks one of the fields or has another one."""
+    names = " and ".join(f"{{{field}}}" for field in fields)
+    marks = {field: f"\0{field}\0" for field in fields}
+    try:
+        formatted = template.format(**marks)
+    except (IndexError, KeyError, ValueError):
+        raise ValueError(f"may hold no field but {names} (a literal brace is doubled)")
+    if not all(mark in formatted for mark in marks.values()):
+        raise ValueError(f"must hold {names}")
+    return template
 
 
 class _Part(BaseModel):
@@ -70,7 +88,12 @@ class _Part(BaseModel):
 
 
 class Location(_Part):
-    """Where a model's files are: a local directory, or a hub repository at a pinned revision."""
+    """Where files are: a local path, or a hub repository at a revision.
+
+    A revision is a commit, a branch or tag, or ``unpinned``, see ``hub``.
+    """
+
+    repo_type: ClassVar[str] = "model"
 
     path: str | None = None
     hub: str | None = None
@@ -81,7 +104,10 @@ class Location(_Part):
         if (self.path is None) == (self.hub is None):
             raise ValueError("needs either 'path' or 'hub' with 'revision', and not both")
         if (self.hub is None) != (self.revision is None):
-            raise ValueError("'hub' and 'revision' go together, so that the weights are pinned")
+            raise ValueError(
+                "'hub' and 'revision' go together, so that the files are pinned (a revision that is "
+                f"not known yet is '{hub.UNPINNED}')"
+            )
         return self
 
 
@@ -92,11 +118,15 @@ class Checkpoint(Location):
 
 
 class ModelSpec(Location):
-    """A model of the study. ``kind`` decides its role; ``label`` and ``color`` its looks."""
+    """A model of the study. ``kind`` decides its role; ``label`` and ``color`` its looks.
+
+    Python code that lies beside the weights runs only with ``trust_remote_code``.
+    """
 
     label: str
     kind: Literal["base", "rl", "weighted", "sft"]
     color: Color | None = None
+    trust_remote_code: bool = False
     checkpoints: tuple[Checkpoint, ...] = ()
 
     @field_validator("checkpoints")
@@ -108,29 +138,77 @@ class ModelSpec(Location):
         return checkpoints
 
 
-class Benchmark(_Part):
-    """A file of problems, one JSON object a line: ``id``, ``problem``, ``answer``."""
+class Columns(_Part):
+    """What a benchmark's columns are called. ``id`` None: problems are numbered from 0."""
 
-    path: str
+    id: str | None = "id"
+    problem: str = "problem"
+    answer: str = "answer"
+
+
+class Choices(_Part):
+    """Multiple choice: the columns of the wrong options, beside ``columns.answer``, the right one.
+
+    Options are shown in an order of their own for every problem, see ``benchmarks.option_order``.
+    ``template`` makes the problem's text.
+    """
+
+    wrong: Annotated[tuple[str, ...], Field(min_length=1, max_length=25), AfterValidator(_distinct)]
+    template: str = "{problem}\n\n{options}\n\nAnswer with the letter of the right option."
+
+    @field_validator("template")
+    @classmethod
+    def _two_fields(cls, template):
+        return _format_fields(template, "problem", "options")
+
+
+class Benchmark(Location):
+    """Problems and answers: a .jsonl or .parquet file, or a data set of the hub.
+
+    Of a data set, ``config`` and ``split`` say which part. ``problems`` is how many there must be,
+    ``limit`` how many of them, from the first, are used.
+    """
+
+    repo_type: ClassVar[str] = "dataset"
+
     label: str
+    config: str | None = None
+    split: str | None = None
+    columns: Columns = Columns()
+    choices: Choices | None = None
+    problems: Count | None = None
     limit: Count | None = None
+
+    @model_validator(mode="after")
+    def _part_of_a_data_set(self):
+        if self.hub is not None and self.split is None:
+            raise ValueError("a data set of the hub needs a 'split'")
+        if self.hub is None and (self.split or self.config):
+            raise ValueError("'split' and 'config' are for data sets of the hub")
+        return self
 
 
 class Prompt(_Part):
-    """How a problem becomes a prompt; encoded as it stands, no special tokens added."""
+    """How a problem becomes a prompt; encoded as it stands, no special tokens added.
+
+    With ``chat``, a model's name, the text is the user's turn in the chat template of that model's
+    tokenizer, after ``system`` where there is one; without it the text is all of the prompt.
+    """
 
     template: str
+    chat: str | None = None
+    system: str | None = None
 
     @field_validator("template")
     @classmethod
     def _one_field(cls, template):
-        try:
-            formatted = template.format(problem="\0")
-        except (IndexError, KeyError, ValueError):
-            raise ValueError("may hold no field but {problem} (a literal brace is doubled)")
-        if "\0" not in formatted:
-            raise ValueError("must hold {problem}")
-        return template
+        return _format_fields(template, "problem")
+
+    @model_validator(mode="after")
+    def _system_of_a_chat(self):
+        if self.system is not None and self.chat is None:
+            raise ValueError("'system' is for a prompt with 'chat'")
+        return self
 
 
 class Sampling(_Part):
@@ -279,6 +357,13 @@ class Robustness(_Part):
     mixed_threshold: float
 
 
+class Precision(_Part):
+    """One model in float32 and in bfloat16, on the first so many of its responses a problem."""
+
+    model: str
+    samples: Count
+
+
 class Weighted(_Part):
     """The divergence-weighted runs, their baseline, and where their training logs are."""
 
@@ -321,6 +406,25 @@ class Resources(_Part):
         return gpus
 
 
+class Vllm(_Part):
+    """How vLLM's engines run. ``max_model_len`` None: as long as the model goes."""
+
+    tensor_parallel_size: Count = 1
+    gpu_memory_utilization: Share = 0.45
+    max_model_len: Count | None = None
+    top_logprobs: Count = 256
+
+
+class Shape(_Part):
+    """The models' size, for ``tokenshift plan`` where their files are not on the machine yet."""
+
+    parameters: Positive
+    layers: Count
+    kv_heads: Count
+    head_dim: Count
+    vocabulary: Count
+
+
 class Study(_Part):
     """One reproduction, as its file says. Equal studies hash equal; nothing in it may be changed.
 
@@ -332,6 +436,7 @@ class Study(_Part):
     note: str
     backend: Literal["transformers", "vllm"]
     dtype: Literal["float32", "float64", "bfloat16"]
+    device_map: DeviceMap | None = None
     seed: int
     workers: Annotated[int, Field(ge=0)]
     resources: Resources = Resources()
@@ -339,7 +444,8 @@ class Study(_Part):
     models: dict[Name, ModelSpec]
     benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
     prompt: Prompt
-    verifier: Literal["boxed"]
+    stop_tokens: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ()
+    verifier: Literal["boxed", "answer_line"]
     sampling: Sampling
     samples: Samples
     divergence_support: Literal["nucleus", "full"] = "nucleus"
@@ -348,20 +454,16 @@ class Study(_Part):
     cross_sampling: CrossSampling
     evolution: Evolution | None = None
     robustness: Robustness | None = None
+    precision: Precision | None = None
     weighted: Weighted | None = None
     statistics: Statistics
     batch: Batch
     problems_per_shard: Count
+    vllm: Vllm | None = None
+    shape: Shape | None = None
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.model_dump(), sort_keys=True))
-
-    @field_validator("backend")
-    @classmethod
-    def _backend_exists(cls, backend):
-        if backend != "transformers":
-            raise ValueError("'vllm' is not available yet in this version: use 'transformers'")
-        return backend
 
     @model_validator(mode="after")
     def _names_refer(self):
@@ -370,10 +472,14 @@ class Study(_Part):
         if self.cross_sampling.controls:
             controls = self.cross_sampling.controls.models
             named += [("cross_sampling.controls.models", name) for name in controls]
+        if self.prompt.chat:
+            named.append(("prompt.chat", self.prompt.chat))
         if self.evolution:
             named.append(("evolution.model", self.evolution.model))
         if self.robustness:
             named.append(("robustness.pair", self.robustness.pair))
+        if self.precision:
+            named.append(("precision.model", self.precision.model))
         if self.weighted:
             named.append(("weighted.baseline", self.weighted.baseline))
             named += [("weighted.arms", name) for name in self.weighted.arms]
@@ -448,30 +554,24 @@ class Study(_Part):
         spec = self.model(name)
         if spec.path is not None:
             return paths.resolve(spec.path)
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(spec.hub, revision=spec.revision, local_files_only=True))
-        except LocalEntryNotFoundError:
-            raise TokenshiftError(
-                f"model '{name}' of study {self.name} is not on this machine: run "
-                f"hf download {spec.hub} --revision {spec.revision}"
-            ) from None
+        return hub.cached(spec, f"model '{name}' of study {self.name}")
 
     def benchmark_path(self, name: str) -> Path:
-        """The file of a benchmark.
+        """The file of a benchmark, or the directory of a data set of the hub.
 
         Raises
         ------
         TokenshiftError
-            Where the study has no such benchmark.
+            Where the study has no such benchmark, or a data set is not in the local cache yet.
         """
         if name not in self.benchmarks:
             raise TokenshiftError(
                 f"study {self.name} has no benchmark '{name}': it has {', '.join(self.benchmarks)}"
             )
-        return paths.resolve(self.benchmarks[name].path)
+        spec = self.benchmarks[name]
+        if spec.path is not None:
+            return paths.resolve(spec.path)
+        return hub.cached(spec, f"benchmark '{name}' of study {self.name}")
 
     def accuracy_samples(self, model: str) -> int:
         """Samples a problem for a model's accuracy: fewer for SFT controls and checkpoints."""
