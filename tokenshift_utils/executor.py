@@ -10,6 +10,7 @@ one torch thread, so that records do not depend on how many processes there are,
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -186,6 +187,7 @@ def executor_running(study: Study) -> AbstractContextManager:
 
 
 def _ray():
+    logging.disable(logging.INFO)  # in a notebook Ray would name a package that it misses
     try:
         from tokenshift_utils import executor_ray
     except ModuleNotFoundError as error:
@@ -194,6 +196,8 @@ def _ray():
         raise TokenshiftError(
             "the executor 'ray' needs the package ray: pip install 'tokenshift_utils[ray]'"
         ) from None
+    finally:
+        logging.disable(logging.NOTSET)
     return executor_ray
 
 
