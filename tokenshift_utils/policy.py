@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import directory_fingerprint
+from tokenshift_utils.fingerprints import directory_fingerprint, is_adapter
 from tokenshift_utils.nucleus import check_temperature, check_top_p
 
 if TYPE_CHECKING:
@@ -144,9 +144,18 @@ def stop_ids(*policies: Policy) -> tuple[int, ...]:
 def load_policy(study: Study, model_name: str) -> Policy:
     """The policy of a model or checkpoint of the study; the last few stay loaded.
 
-    One whose files have changed since is loaded again.
+    One whose files have changed since is loaded again. A PEFT adapter goes on the base model, which
+    is loaded once for both.
     """
+    if study.backend == "vllm":
+        from tokenshift_utils import vllm_policy
+
+        return vllm_policy.load(study, model_name)
     path = study.model_path(model_name)
+    if is_adapter(path):
+        from tokenshift_utils.adapters import put_on
+
+        return put_on(load_policy(study, study.base), path, model_name)
     return _loaded(path, model_name, study.dtype, directory_fingerprint(path))
 
 
