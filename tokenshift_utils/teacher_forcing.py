@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.memory import OutOfMemory, halving
 from tokenshift_utils.policy import Session
 from tokenshift_utils.tokenizer_checks import first_line
@@ -81,14 +80,6 @@ def split_fault(model: PreTrainedModel, vocabulary: int) -> str:
     if not difference <= tolerance * plain.abs().max().clamp_min(1.0):
         return f"with a body and a head its logits differ by {float(difference):.2g}"
     return ""
-
-
-def check_texts(prompts: Texts, responses: Texts) -> None:
-    """Refuse prompts without tokens, and prompts and responses that do not pair."""
-    if len(prompts) != len(responses):
-        raise TokenshiftError(f"{len(prompts)} prompts came with {len(responses)} responses")
-    if not all(len(prompt) for prompt in prompts):
-        raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
 
 
 def enter_prompts(session: Session, prompts: Texts, responses: Texts) -> Tensor:
