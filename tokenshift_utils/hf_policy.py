@@ -447,3 +447,11 @@ def load_config(directory: Path, trust_remote_code: bool = False) -> PreTrainedC
         raise TokenshiftError(
             f"{directory}/config.json cannot be read ({first_line(error)}); fetch or train it again"
         ) from error
+
+
+def model_ends(directory: Path) -> tuple[int, ...]:
+    """Ids of the tokens that end a model's response, read without its weights."""
+    generation = None
+    if (directory / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(directory, local_files_only=True)
+    return eos_ids(load_config(directory), generation, load_tokenizer(directory))

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from tokenshift_utils import engines
 from tokenshift_utils.adapters import adapter_rank
@@ -23,7 +22,7 @@ from tokenshift_utils.decoding import check_prompts, check_rows
 from tokenshift_utils.engines import Ask, Setup
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import directory_fingerprint, is_adapter
-from tokenshift_utils.hf_policy import UncachedSession, eos_ids, load_config
+from tokenshift_utils.hf_policy import UncachedSession, load_config, model_ends
 from tokenshift_utils.listed import Listed, join
 from tokenshift_utils.nucleus import GROWTH, log_softmax32
 from tokenshift_utils.policy import Continuation, Sampling
@@ -57,10 +56,7 @@ class VLLMPolicy:
             )
         self.tokenizer = load_tokenizer(directory)
         check_tokenizer(self.tokenizer, self.vocab_size, directory)
-        generation = None
-        if (directory / "generation_config.json").is_file():
-            generation = GenerationConfig.from_pretrained(directory, local_files_only=True)
-        self.eos_ids = eos_ids(config, generation, self.tokenizer)
+        self.eos_ids = model_ends(directory)
         own = [setup.fingerprint] + ([directory_fingerprint(adapter)] if adapter else [])
         self.fingerprint = "+".join(own)
 
