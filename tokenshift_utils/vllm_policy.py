@@ -194,8 +194,11 @@ class VLLMPolicy:
     ) -> list[Listed]:
         """The lists at every position of given responses, by prompt log-probs.
 
-        More are asked for where they do not cover the nucleus at ``top_p``.
+        More are asked for where they do not cover the nucleus at ``top_p``. vLLM 0.32 fails at prompt
+        log-probs where adapters can be put on, so that there responses are read token by token.
         """
+        if self.setup.lora_rank:
+            return self.read(prompts, responses, top_p)
         asks = [
             Ask([*prompt, *response], 1, {"forced": [0]}, (), None, self.top_logprobs)
             for prompt, response in zip(prompts, responses)
