@@ -8,7 +8,7 @@ from test_hf_policy import SMALL, NoTokenizer, plain_logits
 
 from tokenshift_utils import bench_scoring, memory, teacher_forcing
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
+from tokenshift_utils.hf_policy import HFPolicy, HFSession
 from tokenshift_utils.memory import OutOfMemory, halving, positions_at_once
 from tokenshift_utils.policy import KeepsStates, Sampling, _keep_last, load_policy
 from tokenshift_utils.shifts import score_pair
@@ -165,6 +165,21 @@ def test_no_more_logits_than_that_are_ever_made(monkeypatch):
     monkeypatch.setattr(memory, "CPU_LOGITS", 4 * 40)
     compared((policy, tuned))
     assert max(made) == 4 * 40 and len(made) == 2 * 7 + 1
+
+
+def test_the_pieces_of_a_long_text_are_shorter(monkeypatch):
+    policy, shapes = build("qwen 2"), []
+    assert policy._is_split and policy._windows
+    want = plain(policy)
+    monkeypatch.setattr(teacher_forcing, "CPU_PAIRS", 4 * 16)
+    read = HFSession.read
+    monkeypatch.setattr(
+        HFSession,
+        "read",
+        lambda s, ids, *a, **kw: shapes.append(ids.shape[1]) or read(s, ids, *a, **kw),
+    )
+    torch.testing.assert_close(scored(policy), want, rtol=0, atol=1e-10)
+    assert shapes[1:] == [4, 4, 4, 4]  # after the prompts
 
 
 def test_out_of_memory_halves_and_goes_on(monkeypatch):

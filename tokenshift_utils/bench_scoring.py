@@ -142,11 +142,11 @@ def measure(case: Case, pair: Pair, progress: Callable[[], Any] = lambda: None) 
     response = torch.randint(vocabulary, (case.length,), generator=generator).tolist()
     blocks = BARE_BLOCKS if case.device == "cpu" else (None,)
     score(pair, response[: WARM_UP[case.device]])
+    with peak(case.device) as whole:
+        score(pair, response)
     with peak(case.device) as body:
         kept = [policy.scorer([prompt], [response]) for policy in policies]
         del kept
-    with peak(case.device) as whole:
-        score(pair, response)
     progress()
     scoring, passes = [], {block: [] for block in blocks}
     for _ in range(case.repeats):

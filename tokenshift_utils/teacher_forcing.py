@@ -21,6 +21,7 @@ from tokenshift_utils.tokenizer_checks import first_line
 
 Texts = Sequence[Sequence[int]]
 CHUNK = 256  # tokens of a text that a session reads at once, on a CPU
+CPU_PAIRS = 2**19  # pairs of positions that attention may hold at once, on a CPU
 GPU_CHUNK = 4096  # on a GPU, where a text does not fit as a whole
 
 
@@ -113,7 +114,9 @@ def read_states(
                 raise
     session = opened(len(prompts))
     tokens = enter_prompts(session, prompts, responses)
-    size = CHUNK if _on_cpu(split) else GPU_CHUNK
+    size = GPU_CHUNK
+    if _on_cpu(split):
+        size = max(1, min(CHUNK, CPU_PAIRS // tokens.shape[1]))
     states = None
     for start, stop, some in halving(
         tokens.shape[1], size, lambda start, stop: session.read(tokens[:, start:stop])
