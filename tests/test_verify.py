@@ -108,14 +108,16 @@ def test_where_the_answer_opens():
     assert answer_opening("Answer: 1") is None and answer_opening("x", "answer_line") is None
 
 
-@pytest.mark.parametrize("own", ["B", "b", "(B)", "B.", r"\text{B}", r"\text{(B)}"])
+@pytest.mark.parametrize(
+    "own", ["B", "b", "(B)", "B.", r"\text{B}", r"\text{(B)}", "**B**", "B) 3 m", "(B) 3", "B: x"]
+)
 def test_a_choice_is_a_letter(own):
     assert is_correct(rf"\boxed{{{own}}}", "B", choice=True)
     assert not is_correct(rf"\boxed{{{own}}}", "A", choice=True)
     assert is_correct(f"Answer: {own}", "B", "answer_line", choice=True)
 
 
-@pytest.mark.parametrize("own", ["AB", "2", "", "B or C", "B) 2"])
+@pytest.mark.parametrize("own", ["AB", "2", "", "B or C", "(B) or (C)", "Both", "B, C"])
 def test_what_is_no_letter_is_no_choice(own):
     assert not is_correct(rf"\boxed{{{own}}}", "B", choice=True)
 

@@ -12,13 +12,22 @@ FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 CODE = "*.py"  # a model's own code, where it has any
 
 
+ADAPTER = "adapter_config.json"
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds a PEFT adapter, which goes on another model, and no model."""
+    return (directory / ADAPTER).is_file()
+
+
 def check_model_directory(directory: Path) -> None:
     """Refuse a directory that is missing or has no configuration or no safetensors weights."""
     if not directory.is_dir():
         raise TokenshiftError(
             f"there is no model directory {directory}; correct the path, or train or fetch the model"
         )
-    for pattern in ("config.json", "*.safetensors"):
+    configuration = ADAPTER if is_adapter(directory) else "config.json"
+    for pattern in (configuration, "*.safetensors"):
         if not any(directory.glob(pattern)):
             raise TokenshiftError(
                 f"the model directory {directory} has no {pattern}; the model is incomplete: "

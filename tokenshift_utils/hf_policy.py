@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tokenshift_utils.decoding import generate
+from tokenshift_utils.decoding import check_prompts, generate
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import check_model_directory, directory_fingerprint
 from tokenshift_utils.kv_cache import RaggedCache, attention_mask, attention_windows
@@ -30,7 +30,6 @@ from tokenshift_utils.policy import Continuation, Sampling, Session
 from tokenshift_utils.teacher_forcing import (
     CHUNK,
     SplitModel,
-    check_texts,
     enter_prompts,
     input_device,
     read_states,
@@ -173,19 +172,23 @@ class UncachedSession:
         last: bool = False,
     ) -> Tensor:
         """Read ``tokens`` [b, n]; see ``policy.Session``."""
-        rows = torch.arange(len(self.length), device=self.device) if rows is None else rows
-        columns = self._put(rows, self.length[rows], tokens)
-        new = self.length[rows] + (tokens.shape[1] if counts is None else counts)
-        if last:
-            columns = new[:, None] - 1
+        rows, columns = self._take(tokens, rows, counts, last)
         wanted, where = torch.unique(columns, return_inverse=True)
         logits = self._model(  # padding stands right, where a causal model cannot see it
             input_ids=self._text[rows, : int(wanted[-1]) + 1],
             use_cache=False,
             logits_to_keep=wanted,
         ).logits
-        self.length[rows] = new
         return logits[torch.arange(len(rows), device=self.device)[:, None], where]
+
+    def _take(
+        self, tokens: Tensor, rows: Tensor | None, counts: Tensor | None, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Put what ``read`` is given behind the texts; the rows, and the columns asked about."""
+        rows = torch.arange(len(self.length), device=self.device) if rows is None else rows
+        columns = self._put(rows, self.length[rows], tokens)
+        self.length[rows] += tokens.shape[1] if counts is None else counts
+        return rows, self.length[rows, None] - 1 if last else columns
 
     def rewind(self, length: Tensor) -> None:
         """Forget what lies beyond ``length`` [B] in each row."""
@@ -331,7 +334,7 @@ class HFPolicy:
         The prompt fills the cache and gives position 0; then each block of the response is one
         forward, so that never more than ``SCORED_LOGITS`` logits are held.
         """
-        check_texts(prompts, responses)
+        check_prompts(prompts, responses=responses)
         longest = max((len(response) for response in responses), default=0)
         if not longest:
             return
@@ -347,7 +350,7 @@ class HFPolicy:
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Teacher forcing on hidden states that are kept. See ``policy.KeepsStates``."""
-        check_texts(prompts, responses)
+        check_prompts(prompts, responses=responses)
         if not self._is_split:
             return None
         split, windows = SplitModel(self.model), self._windows
@@ -407,7 +410,7 @@ def eos_ids(
     generation: GenerationConfig | None,
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[int, ...]:
-    """Every id that ends a response: by the configurations and by the tokenizer."""
+    """Every id that ends a response: by both configurations (or None) and by the tokenizer."""
     named = [config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
     named.append(generation.eos_token_id if generation is not None else None)
     ids: set[int] = set()
@@ -444,3 +447,11 @@ def load_config(directory: Path, trust_remote_code: bool = False) -> PreTrainedC
         raise TokenshiftError(
             f"{directory}/config.json cannot be read ({first_line(error)}); fetch or train it again"
         ) from error
+
+
+def model_ends(directory: Path) -> tuple[int, ...]:
+    """Ids of the tokens that end a model's response, read without its weights."""
+    generation = None
+    if (directory / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(directory, local_files_only=True)
+    return eos_ids(load_config(directory), generation, load_tokenizer(directory))

@@ -7,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 
 from tokenshift_utils.benchmarks import load_benchmark
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.fingerprints import check_model_directory, is_adapter
 from tokenshift_utils.hf_policy import load_config
 from tokenshift_utils.prompts import prompt_text, stop_token_ids
 from tokenshift_utils.study import Study
@@ -37,6 +38,9 @@ def check_inputs(study: Study) -> None:
     for name in names:
         if name != study.base:
             directory = study.model_path(name)
+            if is_adapter(directory):  # (which has the base model's tokenizer)
+                check_weights(directory)
+                continue
             size = check_model(directory, study.model(name).trust_remote_code)
             check_same_tokenizer(base, directory)
             check_same_size(base, own_size, directory, size)
@@ -60,6 +64,15 @@ def check_model(directory: Path, trust_remote_code: bool = False) -> int:
     Returns how many tokens the model gives probabilities to.
     """
     config = load_config(directory, trust_remote_code)
+    check_weights(directory)
+    vocab_size = config.get_text_config(decoder=True).vocab_size
+    check_tokenizer(load_tokenizer(directory), vocab_size, directory)
+    return vocab_size
+
+
+def check_weights(directory: Path) -> None:
+    """Refuse weight files that are missing or were cut short, by their headers."""
+    check_model_directory(directory)
     for index in directory.glob("*.safetensors.index.json"):
         for name in sorted(set(json.loads(index.read_text())["weight_map"].values())):
             if not (directory / name).is_file():
@@ -74,6 +87,3 @@ def check_model(directory: Path, trust_remote_code: bool = False) -> int:
             raise TokenshiftError(
                 f"the weights in {file} are damaged ({error}); fetch or train the model again"
             ) from None
-    vocab_size = config.get_text_config(decoder=True).vocab_size
-    check_tokenizer(load_tokenizer(directory), vocab_size, directory)
-    return vocab_size

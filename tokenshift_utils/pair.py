@@ -6,12 +6,10 @@ import json
 import re
 from pathlib import Path
 
-from transformers import GenerationConfig
-
 from tokenshift_utils import paths
 from tokenshift_utils.benchmarks import load_benchmark, read_rows
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import eos_ids, load_config
+from tokenshift_utils.hf_policy import load_config, model_ends
 from tokenshift_utils.inputs import check_inputs
 from tokenshift_utils.study import load_study
 from tokenshift_utils.tokenizer_checks import load_tokenizer
@@ -136,14 +134,6 @@ def _check_ends(base: Path, tuned: Path) -> None:
 
 def _ids(ids: tuple[int, ...]) -> str:
     return "ids " + ", ".join(map(str, ids)) if ids else "none"
-
-
-def model_ends(directory: Path) -> tuple[int, ...]:
-    """Ids of the tokens that end a model's response, read without its weights."""
-    generation = None
-    if (directory / "generation_config.json").is_file():
-        generation = GenerationConfig.from_pretrained(directory, local_files_only=True)
-    return eos_ids(load_config(directory), generation, load_tokenizer(directory))
 
 
 def _length(configs: list, tokenizer, prompts: list[str]) -> int:

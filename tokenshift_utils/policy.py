@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import directory_fingerprint
+from tokenshift_utils.fingerprints import directory_fingerprint, is_adapter
 from tokenshift_utils.nucleus import check_temperature, check_top_p
 from tokenshift_utils.prompts import stop_token_ids
 
@@ -168,13 +168,19 @@ def load_policy(study: Study, model_name: str) -> Policy:
 
 
 def _policy(study: Study, model_name: str) -> Policy:
-    """The last few policies stay loaded; one whose files have changed since is loaded again."""
-    if study.backend != "transformers":
-        raise TokenshiftError(
-            f"study {study.name} has 'backend: {study.backend}', which is not available yet in this "
-            "version: use 'transformers'"
-        )
+    """The last few policies stay loaded; one whose files have changed since is loaded again.
+
+    A PEFT adapter goes on the base model, which is loaded once for both.
+    """
+    if study.backend == "vllm":
+        from tokenshift_utils import vllm_policy
+
+        return vllm_policy.load(study, model_name)
     path, trusted = study.model_path(model_name), study.model(model_name).trust_remote_code
+    if is_adapter(path):
+        from tokenshift_utils.adapters import put_on
+
+        return put_on(_policy(study, study.base), path, model_name)
     placed, fingerprint = json.dumps(study.device_map), directory_fingerprint(path)
     return _loaded(path, model_name, study.dtype, placed, trusted, fingerprint)
 

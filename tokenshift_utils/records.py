@@ -118,6 +118,16 @@ _SHIFTS = [
     ),
 ]
 
+_UNKNOWN = Column(
+    "unknown_mass",
+    _REAL,
+    "Probability outside the tokens whose log-probs are known under both models, the larger of the"
+    " two: 0 but for an engine that gives only the most probable tokens'. Where it is not, measures"
+    " of full distributions take the rest as one token: js_full is short by at most ln 2 times it,"
+    " tv_full and gains by at most it, entropies and KLs are lower bounds",
+)
+_SHIFTS.append(_UNKNOWN)
+
 _CROSS_KEY = [
     Column("primary", _TEXT, "Model that the tokens come from where the rule does not fire"),
     Column("intervention", _TEXT, "Model that the tokens come from where it fires"),
@@ -200,6 +210,7 @@ _SWITCHES = [
     *_LOGPS,
     Column("effective", _FLAG, "Whether the two tokens differ"),
     Column("tv", _REAL, "Total variation distance of the nucleus distributions there"),
+    _UNKNOWN,
 ]
 
 _SINGLE_TOKEN = [

@@ -14,7 +14,7 @@ import pyarrow as pa
 from tokenshift_utils import benchmarks as files
 from tokenshift_utils import executor, records
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import directory_fingerprint
+from tokenshift_utils.fingerprints import directory_fingerprint, is_adapter
 from tokenshift_utils.noise import row_key
 from tokenshift_utils.policy import Policy, Sampling, load_policy, stop_ids
 from tokenshift_utils.prompts import prompt_parts, prompt_text
@@ -27,6 +27,7 @@ SAMPLER = (
     *("decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy"),
     "teacher_forcing",
 )
+ENGINE = ("engines", "listed", "vllm_mixing", "vllm_policy", "vllm_sampler", "vllm_scoring")
 MODULES = (*SAMPLER, "benchmarks", "judge", "prompts", "records", "rollouts", "verify")
 
 
@@ -63,7 +64,9 @@ def check_pair(first: Path, second: Path) -> None:
 
 def study_policy(study: Study, model: str) -> Policy:
     """The policy of a model of the study, known to share the base model's tokenizer."""
-    check_pair(study.model_path(study.base), study.model_path(model))
+    path = study.model_path(model)
+    if not is_adapter(path):  # (which has the base model's)
+        check_pair(study.model_path(study.base), path)
     return load_policy(study, model)
 
 
@@ -93,10 +96,16 @@ def items(
 
 def common_parts(study: Study, benchmark: str, models: Sequence[str]) -> dict:
     """What every record of a benchmark and some models depends on."""
-    return {
+    used = {m: study.model_path(m) for m in models}
+    if any(map(is_adapter, used.values())):
+        used[study.base] = study.model_path(study.base)
+    engine = {}
+    if study.backend == "vllm":
+        engine = {"engine": {"settings": study.vllm.model_dump(), "code": code_version(ENGINE)}}
+    return engine | {
         "benchmark": benchmark,
         "problems": files.digest(files.load_benchmark(study, benchmark)),
-        "models": {m: directory_fingerprint(study.model_path(m)) for m in models},
+        "models": {m: directory_fingerprint(path) for m, path in used.items()},
         "backend": study.backend,
         "dtype": study.dtype,
         "seed": study.seed,

@@ -93,6 +93,7 @@ def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float,
         "top_ids_tuned": tops[1][0],
         "top_logp_tuned": tops[1][1],
         "gain_in_base_topk": measures.mass_gained(logp_base, logp_tuned, tops[0][0]),
+        "unknown_mass": torch.zeros(len(tokens)),  # both are whole
     }
     return _arrays(columns)
 
@@ -270,8 +271,11 @@ def shift_table(
     """
     prompts = [list(map(int, ids)) for ids in trajectories["prompt_ids"]]
     responses = [list(map(int, ids)) for ids in trajectories["response_ids"]]
+    scored = score_pair
+    if getattr(base, "top_logprobs", -1) != -1:
+        from tokenshift_utils.vllm_scoring import score_pair as scored
     owners, blocks = [], []
-    for owner, columns in score_pair(base, tuned, prompts, responses, sampling, top_k, batch_size):
+    for owner, columns in scored(base, tuned, prompts, responses, sampling, top_k, batch_size):
         owners.append(owner)
         blocks.append(columns)
         if progress is not None:

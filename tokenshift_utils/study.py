@@ -406,13 +406,51 @@ class Resources(_Part):
         return gpus
 
 
-class Vllm(_Part):
-    """How vLLM's engines run. ``max_model_len`` None: as long as the model goes."""
+class Engine(_Part):
+    """What is different for one model's engine; None: as for all, see ``Engines``."""
 
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    tensor_parallel_size: Count | None = None
+    devices: Annotated[tuple[int, ...], AfterValidator(_distinct)] | None = None
+
+
+class Engines(_Part):
+    """How vLLM runs the models; in ``models``, what is different for some of them.
+
+    ``gpu_memory_utilization`` is an engine's share of the memory of each of its ``devices`` (None:
+    the first ones there are; on a CPU, a share of the machine's). Engines stay as long as their
+    shares fit beside each other. ``kv_cache_gib`` sets a key-value cache outright.
+    ``top_logprobs`` is how many of the most probable tokens' log-probs vLLM returns at a position,
+    -1 for the whole vocabulary; more are asked for where they do not cover a nucleus.
+    ``max_model_len`` None: the model's. ``max_num_batched_tokens`` bounds a step of the engine, and
+    so the logits that scoring holds at once.
+    """
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.45
     tensor_parallel_size: Count = 1
-    gpu_memory_utilization: Share = 0.45
+    devices: Annotated[tuple[int, ...], AfterValidator(_distinct)] | None = None
+    kv_cache_gib: Positive | None = None
+    top_logprobs: Annotated[int, Field(ge=-1)] = -1
     max_model_len: Count | None = None
-    top_logprobs: Count = 256
+    max_num_batched_tokens: Count = 2048
+    models: dict[Name, Engine] = {}
+
+    @model_validator(mode="after")
+    def _devices_are_enough(self):
+        if self.top_logprobs == 0:
+            raise ValueError("'top_logprobs' is 0: give how many, or -1 for the whole vocabulary")
+        for engine in (self, *map(self.of, self.models)):
+            if engine.devices is not None and len(engine.devices) != engine.tensor_parallel_size:
+                raise ValueError(
+                    f"'devices' names {len(engine.devices)} where 'tensor_parallel_size' is "
+                    f"{engine.tensor_parallel_size}: give as many devices"
+                )
+        return self
+
+    def of(self, model: str) -> "Engines":
+        """The settings of a model's engine; a checkpoint has those of its model."""
+        own = self.models.get(model.partition("@")[0], Engine())
+        return self.model_copy(update=own.model_dump(exclude_none=True))
 
 
 class Shape(_Part):
@@ -459,11 +497,52 @@ class Study(_Part):
     statistics: Statistics
     batch: Batch
     problems_per_shard: Count
-    vllm: Vllm | None = None
+    vllm: Engines = Engines()
     shape: Shape | None = None
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.model_dump(), sort_keys=True))
+
+    @model_validator(mode="after")
+    def _engines_can(self):
+        for name in self.vllm.models:
+            if name not in self.models:
+                raise ValueError(f"'vllm.models' names '{name}', which is not in 'models'")
+        if self.backend != "vllm":
+            return self
+        if self.workers > 1:
+            raise ValueError(
+                f"'workers' is {self.workers}, but with vllm one process has the engines, which "
+                "work on many responses at once: set it to 0"
+            )
+        if self.dtype == "float64":
+            raise ValueError("'dtype' is float64, which vllm does not compute in: use float32")
+        if self.vllm.top_logprobs != -1:
+            whole = self._of_whole_distributions()
+            if whole:
+                raise ValueError(
+                    f"'vllm.top_logprobs' is {self.vllm.top_logprobs}, but {whole[0]} takes the "
+                    "log-probs of the whole vocabulary: set it to -1, or leave the other out"
+                )
+        return self
+
+    def _of_whole_distributions(self) -> list[str]:
+        """What this study asks for that a list of the most probable tokens does not give."""
+        cross, robust = self.cross_sampling, self.robustness
+        temperatures = {self.sampling.temperature, *(robust.temperature if robust else ())}
+        found = [f"temperature {t:g}" for t in sorted(temperatures - {1.0})]
+        if 1.0 in {self.sampling.top_p, cross.top_p, *(robust.top_p if robust else ())}:
+            found.append("top_p 1")
+        if self.divergence_support == "full":
+            found.append("'divergence_support: full'")
+        for rule in ("js_full", "kl", "kl_reverse", "entropy"):
+            if getattr(cross.rules, rule):
+                found.append(f"'cross_sampling.rules.{rule}'")
+        if cross.extrapolation:
+            found.append("'cross_sampling.extrapolation'")
+        if self.vllm.top_logprobs < self.top_k:
+            found.append(f"a 'top_k' of {self.top_k}")
+        return found
 
     @model_validator(mode="after")
     def _names_refer(self):

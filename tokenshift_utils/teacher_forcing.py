@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.memory import OutOfMemory, halving
 from tokenshift_utils.policy import Session
 from tokenshift_utils.tokenizer_checks import first_line
@@ -83,14 +82,6 @@ def split_fault(model: PreTrainedModel, vocabulary: int) -> str:
     return ""
 
 
-def check_texts(prompts: Texts, responses: Texts) -> None:
-    """Refuse prompts without tokens, and prompts and responses that do not pair."""
-    if len(prompts) != len(responses):
-        raise TokenshiftError(f"{len(prompts)} prompts came with {len(responses)} responses")
-    if not all(len(prompt) for prompt in prompts):
-        raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
-
-
 def enter_prompts(session: Session, prompts: Texts, responses: Texts) -> Tensor:
     """Let a session read all but the last token of each prompt; returns what is to be read next.
 
@@ -151,4 +142,5 @@ def _states_at_once(split: SplitModel, prompts: Texts, responses: Texts) -> Tens
             wanted[row, : last - first] = states[row, first:last]
         return wanted
 
-    return torch.cat([some for _, _, some in halving(len(texts), len(texts), read)])
+    parts = [some for _, _, some in halving(len(texts), len(texts), read)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)  # (cat would copy a single one)

@@ -28,7 +28,10 @@ SECONDS = 5.0  # of processor time for one comparison; what takes longer is not 
 _INTEGER = re.compile(r"[+-]?\d+")
 _SPLIT_DIGITS = re.compile(r"\d\s+\d")
 _ANSWER_LINE = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
-_LETTER = re.compile(r"(?:\\text\{)?\(?([A-Za-z])\)?[.:]?\}?")
+# a letter by itself, or with its option's text behind it: B, (B), \text{B}, **B**, B) 3 metres
+_LETTER = re.compile(
+    r"\**(?:\\(?:text|textbf|mathrm)\{)?\(?([A-Za-z])(?:[).:}*](?!.*\([A-Za-z]\)).*)?"
+)
 
 
 def box_start(text: str) -> int | None:
