@@ -90,10 +90,11 @@ def contents(root: Path, ending: str = ".parquet") -> dict[str, bytes]:
     return {str(f.relative_to(root)): f.read_bytes() for f in sorted(root.rglob(f"*{ending}"))}
 
 
-def wait_for(condition) -> None:
+def wait_for(condition, process: subprocess.Popen | None = None) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, "it ended too early"
         time.sleep(0.1)
 
 
@@ -194,7 +195,7 @@ def test_a_killed_driver_started_again_goes_on(mini_root, on_ray, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: 2 in begun(notes) and len(contents(mini_root)) == 2)
+        wait_for(lambda: 2 in begun(notes) and len(contents(mini_root)) == 2, driver)
     finally:
         driver.kill()
         driver.wait()
@@ -242,7 +243,7 @@ def test_sigterm_ends_the_run_its_kernel_and_its_own_cluster(mini_root, cluster,
         text=True,
     )
     try:
-        wait_for(lambda: 2 in begun(notes))
+        wait_for(lambda: 2 in begun(notes), run)
         run.terminate()
         _, stderr = run.communicate(timeout=PATIENCE)
     finally:

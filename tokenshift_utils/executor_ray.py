@@ -127,6 +127,11 @@ def _check_room(study: Study) -> tuple[int, float]:
 
 def _gpus_used(study: Study) -> int:
     """GPUs that a process uses: all that its engines are spread over, else one."""
+    if study.device_map is not None:
+        raise TokenshiftError(
+            f"study {study.name} spreads its models by 'device_map': say in 'resources.gpus' over "
+            "how many GPUs, so that Ray gives a shard as many"
+        )
     if study.backend != "vllm":
         return 1
     engines = [study.vllm.of(model) for model in study.models]
