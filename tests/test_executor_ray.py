@@ -211,6 +211,21 @@ def test_what_no_node_has_room_for_is_refused(mini_root, on_ray):
         get_rollouts(study, "tuned")
 
 
+def test_a_shard_takes_the_gpus_that_its_models_are_spread_over(cluster):
+    from tokenshift_utils.executor_ray import _gpus_used
+
+    assert _gpus_used(load_study("smoke")) == 1
+    study = load_study("qwen2.5-32b-dapo")
+    assert study.backend == "vllm" and study.vllm.tensor_parallel_size == 4
+    assert _gpus_used(study) == 4
+    apart = {"base": {"devices": [0, 1, 2, 3]}, "dapo": {"devices": [4, 5, 6, 7]}}
+    assert set(apart) <= set(study.models)
+    assert _gpus_used(study.with_overrides(**{"vllm.models": apart})) == 8
+    spread = load_study("smoke").with_overrides(device_map="auto")
+    with pytest.raises(TokenshiftError, match="say in 'resources.gpus' over how many GPUs"):
+        _gpus_used(spread)
+
+
 def test_a_cluster_that_is_not_there_is_a_sentence(mini_root, cluster):
     script = "from tokenshift_utils.cli import main; main()"
     run = subprocess.run(
