@@ -2,12 +2,12 @@
 
 import torch
 from torch import Tensor
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 from tokenshift_utils import measures
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.nucleus import log_softmax32
-from tokenshift_utils.weighting import Weighting, divergence_weights, k3
+from tokenshift_utils.weighting import Weighting, divergence_weights, k3, one_minus_p
 
 HELD_LOGITS = 2**26  # of each model that the signals with a reference hold at once (256 MiB)
 
@@ -38,16 +38,27 @@ class DivergenceWeightedGRPOTrainer(GRPOTrainer):
 
     def __init__(
         self,
-        *args,
+        model,
+        reward_funcs=None,
+        args: GRPOConfig | None = None,
+        *others,
         weighting: Weighting | None = None,
         reference: torch.nn.Module | None = None,
         honest_mask: bool = False,
         **kwargs,
     ):
-        super().__init__(*args, **kwargs)
+        _check(weighting, GRPOConfig() if args is None else args, reference)
+        super().__init__(model, reward_funcs, args, *others, **kwargs)
         self.weighting = weighting
         self.honest_mask = honest_mask
-        self._reference = reference
+        self._reference = reference if reference is not None else self.ref_model
+        if weighting is not None and weighting.needs_reference and self._reference is None:
+            raise TokenshiftError(
+                f"DivergenceWeightedGRPOTrainer: signal '{weighting.signal}' compares with a reference"
+                " model, and TRL keeps none of its own for an adapter; pass reference=MODEL."
+            )
+        if reference is not None:
+            self._reference = self.accelerator.prepare_model(reference, evaluation_mode=True)
         self._step_inputs: dict | None = None
         self._shuffler = torch.Generator()
         self._shuffled_step = -1
@@ -56,9 +67,8 @@ class DivergenceWeightedGRPOTrainer(GRPOTrainer):
         needed = self.weighting is not None and self.weighting.needs_old_logps
         if needed and "old_per_token_logps" not in inputs:
             raise TokenshiftError(
-                "DivergenceWeightedGRPOTrainer: TRL computed no old log-probabilities, so that every"
-                " weight would be 1; set steps_per_generation to more than"
-                " gradient_accumulation_steps, or num_iterations above 1."
+                "DivergenceWeightedGRPOTrainer: this step's inputs have no old log-probabilities, so"
+                " that every weight would be 1; let TRL compute them (old_per_token_logps)."
             )
         # A copy: TRL hands out the same dict again on later iterations and weights would compound.
         self._step_inputs = dict(inputs)
@@ -92,7 +102,7 @@ class DivergenceWeightedGRPOTrainer(GRPOTrainer):
             elif weighting.signal == "entropy":
                 signal = entropy.detach()
             elif weighting.signal == "one_minus_p":
-                signal = -torch.expm1(logp)
+                signal = one_minus_p(logp)
             else:
                 signal = self._distance_to_reference(
                     model, input_ids, attention_mask, logp.shape[1]
@@ -125,13 +135,12 @@ class DivergenceWeightedGRPOTrainer(GRPOTrainer):
     @torch.no_grad()
     def _distance_to_reference(self, model, input_ids, attention_mask, width: int) -> Tensor:
         """Exact KL or JS to the reference, nats, [batch, width]: a forward of each model more."""
-        reference = self._reference if self._reference is not None else self.ref_model
         measure = measures.kl if self.weighting.signal == "kl_ref" else measures.js
         vocabulary = self.accelerator.unwrap_model(model).config.get_text_config().vocab_size
         parts, rows = [], max(1, HELD_LOGITS // (width * vocabulary))
         for ids, attention in zip(input_ids.split(rows), attention_mask.split(rows)):
             pair = []
-            for each in (model, reference):
+            for each in (model, self._reference):
                 with self.accelerator.autocast():
                     logits = each(
                         input_ids=ids, attention_mask=attention, logits_to_keep=width + 1
@@ -169,3 +178,28 @@ class DivergenceWeightedGRPOTrainer(GRPOTrainer):
         gathered = self.accelerator.gather(torch.stack(list(found.values()))[None])
         for statistic, value in zip(found, gathered.nanmean(0).tolist()):
             self._metrics[mode][f"{name}/{statistic}"].append(value)
+
+
+def _check(weighting: Weighting | None, args: GRPOConfig, reference) -> None:
+    """Refuse, before a model is loaded, settings under which weights could not be what they say."""
+    if weighting is None:
+        return
+    if not isinstance(weighting, Weighting):
+        raise TokenshiftError(
+            "DivergenceWeightedGRPOTrainer: weighting must be a Weighting (or None), got"
+            f" {type(weighting).__name__}."
+        )
+    every = args.steps_per_generation * args.num_iterations
+    if weighting.needs_old_logps and args.gradient_accumulation_steps % every == 0:
+        raise TokenshiftError(
+            "DivergenceWeightedGRPOTrainer: with these settings every optimiser step has freshly"
+            " sampled responses, so the policy is the one that sampled (TRL then skips old"
+            " log-probabilities), k3 is 0 and every weight 1; set steps_per_generation to more than"
+            f" gradient_accumulation_steps ({args.gradient_accumulation_steps}), or num_iterations"
+            " above 1."
+        )
+    if weighting.needs_reference and reference is None and args.beta == 0.0:
+        raise TokenshiftError(
+            f"DivergenceWeightedGRPOTrainer: signal '{weighting.signal}' compares with a reference"
+            " model, and TRL loads none while beta is 0; pass reference=MODEL or set beta above 0."
+        )

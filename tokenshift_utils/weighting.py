@@ -107,6 +107,11 @@ def k3(logp_new: Tensor, logp_old: Tensor) -> Tensor:
     return torch.expm1(log_ratio) - log_ratio
 
 
+def one_minus_p(logp: Tensor) -> Tensor:
+    """How improbable tokens of log-probability ``logp`` are, same shape, within [0, 1]."""
+    return -torch.expm1(logp)
+
+
 def divergence_weights(signal: Tensor, weighting: Weighting) -> Tensor:
     """Weights of the advantage for a per-token ``signal``, same shape, without gradient.
 
