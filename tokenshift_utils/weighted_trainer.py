@@ -1,5 +1,7 @@
 """The divergence-weighted objective as a subclass of TRL's GRPOTrainer (paper section 4)."""
 
+import math
+
 import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
@@ -162,21 +164,27 @@ class DivergenceWeightedGRPOTrainer(GRPOTrainer):
         """A subclass may look at a micro-batch's k3 and weights [batch, time] here."""
 
     def _log_tokens(self, name: str, values: Tensor, quantiles=(), spread: bool = False) -> None:
-        """Log statistics of a micro-batch's values [tokens], averaged over processes."""
-        # A process may have no token at all, where every response is truncated and masked out.
-        values = values.float() if len(values) else values.new_full((1,), torch.nan).float()
-        found = {"mean": values.mean()}
+        """Log statistics of a micro-batch's values [tokens] over the tokens of all processes.
+
+        Quantiles are means of the processes' own.
+        """
+        values = values.double()
+        sums = [torch.ones_like(values), values, values**2, (values > 1).double()]
+        totals = self.accelerator.reduce(torch.stack([s.sum() for s in sums]), reduction="sum")
+        count, *totals = totals.tolist()
+        mean, square, above = (total / count if count else math.nan for total in totals)
+        found = {"mean": mean}
+        if spread:
+            found["std"] = math.sqrt(max(0.0, square - mean**2)) if count else math.nan
+            found["share_above_1"] = above
         if quantiles:
             levels = values.new_tensor(quantiles) / 100
-            found |= {f"p{q}": v for q, v in zip(quantiles, values.quantile(levels))}
-        if spread:
-            found["std"] = values.std(correction=0)
-            found["share_above_1"] = torch.where(
-                values.isnan(), values, (values > 1).float()
-            ).mean()
+            # A process may have no token at all, where every response is truncated and masked out.
+            own = values.quantile(levels) if len(values) else torch.full_like(levels, math.nan)
+            gathered = self.accelerator.gather(own[None]).nanmean(0).tolist()
+            found |= {f"p{q}": value for q, value in zip(quantiles, gathered)}
         mode = "train" if self.model.training else "eval"
-        gathered = self.accelerator.gather(torch.stack(list(found.values()))[None])
-        for statistic, value in zip(found, gathered.nanmean(0).tolist()):
+        for statistic, value in found.items():
             self._metrics[mode][f"{name}/{statistic}"].append(value)
 
 
