@@ -128,6 +128,15 @@ def bench_cross_sampling(
     typer.echo(json.dumps(rows, indent=1) if as_json else f"{describe_machine()}\n\n{render(rows)}")
 
 
+@bench.command("weighting")
+def bench_weighting() -> None:
+    """What each signal of the weighted trainer costs a training step; a minute on an idle CPU."""
+    from tokenshift_utils.bench import describe_machine
+    from tokenshift_utils.bench_weighting import bench_weighting, render
+
+    typer.echo(f"{describe_machine()}\n\n{render(bench_weighting())}")
+
+
 def _parameters(given: list[str]) -> dict:
     """``NAME=VALUE`` strings as a dict; values are read as YAML, so ``[0.1, 0.2]`` is a list."""
     parameters = {}
