@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.position_sets import pack_positions, unpack_positions
 from tokenshift_utils.study import load_study
 from tokenshift_utils.training import arms, recipes, supervised
 from tokenshift_utils.training.progress import Progress
@@ -33,9 +34,13 @@ PLAIN = replace(
 )
 SMALL = Comparison(
     arms={
-        "dapo": Arm("confirmatory", 2, PLAIN),
-        "high-kl": Arm("confirmatory", 2, replace(PLAIN, weighting=Weighting(100.0, 1.0))),
-        "placebo": Arm("control", 1, replace(PLAIN, weighting=Weighting(100.0, 1.0, shuffle=True))),
+        "dapo": Arm("An arm", "confirmatory", 2, PLAIN),
+        "high-kl": Arm(
+            "An arm", "confirmatory", 2, replace(PLAIN, weighting=Weighting(100.0, 1.0))
+        ),
+        "placebo": Arm(
+            "An arm", "control", 1, replace(PLAIN, weighting=Weighting(100.0, 1.0, shuffle=True))
+        ),
     },
     evaluations=(0,),
     evaluation_samples=1,
@@ -86,7 +91,7 @@ def test_a_later_setting_leaves_earlier_keys_alone():
 
 def test_positions_are_packed_without_loss():
     flags = np.random.default_rng(0).random(1003) < 0.1
-    assert (arms.unpack_positions(arms.pack_positions(flags), 1003) == flags).all()
+    assert (unpack_positions(pack_positions(flags), 1003) == flags).all()
 
 
 def _files(study, run):
@@ -123,7 +128,7 @@ def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study, tmp_path):
     trained = log["tokens_trained"].dropna().to_numpy()
     assert (0 < counted.to_numpy()).all() and (counted.to_numpy() < trained).all()
     shift = summary["shift"]["base"]
-    high = arms.unpack_positions(shift["high_set"], shift["positions"])
+    high = unpack_positions(shift["high_set"], shift["positions"])
     assert high.mean() == pytest.approx(shift["high"], abs=1e-6)
     assert arms.is_done(study, SMALL, run) and not arms._work(study, run).exists()
     other = replace(SMALL, final_samples=3)

@@ -10,7 +10,6 @@ import pandas as pd
 from tokenshift_utils import analysis_common as common
 from tokenshift_utils import analysis_divergence as divergence
 from tokenshift_utils import analysis_mechanics as mechanics
-from tokenshift_utils import analysis_objective as objective
 from tokenshift_utils import analysis_robustness as robustness
 from tokenshift_utils import executor
 from tokenshift_utils.loading_cross import cross_examples, cross_records, cross_switches
@@ -25,7 +24,6 @@ __all__ = [
     "cross_switches",
     "divergence_shifts",
     "mechanics_shifts",
-    "objective_rollouts",
     "robustness_records",
     "token_decoder",
     "token_texts",
@@ -101,13 +99,6 @@ def mechanics_shifts(study) -> tuple[dict[str, pd.DataFrame], dict[int, pd.DataF
     finished = get_shifts(study, final, columns=columns)
     frames[last] = finished[finished["sample"] < few].reset_index(drop=True)
     return _shifts_of_models(study, mechanics.COLUMNS), frames
-
-
-def objective_rollouts(study) -> dict[str, pd.DataFrame]:
-    """Responses of the baseline and its weighted variants, for section 4."""
-    models = objective.arms(study)
-    executor.run(study, [a for model in models for a in rollout_artefacts(study, model)])
-    return {model: get_rollouts(study, model) for model in models}
 
 
 def robustness_records(study):

@@ -13,7 +13,6 @@ A finished run leaves a directory ``<log_dir>/arms/<arm>/seed-<n>`` (no weights)
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import multiprocessing
@@ -23,7 +22,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -32,6 +30,7 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import directory_fingerprint
 from tokenshift_utils.hf_policy import HFPolicy
+from tokenshift_utils.position_sets import pack_positions
 from tokenshift_utils.rollouts import study_sampling
 from tokenshift_utils.shifts import shift_table
 from tokenshift_utils.study import Study
@@ -288,7 +287,7 @@ def measure_shift(
     """JS between base and tuned on the tuned model's responses and on base's own, which are fixed.
 
     ``high`` is the set of positions of base's responses, in order, whose JS is above the study's
-    threshold: one bit a position, packed and in base64 (``unpack_positions``). ``responses`` tells
+    threshold: one bit a position, packed and in base64 (``position_sets``). ``responses`` tells
     whether two runs were measured on the same ones.
     """
     samples, sampling = comparison.shift_samples, study_sampling(study)
@@ -322,14 +321,3 @@ def measure_shift(
             found[source]["responses"] = hashlib.sha256(responses.encode()).hexdigest()[:16]
             found[source]["high_set"] = pack_positions(js > study.thresholds.high_js)
     return found
-
-
-def pack_positions(flags: np.ndarray) -> str:
-    """Booleans [n] as base64 text."""
-    return base64.b64encode(np.packbits(flags).tobytes()).decode()
-
-
-def unpack_positions(text: str, count: int) -> np.ndarray:
-    """The booleans [count] that ``pack_positions`` packed."""
-    packed = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
-    return np.unpackbits(packed, count=count).astype(bool)

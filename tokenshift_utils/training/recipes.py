@@ -153,11 +153,15 @@ def settings(recipe: SupervisedRecipe | RLRecipe) -> dict:
 # The comparison of objectives (paper section 4) ---------------------------------------------------
 
 
+ROLES = ("confirmatory", "control", "exploratory")
+
+
 @dataclass(frozen=True)
 class Arm:
     """One objective of the comparison; it is trained once a seed, 1 to ``seeds``."""
 
-    role: str  # "confirmatory", "control" or "exploratory"
+    label: str
+    role: str  # one of ROLES
     seeds: int
     recipe: RLRecipe
 
@@ -179,7 +183,7 @@ class Comparison:
     def runs(self) -> list[tuple[str, int]]:
         """(arm, seed) by priority: role by role, and within a role seed by seed over all arms."""
         found = []
-        for role in ("confirmatory", "control", "exploratory"):
+        for role in ROLES:
             arms = {name: arm for name, arm in self.arms.items() if arm.role == role}
             for seed in range(1, 1 + max((arm.seeds for arm in arms.values()), default=0)):
                 found += [(name, seed) for name, arm in arms.items() if seed <= arm.seeds]
@@ -205,22 +209,45 @@ def _weighted(weighting: Weighting, recipe: RLRecipe = _RUN) -> RLRecipe:
 
 ARMS = Comparison(
     arms={
-        "dapo": Arm("confirmatory", 8, _RUN),
-        "high-kl": Arm("confirmatory", 8, _weighted(_HIGH)),
-        "low-kl": Arm("confirmatory", 8, _weighted(_LOW)),
-        "high-kl-mean1": Arm("control", 5, _weighted(replace(_HIGH, normalise=True))),
-        "low-kl-mean1": Arm("control", 5, _weighted(replace(_LOW, normalise=True))),
-        "placebo": Arm("control", 5, _weighted(replace(_HIGH, shuffle=True))),
-        "high-kl-strong": Arm("exploratory", 3, _weighted(replace(_HIGH, scale=1.9))),
-        "low-kl-strong": Arm("exploratory", 3, _weighted(replace(_LOW, scale=1.9))),
-        "grpo": Arm("exploratory", 3, _GRPO),
-        "grpo-high-kl": Arm("exploratory", 3, _weighted(_HIGH, _GRPO)),
-        "entropy-mask": Arm("exploratory", 3, replace(_RUN, top_entropy_share=0.2)),
-        "low-p": Arm(
-            "exploratory", 3, _weighted(Weighting(alpha=5.0, scale=1.0, signal="one_minus_p"))
+        "dapo": Arm("DAPO", "confirmatory", 8, _RUN),
+        "high-kl": Arm("High-KL boost", "confirmatory", 8, _weighted(_HIGH)),
+        "low-kl": Arm("Low-KL boost", "confirmatory", 8, _weighted(_LOW)),
+        "high-kl-mean1": Arm(
+            "High-KL, mean 1", "control", 5, _weighted(replace(_HIGH, normalise=True))
         ),
-        "dapo-lr-0.8": Arm("exploratory", 3, replace(_RUN, learning_rate=0.8 * _RUN.learning_rate)),
-        "dapo-lr-1.2": Arm("exploratory", 3, replace(_RUN, learning_rate=1.2 * _RUN.learning_rate)),
+        "low-kl-mean1": Arm(
+            "Low-KL, mean 1", "control", 5, _weighted(replace(_LOW, normalise=True))
+        ),
+        "placebo": Arm("Placebo (shuffled)", "control", 5, _weighted(replace(_HIGH, shuffle=True))),
+        "high-kl-strong": Arm(
+            "High-KL, s = 1.9", "exploratory", 3, _weighted(replace(_HIGH, scale=1.9))
+        ),
+        "low-kl-strong": Arm(
+            "Low-KL, s = 1.9", "exploratory", 3, _weighted(replace(_LOW, scale=1.9))
+        ),
+        "grpo": Arm("GRPO with KL penalty", "exploratory", 3, _GRPO),
+        "grpo-high-kl": Arm("GRPO, high-KL boost", "exploratory", 3, _weighted(_HIGH, _GRPO)),
+        "entropy-mask": Arm(
+            "Top 20% entropy", "exploratory", 3, replace(_RUN, top_entropy_share=0.2)
+        ),
+        "low-p": Arm(
+            "1 - p",
+            "exploratory",
+            3,
+            _weighted(Weighting(alpha=5.0, scale=1.0, signal="one_minus_p")),
+        ),
+        "dapo-lr-0.8": Arm(
+            "DAPO, rate x 0.8",
+            "exploratory",
+            3,
+            replace(_RUN, learning_rate=0.8 * _RUN.learning_rate),
+        ),
+        "dapo-lr-1.2": Arm(
+            "DAPO, rate x 1.2",
+            "exploratory",
+            3,
+            replace(_RUN, learning_rate=1.2 * _RUN.learning_rate),
+        ),
     },
     evaluations=(0, 5, 10, 15),
     evaluation_samples=4,
