@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from filelock import FileLock
 
 from tokenshift_utils import paths
+from tokenshift_utils.cli import main
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.position_sets import pack_positions, unpack_positions
 from tokenshift_utils.study import load_study
@@ -137,6 +137,8 @@ def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study, tmp_path):
     assert sum(f.stat().st_size for f in directory.iterdir()) < 60_000
 
     shutil.rmtree(directory)
+    with pytest.raises(KeyboardInterrupt):  # what another recipe has left is not gone on from
+        arms.train_run(study, other, run, Stop(tmp_path / "p"))
     with pytest.raises(KeyboardInterrupt):
         arms.train_run(study, SMALL, run, Stop(tmp_path / "p"))
     assert not directory.exists()
@@ -162,10 +164,10 @@ def test_runs_of_a_seed_share_their_problems_and_noise(study, tmp_path):
 def test_what_another_command_is_making_is_left_to_it(study, monkeypatch):
     made = []
     monkeypatch.setattr(arms, "train_run", lambda study, plan, run, progress: made.append(run))
-    lock = arms._work(study, ("high-kl", 1)).with_suffix(".lock")
-    lock.parent.mkdir(parents=True)
-    with FileLock(lock):
+    with arms._lock(study, ("high-kl", 1)):
         arms._work_through(study, SMALL, SMALL.runs())
+        with pytest.raises(TokenshiftError, match="high-kl with seed 1 is under way"):
+            arms.train_arms(study, "high-kl", fresh=True, comparison=SMALL)
     assert made == [("dapo", 1), ("dapo", 2), ("high-kl", 2), ("placebo", 1)]
 
 
@@ -177,3 +179,27 @@ def test_mistakes_are_refused_before_anything_runs(study):
     shutil.rmtree(study.model_path("base"))
     with pytest.raises(TokenshiftError, match="no model directory"):
         arms.train_arms(study)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--arms", "--only", "dapo"], "--only names shipped models"),
+        (["--seed", "3"], "--seed goes with --arm or --arms"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *options])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_runs_and_a_second_command_finds_them_done(study, capsys):
+    arms.train_arms(study, comparison=SMALL)
+    assert all(arms.is_done(study, SMALL, run) for run in SMALL.runs())
+    before = {run: _files(study, run)[1] for run in SMALL.runs()}
+    arms.train_arms(study, comparison=SMALL)
+    assert "5 of 5 runs are done; 0 to go" in capsys.readouterr().out
+    arms.train_arms(study, "placebo", fresh=True, comparison=SMALL)
+    assert _files(study, ("placebo", 1))[1]["shift"] == before["placebo", 1]["shift"]

@@ -16,6 +16,7 @@ from tokenshift_utils import plots_objective as draw
 from tokenshift_utils import style
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.position_sets import pack_positions
+from tokenshift_utils.training import recipes
 from tokenshift_utils.training.recipes import ARMS
 
 
@@ -50,7 +51,7 @@ def write_run(root, arm, seed, right, high=(True, False, False, False), response
     shift = {"near_zero": {"0.001": 0.9, "0.01": 0.95}, "high": 0.02, "mean_js": 0.01}
     flags = np.array(high)
     summary = {
-        "totals": {"tokens_generated": 100}, "seconds": 60, "resumed": False,
+        "recipe": recipes.settings(ARMS.arms[arm].recipe), "totals": {"tokens_generated": 100}, "seconds": 60, "resumed": False,
         "shift": {"own": shift, "base": {
             "positions": len(flags), "responses": responses, "high_set": pack_positions(flags)}},
     }  # fmt: skip
@@ -151,6 +152,15 @@ def test_overlaps_of_high_positions(study, runs):
 def test_a_run_that_cannot_be_read_is_one_clear_sentence(study, runs, tmp_path):
     (tmp_path / "arms/dapo/seed-2/summary.json").write_text("{")
     with pytest.raises(TokenshiftError, match="tokenshift train --arm dapo --seed 2"):
+        objective.read_runs(study)
+
+
+def test_a_run_of_another_recipe_is_refused(study, runs, tmp_path):
+    file = tmp_path / "arms/high-kl/seed-1/summary.json"
+    summary = json.loads(file.read_text())
+    summary["recipe"]["weighting"]["alpha"] = 1.0
+    file.write_text(json.dumps(summary))
+    with pytest.raises(TokenshiftError, match="another recipe than arm 'high-kl' has now"):
         objective.read_runs(study)
 
 

@@ -23,6 +23,7 @@ from tokenshift_utils.analysis_common import evidence
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.position_sets import unpack_positions
 from tokenshift_utils.stats_seeds import Paired, holm, pass_at_k
+from tokenshift_utils.training import recipes
 from tokenshift_utils.training.recipes import ARMS, ROLES, Arm
 from tokenshift_utils.weighting import Weighting, divergence_weights
 
@@ -99,7 +100,7 @@ def read_runs(study) -> Runs:
     Raises
     ------
     TokenshiftError
-        Where a run's directory lacks a file or one cannot be read.
+        Where a run's directory lacks a file, one cannot be read, or it is of another recipe.
     """
     root = paths.resolve(study.weighted.log_dir) / "arms"
     found: Runs = {}
@@ -122,6 +123,11 @@ def _read_run(arm: str, seed: int, directory: Path) -> Run:
             f"the run in {paths.display(directory)} cannot be read ({error}): remove the directory "
             f"and run tokenshift train --arm {arm} --seed {seed}"
         ) from None
+    if summary["recipe"] != recipes.settings(_plan(arm).recipe):
+        raise TokenshiftError(
+            f"the run in {paths.display(directory)} is of another recipe than arm '{arm}' has now: "
+            f"run tokenshift train --arm {arm} --seed {seed}"
+        )
     return Run(arm, seed, *frames, tokens, summary)
 
 

@@ -59,24 +59,34 @@ def train_arms(
     Raises
     ------
     TokenshiftError
-        If there is no such arm or seed, or the base model is missing.
+        If there is no such arm or seed, the base model is missing, or a run that is to be made
+        afresh is under way in another command.
     """
     runs = _selected(comparison, arm, seed)
     directory_fingerprint(study.model_path(study.base))  # refuses a base that is not there
-    if fresh:
-        for run in runs:
-            shutil.rmtree(_work(study, run), ignore_errors=True)
-            (run_directory(study, *run) / "summary.json").unlink(missing_ok=True)
+    for run in runs if fresh else ():
+        _forget(study, run)
     todo = [run for run in runs if not is_done(study, comparison, run)]
     print(f"{len(runs) - len(todo)} of {len(runs)} runs are done; {len(todo)} to go", flush=True)
     if not todo:
         return
+    processes = min(PROCESSES, len(todo))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(PROCESSES, len(todo)), context, one_thread) as pool:
-        futures = [
-            pool.submit(_work_through, study, comparison, todo) for _ in range(pool._max_workers)
-        ]
+    with ProcessPoolExecutor(processes, context, one_thread) as pool:
+        futures = [pool.submit(_work_through, study, comparison, todo) for _ in range(processes)]
         _watch(study, comparison, todo, futures)
+
+
+def _forget(study: Study, run: Run) -> None:
+    try:
+        with _lock(study, run):
+            shutil.rmtree(_work(study, run), ignore_errors=True)
+            (run_directory(study, *run) / "summary.json").unlink(missing_ok=True)
+    except Timeout:
+        raise TokenshiftError(
+            f"the run of {run[0]} with seed {run[1]} is under way in another command: stop that one, "
+            "or leave out --fresh."
+        ) from None
 
 
 def is_done(study: Study, comparison: Comparison, run: Run) -> bool:
@@ -121,8 +131,20 @@ def _work(study: Study, run: Run) -> Path:
     return paths.resolve(study.weighted.log_dir) / "work" / "arms" / f"{run[0]}-seed-{run[1]}"
 
 
+def _beside(study: Study, run: Run, ending: str) -> Path:
+    work = _work(study, run)
+    return work.with_name(f"{work.name}.{ending}")  # an arm's name may have a dot in it
+
+
+def _lock(study: Study, run: Run) -> FileLock:
+    """Held while a run is made; a second one to ask for it gets a ``Timeout`` at once."""
+    file = _beside(study, run, "lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(file, timeout=0)
+
+
 def _progress_file(study: Study, run: Run) -> Path:
-    return _work(study, run).with_suffix(".progress")
+    return _beside(study, run, "progress")
 
 
 # Processes ----------------------------------------------------------------------------------------
@@ -141,10 +163,8 @@ class _WithParent(Progress):
 def _work_through(study: Study, comparison: Comparison, runs: list[Run]) -> None:
     """Make every run that nobody else has made or is making; in a worker process."""
     for run in runs:
-        lock = _work(study, run).with_suffix(".lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(lock, timeout=0):
+            with _lock(study, run):
                 if not is_done(study, comparison, run):
                     train_run(study, comparison, run, _WithParent(_progress_file(study, run)))
         except Timeout:
@@ -185,8 +205,13 @@ def _watch(study: Study, comparison: Comparison, runs: list[Run], futures: list[
 def train_run(study: Study, comparison: Comparison, run: Run, progress: Progress) -> None:
     """Train one arm with one seed from the base model, measure it, and write its directory."""
     started, work, (arm, seed) = time.time(), _work(study, run), run
-    recipe, resumed = comparison.arms[arm].recipe, work.exists()
-    work.mkdir(parents=True, exist_ok=True)
+    recipe, key = comparison.arms[arm].recipe, _key(study, comparison, run)
+    begun = work / "key"  # of the run that a checkpoint is of: another one's is no use
+    resumed = begun.is_file() and begun.read_text() == key
+    if not resumed:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        begun.write_text(key)
     base = HFPolicy.load(study.model_path(study.base), study.base)
     model, tokenizer = load_base(study)
     evaluator = Evaluator(
@@ -210,7 +235,7 @@ def train_run(study: Study, comparison: Comparison, run: Run, progress: Progress
     summary = {
         "arm": arm,
         "seed": seed,
-        "key": _key(study, comparison, run),
+        "key": key,
         "recipe": recipes.settings(recipe),
         "accuracy": {k: round(v, 6) for k, v in accuracy(answers).items()},
         "totals": {
