@@ -410,10 +410,15 @@ def say_runs(runs: Runs) -> str:
     return "\n".join(out)
 
 
+def _of(table: pd.DataFrame, arms: tuple[str, ...]) -> pd.DataFrame:
+    """The rows of these arms; a table without a run has no columns either."""
+    return table[table["arm"].isin(arms)] if len(table) else table
+
+
 def say_weights(table: pd.DataFrame) -> str:
     """What the confirmatory weights were in training."""
     out = []
-    for _, row in table[table["arm"].isin(CONFIRMATORY)].iterrows():
+    for _, row in _of(table, CONFIRMATORY).iterrows():
         out.append(
             f"{row['objective']} ({row['seeds']} seeds): half of the tokens have a k3 below "
             f"{row['k3_p50']:.1g} nats, a tenth above {row['k3_p90']:.1g}, a hundredth above "
@@ -469,7 +474,7 @@ def say_objective(table: pd.DataFrame) -> str:
     """The confirmatory arms against the baseline."""
     out = []
     for arm in CONFIRMATORY:
-        rows = table[table["arm"] == arm] if len(table) else table
+        rows = _of(table, (arm,))
         if not len(rows) or not rows.iloc[0]["paired_seeds"]:
             out.append(f"{_plan(arm).label}: no seed is there that the baseline has too.")
             continue
@@ -500,7 +505,7 @@ def say_controls(table: pd.DataFrame) -> str:
 def say_shift(table: pd.DataFrame) -> str:
     """Whether the objective changes which positions shift."""
     out = []
-    for _, row in table[table["arm"].isin((BASELINE, *CONFIRMATORY))].iterrows():
+    for _, row in _of(table, (BASELINE, *CONFIRMATORY)).iterrows():
         text = f"{row['objective']} ({row['seeds']} seeds): {row['high']:.2%} of positions are high"
         if not np.isnan(row["overlap_seeds"]):
             text += f"; two of its seeds share {row['overlap_seeds']:.0%} of their high positions"
