@@ -175,4 +175,5 @@ def test_every_signal_of_the_weighted_trainer_is_measured_beside_trls_own():
     rows = bench_weighting.bench_weighting(repeats=1, rows=2)
     assert [row["signal"] for row in rows] == [bench_weighting.PLAIN, *SIGNALS]
     assert rows[0]["extra"] == 0 and all(row["ms_per_step"] > 0 for row in rows)
+    assert all(0 < row["ms_of_weights"] < row["ms_per_step"] for row in rows[1:])
     assert bench_weighting.render(rows).count("\n") == len(rows) + 1
