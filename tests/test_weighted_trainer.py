@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from trainers import HIGH, loss_and_gradient, make, micro_batch, new_logps
+from conftest import CHECKOUT
+from datasets import Dataset
+from trainers import HIGH, loss_and_gradient, make, micro_batch, new_logps, rewards
 from transformers import LlamaForCausalLM
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 from tokenshift_utils import measures
 from tokenshift_utils.errors import TokenshiftError
@@ -247,3 +250,22 @@ def test_old_log_probabilities_of_another_shape_are_refused(tiny_pair, tmp_path,
     inputs["old_per_token_logps"] = inputs["old_per_token_logps"][:, :1]  # would broadcast
     with pytest.raises(TokenshiftError, match=r"logp_new \(4, 7\), logp_old \(4, 1\)"):
         loss_and_gradient(trainer, inputs)
+
+
+def test_the_readmes_lines_train(tiny_pair, tmp_path):
+    section = (CHECKOUT / "README.md").read_text().split("### The weighted objective")[1]
+    lines = section.split("```python\n")[1].split("```")[0]
+    names = {
+        "GRPOConfig": partial(
+            GRPOConfig, str(tmp_path), per_device_train_batch_size=2, num_generations=2,
+            max_completion_length=4, max_steps=5, bf16=False, use_cpu=True, report_to="none",
+            disable_tqdm=True, logging_steps=1, save_strategy="no",
+        ),
+        "model": str(tiny_pair.base),
+        "rewards": rewards,
+        "data": Dataset.from_dict({"prompt": ["question: what is 1+2?\n"] * 64}),
+    }  # fmt: skip
+    exec(lines, names)  # noqa: S102  what a reader would run
+    log = names["trainer"].state.log_history
+    assert log[0]["weights/mean"] == pytest.approx(1, abs=1e-3)  # the first update of a rollout
+    assert log[3]["weights/mean"] > 1 and log[3]["weights/std"] > 0
