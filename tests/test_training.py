@@ -164,6 +164,27 @@ def test_without_dynamic_sampling_every_group_is_kept():
     assert kept == sampled == groups
 
 
+def test_trimmed_scoring_changes_no_log_probability(tmp_path):
+    tokenizer, found = build_tokenizer(), {}
+    for trim in (False, True):
+        scored = found[trim] = []
+
+        class Watched(rl.RLVRTrainer):
+            def _generate_and_score_completions(self, inputs, scored=scored):
+                output = super()._generate_and_score_completions(inputs)
+                scored.append(output["old_per_token_logps"] * output["completion_mask"])
+                return output
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rl, "RLVRTrainer", Watched)
+            rl.train_rl(
+                supervised.new_model(tokenizer, 0), tokenizer, replace(RL, rollouts=1), 0,
+                tmp_path / str(trim), {}, NO_EVALUATION, Progress(tmp_path / "p"), trim_scoring=trim,
+            )  # fmt: skip
+    torch.testing.assert_close(found[True], found[False], rtol=0, atol=1e-5)
+    assert found[True][0].count_nonzero() > 100
+
+
 def test_overlong_penalty_by_hand():
     penalty = rl.overlong_penalty(limit=100, buffer=20)
     ids = [[0] * n for n in (10, 80, 85, 90, 100)]

@@ -223,7 +223,17 @@ def train_run(study: Study, comparison: Comparison, run: Run, progress: Progress
         for rollout in rollouts
     }
     history = rl.train_rl(
-        model, tokenizer, recipe, seed, work, {}, evaluator, progress, base, tables
+        model,
+        tokenizer,
+        recipe,
+        seed,
+        work,
+        {},
+        evaluator,
+        progress,
+        base,
+        tables,
+        trim_scoring=True,
     )
     log, evaluations = rl.tidy_log(history, recipe), rl.tidy_evaluations(history, recipe)
     answers = evaluator.answers(model, tokenizer, comparison.final_samples)
