@@ -142,7 +142,8 @@ def _trainer(recipe, rounds):
     trainer = object.__new__(rl.RLVRTrainer)
     trainer.recipe, trainer.run_seed = recipe, 0
     made = iter(rounds)
-    trainer._sample_round = lambda rng, where: next(made)
+    trainer.asked = []
+    trainer._sample_round = lambda rng, where, count: trainer.asked.append(count) or next(made)
     return trainer
 
 
@@ -151,7 +152,10 @@ def test_dynamic_sampling_drops_all_equal_groups_and_samples_more():
     recipe = replace(RL, dynamic_sampling=True, prompts_per_rollout=3)
     trainer = _trainer(recipe, [[mixed, right, wrong], [mixed, mixed, mixed]])
     kept, sampled = trainer._sample_groups(0)
-    assert kept == [mixed] * 3 and len(sampled) == 6
+    assert kept == [mixed] * 3 and len(sampled) == 6 and trainer.asked == [3, 3]
+    frugal = _trainer(replace(recipe, refill_whole=False), [[mixed, right, mixed], [mixed, wrong]])
+    kept, sampled = frugal._sample_groups(0)
+    assert kept == [mixed] * 3 and frugal.asked == [3, 2]
     hopeless = _trainer(recipe, [[right, wrong, right]] * 50)
     with pytest.raises(RuntimeError, match="too easy or too hard"):
         hopeless._sample_groups(0)

@@ -65,6 +65,7 @@ class RLRecipe:
     dynamic_sampling: bool
     overlong_buffer: int | None  # tokens over which DAPO's length penalty grows from 0 to 1
     weighting: Weighting | None = None  # paper section 4
+    refill_whole: bool = True  # later sampling rounds are as large as the first; else, as needed
     top_entropy_share: float = 1.0  # of the tokens; the others' loss is dropped ("80/20")
     rollouts: int = 24
     updates_per_rollout: int = 4
@@ -136,7 +137,13 @@ TINY = Plan(
 
 
 # Settings that came after models were trained and shipped, with the values that those had.
-_LATER = {"top_entropy_share": 1.0, "signal": "k3", "normalise": False, "shuffle": False}
+_LATER = {
+    "refill_whole": True,
+    "top_entropy_share": 1.0,
+    "signal": "k3",
+    "normalise": False,
+    "shuffle": False,
+}
 
 
 def settings(recipe: SupervisedRecipe | RLRecipe) -> dict:
@@ -195,7 +202,7 @@ class Comparison:
         return found
 
 
-_RUN = replace(_DAPO, prompts_per_rollout=16, rollouts=20)
+_RUN = replace(_DAPO, prompts_per_rollout=16, rollouts=20, refill_whole=False)
 _GRPO = replace(
     _RUN,
     loss_type="grpo",

@@ -139,7 +139,10 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         wanted, kept, sampled = self.recipe.prompts_per_rollout, [], []
         for round_ in range(MAX_SAMPLING_ROUNDS):
             rng = random.Random(f"rl {self.run_seed} rollout {rollout} round {round_}")
-            groups = self._sample_round(rng, f"rollout {rollout} round {round_}")
+            count = wanted
+            if round_ and not self.recipe.refill_whole:  # about half of the groups are informative
+                count = min(wanted, 2 * (wanted - len(kept)))
+            groups = self._sample_round(rng, f"rollout {rollout} round {round_}", count)
             sampled += groups
             kept += [g for g in groups if g.informative or not self.recipe.dynamic_sampling]
             if len(kept) >= wanted:
@@ -149,9 +152,9 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
             f" {rollout}: the task is too easy or too hard for dynamic sampling."
         )
 
-    def _sample_round(self, rng: random.Random, where: str) -> list[Group]:
+    def _sample_round(self, rng: random.Random, where: str, count: int) -> list[Group]:
         recipe, tokenizer = self.recipe, self.processing_class
-        problems = _take(training_problems(recipe.tier_mix, rng), recipe.prompts_per_rollout)
+        problems = _take(training_problems(recipe.tier_mix, rng), count)
         prompts = [tokenizer.encode(problem.prompt) for problem in problems]
         width = range(recipe.responses_per_prompt)
         policy = HFPolicy(self.accelerator.unwrap_model(self.model), tokenizer, "policy")
