@@ -188,7 +188,7 @@ def test_any_part_of_the_runs_will_do(study, runs, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         text = everything(study, runs)
-        assert "confirmatory: 7 of 24 runs; not complete: DAPO, High-KL boost" in text
+        assert "confirmatory: 7 of 24 runs; not complete: DAPO | High-KL boost" in text
         assert "a report on the way" in text and "nan" not in text.lower()
         for arm in ("dapo", "placebo", "high-kl", "low-kl"):
             shutil.rmtree(tmp_path / "arms" / arm)

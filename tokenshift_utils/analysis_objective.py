@@ -406,7 +406,7 @@ def say_runs(runs: Runs) -> str:
         planned = sum(arm.seeds for arm in arms.values())
         lacking = [arm.label for name, arm in arms.items() if len(runs.get(name, {})) < arm.seeds]
         text = f"{role}: {there} of {planned} runs"
-        out.append(text + (f"; not complete: {', '.join(lacking)}" if lacking else ""))
+        out.append(text + (f"; not complete: {' | '.join(lacking)}" if lacking else ""))
     return "\n".join(out)
 
 
