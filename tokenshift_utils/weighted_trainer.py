@@ -26,8 +26,8 @@ class DivergenceWeightedGRPOTrainer(GRPOTrainer):
     weighting
         None trains with TRL's advantages and only logs k3.
     reference
-        Model that the signals ``kl_ref`` and ``js_ref`` compare with; None takes TRL's own, which
-        it has where ``beta`` is not 0.
+        Model that the signals ``kl_ref`` and ``js_ref`` compare with, whole on every process; None
+        takes TRL's own, which it has where ``beta`` is not 0 and which may be sharded.
     honest_mask
         With ``top_entropy_quantile`` below 1 TRL drops the loss of the other tokens and still
         divides by all of them, so that the gradient shrinks with the share kept. True divides by
@@ -168,12 +168,12 @@ class DivergenceWeightedGRPOTrainer(GRPOTrainer):
 
         Quantiles are means of the processes' own.
         """
-        values = values.double()
-        sums = [torch.ones_like(values), values, values**2, (values > 1).double()]
-        totals = self.accelerator.reduce(torch.stack([s.sum() for s in sums]), reduction="sum")
+        values, offset = values.float(), float(spread)  # squares about 1, near which weights are
+        sums = [torch.ones_like(values), values - offset, (values - offset) ** 2, values > 1]
+        totals = self.accelerator.reduce(torch.stack([s.float().sum() for s in sums]), "sum")
         count, *totals = totals.tolist()
         mean, square, above = (total / count if count else math.nan for total in totals)
-        found = {"mean": mean}
+        found = {"mean": mean + offset}
         if spread:
             found["std"] = math.sqrt(max(0.0, square - mean**2)) if count else math.nan
             found["share_above_1"] = above

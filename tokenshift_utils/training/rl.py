@@ -108,7 +108,7 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         that training takes here. What stands at padding means nothing, and is 0 then.
         """
         score = super()._get_per_token_logps_and_entropies
-        if not self.trim_scoring or torch.is_grad_enabled():
+        if not self.trim_scoring or self._step_inputs is not None:  # a training step
             return score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         start = input_ids.shape[1] - logits_to_keep
         before, after = attention_mask[:, :start].sum(1), attention_mask[:, start:].sum(1)
