@@ -217,11 +217,17 @@ def weight_curves(arms=(*CONFIRMATORY, "high-kl-strong", "low-kl-strong")) -> pd
 
 
 def weights_table(runs: Runs) -> pd.DataFrame:
-    """What k3 and weights were in training: means over seeds and updates but each rollout's first."""
-    columns = ("k3_p50", "k3_p90", "k3_p99", "weight_mean", "weight_std", "weight_share_above_1")
+    """What k3 and weights were in training: means over seeds and updates but each rollout's first.
+
+    Percentiles of k3 over tokens are in micronats (1e-6 nats).
+    """
+    columns = ("weight_mean", "weight_std", "weight_share_above_1")
     rows = []
     for arm, own in runs.items():
         row = {"objective": _plan(arm).label, "arm": arm, "seeds": len(own)}
+        for percent in (50, 90, 99):
+            k3 = _mean(run.later[f"k3_p{percent}"].mean() for run in own.values())
+            row[f"k3_p{percent}_micronats"] = 1e6 * k3
         for column in columns:
             row[column] = _mean(run.later[column].mean() for run in own.values())
         row["clipped"] = _mean(run.log["clip_fraction"].mean() for run in own.values())
@@ -421,9 +427,9 @@ def say_weights(table: pd.DataFrame) -> str:
     for _, row in _of(table, CONFIRMATORY).iterrows():
         out.append(
             f"{row['objective']} ({row['seeds']} seeds): half of the tokens have a k3 below "
-            f"{row['k3_p50']:.1g} nats, a tenth above {row['k3_p90']:.1g}, a hundredth above "
-            f"{row['k3_p99']:.1g}; the mean weight is {row['weight_mean']:.3f} (standard deviation "
-            f"over tokens {row['weight_std']:.3f}); {row['clipped']:.1g} of the tokens are clipped."
+            f"{row['k3_p50_micronats']:.1g} micronats, a tenth above {row['k3_p90_micronats']:.2g}, a "
+            f"hundredth above {row['k3_p99_micronats']:.2g}; the mean weight is {row['weight_mean']:.3f} (standard deviation "
+            f"over tokens {row['weight_std']:.3f}); {row['clipped']:.1e} of the tokens are clipped."
         )
     return "\n".join(out) or "No weighted run is there yet."
 

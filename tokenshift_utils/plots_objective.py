@@ -46,8 +46,8 @@ def plot_weights(weights: pd.DataFrame, met: pd.DataFrame) -> Figure:
         ax.plot(rows["kl"], rows["weight"], ":" if strong else "-", color=_color(arm))
         names[ARMS.arms[arm].label + (" (dotted)" if strong else "")] = _color(arm)
         own = met[met["arm"] == arm] if len(met) else met
-        for share in (50, 90, 99) if len(own) and not strong else ():
-            kl = float(own.iloc[0][f"k3_p{share}"])
+        for share in (90, 99) if len(own) and not strong else ():
+            kl = 1e-6 * float(own.iloc[0][f"k3_p{share}_micronats"])
             weight = float(np.interp(kl, rows["kl"], rows["weight"]))
             ax.plot([kl], [weight], "o", color=_color(arm), markersize=5)
             up = 5 if weight >= 1 else -12
