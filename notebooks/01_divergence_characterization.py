@@ -38,11 +38,13 @@ nb = start("01_divergence_characterization", globals())
 
 # %%
 from tokenshift_utils import analysis_divergence as numbers
+from tokenshift_utils import analysis_precision as precision
 from tokenshift_utils import loading
 from tokenshift_utils import plots_divergence as plots
 from tokenshift_utils.analysis_common import of_kind, paragraph
 
 shifts = loading.divergence_shifts(nb.study)
+rounding = loading.precision_shifts(nb.study)
 texts = loading.token_texts(nb.study, shifts)
 rl = {model: shifts[model] for model in of_kind(nb.study, "rl")}
 found = numbers.divergence_evidence(nb.study, shifts, texts)
@@ -57,20 +59,24 @@ nb.table(found, "evidence")
 
 # %%
 table = numbers.sparsity_table(nb.study, shifts)
+floor = precision.precision_table(nb.study, rounding)
 nb.table(table, "sparsity")
+nb.table(floor, "precision")
 
 # %% [markdown]
 # Left: the histogram of JS; both axes are logarithmic, so look for a tall first bar (next to
 # nothing changes) and a second hump far from it. Right: the share of positions above each JS. The
 # dotted lines, over the full vocabulary, differ from the solid ones where truncation removed
-# small changes.
+# small changes. Grey is the noise floor: one model's own weights in bfloat16 and in float32, on its
+# own responses. Of what a model in bfloat16 shows, as much could be rounding.
 
 # %%
-nb.figure(plots.plot_js_distribution(nb.study, shifts), "js_distribution")
+nb.figure(plots.plot_js_distribution(nb.study, shifts, rounding), "js_distribution")
 
 # %%
 # NBVAL_CHECK_OUTPUT
 paragraph(numbers.say_sparsity(nb.study, table))
+paragraph(precision.say_precision(nb.study, floor, table))
 
 # %% [markdown]
 # ## 1.2 Position

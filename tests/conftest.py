@@ -86,6 +86,27 @@ def write_model(directory: Path, noise: float = 0.0, words: list[str] = WORDS) -
     write_tokenizer(directory, words)
 
 
+def write_adapter(base: Path, directory: Path, seed: int = 0) -> tuple[Path, Path]:
+    """Save a random LoRA adapter on the model in ``base``, and the model merged with it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"])
+        model = get_peft_model(model, config)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_" in name:
+                    weight.copy_(0.05 * torch.randn_like(weight))
+    model.save_pretrained(directory / "adapter")
+    model.merge_and_unload().save_pretrained(directory / "merged")
+    for file in base.glob("*token*"):
+        (directory / "merged" / file.name).write_bytes(file.read_bytes())
+    return directory / "adapter", directory / "merged"
+
+
 def write_benchmark(file: Path, problems: int) -> None:
     """Save sums in the random pair's words."""
     rows = [
@@ -120,10 +141,38 @@ def mini_root(tmp_path, tiny_pair, monkeypatch) -> Path:
     study["benchmarks"] = {"sums": {"path": "benchmarks/sums.jsonl", "label": "Sums"}}
     study["sampling"]["max_new_tokens"] = 24
     study["cross_sampling"] |= {"pairs": ["tuned"], "benchmark": None, "controls": None}
-    for section in ("evolution", "robustness", "weighted"):
+    for section in ("evolution", "precision", "robustness", "weighted"):
         del study[section]
     (tmp_path / "notebooks/studies").mkdir(parents=True)
     (tmp_path / "notebooks/studies/mini.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     write_benchmark(tmp_path / "benchmarks/sums.jsonl", 3)
     monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path))
     return tmp_path
+
+
+def margin(pair, prompt, ids, key, rule, sampling):
+    """How close the choice after ``ids`` is to being another one, in float64: the smallest of the
+    Gumbel scores' lead, the masses' distance from top-p, and the distance of JS from epsilon, where a
+    rule has one."""
+    from tokenshift_utils import measures
+    from tokenshift_utils.noise import gumbel
+    from tokenshift_utils.nucleus import log_softmax32, truncate
+
+    nuclei, row, at = [], torch.tensor([key]), torch.tensor([len(ids)])
+    margins = []
+    for policy in pair:
+        with torch.no_grad():
+            logits = policy.model(torch.tensor([prompt + ids]), use_cache=False).logits[:, -1]
+        nucleus = truncate(log_softmax32(logits, sampling.temperature), sampling.top_p)
+        nuclei.append(nucleus)
+        masses = nucleus.logp.exp().sort(descending=True).values.cumsum(-1)
+        margins.append((masses - sampling.top_p).abs().min())
+        scores = nucleus.log_probs() + gumbel(row, at, torch.arange(policy.vocab_size))
+        best = scores.topk(2).values[0]
+        margins.append(best[0] - best[1])
+    if rule is None or rule.name not in ("js", "js_full"):
+        return float(min(margins))
+    full = rule.name == "js_full"
+    js = measures.js(*((n.logp if full else n.log_probs()) for n in nuclei))
+    margins.append((js - rule.threshold).abs().squeeze())
+    return float(min(margins))

@@ -1,6 +1,7 @@
 """Measures against hand values, an independent float64 formula, and properties."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_nan_is_refused_with_its_place():
         lambda: measures.kl(bad, p),
         lambda: measures.kl(p, bad),
         lambda: measures.total_variation(p, bad),
-        lambda: measures.mass_moved(p, bad, [1]),
+        lambda: measures.mass_gained(p, bad, torch.full((2, 3, 1), 4)),
     ]
     for call in calls:
         with pytest.raises(TokenshiftError, match="row 1, position 2"):
@@ -182,15 +183,101 @@ def test_rank_by_hand():
     assert ranks.tolist() == [4, 1, 5, 2, 3]
 
 
-def test_mass_moved_by_hand():
+def test_mass_gained_by_hand():
     base, tuned = logs(0.5, 0.3, 0.15, 0.05), logs(0.2, 0.4, 0.15, 0.25)
-    inside, total = measures.mass_moved(base, tuned, [1, 2, 4])
-    assert inside.tolist() == pytest.approx([0.0, 0.1, 0.3])
-    assert total == pytest.approx(0.3)
+    gained = measures.mass_gained(base, tuned, torch.arange(4))
+    assert gained.tolist() == pytest.approx([0.0, 0.1, 0.1, 0.3])
 
 
 @given(distributions(sparse=False))
-def test_mass_moved_is_total_variation(pair):
-    inside, total = measures.mass_moved(*pair, range(1, 6))
-    assert total == pytest.approx(float(measures.total_variation(*pair)), abs=1e-12)
-    assert (inside.diff() >= 0).all() and (inside <= total + 1e-12).all()
+def test_all_the_mass_gained_is_total_variation(pair):
+    gained = measures.mass_gained(*pair, torch.arange(len(pair[0])))
+    assert gained[-1] == pytest.approx(float(measures.total_variation(*pair)), abs=1e-12)
+    assert (gained.diff() >= 0).all()
+
+
+# Large vocabularies -----------------------------------------------------------------------------
+
+
+def both(dtype, vocab=3000, rows=7, scale=4.0, noise=0.5):
+    """Two distributions near each other, ``[rows, vocab]`` each."""
+    generator = torch.Generator().manual_seed(3)
+    one = scale * torch.randn(rows, vocab, generator=generator, dtype=torch.float64)
+    other = one + noise * torch.randn(rows, vocab, generator=generator, dtype=torch.float64)
+    return [torch.log_softmax(x, -1).to(dtype) for x in (one, other)]
+
+
+def one_by_one(p, q):
+    exact = (measures.entropy(p), measures.entropy(q), measures.kl(p, q), measures.kl(q, p))
+    return measures.PairMeasures(*exact, measures.js(p, q), measures.total_variation(p, q))
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.5, 8.0])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_all_measures_of_a_pair_are_those_of_the_functions(dtype, tolerance, noise):
+    p, q = both(dtype, noise=noise)
+    for name, got, want in zip(
+        measures.PairMeasures._fields, measures.pair(p, q), one_by_one(p, q)
+    ):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_small_divergences_of_a_pair_are_exact():
+    # relative to their own size, not only to 1: the histogram of JS goes down to 1e-6
+    p, q = both(torch.float32, noise=2e-3)
+    want = measures.js(p.double(), q.double())
+    assert (want < 2e-6).all()
+    np.testing.assert_allclose(measures.pair(p, q).js, want, rtol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_measures_of_a_pair_as_one_kernel():
+    p, q = both(torch.float32)
+    with torch.inference_mode():
+        kernel = torch.compile(measures._plain_sums, dynamic=True, fullgraph=True)
+        for rows in (7, 3):
+            for got, want in zip(kernel(p[:rows], q[:rows]), measures.pair(p[:rows], q[:rows])):
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@given(distributions())
+def test_measures_of_a_pair_with_impossible_tokens(pair):
+    p, q = (x.expand(3, -1) for x in pair)
+    for got, want in zip(measures.pair(p, q), one_by_one(p, q)):
+        np.testing.assert_allclose(got, want, atol=1e-14)
+
+
+def test_measures_of_a_pair_far_apart():
+    p, q = both(torch.float32, vocab=50, scale=200.0, noise=300.0)
+    for got, want in zip(measures.pair(p, q), one_by_one(p, q)):
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_measures_of_a_pair_do_not_depend_on_the_rows_beside(monkeypatch):
+    p, q = both(torch.float32)
+    whole = measures.pair(p, q)
+    monkeypatch.setattr(measures, "CPU_ROWS", 2 * 3000)
+    for got, want in zip(measures.pair(p, q), whole):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("vocab", [40, 8191, 8192, 20_000, 151_936])
+def test_the_largest_are_those_of_topk(vocab):
+    generator = torch.Generator().manual_seed(vocab)
+    rows = torch.randn(4, vocab, generator=generator)
+    rows[1] = (rows[1] * 2).round()  # ties
+    rows[2, : vocab // 2] = -torch.inf
+    rows[3, -1] = 9.0
+    for k in (1, 16, 17, 128):
+        values, ids = measures.largest(rows, k)
+        assert torch.equal(values, torch.topk(rows, min(k, vocab)).values)
+        assert torch.equal(values, rows.gather(-1, ids))
+        assert all(len(set(row)) == len(row) for row in ids.tolist())
+
+
+def test_top_k_of_a_large_vocabulary_breaks_ties_by_lower_id():
+    logp = torch.log_softmax(torch.randn(3, 20_000, dtype=torch.float64).round(), -1)
+    ids, _ = measures.top_k(logp, 10)
+    assert torch.equal(ids, torch.sort(logp, descending=True, stable=True).indices[:, :10])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import margin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -16,9 +17,9 @@ from tokenshift_utils import measures
 from tokenshift_utils.decoding import Lanes
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.mixing import Insertion, _Mixer, cross_sample
+from tokenshift_utils.mixing import Insertion, Mixer, cross_sample
 from tokenshift_utils.noise import gumbel, row_key, uniform
-from tokenshift_utils.nucleus import Nucleus, log_softmax32, truncate
+from tokenshift_utils.nucleus import Nucleus, truncate
 from tokenshift_utils.policy import Sampling, stop_ids
 from tokenshift_utils.rules import Rule, nucleus_js
 
@@ -336,9 +337,9 @@ def test_one_rows_rollback_does_not_hold_up_the_others(pair, prompts, monkeypatc
 def test_blocks_follow_the_switch_rate(pair, prompts):
     def blocks(rule):
         seen = []
-        draft = _Mixer._draft
+        draft = Mixer._draft
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_Mixer, "_draft", lambda self, n, a: seen.append(n) or draft(self, n, a))
+            patch.setattr(Mixer, "_draft", lambda self, n, a: seen.append(n) or draft(self, n, a))
             patch.setattr("tokenshift_utils.mixing.stop_ids", lambda *_: ())
             mix(pair, prompts, rule, Sampling(0.9, 0.7, 200), batch_size=N)
         return seen
@@ -416,27 +417,6 @@ def test_stops_at_either_policys_stop_ids(pair, prompts):
         pair[1].eos_ids = before
     assert any(run.ids[-1] == stop for run in runs)
     assert all(stop not in run.ids[:-1] for run in runs)
-
-
-def margin(pair, prompt, ids, key, rule, sampling):
-    """How close the choice after ``ids`` is to being another one, in float64: the smallest of the
-    Gumbel scores' lead, the masses' distance from top-p, and the distance of JS from epsilon."""
-    nuclei, row, at = [], torch.tensor([key]), torch.tensor([len(ids)])
-    margins = []
-    for policy in pair:
-        with torch.no_grad():
-            logits = policy.model(torch.tensor([prompt + ids]), use_cache=False).logits[:, -1]
-        nucleus = truncate(log_softmax32(logits, sampling.temperature), sampling.top_p)
-        nuclei.append(nucleus)
-        masses = nucleus.logp.exp().sort(descending=True).values.cumsum(-1)
-        margins.append((masses - sampling.top_p).abs().min())
-        scores = nucleus.log_probs() + gumbel(row, at, torch.arange(policy.vocab_size))
-        best = scores.topk(2).values[0]
-        margins.append(best[0] - best[1])
-    full = rule.name == "js_full"
-    js = measures.js(*((n.logp if full else n.log_probs()) for n in nuclei))
-    margins.append((js - rule.threshold).abs().squeeze())
-    return float(min(margins))
 
 
 @pytest.mark.parametrize("block", [1, 8])

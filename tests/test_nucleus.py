@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TopPLogitsWarper
 
-from tokenshift_utils import nucleus
+from tokenshift_utils import measures, nucleus
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.noise import draw
-from tokenshift_utils.nucleus import log_softmax32, truncate
+from tokenshift_utils.nucleus import log_softmax32, on_supports, truncate
 
 
 def plain_nucleus(logp: torch.Tensor, top_p: float) -> list[int]:
@@ -139,3 +139,21 @@ def test_sparse_draws_equal_dense_ones(vocab, scale, top_p):
     assert torch.equal(kept.draw(keys, positions), dense)
     some = torch.tensor([3, 150, 0])
     assert torch.equal(kept.select(some).draw(keys[some], positions[some]), dense[some])
+
+
+@pytest.mark.parametrize("vocab, scale", [(40, 2.0), (3000, 8.0), (3000, 4.0), (3000, 0.5)])
+@pytest.mark.parametrize("top_p", [0.2, 0.7, 0.95, 1.0])
+def test_what_two_nuclei_keep(vocab, scale, top_p):
+    # peaked to flat: in lists of 16, in longer ones, and only in the whole vocabulary
+    p = random_logp(60, vocab, scale, seed=1, dtype=torch.float64)
+    q = log_softmax32(p + 0.5 * torch.randn(p.shape, dtype=p.dtype))
+    p[::3] = (p[::3] * 2).round() / 2  # ties, across the edges too
+    first, second = truncate(p, top_p), truncate(q, top_p)
+    want = measures.js(first.log_probs(), second.log_probs())
+    tv = measures.total_variation(first.log_probs(), second.log_probs())
+    seen = []
+    for rows, *both in on_supports(first, second):
+        seen += rows.tolist()
+        torch.testing.assert_close(measures.js(*both), want[rows], rtol=0, atol=1e-13)
+        torch.testing.assert_close(measures.total_variation(*both), tv[rows], rtol=0, atol=1e-13)
+    assert sorted(seen) == list(range(60))

@@ -72,7 +72,7 @@ def test_rollouts_are_what_they_say(study, mini_root):
 
 
 def test_unfinished_responses_are_not_correct(study, mini_root, monkeypatch):
-    monkeypatch.setattr("tokenshift_utils.rollouts.is_correct", lambda text, answer: True)
+    monkeypatch.setattr("tokenshift_utils.rollouts.is_correct", lambda *given: True)
     frame = get_rollouts(study, "base")
     assert frame["correct"].equals(frame["finish_reason"] == "eos")
     assert 0 < frame["correct"].sum() < len(frame)
@@ -149,9 +149,9 @@ def test_blocks_of_a_long_response_join(tiny_pair, monkeypatch):
         return len(parts), {n: v[order] for n, v in merged.items()} | {"owner": owner[order]}
 
     one, whole = columns()
-    monkeypatch.setattr("tokenshift_utils.hf_policy.SCORED_LOGITS", 2 * 5 * 36)
+    monkeypatch.setattr("tokenshift_utils.memory.CPU_LOGITS", 5 * 36)
     many, joined = columns()
-    assert one == 1 and many == 6
+    assert one == 1 and many == 7  # 31 positions, 5 at a time
     for name, values in whole.items():
         np.testing.assert_allclose(joined[name], values, atol=1e-6, err_msg=name)
 

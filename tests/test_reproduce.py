@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -129,6 +132,35 @@ def test_table_no_longer_made_is_removed(two_notebooks):
         os.utime(file, (1, 1))
     reproduce("mini")
     assert {file.stem for file in paths.tables("mini").glob("02_*")} == {"02_shares"}
+
+
+def test_an_executor_is_refused_before_anything_is_dropped(two_notebooks):
+    reproduce("mini", only=["02"])
+    paths.records("mini").mkdir()
+    with pytest.raises(TokenshiftError, match="there is no executor 'dask'"):
+        reproduce("mini", fresh=True, executor="dask")
+    assert paths.records("mini").exists()
+
+
+STOPPED = """import os, time, pathlib
+pathlib.Path("kernel").write_text(str(os.getpid()))
+time.sleep(60)"""
+
+
+def test_sigterm_ends_a_run_and_its_kernel_as_an_interrupt_does(mini_root):
+    write_notebook(mini_root, "02_cross_sampling", STOPPED)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "tokenshift_utils", "reproduce", "--study", "mini"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    kernel = mini_root / "notebooks/kernel"
+    while run.poll() is None and not (kernel.exists() and kernel.read_text()):
+        time.sleep(0.1)
+    run.send_signal(signal.SIGTERM)
+    _, stderr = run.communicate(timeout=30)
+    assert run.returncode == 2 and "interrupted in notebook 02_cross_sampling" in stderr
+    assert not Path(f"/proc/{kernel.read_text()}").exists()
 
 
 def papermill(tmp_path, *parameters: str) -> subprocess.CompletedProcess:

@@ -34,7 +34,7 @@ EDGES = (0.0, 0.01, 0.1, 0.3)
 KEY = ["problem", "sample", "position"]
 
 
-def checksum_is_odd(text: str, answer: str) -> bool:
+def checksum_is_odd(text: str, answer: str, *rule) -> bool:
     """A stand-in for the verifier: random models box no answers."""
     return zlib.crc32((text + answer).encode()) % 2 == 1
 

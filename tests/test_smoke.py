@@ -18,6 +18,8 @@ from conftest import CHECKOUT
 
 from tokenshift_utils.claims import CLAIMS, VERDICTS
 from tokenshift_utils.notebook import PARAMETERS
+from tokenshift_utils.plan import count_work
+from tokenshift_utils.study import load_study
 
 TABLES = (
     *("00_claims", "01_sparsity", "02_cross_sampling", "03_topk_overlap", "03_rank"),
@@ -132,6 +134,34 @@ def test_plain_papermill_from_another_directory(smoke, tmp_path):
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert marked_cells(tmp_path / "out.ipynb")[0].outputs
+
+
+def test_the_plan_counted_what_the_run_made(smoke, monkeypatch):
+    monkeypatch.setenv("TOKENSHIFT_HOME", str(smoke.root))
+    planned = {part.kind: part for part in count_work(load_study("smoke"))}
+    response = ["benchmark", "problem", "sample"]
+    made = {kind: [pd.read_parquet(f) for f in shards(smoke, kind)] for kind in planned}
+    # each file is a shard of one set of responses, and holds no other
+    scored = sum(len(frame.drop_duplicates(response)) for frame in made["shifts"])
+    assert planned["shifts"].responses == scored and planned["shifts"].controls == 0
+    assert sum(map(len, made["shifts"])) <= planned["shifts"].tokens
+    rollouts = pd.concat(made["rollouts"])
+    assert planned["rollouts"].responses == len(rollouts)
+    mixed = pd.concat(made["cross_sampling"])
+    controls = int((mixed["rule"] == "random").sum())
+    known = planned["cross_sampling"].responses - planned["cross_sampling"].controls
+    assert len(mixed) - controls == known
+    assert 0 < controls <= planned["cross_sampling"].controls
+    effects = pd.concat(made["single_token"])
+    assert 0 < 2 * effects["continuations"].sum() <= planned["single_token"].responses
+    for kind, frame in (("rollouts", rollouts), ("cross_sampling", mixed)):
+        assert 0 < frame["n_tokens"].sum() <= planned[kind].tokens
+
+
+def shards(smoke: Smoke, kind: str) -> list[Path]:
+    found = sorted((smoke.root / f"results/smoke/records/{kind}").rglob("*.parquet"))
+    assert found
+    return found
 
 
 def marked_cells(path: Path) -> list:

@@ -1,11 +1,16 @@
 """The store and the executor: whole files, resumption, keys that follow what determined them."""
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from tokenshift_utils import executor, records, rollouts, shifts
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.executor_local import stop_workers
 from tokenshift_utils.rollouts import get_rollouts, rollout_artefacts
 from tokenshift_utils.shifts import get_shifts
 from tokenshift_utils.store import Store, artefact_key, code_version, source_digest
@@ -63,6 +69,39 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         store.write("kind", "key", 0, TABLE, {})
     assert [f for f in tmp_path.rglob("*") if f.is_file()] == []
+
+
+def test_many_may_write_one_shard_at_once(tmp_path):
+    store = Store(tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(store.write, "kind", "key", 0, TABLE, {}) for _ in range(64)]:
+            done.result()
+    assert store.intact("kind", "key", 0) and len(list(tmp_path.rglob("*.*"))) == 3
+
+
+def test_a_lock_keeps_others_out_where_there_are_locks(tmp_path, monkeypatch):
+    def takes_turns() -> bool:
+        store, inside, most = Store(tmp_path), [], []
+
+        def hold():
+            with store.lock("kind", "key", 0):
+                inside.append(1)
+                time.sleep(0.1)
+                most.append(len(inside))
+                inside.pop()
+
+        with ThreadPoolExecutor(2) as threads:
+            for done in [threads.submit(hold) for _ in range(2)]:
+                done.result()
+        return max(most) == 1
+
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    assert takes_turns()
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with warnings.catch_warnings(action="error"):
+        assert not takes_turns()  # goes on without, and leaves nothing that would keep others out
 
 
 def test_code_version_ignores_what_does_nothing():
@@ -183,7 +222,7 @@ def test_workers_compute_the_same_records(mini_root, tiny_pair):
             get_rollouts(broken, "tuned")
         assert len(list(records_dir.rglob("*.parquet"))) == len(contents)
     finally:
-        executor.stop_workers()
+        stop_workers()
 
 
 def test_a_mistake_found_before_computing_leaves_nothing(mini_root):
@@ -227,11 +266,10 @@ def test_a_killed_process_leaves_what_it_finished(mini_root, tmp_path, monkeypat
 
 
 WORKERS = """
-import sys, time
-from tokenshift_utils import executor
+import os, time
+from tokenshift_utils.executor_local import LocalPool
 if __name__ == "__main__":
-    pool = executor._pool(1)
-    print(pool.submit(__import__("os").getpid).result(), flush=True)
+    print(LocalPool(1, os.getpid).submit().result(), flush=True)
     time.sleep(60)
 """
 
@@ -253,6 +291,42 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker outlived its parent")
+
+
+def test_a_worker_that_reads_something_else_says_so(mini_root):
+    study = load_study("mini")
+    (artefact,) = rollout_artefacts(study, "tuned")
+    with pytest.raises(TokenshiftError, match="reads other code, models or benchmarks"):
+        executor.work(str(mini_root), study, executor.Job(artefact, 0), "0" * 16)
+    assert not (mini_root / "results").exists()
+
+
+def test_a_shard_of_another_machine_is_waited_for(mini_root, monkeypatch):
+    study = load_study("mini")
+    (artefact,) = rollout_artefacts(study, "tuned")
+    job = executor.Job(artefact, 0)
+    other = threading.Timer(0.5, executor.compute, (study, job))
+    other.start()
+    executor.await_shard(study, job)
+    assert executor.is_done(study, job)
+    other.join()
+    shutil.rmtree(mini_root / "results")
+    monkeypatch.setattr(executor, "SEEN_WITHIN", 0.1)
+    with pytest.raises(TokenshiftError, match="on storage that they share"):
+        executor.await_shard(study, job)
+
+
+def test_an_executor_that_cannot_be_is_refused(mini_root, monkeypatch):
+    study = load_study("mini")
+    monkeypatch.setenv(executor.EXECUTOR_VARIABLE, "dask")
+    with pytest.raises(TokenshiftError, match="no executor 'dask' .*: there are local, ray"):
+        get_rollouts(study, "tuned")
+    monkeypatch.setenv(executor.EXECUTOR_VARIABLE, "ray")
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    monkeypatch.delitem(sys.modules, "tokenshift_utils.executor_ray", raising=False)
+    with pytest.raises(TokenshiftError, match=r"pip install 'tokenshift_utils\[ray\]'"):
+        get_rollouts(study, "tuned")
+    assert not (mini_root / "results").exists()
 
 
 # Schemas ----------------------------------------------------------------------------------------

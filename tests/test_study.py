@@ -59,6 +59,7 @@ def test_models_and_checkpoints_are_addressed_alike():
         study.model("ppo")
 
 
+TOP = {"top_logprobs": 20}
 BAD = {
     "unknown key": ({"sampling.topp": 0.5}, "unknown key 'sampling.topp'"),
     "top-p above 1": ({"sampling.top_p": 1.7}, "'sampling.top_p' is 1.7"),
@@ -68,7 +69,22 @@ BAD = {
     "infinite temperature": ({"sampling.temperature": float("inf")}, "finite"),
     "not a number": ({"samples.shifts": "many"}, "'samples.shifts' is 'many'"),
     "no benchmarks": ({"benchmarks": {}}, "'benchmarks'"),
-    "vllm": ({"backend": "vllm"}, "not available yet"),
+    "vllm on several processes": ({"backend": "vllm"}, "'workers' is 2, but with vllm"),
+    "vllm in float64": ({"backend": "vllm", "workers": 0, "dtype": "float64"}, "float64"),
+    "rules on top log-probs": (
+        {"backend": "vllm", "workers": 0, "robustness": None, "vllm": TOP},
+        "'vllm.top_logprobs' is 20, but 'cross_sampling.rules.entropy' takes",
+    ),
+    "temperatures on top log-probs": (
+        {"backend": "vllm", "workers": 0, "vllm": TOP},
+        "but temperature 0.6 takes the log-probs of the whole vocabulary",
+    ),
+    "no log-probs": ({"vllm": {"top_logprobs": 0}}, "'top_logprobs' is 0"),
+    "engine of nobody": ({"vllm": {"models": {"nobody": {}}}}, "'vllm.models' names 'nobody'"),
+    "devices": (
+        {"vllm": {"models": {"dapo": {"devices": [0, 1]}}}},
+        "'devices' names 2 where 'tensor_parallel_size' is 1",
+    ),
     "unknown base": ({"base": "nobody"}, "names the model 'nobody'"),
     "unknown pair": ({"cross_sampling.pairs": ["nobody"]}, "names the model 'nobody'"),
     "unknown benchmark": ({"robustness.benchmark": "x"}, "names 'x'"),
@@ -95,6 +111,21 @@ BAD = {
         {"models.base": {"hub": "a/b", "label": "B", "kind": "base"}},
         "pinned",
     ),
+    "data set without a split": (
+        {"benchmarks.easy": {"hub": "a/b", "revision": "unpinned", "label": "B"}},
+        "'benchmarks.easy': a data set of the hub needs a 'split'",
+    ),
+    "split of a file": ({"benchmarks.easy.split": "test"}, "are for data sets of the hub"),
+    "unknown column": (
+        {"benchmarks.easy.columns": {"text": "x"}},
+        "unknown key 'benchmarks.easy.columns.text'",
+    ),
+    "options without a place": (
+        {"benchmarks.easy.choices": {"wrong": ["w"], "template": "{problem}"}},
+        "must hold {problem} and {options}",
+    ),
+    "unknown verifier": ({"verifier": "last"}, "'verifier' is 'last'"),
+    "stop token twice": ({"stop_tokens": ["a", "a"]}, "twice"),
     "shifts beyond samples": ({"samples.shifts": 10**6}, "'shifts'"),
     "template without problem": ({"prompt.template": "hello"}, "must hold {problem}"),
     "template with more": ({"prompt.template": "{problem} {x}"}, "no field but"),

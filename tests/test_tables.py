@@ -1,5 +1,7 @@
 """Tables: intervals in three columns for machines, in one cell for readers."""
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -35,6 +37,23 @@ def test_small_and_large_numbers_keep_three_digits():
     text = text_table(frame)
     assert list(text["small"]) == ["0.00123", "0.00040"]
     assert list(text["large"]) == ["12346", "7"]
+
+
+def test_values_far_below_the_largest_keep_two_digits():
+    frame = pd.DataFrame({"share": [1.0, 0.0312, 0.00042, 0.0, math.nan]})
+    assert list(text_table(frame)["share"]) == ["1.00", "0.031", "0.00042", "0.00", "–"]
+    frame = frame.assign(share_low=[1.0, 0.03, 0.0, 0.0, math.nan], share_high=frame["share"])
+    assert list(text_table(frame)["share"])[1:3] == [
+        "0.031 [0.030, 0.031]",
+        "0.00042 [0.00000, 0.00042]",
+    ]
+
+
+def test_settings_are_shown_as_the_study_gives_them():
+    frame = pd.DataFrame({"threshold": [-1.0, 0.001, 0.35], "gain": [math.nan, 0.5, 1.0]})
+    text = text_table(frame)
+    assert list(text["threshold"]) == ["-1", "0.001", "0.35"]
+    assert list(text["gain"]) == ["–", "0.5", "1"]
 
 
 def test_markdown_and_latex_escape():

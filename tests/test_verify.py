@@ -1,10 +1,22 @@
-"""Answers: one box, nested braces, numbers as numbers."""
+"""Answers: one box or the last ``Answer:``, nested braces, numbers as numbers, and an end to it."""
 
+import multiprocessing
+import os
+import signal
 import threading
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from tokenshift_utils.verify import answers_equal, extract_answer, is_correct
+from tokenshift_utils import verify
+from tokenshift_utils.verify import answer_opening, answers_equal, extract_answer, is_correct
+
+# Each would keep sympy busy for ever, the first in one operation that no signal handler interrupts.
+ENDLESS = [
+    r"9^{9^{9^{9}}}",
+    r"\sum_{n=1}^{10000000} \sin(n^2)",
+    r"(((1+2)^{99999})^{99999})^{9999}",
+]
 
 
 @pytest.mark.parametrize(
@@ -66,3 +78,89 @@ def test_outside_the_main_thread():
     thread.start()
     thread.join()
     assert verdicts == [True, False]
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("so\nAnswer: 17", "17"),
+        ("Answer: 3\nwait\nANSWER :  $\\frac{1}{2}$ \nbye", r"\frac{1}{2}"),
+        (r"Answer: $\boxed{\frac{1}{3}}$", r"\frac{1}{3}"),
+        (r"the answer is \boxed{3}", None),
+        ("Answer:   ", None),
+        ("Answer:\n12", "12"),
+    ],
+)
+def test_dapos_rule_takes_the_last_answer_line(text, answer):
+    assert extract_answer(text, "answer_line") == answer
+
+
+def test_the_rule_is_the_studys():
+    assert is_correct("Answer: 0.5", r"\frac{1}{2}", "answer_line")
+    assert not is_correct("Answer: 0.5", r"\frac{1}{2}", "boxed")
+    assert not is_correct(r"\boxed{0.5}", r"\frac{1}{2}", "answer_line")
+    assert not is_correct("Answer: 1\nAnswer: 2", "1", "answer_line")
+
+
+def test_where_the_answer_opens():
+    assert answer_opening(r"\boxed{1} or \boxed{2}") == len(r"\boxed{1} or ")
+    assert answer_opening("Answer: 1\nAnswer: 2", "answer_line") == len("Answer: 1\n")
+    assert answer_opening("Answer: 1") is None and answer_opening("x", "answer_line") is None
+
+
+@pytest.mark.parametrize(
+    "own", ["B", "b", "(B)", "B.", r"\text{B}", r"\text{(B)}", "**B**", "B) 3 m", "(B) 3", "B: x"]
+)
+def test_a_choice_is_a_letter(own):
+    assert is_correct(rf"\boxed{{{own}}}", "B", choice=True)
+    assert not is_correct(rf"\boxed{{{own}}}", "A", choice=True)
+    assert is_correct(f"Answer: {own}", "B", "answer_line", choice=True)
+
+
+@pytest.mark.parametrize("own", ["AB", "2", "", "B or C", "(B) or (C)", "Both", "B, C"])
+def test_what_is_no_letter_is_no_choice(own):
+    assert not is_correct(rf"\boxed{{{own}}}", "B", choice=True)
+
+
+@pytest.mark.parametrize("expression", ENDLESS)
+def test_an_expression_without_end_ends(expression, monkeypatch):
+    monkeypatch.setattr(verify, "SECONDS", 0.5)
+    used = os.times().children_user
+    assert not answers_equal(expression, "3")
+    assert os.times().children_user - used < 10  # of processor time: the machine may be busy
+    assert answers_equal("0.25", r"\frac{1}{4}")  # and the next one is judged again
+
+
+def test_an_expression_without_end_ends_in_a_thread(monkeypatch):
+    monkeypatch.setattr(verify, "SECONDS", 0.5)
+    verdicts = []
+    texts = [(ENDLESS[0], "4"), ("0.125", r"\frac{1}{8}")]
+    thread = threading.Thread(target=lambda: verdicts.extend(answers_equal(*t) for t in texts))
+    thread.start()
+    thread.join()
+    assert verdicts == [False, True]
+
+
+def judged_in_a_worker() -> list[bool]:
+    verify.SECONDS = 0.5
+    return [answers_equal(ENDLESS[0], "5"), answers_equal("0.2", r"\frac{1}{5}")]
+
+
+def test_an_expression_without_end_ends_in_a_worker_process():
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as pool:
+        assert pool.submit(judged_in_a_worker).result() == [False, True]
+
+
+def test_a_judge_that_was_killed_is_replaced():
+    assert answers_equal("0.375", r"\frac{3}{8}")
+    os.kill(verify._judges[os.getpid()].pid, signal.SIGKILL)
+    answers_equal("0.625", r"\frac{5}{8}")  # may find it dead
+    assert answers_equal("0.875", r"\frac{7}{8}")
+
+
+def test_no_judge_is_left_behind():
+    assert answers_equal("0.4", r"\frac{2}{5}")
+    judge = verify._judges[os.getpid()]
+    verify.stop_judge()
+    assert judge.returncode is not None and os.getpid() not in verify._judges

@@ -39,6 +39,7 @@ __all__ = [
     "say_js_entropy",
     "say_position",
     "say_sparsity",
+    "sparsity_row",
     "sparsity_table",
     "why_js",
 ]
@@ -84,13 +85,14 @@ def sparsity_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
                         "benchmark": benchmark,
                         "support": support,
                         "positions": len(part),
-                        **_sparsity_row(study, boot, part, part[column].to_numpy()),
+                        **sparsity_row(study, boot, part, part[column].to_numpy()),
                     }
                 )
     return pd.DataFrame(rows)
 
 
-def _sparsity_row(study, boot: Bootstrap, part: pd.DataFrame, js: np.ndarray) -> dict[str, float]:
+def sparsity_row(study, boot: Bootstrap, part: pd.DataFrame, js: np.ndarray) -> dict[str, float]:
+    """Shares of the positions ``part`` by their JS [rows], its mean and percentiles."""
     row: dict[str, float] = {}
     for cut in study.thresholds.near_zero:
         row |= boot.ratio(part, js <= cut).columns(f"share_le_{cut:g}")

@@ -483,10 +483,15 @@ def render(rows: Sequence[dict]) -> str:
         lines.append(
             (row["pair"], row["device"], str(row["batch"]), row["method"], block, *numbers)
         )
+    return align(lines, left=(0, 1, 3))
+
+
+def align(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Lines of cells as columns of text, flush right but for the columns listed."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i < 4 and i != 2 else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths))
         ).rstrip()
         for line in lines

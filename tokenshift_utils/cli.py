@@ -33,11 +33,15 @@ def reproduce(
         list[str] | None,
         typer.Option("--parameter", "-p", help="Override a notebook's parameter: NAME=VALUE."),
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(help="Where to compute: local, or ray; else as TOKENSHIFT_EXECUTOR says."),
+    ] = None,
 ) -> None:
     """Run the notebooks of a study: every table and figure, and the verdicts on the claims."""
     from tokenshift_utils.reproduce import reproduce, summary
 
-    manifest = reproduce(study, only or (), fresh, _parameters(parameter or []))
+    manifest = reproduce(study, only or (), fresh, _parameters(parameter or []), executor)
     typer.echo(summary(manifest))
 
 
@@ -90,6 +94,61 @@ def shifts(
 
 
 @app.command()
+def pair(
+    base: Annotated[Path, typer.Option(help="Directory of the base model.")],
+    tuned: Annotated[Path, typer.Option(help="Directory of the tuned model.")],
+    problems: Annotated[Path, typer.Option(help="JSON lines: problem and answer.")],
+    name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
+) -> None:
+    """Write a study of any pair of checkpoints on any problems, or say why they can't be compared."""
+    from tokenshift_utils import paths
+    from tokenshift_utils.pair import write_pair
+
+    file = write_pair(base, tuned, problems, name)
+    typer.echo(f"wrote {paths.display(file)}; next: tokenshift reproduce --study {file.stem}")
+
+
+@app.command()
+def pin(study: Annotated[str, typer.Option(help="A study's name, or a study file.")]) -> None:
+    """Write the commits of the day in place of a study's unpinned revisions. Asks the hub."""
+    from tokenshift_utils import hub, paths
+    from tokenshift_utils.study import load_study, study_file
+
+    load_study(study)
+    file = study_file(study)
+    commits = hub.pin(file)
+    for repository, commit in commits.items():
+        typer.echo(f"{repository} is at {commit}")
+    typer.echo(f"{paths.display(file)} is pinned" + ("" if commits else " already"))
+
+
+@app.command()
+def plan(
+    study: Annotated[str, typer.Option(help="A study's name, or a study file.")],
+    generate_tflops: Annotated[
+        float, typer.Option(min=0.001, help="Sustained TFLOP/s a GPU while generating.")
+    ] = 40.0,
+    score_tflops: Annotated[
+        float, typer.Option(min=0.001, help="Sustained TFLOP/s a GPU while scoring.")
+    ] = 150.0,
+    mix_factor: Annotated[
+        float, typer.Option(min=1, help="Cost of a token of cross-sampling, in tokens generated.")
+    ] = 2.0,
+    mean_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens a response; the longest possible if not given."),
+    ] = None,
+    gpu_memory: Annotated[float, typer.Option(min=1, help="GB of one GPU.")] = 80.0,
+) -> None:
+    """Print what a study takes before anything runs: tokens, GPU memory and hours, disk."""
+    from tokenshift_utils.plan import Assumptions, plan
+    from tokenshift_utils.study import load_study
+
+    assumed = Assumptions(generate_tflops, score_tflops, mix_factor, mean_tokens, gpu_memory)
+    typer.echo(plan(load_study(study), assumed))
+
+
+@app.command()
 def claims(study: StudyOption = "tiny") -> None:
     """Print the verdicts on the paper's claims, from a study's last run, as Markdown."""
     from tokenshift_utils.overview import claims_markdown
@@ -135,6 +194,26 @@ def bench_weighting() -> None:
     from tokenshift_utils.bench_weighting import bench_weighting, render
 
     typer.echo(f"{describe_machine()}\n\n{render(bench_weighting())}")
+
+
+@bench.command("scoring")
+def bench_scoring(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of cases.")] = False,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="Pairs of models to measure; all that can be here.")
+    ] = None,
+) -> None:
+    """What comparing two models on long responses costs beside a bare pass of each.
+
+    Takes some minutes on an idle CPU. Pairs of GPU size are measured where there is a CUDA device.
+    """
+    import json
+
+    from tokenshift_utils.bench import describe_machine
+    from tokenshift_utils.bench_scoring import bench, render
+
+    rows = bench(pair or ())
+    typer.echo(json.dumps(rows, indent=1) if as_json else f"{describe_machine()}\n\n{render(rows)}")
 
 
 def _parameters(given: list[str]) -> dict:

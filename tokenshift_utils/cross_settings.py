@@ -171,8 +171,9 @@ def effective_rate(
 class RateSearch:
     """Bisection for the rate at which random switches replace the share `target` effectively.
 
-    How often a random switch is effective depends on the rate, so no formula has the answer. `rate` is the one to try next, or once `done` the best of those tried. `low` and `high`
-    are the rates tried that gave too little and too much; `left` is how many may still be tried.
+    How often a random switch is effective depends on the rate, so no formula has the answer. `rate`
+    is the one to try next, or once `done` the best of those tried. `low` and `high` are the rates
+    tried that gave too little and too much; `left` is how many may still be tried.
     """
 
     target: float

@@ -42,8 +42,7 @@ class Lanes:
         spare: int,
         device: torch.device,
     ) -> None:
-        if not all(len(prompt) for prompt in prompts):
-            raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
+        check_prompts(prompts)
         self._prompts = prompts
         self.all_keys = torch.tensor(keys, dtype=torch.long, device=device)
         first = (
@@ -176,6 +175,31 @@ def fill_gaps(alive: Tensor) -> Tensor:
     return order
 
 
+def check_prompts(prompts: Sequence[Sequence[int]], **beside: Sequence | None) -> None:
+    """Refuse prompts without tokens, and what stands beside them in another number."""
+    for what, given in beside.items():
+        if given is not None and len(given) != len(prompts):
+            name = what.replace("_", " ")
+            raise TokenshiftError(f"{len(prompts)} prompts came with {len(given)} {name}")
+    if not all(len(prompt) for prompt in prompts):
+        raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
+
+
+def check_rows(
+    prompts: Sequence[Sequence[int]],
+    row_keys: Sequence[int],
+    sampling: Sampling,
+    first: Sequence[int] | None,
+) -> None:
+    """Refuse what ``policy.Policy.sample`` cannot go on from."""
+    check_prompts(prompts, row_keys=row_keys, first_positions=first)
+    if first is not None and not all(0 <= f < sampling.max_new_tokens for f in first):
+        raise TokenshiftError(
+            f"first positions must be within 0 and {sampling.max_new_tokens - 1}, "
+            "the last position of a response"
+        )
+
+
 @torch.inference_mode()
 def generate(
     policy: Policy,
@@ -191,14 +215,7 @@ def generate(
     What a row gets does not depend on its batch; texts enter in the order given, so those with one
     prompt should stand together: it is read once for all that enter at one time.
     """
-    for what, given in (("row keys", row_keys), ("first positions", first)):
-        if given is not None and len(given) != len(prompts):
-            raise TokenshiftError(f"{len(prompts)} prompts came with {len(given)} {what}")
-    if first is not None and not all(0 <= f < sampling.max_new_tokens for f in first):
-        raise TokenshiftError(
-            f"first positions must be within 0 and {sampling.max_new_tokens - 1}, "
-            "the last position of a response"
-        )
+    check_rows(prompts, row_keys, sampling, first)
     if not len(prompts):
         return []
     session = policy.open(min(batch_size, len(prompts)))

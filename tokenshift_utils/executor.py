@@ -1,24 +1,21 @@
-"""Compute what the store lacks, shard by shard, on a few worker processes.
+"""Compute what the store lacks, shard by shard, here or in other processes.
 
 An artefact (``Artefact`` protocol) knows its key, its shards, the shards of other artefacts that
 each of its own needs, and how to compute one. ``run`` computes every missing shard in an order that
-respects those needs. A shard is written as soon as it is done, so whatever ends a run early, the
-next one goes on from there. Every process computes with one torch thread, so that records do not
-depend on how many processes there are.
+respects those needs: in this process, in a few of this machine (``executor_local``), or as tasks of
+a Ray cluster (``executor_ray``), as ``TOKENSHIFT_EXECUTOR`` says. A shard is written as soon as it
+is done, so whatever ends a run early, the next one goes on from there. Every process computes with
+one torch thread, so that records do not depend on how many processes there are, or where.
 """
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
+import logging
 import os
-import signal
-import threading
+import socket
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +27,10 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.store import Store, artefact_key
 from tokenshift_utils.study import Study
+
+EXECUTOR_VARIABLE = "TOKENSHIFT_EXECUTOR"
+EXECUTORS = ("local", "ray")
+SEEN_WITHIN = 120.0  # seconds; network file systems hide another machine's new file for up to 60
 
 
 class Artefact(Protocol):
@@ -115,49 +116,100 @@ def compute(study: Study, job: Job) -> None:
             files.write(kind, key, job.shard, tables[kind], parts)
 
 
-# Workers ----------------------------------------------------------------------------------------
+# Other processes --------------------------------------------------------------------------------
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+class Pool(Protocol):
+    """Processes that do ``work``."""
+
+    def submit(self, *arguments) -> Hashable:
+        """Have a process call ``work`` with the arguments; what is returned stands for that."""
+        ...
+
+    def finished(self, tasks: Collection) -> Collection:
+        """Wait until at least one of the tasks is done; those that are.
+
+        Raises what ``work`` raised, and ``TokenshiftError`` where its process was lost for good.
+        """
+        ...
+
+    def stop(self, tasks: Collection) -> None:
+        """End the tasks, whatever they are at."""
+        ...
 
 
-def _end_with_parent(parent: int) -> None:
-    """End a worker whose parent was killed: it would wait for work for ever."""
-    while os.getppid() == parent:
-        time.sleep(2)
-    os._exit(1)
-
-
-def _work(root: str, study: Study, job: Job) -> None:
+def work(root: str, study: Study, job: Job, key: str) -> None:
+    """Compute a job in another process; ``key`` is what the process that asks calls its records."""
     os.environ[paths.HOME_VARIABLE] = root
+    if key_of(study, job.artefact) != key:
+        raise TokenshiftError(
+            f"a worker on {socket.gethostname()} reads other code, models or benchmarks than the "
+            "process that it works for: let both use one checkout that nothing changes meanwhile"
+        )
+    for need in job.artefact.needs(study, job.shard):
+        await_shard(study, need)
     compute(study, job)
 
 
-_pools: dict[int, ProcessPoolExecutor] = {}
+def await_shard(study: Study, job: Job) -> None:
+    """Wait for a shard that another machine wrote to be seen on this one."""
+    end = time.monotonic() + SEEN_WITHIN
+    while not is_done(study, job):
+        if time.monotonic() > end:
+            file = store(study).file(job.artefact.kinds[0], key_of(study, job.artefact), job.shard)
+            raise TokenshiftError(
+                f"a worker wrote {file}, but it is not to be seen on {socket.gethostname()}: all "
+                "machines must reach the checkout at the same path, on storage that they share"
+            )
+        time.sleep(0.2)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    """The pool of this process, started once: loading torch takes a worker seconds."""
-    if workers not in _pools:
-        context = multiprocessing.get_context("spawn")
-        _pools[workers] = ProcessPoolExecutor(workers, context, initializer=_start_worker)
-    return _pools[workers]
+def chosen_executor() -> str:
+    """The executor that ``TOKENSHIFT_EXECUTOR`` names; ``local`` where it is not set."""
+    name = os.environ.get(EXECUTOR_VARIABLE) or "local"
+    if name not in EXECUTORS:
+        raise TokenshiftError(
+            f"there is no executor '{name}' ({EXECUTOR_VARIABLE}, --executor): there are "
+            f"{', '.join(EXECUTORS)}"
+        )
+    return name
 
 
-@atexit.register
-def stop_workers() -> None:
-    """End all worker processes, whatever they are at."""
-    for pool in _pools.values():
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-    _pools.clear()
+def executor_running(study: Study) -> AbstractContextManager:
+    """A context in which the chosen executor is up, for this process and those it starts.
+
+    Raises
+    ------
+    TokenshiftError
+        On entering, where it cannot be: Ray is not installed, not reached, or too small.
+    """
+    return _ray().cluster(study) if chosen_executor() == "ray" else nullcontext()
+
+
+def _ray():
+    logging.disable(logging.INFO)  # in a notebook Ray would name a package that it misses
+    try:
+        from tokenshift_utils import executor_ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise TokenshiftError(
+            "the executor 'ray' needs the package ray: pip install 'tokenshift_utils[ray]'"
+        ) from None
+    finally:
+        logging.disable(logging.NOTSET)
+    return executor_ray
+
+
+def _pool(study: Study) -> Pool | None:
+    """The processes to compute in; None for this one."""
+    if chosen_executor() == "ray":
+        return _ray().RayPool(study, work)
+    if study.workers <= 1:
+        return None
+    from tokenshift_utils.executor_local import LocalPool
+
+    return LocalPool(study.workers, work)
 
 
 # Running ----------------------------------------------------------------------------------------
@@ -199,8 +251,9 @@ def run(study: Study, artefacts: Iterable[Artefact]) -> None:
         return
     weights = {job: job.artefact.weights(study)[job.shard] for job in plan}
     kinds = sorted({job.artefact.kinds[0] for job in plan})
+    pool = _pool(study)
     with tqdm(total=sum(weights.values()), unit="response", desc=" + ".join(kinds)) as bar:
-        finished = _in_process(study, plan) if study.workers <= 1 else _in_pool(study, plan)
+        finished = _in_process(study, plan) if pool is None else _in_pool(pool, study, plan)
         for job in finished:
             bar.update(weights[job])
 
@@ -211,28 +264,22 @@ def _in_process(study: Study, plan: dict[Job, list[Job]]) -> Iterator[Job]:
         yield job
 
 
-def _in_pool(study: Study, plan: dict[Job, list[Job]]) -> Iterator[Job]:
-    pool, root = _pool(study.workers), str(paths.root())
+def _in_pool(pool: Pool, study: Study, plan: dict[Job, list[Job]]) -> Iterator[Job]:
+    root = str(paths.root())
     waiting = {job: set(needs) for job, needs in plan.items()}
-    running: dict[Future, Job] = {}
+    running: dict[Hashable, Job] = {}
     try:
         while waiting or running:
             for job in [job for job, needs in waiting.items() if not needs]:
                 del waiting[job]
-                running[pool.submit(_work, root, study, job)] = job
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                job = running.pop(future)
-                future.result()
+                task = pool.submit(root, study, job, key_of(study, job.artefact))
+                running[task] = job
+            for task in pool.finished(running):
+                job = running.pop(task)
+                await_shard(study, job)
                 for needs in waiting.values():
                     needs.discard(job)
                 yield job
-    except BrokenProcessPool:
-        stop_workers()
-        raise TokenshiftError(
-            "a worker process was ended from outside, most likely for lack of memory; "
-            "lower the study's 'workers' or 'batch' and run again: finished shards are kept"
-        ) from None
     except BaseException:
-        stop_workers()
+        pool.stop(running)
         raise

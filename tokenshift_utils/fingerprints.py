@@ -9,6 +9,15 @@ from pathlib import Path
 from tokenshift_utils.errors import TokenshiftError
 
 FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+CODE = "*.py"  # a model's own code, where it has any
+
+
+ADAPTER = "adapter_config.json"
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds a PEFT adapter, which goes on another model, and no model."""
+    return (directory / ADAPTER).is_file()
 
 
 def check_model_directory(directory: Path) -> None:
@@ -17,7 +26,8 @@ def check_model_directory(directory: Path) -> None:
         raise TokenshiftError(
             f"there is no model directory {directory}; correct the path, or train or fetch the model"
         )
-    for pattern in ("config.json", "*.safetensors"):
+    configuration = ADAPTER if is_adapter(directory) else "config.json"
+    for pattern in (configuration, "*.safetensors"):
         if not any(directory.glob(pattern)):
             raise TokenshiftError(
                 f"the model directory {directory} has no {pattern}; the model is incomplete: "
@@ -27,16 +37,18 @@ def check_model_directory(directory: Path) -> None:
 
 @lru_cache(maxsize=4096)
 def _file_digest(file: Path, size: int, modified_ns: int) -> str:
+    if file.parent.name == "blobs" and len(file.name) == 64:
+        return file.name  # the hub's cache names a weight file by its sha256
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def directory_fingerprint(directory: str | Path) -> str:
-    """sha256 over the names and contents of a model's weights, configuration and tokenizer files."""
+    """sha256 over the names and contents of a model's weights, configuration, tokenizer and code."""
     directory = Path(directory)
     check_model_directory(directory)
     digest = hashlib.sha256()
-    for file in sorted({f for pattern in FINGERPRINTED for f in directory.glob(pattern)}):
+    for file in sorted({f for pattern in (*FINGERPRINTED, CODE) for f in directory.glob(pattern)}):
         status = file.stat()
         content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
         digest.update(f"{file.name} {content}\n".encode())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -15,35 +15,47 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
-from tokenshift_utils.decoding import generate
+from tokenshift_utils.decoding import check_prompts, generate
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import check_model_directory, directory_fingerprint
 from tokenshift_utils.kv_cache import RaggedCache, attention_mask, attention_windows
 from tokenshift_utils.policy import Continuation, Sampling, Session
+from tokenshift_utils.teacher_forcing import (
+    CHUNK,
+    SplitModel,
+    enter_prompts,
+    input_device,
+    read_states,
+    split_fault,
+)
 from tokenshift_utils.tokenizer_checks import check_tokenizer, first_line, load_tokenizer
 
 DEFAULT_BATCH = 256
 SCORED_LOGITS = 2**26  # logits that `score` holds at once, at most (256 MiB in float32)
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-CHUNK = 256  # tokens of a text that are read at once
 
 
 class HFSession:
-    """Rows of text in a ragged cache. See ``policy.Session``."""
+    """Rows of text in a ragged cache. See ``policy.Session``.
+
+    ``model`` may be the body of one; ``read`` then returns last hidden states in place of logits.
+    """
 
     def __init__(self, model: PreTrainedModel, rows: int, windows: dict[str, int | None]) -> None:
         self._model = model
+        self._has_head = model.get_output_embeddings() is not None
         self._cache = RaggedCache(model.config, rows)
         self._windows = windows
         self._longest = 0  # at least the length of every row
-        self.device = model.device
-        self.length = torch.zeros(rows, dtype=torch.long, device=model.device)
+        self.device = input_device(model)
+        self.length = torch.zeros(rows, dtype=torch.long, device=self.device)
 
     @torch.inference_mode()
     def enter(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> None:
@@ -91,13 +103,14 @@ class HFSession:
         place = self._cache.place
         place.rows, place.columns = rows, columns
         place.width = (self._longest if rows is None else int(length.max())) + n
+        kept = {"logits_to_keep": 1 if last else n} if self._has_head else {}
         output = self._model(
             input_ids=tokens,
             attention_mask=attention_mask(columns, place.width, self._windows, self._model.dtype),
             position_ids=columns,
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1 if last else n,
+            **kept,
         )
         new = length + (n if counts is None else counts)
         if rows is None:
@@ -105,7 +118,7 @@ class HFSession:
         else:
             self.length[rows] = new
         self._longest = max(self._longest, place.width)
-        return output.logits
+        return output[0]
 
     def rewind(self, length: Tensor) -> None:
         """Forget what lies beyond ``length`` [B] in each row."""
@@ -128,9 +141,9 @@ class UncachedSession:
 
     def __init__(self, model: PreTrainedModel, rows: int) -> None:
         self._model = model
-        self.device = model.device
-        self.length = torch.zeros(rows, dtype=torch.long, device=model.device)
-        self._text = torch.zeros(rows, 0, dtype=torch.long, device=model.device)
+        self.device = input_device(model)
+        self.length = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self._text = torch.zeros(rows, 0, dtype=torch.long, device=self.device)
 
     def _put(self, rows: Tensor, start: Tensor, tokens: Tensor) -> Tensor:
         columns = start[:, None] + torch.arange(tokens.shape[1], device=self.device)
@@ -159,19 +172,23 @@ class UncachedSession:
         last: bool = False,
     ) -> Tensor:
         """Read ``tokens`` [b, n]; see ``policy.Session``."""
-        rows = torch.arange(len(self.length), device=self.device) if rows is None else rows
-        columns = self._put(rows, self.length[rows], tokens)
-        new = self.length[rows] + (tokens.shape[1] if counts is None else counts)
-        if last:
-            columns = new[:, None] - 1
+        rows, columns = self._take(tokens, rows, counts, last)
         wanted, where = torch.unique(columns, return_inverse=True)
         logits = self._model(  # padding stands right, where a causal model cannot see it
             input_ids=self._text[rows, : int(wanted[-1]) + 1],
             use_cache=False,
             logits_to_keep=wanted,
         ).logits
-        self.length[rows] = new
         return logits[torch.arange(len(rows), device=self.device)[:, None], where]
+
+    def _take(
+        self, tokens: Tensor, rows: Tensor | None, counts: Tensor | None, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Put what ``read`` is given behind the texts; the rows, and the columns asked about."""
+        rows = torch.arange(len(self.length), device=self.device) if rows is None else rows
+        columns = self._put(rows, self.length[rows], tokens)
+        self.length[rows] += tokens.shape[1] if counts is None else counts
+        return rows, self.length[rows, None] - 1 if last else columns
 
     def rewind(self, length: Tensor) -> None:
         """Forget what lies beyond ``length`` [B] in each row."""
@@ -194,19 +211,31 @@ class HFPolicy:
         self.tokenizer = tokenizer
         self.name = name
         self.vocab_size = int(model.config.get_text_config(decoder=True).vocab_size)
-        self.eos_ids = _eos_ids(model, tokenizer)
+        self.eos_ids = eos_ids(model.config, getattr(model, "generation_config", None), tokenizer)
 
     @classmethod
     def load(
-        cls, path: str | Path, name: str, dtype: str = "float32", device: str | None = None
+        cls,
+        path: str | Path,
+        name: str,
+        dtype: str = "float32",
+        device: str | None = None,
+        device_map: str | dict[str, int | str] | None = None,
+        trust_remote_code: bool = False,
     ) -> HFPolicy:
         """Load a local model directory, safetensors only, and check its tokenizer.
 
-        ``dtype`` is the compute dtype: float32, float64 or bfloat16. Raises ``TokenshiftError``
-        where the directory, its weights or its tokenizer are missing or damaged.
+        ``dtype`` is the compute dtype: float32, float64 or bfloat16. ``device_map`` spreads the
+        model over several devices, see accelerate; ``device`` then only says which kind they are.
+        Code that lies beside the weights runs only with ``trust_remote_code``. Raises
+        ``TokenshiftError`` where the directory, its weights or its tokenizer are missing or
+        damaged.
         """
         directory = Path(path)
-        config, fingerprint = load_config(directory), directory_fingerprint(directory)
+        config, fingerprint = (
+            load_config(directory, trust_remote_code),
+            directory_fingerprint(directory),
+        )
         tokenizer = load_tokenizer(directory)
         check_tokenizer(tokenizer, config.get_text_config(decoder=True).vocab_size, directory)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -220,13 +249,17 @@ class HFPolicy:
                     dtype=DTYPES[dtype],
                     use_safetensors=True,
                     local_files_only=True,
+                    trust_remote_code=trust_remote_code,
                     attn_implementation=attention,
+                    device_map=device_map,
                     output_loading_info=True,
                 )
         except Exception as error:
+            cause = "its files may be damaged: fetch or train it again"
+            if device_map is not None:
+                cause = f"{cause}, or 'device_map' does not fit it"
             raise TokenshiftError(
-                f"the model in {directory} cannot be loaded ({first_line(error)}); "
-                "its files may be damaged: fetch or train it again"
+                f"the model in {directory} cannot be loaded ({first_line(error)}); {cause}"
             ) from error
         absent = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
         if absent:
@@ -234,7 +267,9 @@ class HFPolicy:
                 f"the weights in {directory} lack or misshape {len(absent)} tensors, the first "
                 f"{absent[0]}; the directory is incomplete: fetch or train it again"
             )
-        policy = cls(model.to(device).eval(), tokenizer, name)
+        if device_map is None:
+            model = model.to(device)
+        policy = cls(model.eval(), tokenizer, name)
         policy.fingerprint = fingerprint
         return policy
 
@@ -299,25 +334,46 @@ class HFPolicy:
         The prompt fills the cache and gives position 0; then each block of the response is one
         forward, so that never more than ``SCORED_LOGITS`` logits are held.
         """
-        if len(prompts) != len(responses):
-            raise TokenshiftError(f"{len(prompts)} prompts came with {len(responses)} responses")
-        if not all(len(prompt) for prompt in prompts):
-            raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
+        check_prompts(prompts, responses=responses)
         longest = max((len(response) for response in responses), default=0)
         if not longest:
             return
         block = max(1, min(block, SCORED_LOGITS // (len(prompts) * self.vocab_size)))
-        tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, (prompt, response) in enumerate(zip(prompts, responses)):
-            read = [prompt[-1], *response[:-1]]
-            tokens[row, : len(read)] = torch.tensor(read, dtype=torch.long)
         session = self.open(len(prompts))
-        tokens = tokens.to(session.device)
-        everyone = torch.arange(len(prompts), device=session.device)
-        session.enter(everyone, [prompt[:-1] for prompt in prompts])
+        tokens = enter_prompts(session, prompts, responses)
         for start in range(0, longest, block):
             stop = min(start + block, longest)
             yield slice(start, stop), session.read(tokens[:, start:stop])
+
+    @torch.inference_mode()
+    def scorer(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Teacher forcing on hidden states that are kept. See ``policy.KeepsStates``."""
+        check_prompts(prompts, responses=responses)
+        if not self._is_split:
+            return None
+        split, windows = SplitModel(self.model), self._windows
+        opened = None if windows is None else partial(HFSession, split.body, windows=windows)
+        states = read_states(split, opened, prompts, responses)
+
+        @torch.inference_mode()
+        def logits(rows: Tensor, positions: Tensor) -> Tensor:
+            return split.logits(states[rows.to(states.device), positions.to(states.device)])
+
+        return logits
+
+    @cached_property
+    def _is_split(self) -> bool:
+        """Whether the model is a body and a head, found by trial."""
+        fault = split_fault(self.model, self.vocab_size)
+        if fault:
+            warnings.warn(
+                f"{self.name} ({self.model.config.model_type}) is scored by whole forwards, whose "
+                f"logits take more memory: {fault}",
+                stacklevel=2,
+            )
+        return not fault
 
 
 def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabulary: int) -> str:
@@ -325,19 +381,20 @@ def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabul
 
     Two rows of different lengths go through what sessions do, beside the model's plain forward.
     """
-    ids = torch.arange(12, device=model.device).view(2, 6) % vocabulary
-    texts, both = [ids[0, :2].tolist(), ids[1, :3].tolist()], torch.arange(2, device=model.device)
+    device = input_device(model)
+    ids = torch.arange(12, device=device).view(2, 6) % vocabulary
+    texts, both = [ids[0, :2].tolist(), ids[1, :3].tolist()], torch.arange(2, device=device)
     tolerance = {torch.float64: 1e-5, torch.float32: 1e-3}.get(model.dtype, 0.1)
     try:
         session = HFSession(model, 2, windows)
         session.enter(both, texts)
         session.read(ids.flip(0)[:, :2])
-        session.rewind(torch.tensor([2, 3], device=model.device))
-        mine = session.read(ids[:, 3:], both, torch.tensor([2, 3], device=model.device))
+        session.rewind(torch.tensor([2, 3], device=device))
+        mine = session.read(ids[:, 3:], both, torch.tensor([2, 3], device=device))
         for row, count in enumerate((2, 3)):
             whole = torch.tensor([texts[row] + ids[row, 3 : 3 + count].tolist()])
             with torch.inference_mode():
-                plain = model(input_ids=whole.to(model.device), use_cache=False).logits[0, -count:]
+                plain = model(input_ids=whole.to(device), use_cache=False).logits[0, -count:]
             if not bool(plain.isfinite().all()):
                 return ""  # a damaged model, as whoever reads its logits will say
             difference = (mine[row, :count] - plain).abs().max()
@@ -348,10 +405,13 @@ def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabul
     return ""
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every id that ends a response: by the configurations and by the tokenizer."""
-    generation = getattr(model, "generation_config", None)
-    named = [model.config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
+def eos_ids(
+    config: PreTrainedConfig,
+    generation: GenerationConfig | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[int, ...]:
+    """Every id that ends a response: by both configurations (or None) and by the tokenizer."""
+    named = [config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
     named.append(generation.eos_token_id if generation is not None else None)
     ids: set[int] = set()
     for value in named:
@@ -371,12 +431,27 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_config(directory: Path) -> PreTrainedConfig:
+def load_config(directory: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
     """A model directory's configuration; refuses what is missing or cannot be read."""
     check_model_directory(directory)
     try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
+        return AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except (ValueError, KeyError, OSError) as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise TokenshiftError(
+                f"the model in {directory} needs code that lies beside it, which is not run: read "
+                "it, and where you trust it say 'trust_remote_code: true' of the model in the study"
+            ) from None
         raise TokenshiftError(
             f"{directory}/config.json cannot be read ({first_line(error)}); fetch or train it again"
         ) from error
+
+
+def model_ends(directory: Path) -> tuple[int, ...]:
+    """Ids of the tokens that end a model's response, read without its weights."""
+    generation = None
+    if (directory / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(directory, local_files_only=True)
+    return eos_ids(load_config(directory), generation, load_tokenizer(directory))

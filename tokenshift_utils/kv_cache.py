@@ -57,15 +57,15 @@ class RaggedLayer(DynamicLayer):
         place = self._place
         if place.width > self._rooms[0].shape[2]:
             self._grow(max(place.width, self._rooms[0].shape[2] * 3 // 2))
-        rows = slice(None) if place.rows is None else place.rows
-        at = place.rows
-        if at is None:
-            at = torch.arange(len(key_states), device=self.device)
+        rows, columns = slice(None), place.columns.to(self.device)
+        at = torch.arange(len(key_states), device=self.device)
+        if place.rows is not None:
+            rows = at = place.rows.to(self.device)
         for room, states in zip(self._rooms, (key_states, value_states)):
             if states.shape[2] == 1:
-                room[at, :, place.columns[:, 0]] = states[:, :, 0]
+                room[at, :, columns[:, 0]] = states[:, :, 0]
             else:
-                room[at[:, None], :, place.columns] = states.transpose(1, 2)
+                room[at[:, None], :, columns] = states.transpose(1, 2)
         self.keys, self.values = (room[rows, :, : place.width] for room in self._rooms)
         return self.keys, self.values
 
@@ -77,6 +77,7 @@ class RaggedLayer(DynamicLayer):
 
     def copy_rows(self, source: Tensor, target: Tensor, width: int) -> None:
         """Give the rows ``target`` what the rows ``source`` hold in their first columns."""
+        source, target = source.to(self.device), target.to(self.device)
         for room in self._rooms:
             room[target, :, :width] = room[source, :, :width]
 

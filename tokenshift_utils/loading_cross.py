@@ -3,7 +3,6 @@ random controls, whose rates come from the runs that they are to match."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,7 +16,14 @@ from tokenshift_utils.cross_settings import FORWARD, REVERSE, RateSearch, Settin
 from tokenshift_utils.rollouts import get_rollouts, rollout_artefacts
 from tokenshift_utils.single_token import get_single_token, single_token_artefacts
 
-__all__ = ["CrossRecords", "cross_examples", "cross_records", "cross_switches"]
+__all__ = [
+    "CrossRecords",
+    "control_artefacts",
+    "cross_artefacts",
+    "cross_examples",
+    "cross_records",
+    "cross_switches",
+]
 
 # A pilot of one sample a problem ends the search for a rate at this distance from the target
 # (relative), at the noise of counting it there, or after so many tries; on all samples matched is
@@ -86,13 +92,10 @@ def _call(study, setting: Setting, rate: float | None, **more) -> dict:
     }
 
 
-def _runs(
-    study, rates: dict[Setting, float | None], also: Iterable = (), **more
-) -> dict[Setting, pd.DataFrame]:
-    """Runs of some settings, those of random rules at the given rates; `also` is computed too."""
+def _runs(study, rates: dict[Setting, float | None], **more) -> dict[Setting, pd.DataFrame]:
+    """Runs of some settings, those of random rules at the given rates."""
     calls = {setting: _call(study, setting, rate, **more) for setting, rate in rates.items()}
-    wanted = [a for call in calls.values() for a in cross_sampling_artefacts(**call)]
-    executor.run(study, [*also, *wanted])
+    executor.run(study, [a for call in calls.values() for a in cross_sampling_artefacts(**call)])
     return {setting: get_cross_sampling(**call)[0] for setting, call in calls.items()}
 
 
@@ -103,9 +106,9 @@ def cross_records(study) -> CrossRecords:
     rule; then those that replace as many tokens effectively, at rates found by bisection.
     """
     rollout_calls, single = _rollout_calls(study), _single_token_pairs(study)
-    also = [a for m, call in rollout_calls.items() for a in rollout_artefacts(study, m, **call)]
-    also += [a for pair in single for a in single_token_artefacts(study, *pair)]
-    runs, focus = _independent_runs(study, also)
+    executor.run(study, cross_artefacts(study))
+    runs = _runs(study, dict.fromkeys(settings.curve_settings(study)))
+    focus = _runs(study, dict.fromkeys(settings.focus_settings(study)), **_here(study))
     runs |= _random_runs(study, runs)
     rules, interventions = _on_focus(study, runs, focus)
     return CrossRecords(
@@ -130,13 +133,34 @@ def _single_token_pairs(study) -> list[tuple[str, str]]:
     ]
 
 
-def _independent_runs(study, also: Iterable) -> tuple[dict, dict]:
-    """(the JS rule on all benchmarks, all settings of one benchmark), computed in one go."""
-    here = {"benchmarks": [study.cross_benchmark]}
-    focus = dict.fromkeys(settings.focus_settings(study))
-    wanted = [a for s in focus for a in cross_sampling_artefacts(**_call(study, s, None, **here))]
-    runs = _runs(study, dict.fromkeys(settings.curve_settings(study)), also=[*also, *wanted])
-    return runs, _runs(study, focus, **here)
+def _here(study) -> dict[str, list[str]]:
+    return {"benchmarks": [study.cross_benchmark]}
+
+
+def cross_artefacts(study) -> list[executor.Artefact]:
+    """What section 2 asks of the store first: everything but the random controls."""
+    calls = _rollout_calls(study)
+    wanted = [a for m, call in calls.items() for a in rollout_artefacts(study, m, **call)]
+    for pair in _single_token_pairs(study):
+        wanted += single_token_artefacts(study, *pair)
+    calls = [_call(study, s, None) for s in settings.curve_settings(study)]
+    calls += [_call(study, s, None, **_here(study)) for s in settings.focus_settings(study)]
+    return wanted + [a for call in calls for a in cross_sampling_artefacts(**call)]
+
+
+def control_artefacts(study) -> list[tuple[executor.Artefact, int]]:
+    """Artefacts like those of the random controls, with how many there are at most.
+
+    Their rates come from the runs that they match, so here they have another.
+    """
+    pilot = {"samples": 1}
+    tries = [("switched", {}, 1), ("effective", pilot, PILOT_TRIES), ("effective", {}, FULL_TRIES)]
+    return [
+        (artefact, most)
+        for match, call, most in tries
+        for setting in settings.control_settings(study, match)
+        for artefact in cross_sampling_artefacts(**_call(study, setting, 0.5) | call)
+    ]
 
 
 def _random_runs(study, runs: dict[Setting, pd.DataFrame]) -> dict[Setting, pd.DataFrame]:

@@ -12,7 +12,9 @@ renormalised distributions: ``js`` applied to what ``nucleus.truncate(...).log_p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +22,9 @@ from torch import Tensor
 from tokenshift_utils.errors import TokenshiftError
 
 LN2 = math.log(2.0)
+CPU_ROWS = 2**18  # log-probabilities that ``pair`` works on at once, on a CPU
+DENSE = 2**22  # log-probabilities that ways with many intermediate results work on at once
+BLOCK = 128  # tokens; ``largest`` first looks for the blocks that can hold the largest entries
 
 
 def require_float(x: Tensor, what: str) -> None:
@@ -108,6 +113,107 @@ def independent_disagreement(logp: Tensor, logq: Tensor) -> Tensor:
     return refuse_nan(value, "disagreements").clamp(0.0, 1.0)
 
 
+class PairMeasures(NamedTuple):
+    """What ``pair`` finds, each ``[n]``: nats, but for the total variation distance ``tv``."""
+
+    entropy_p: Tensor
+    entropy_q: Tensor
+    kl_pq: Tensor
+    kl_qp: Tensor
+    js: Tensor
+    tv: Tensor
+
+
+def pair(logp: Tensor, logq: Tensor) -> PairMeasures:
+    """All measures between the rows of ``logp`` and ``logq`` [n, V] in few passes over them.
+
+    The same as the functions above up to rounding. Rows with impossible tokens, or with tokens
+    whose log-probabilities are 88 nats apart, are left to those functions.
+    """
+    _pair(logp, logq)
+    found = PairMeasures(*_sums(logp, logq))
+    odd = (~torch.stack(found).isfinite().all(0)).nonzero().squeeze(-1)
+    for rows in odd.split(max(1, DENSE // logp.shape[-1])):
+        if len(rows):
+            p, q = logp[rows], logq[rows]
+            exact = (entropy(p), entropy(q), kl(p, q), kl(q, p), js(p, q), total_variation(p, q))
+            for values, some in zip(found, exact, strict=True):
+                values[rows] = some
+    return found
+
+
+def _plain_sums(logp: Tensor, logq: Tensor, scratch: Sequence[Tensor | None] = (None,) * 4):
+    """``PairMeasures`` of rows where everything is finite; elsewhere something comes out NaN or inf.
+
+    ``scratch`` is memory to work in, four tensors shaped as ``logp``.
+    """
+    p, q = torch.exp(logp, out=scratch[0]), torch.exp(logq, out=scratch[1])
+    apart = torch.sub(logp, logq, out=scratch[2])
+
+    def dot(x: Tensor, y: Tensor) -> Tensor:
+        return torch.mul(x, y, out=scratch[3]).sum(-1)
+
+    entropies = -dot(p, logp), -dot(q, logq)
+    kl_pq, kl_qp = dot(p, apart), -dot(q, apart)
+    # log (p + q) / 2p, which is exact where the two are nearly equal; with it JS is
+    # 1/2 sum [p log 2p/(p + q) + q log 2q/(p + q)] = 1/2 [KL(q || p) - sum (p + q) log (p + q)/2p]
+    ratio = apart.neg_().expm1_().mul_(0.5).log1p_()
+    js = (kl_qp - dot(p, ratio) - dot(q, ratio)) / 2
+    moved = p.sub_(q)
+    total = moved.sum(-1)  # 0 up to rounding
+    tv = moved.clamp_min_(0.0).sum(-1) - total / 2  # (abs takes twenty times longer on a CPU)
+    least = (value.clamp_min(0.0) for value in (*entropies, kl_pq, kl_qp))
+    return *least, js.clamp(0.0, LN2), tv.clamp(0.0, 1.0)
+
+
+_kernels: list[Callable] = []  # `_plain_sums` for a GPU, once it was asked for
+
+
+def _sums(logp: Tensor, logq: Tensor) -> Sequence[Tensor]:
+    """``_plain_sums`` as fast as the device has it.
+
+    On a CPU a few rows at a time in the same memory, since new memory takes longer than the
+    arithmetic; on a GPU as one kernel that reads a row once or twice, if there is a compiler.
+    """
+    if not logp.is_cuda:
+        rows = max(1, CPU_ROWS // logp.shape[-1])
+        scratch = logp.new_empty(4, min(rows, len(logp)), logp.shape[-1])
+        parts = [
+            _plain_sums(p, q, [part[: len(p)] for part in scratch])
+            for p, q in zip(logp.split(rows), logq.split(rows))
+        ]
+        return [torch.cat(values) for values in zip(*parts)]
+    if not _kernels:
+        _kernels.append(torch.compile(_plain_sums, dynamic=True))
+    try:
+        return _kernels[0](logp, logq)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, OSError, ImportError) as error:  # a compiler is missing or broken
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        warnings.warn(f"measures cannot be compiled, which is slower: {reason}", stacklevel=2)
+        _kernels[0] = _plain_sums
+        return _plain_sums(logp, logq)
+
+
+def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` largest entries of each row of ``[B, V]``: values and ids ``[B, k]``, descending.
+
+    What ``torch.topk`` returns, but a large vocabulary is read only once: the k largest entries are
+    within the k blocks with the largest maxima (among equal entries, any may be returned).
+    """
+    vocab = rows.shape[-1]
+    if 4 * k * BLOCK > vocab:
+        return torch.topk(rows, min(k, vocab), dim=-1)
+    whole = vocab // BLOCK * BLOCK
+    blocks = torch.topk(rows[:, :whole].unflatten(-1, (-1, BLOCK)).amax(-1), k, dim=-1).indices
+    inside = torch.arange(BLOCK, device=rows.device)
+    rest = torch.arange(whole, vocab, device=rows.device).expand(len(rows), -1)
+    ids = torch.cat([(blocks.unsqueeze(-1) * BLOCK + inside).flatten(1), rest], dim=-1)
+    values, place = torch.topk(rows.gather(-1, ids), k, dim=-1)
+    return values, ids.gather(-1, place)
+
+
 def top_k(logp: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` most probable tokens, ids and log-probs ``[..., k]``, descending, ties by lower id.
 
@@ -117,7 +223,7 @@ def top_k(logp: Tensor, k: int) -> tuple[Tensor, Tensor]:
     vocab = logp.shape[-1]
     k = min(k, vocab)
     rows = logp.reshape(-1, vocab)
-    values, ids = torch.topk(rows, min(k + 1, vocab), dim=-1)
+    values, ids = largest(rows, k + 1)
     tied = (values[:, 1:] == values[:, :-1]).any(-1)
     values, ids = values[:, :k].contiguous(), ids[:, :k].contiguous()
     if bool(tied.any()):
@@ -165,16 +271,13 @@ def rank_of(logp: Tensor, ids: Tensor) -> Tensor:
     return 1 + ((logp > value) | ((logp == value) & before)).sum(-1)
 
 
-def mass_moved(logp: Tensor, logq: Tensor, ks: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Probability gained on going from ``p`` (base) to ``q`` (tuned), and by whom.
+def mass_gained(logp: Tensor, logq: Tensor, ids: Tensor) -> Tensor:
+    """Probability that tokens gain on going from ``p`` to ``q``, summed along a ranked list.
 
-    Returns ``inside`` [..., len(ks)], the mass gained by tokens within p's top-k for each k, and
-    ``total`` [...], all the mass gained, which is the total variation distance. ``total - inside``
-    came from outside p's top-k.
+    Entry k - 1 of the result ``[..., K]`` is what the first k of ``ids`` [..., K] gain together.
     """
     _pair(logp, logq)
-    gain = (logq.exp() - logp.exp()).clamp_min(0.0)
-    ids, _ = top_k(logp, max(ks))
-    inside = gain.gather(-1, ids).cumsum(-1)
-    columns = torch.tensor([min(k, inside.shape[-1]) - 1 for k in ks], device=inside.device)
-    return inside.index_select(-1, columns), refuse_nan(gain.sum(-1), "mass gains")
+    gain = (logq.gather(-1, ids).exp() - logp.gather(-1, ids).exp()).clamp_min(0.0)
+    gained = gain.cumsum(-1)
+    refuse_nan(gained[..., -1], "mass gains")
+    return gained

@@ -67,12 +67,14 @@ class Insertion:
         self, p: Nucleus, q: Nucleus, keys: Tensor, own_keys: Tensor, positions: Tensor
     ) -> Tensor:
         """The tokens to stand at some places, ids ``[n]``."""
-        if self.name == "own":
-            return p.draw(own_keys, positions)
+        return self.source(p, q).draw(own_keys if self.name == "own" else keys, positions)
+
+    def source(self, p: Nucleus, q: Nucleus) -> Nucleus:
+        """What they are drawn from."""
         if self.name == "extrapolated":
             mixed = (1.0 + self.gain) * q.logp - self.gain * p.logp
-            q = truncate(torch.log_softmax(mixed, dim=-1), q.top_p)
-        return q.draw(keys, positions)
+            return truncate(torch.log_softmax(mixed, dim=-1), q.top_p)
+        return p if self.name == "own" else q
 
 
 THEIR_TOKEN = Insertion()
@@ -101,6 +103,7 @@ SWITCH_COLUMNS = (
     "logp_intervention_of_intervention",
     "tv",
     "independent",
+    "unknown_mass",
 )
 
 
@@ -122,6 +125,7 @@ def describe_switch(p: Nucleus, q: Nucleus, token_p: Tensor, token_q: Tensor) ->
         at(q.logp, token_q),
         measures.total_variation(inside_p, inside_q),
         measures.independent_disagreement(inside_p, inside_q),
+        torch.zeros_like(p.logp[:, 0]),  # both are whole
     ]
     return torch.stack(values, dim=-1).to(torch.float64)
 
@@ -177,7 +181,8 @@ def cross_sample(
         raise TokenshiftError("the insertion 'own' needs row keys of another stream (own_keys)")
     if not len(prompts):
         raise TokenshiftError("there are no prompts to cross-sample")
-    mixer = _Mixer(primary, intervention, prompts, row_keys, rule, sampling, batch_size, insertion)
+    kind = getattr(primary, "mixer", Mixer)
+    mixer = kind(primary, intervention, prompts, row_keys, rule, sampling, batch_size, insertion)
     if own_keys is not None:
         mixer.own_keys = torch.tensor(own_keys, dtype=torch.long, device=mixer.lanes.item.device)
     while mixer.settle():
@@ -185,8 +190,12 @@ def cross_sample(
     return mixer.result()
 
 
-class _Mixer:
-    """The state of one ``cross_sample``: two sessions, the lanes, and the switches found."""
+class Mixer:
+    """The state of one ``cross_sample``: two sessions, the lanes, and the switches found.
+
+    An engine that writes and reads blocks itself (a policy's ``mixer``) replaces ``_draft``,
+    ``_verify`` and ``_switch``; what these give each other is their own business.
+    """
 
     def __init__(
         self, primary, intervention, prompts, row_keys, rule, sampling, batch_size, insertion
@@ -215,9 +224,9 @@ class _Mixer:
 
         A round is cut where the rule fires or a text ends. Work is counted in steps of the primary:
         one a draft, and for the intervention's block about as much as a step and a tenth more a
-        token. The rate starts from one cut in eight tokens, as if seen over 64.
+        token. The rate starts from one cut in 16 tokens, as if seen over as many.
         """
-        rate = min(1.0, (self.cuts + 8) / (self.written + 64))
+        rate = min(1.0, (self.cuts + 1) / (self.written + 16))
 
         def work(k: int) -> float:
             kept = (1.0 - (1.0 - rate) ** k) / rate

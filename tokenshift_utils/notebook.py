@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tokenshift_utils import paths
+from tokenshift_utils import hub, paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.study import Study, load_study
 
@@ -63,6 +63,16 @@ PARAMETERS: dict[str, dict[str, str]] = {
 SECTION_OF = {"04_weighted_objective": "weighted", "05_robustness": "robustness"}
 
 _SHOWN_VERSIONS = ("tokenshift_utils", "torch", "transformers", "numpy", "pandas", "math-verify")
+
+
+def lacks_section(notebook: str, study: Study) -> str:
+    """Why a notebook is not for a study, as one sentence; "" where it is."""
+    section = SECTION_OF.get(notebook)
+    if section is None or getattr(study, section) is not None:
+        return ""
+    return (
+        f"study {study.name} has no '{section}' section, so notebook {notebook} has nothing to do"
+    )
 
 
 def versions() -> dict[str, str]:
@@ -150,11 +160,8 @@ def start(notebook: str, namespace: dict[str, Any]) -> Notebook:
             "longer sets: restore it (None means as in the study)"
         )
     study = load_study(namespace["study"])
-    section = SECTION_OF.get(notebook)
-    if section and getattr(study, section) is None:
-        raise TokenshiftError(
-            f"study {study.name} has no '{section}' section, so notebook {notebook} has nothing to do"
-        )
+    if lack := lacks_section(notebook, study):
+        raise TokenshiftError(lack)
     values = {name: namespace[name] for name in PARAMETERS[notebook]}
     changed = {name: value for name, value in values.items() if value is not None}
     if changed:
@@ -190,6 +197,8 @@ def _announce(notebook: str, study: Study, changed: dict[str, Any]) -> None:
     display(Markdown(f"**{study.title}.** {study.note}"))
     for name, value in changed.items():
         print(f"{name} = {value!r} here, in place of the study's {PARAMETERS[notebook][name]}")
+    if found := hub.unpinned(study):
+        print(hub.unpinned_warning(study, found))
     print(" · ".join(f"{name} {number}" for name, number in versions().items()))
 
 

@@ -8,14 +8,14 @@ from a top-k that grows where the mass is not covered, so a vocabulary is never 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.measures import refuse_nan, require_float, top_mask
+from tokenshift_utils.measures import DENSE, largest, refuse_nan, require_float, top_mask
 from tokenshift_utils.noise import argmax_lowest, gumbel
 
 FIRST_K = 16  # trained models rarely need more at top-p 0.7
@@ -34,17 +34,18 @@ def check_temperature(temperature: float) -> None:
         raise TokenshiftError(f"temperature is {temperature!r}; give a finite number above 0")
 
 
-def log_softmax32(logits: Tensor, temperature: float = 1.0) -> Tensor:
+def log_softmax32(logits: Tensor, temperature: float = 1.0, out: Tensor | None = None) -> Tensor:
     """Log-probabilities at ``temperature``, ``[..., V]``, float32 (float64 stays float64).
 
     Half-precision logits are widened before anything is summed. Logits that make a row's
-    normaliser NaN raise, naming the row.
+    normaliser NaN raise, naming the row. With ``out`` they go there, and ``logits`` may be
+    overwritten.
     """
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.to(torch.float32)
     if temperature != 1.0:
-        logits = logits / temperature
-    logp = torch.log_softmax(logits, dim=-1)
+        logits = torch.div(logits, temperature, out=None if out is None else logits)
+    logp = torch.log_softmax(logits, dim=-1, out=out)
     refuse_nan(logp[..., 0], "logits")  # a NaN or +inf anywhere in a row makes all of it NaN
     return logp
 
@@ -132,6 +133,54 @@ class Nucleus:
         return tokens
 
 
+def on_supports(p: Nucleus, q: Nucleus) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What two nuclei of ``[n, V]`` keep: yields ``(rows, logp, logq)``, every row once.
+
+    ``logp`` and ``logq`` [rows, m] are truncated and renormalised as by ``log_probs``, without most
+    of the tokens that neither keeps: those of the two lists, of longer ones where they are too
+    short, and the whole vocabulary where these are too.
+    """
+    everyone = torch.arange(len(p.logp), device=p.logp.device)
+    k = p.logp.shape[-1] if p.edge is None else p.ids.shape[-1] * GROWTH
+    if k >= p.logp.shape[-1]:
+        yield everyone, p.log_probs(), q.log_probs()
+        return
+    listed = p.listed & q.listed
+    wide = ~listed & (torch.maximum(p.size, q.size) >= k)  # also too long for the next list
+    if bool(listed.any()):
+        rows = everyone[listed]
+        yield rows, *_union(p, q, rows)
+    for rows in everyone[wide].split(max(1, DENSE // p.logp.shape[-1])):
+        if len(rows):
+            yield rows, p.select(rows).log_probs(), q.select(rows).log_probs()
+    if not bool((listed | wide).all()):
+        rows = everyone[~listed & ~wide]
+        longer = [_truncate(x.logp[rows], x.top_p, k) for x in (p, q)]
+        for some, logp, logq in on_supports(*longer):
+            yield rows[some], logp, logq
+
+
+def _union(p: Nucleus, q: Nucleus, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Truncated log-probabilities ``[rows, 2 k]`` on the tokens of the first list, and on those of
+    the second that the first does not keep. Nothing ties across an edge here, so that a token is
+    kept where it is no less probable than the last one kept."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    for first, one, other in ((True, p, q), (False, q, p)):
+        kept = torch.arange(one.ids.shape[-1], device=rows.device) < one.size[rows, None]
+        theirs = other.logp[rows[:, None], one.ids[rows]]
+        both = kept & (theirs >= other.edge[rows])
+        if not first:  # those kept by both stand in the first part
+            kept, both = kept & ~both, torch.zeros_like(both)
+        mine, theirs = (
+            (values - x.mass[rows].log().to(values.dtype).unsqueeze(-1)).masked_fill(
+                ~inside, -torch.inf
+            )
+            for x, values, inside in ((one, one.values[rows], kept), (other, theirs, both))
+        )
+        parts.append((mine, theirs) if first else (theirs, mine))
+    return torch.cat([a for a, _ in parts], -1), torch.cat([b for _, b in parts], -1)
+
+
 def _join(parts: Sequence[Nucleus], join: Callable[[list[Tensor]], Tensor]) -> Nucleus:
     def field(name: str) -> Tensor | None:
         values = [getattr(part, name) for part in parts]
@@ -158,7 +207,7 @@ def _truncate(logp: Tensor, top_p: float, k: int) -> Nucleus:
         mass = torch.ones_like(size, dtype=torch.float64)
         return Nucleus(logp, top_p, size, mass, None, None, None)
     flat = logp.reshape(-1, logp.shape[-1])
-    values, ids = torch.topk(flat, min(k, flat.shape[-1]), dim=-1)
+    values, ids = largest(flat, k)
     size, edge, mass = _edge(flat, values, top_p)
     shape = logp.shape[:-1]
     lists = (ids.view(*shape, -1), values.view(*shape, -1))
@@ -181,6 +230,6 @@ def _edge(logp: Tensor, values: Tensor, top_p: float) -> tuple[Tensor, Tensor, T
     open_rows = (size > k).nonzero().squeeze(-1)
     if len(open_rows):
         some = logp[open_rows]
-        more = torch.topk(some, min(k * GROWTH, vocab), dim=-1).values
+        more, _ = largest(some, k * GROWTH)
         size[open_rows], edge[open_rows], total[open_rows] = _edge(some, more, top_p)
     return size, edge, total

@@ -23,19 +23,33 @@ __all__ = [
 
 LN2 = float(np.log(2))
 _FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
+_NOISE = "#8C8C8C"  # what rounding makes
 _TOP = 0.6932  # nats; above ln 2 in single precision too
 
 
-def plot_js_distribution(study, shifts: dict[str, pd.DataFrame]) -> Figure:
-    """Histogram of JS on a log axis, and the share of positions above each JS."""
+def plot_js_distribution(
+    study, shifts: dict[str, pd.DataFrame], floor: pd.DataFrame | None = None
+) -> Figure:
+    """Histogram of JS on a log axis, and the share of positions above each JS.
+
+    ``floor`` are shifts that bfloat16 alone makes, shown in the histogram.
+    """
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.1))
     edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(_TOP), 19)])
     grid = np.logspace(np.log10(_FLOOR), np.log10(_TOP), 200)
-    for model, frame in shifts.items():
-        hue = color(study, model)
+
+    def histogram(frame: pd.DataFrame, **looks) -> None:
         js = np.maximum(frame["js"].to_numpy(), _FLOOR / 2)
         counts, _ = np.histogram(js, edges)
-        left.stairs(100 * counts / len(js), edges, color=hue, linewidth=1.6)
+        left.stairs(100 * counts / len(js), edges, **looks)
+
+    names = _names(study, shifts)
+    if floor is not None:
+        histogram(floor, color=_NOISE, fill=True, alpha=0.5)
+        names |= {"bfloat16 alone": _NOISE}
+    for model, frame in shifts.items():
+        hue = color(study, model)
+        histogram(frame, color=hue, linewidth=1.6)
         for column, support in SUPPORTS.items():
             ordered = np.sort(frame[column].to_numpy())
             above = 1 - np.searchsorted(ordered, grid, side="right") / len(ordered)
@@ -46,7 +60,7 @@ def plot_js_distribution(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     left.set_title("Histogram, truncated distributions")
     right.set(xscale="log", xlabel="x (nats)", ylabel="positions with JS > x (%)", ylim=(0, None))
     right.set_title("Survival: truncated —, full ····")
-    name_lines(left, _names(study, shifts), at=(0.2, 0.97))
+    name_lines(left, names, at=(0.2, 0.97))
     return fig
 
 

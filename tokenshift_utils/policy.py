@@ -6,18 +6,20 @@ token by token or block by block. Analyses know only this protocol, so that anot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import directory_fingerprint
+from tokenshift_utils.fingerprints import directory_fingerprint, is_adapter
 from tokenshift_utils.nucleus import check_temperature, check_top_p
+from tokenshift_utils.prompts import stop_token_ids
 
 if TYPE_CHECKING:
     from tokenshift_utils.study import Study
@@ -136,22 +138,78 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsStates(Protocol):
+    """A policy that can keep a model's hidden states, and make logits of them where wanted."""
+
+    def scorer(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Teacher forcing: read the responses once, and return what gives their logits.
+
+        That is called with rows and response positions, int64 ``[n]`` each, and returns the logits
+        ``[n, V]`` that emit the tokens there, as ``Policy.score`` does. None where a model cannot
+        be used so.
+        """
+        ...
+
+
 def stop_ids(*policies: Policy) -> tuple[int, ...]:
     """The union of the policies' stop ids, sorted."""
     return tuple(sorted({i for policy in policies for i in policy.eos_ids}))
 
 
 def load_policy(study: Study, model_name: str) -> Policy:
-    """The policy of a model or checkpoint of the study; the last few stay loaded.
+    """The policy of a model or checkpoint of the study, which ends on the study's stop tokens too."""
+    policy = _policy(study, model_name)
+    own = vars(policy).setdefault("own_eos_ids", policy.eos_ids)  # policies stay, for other studies
+    policy.eos_ids = tuple(sorted({*own, *stop_token_ids(policy.tokenizer, study.stop_tokens)}))
+    return policy
 
-    One whose files have changed since is loaded again.
+
+def _policy(study: Study, model_name: str) -> Policy:
+    """The last few policies stay loaded; one whose files have changed since is loaded again.
+
+    A PEFT adapter goes on the base model, which is loaded once for both.
     """
-    path = study.model_path(model_name)
-    return _loaded(path, model_name, study.dtype, directory_fingerprint(path))
+    if study.backend == "vllm":
+        from tokenshift_utils import vllm_policy
+
+        return vllm_policy.load(study, model_name)
+    path, trusted = study.model_path(model_name), study.model(model_name).trust_remote_code
+    if is_adapter(path):
+        from tokenshift_utils.adapters import put_on
+
+        return put_on(_policy(study, study.base), path, model_name)
+    placed, fingerprint = json.dumps(study.device_map), directory_fingerprint(path)
+    return _loaded(path, model_name, study.dtype, placed, trusted, fingerprint)
 
 
-@lru_cache(maxsize=4)
-def _loaded(path: Path, name: str, dtype: str, fingerprint: str) -> Policy:
+def _keep_last(load: Callable[..., Policy]) -> Callable[..., Policy]:
+    """Keep what the last calls loaded: four policies on a CPU, two on GPUs, whose memory is scarce.
+
+    The one that was unused longest goes before another is loaded.
+    """
+    kept: dict[tuple, Policy] = {}
+
+    @wraps(load)
+    def loaded(*key: Any) -> Policy:
+        if key in kept:
+            kept[key] = kept.pop(key)
+        else:
+            while len(kept) >= (2 if torch.cuda.is_available() else 4):
+                del kept[next(iter(kept))]
+            kept[key] = load(*key)
+        return kept[key]
+
+    return loaded
+
+
+@_keep_last
+def _loaded(
+    path: Path, name: str, dtype: str, device_map: str, trusted: bool, fingerprint: str
+) -> Policy:
     from tokenshift_utils.hf_policy import HFPolicy
 
-    return HFPolicy.load(path, name, dtype)
+    placed = json.loads(device_map)
+    return HFPolicy.load(path, name, dtype, device_map=placed, trust_remote_code=trusted)

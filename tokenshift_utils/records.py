@@ -41,9 +41,21 @@ _OUTCOME = [
 _VERDICT = [
     Column("text", _TEXT, "The response decoded, without special tokens"),
     Column(
-        "answer", _TEXT, "Content of the one \\boxed{...}; null where there is not just one", True
+        "answer",
+        _TEXT,
+        "Final answer by the study's verifier: content of the one \\boxed{...}, or what follows the"
+        " last 'Answer:'; null where there is none",
+        True,
     ),
-    Column("correct", _FLAG, "Ended by itself, and its one boxed answer equals the problem's"),
+    Column("correct", _FLAG, "Ended by itself, and its final answer equals the problem's"),
+    Column(
+        "options",
+        _IDS,
+        "Multiple choice: which of the source's options stood at A, B and so on, 0 the right one, in"
+        " an order that hangs on seed, benchmark and problem id (benchmarks.option_order); null"
+        " elsewhere",
+        True,
+    ),
 ]
 
 _ROLLOUTS = [
@@ -100,11 +112,21 @@ _SHIFTS = [
     Column(
         "answer_start",
         _COUNT,
-        "Position at which the last \\boxed{ opens, the same for all rows"
-        " of a response; null where there is none",
+        "Position at which the final answer opens: the last \\boxed{, or the last 'Answer:', as the"
+        " study's verifier has it; the same for all rows of a response; null where there is none",
         True,
     ),
 ]
+
+_UNKNOWN = Column(
+    "unknown_mass",
+    _REAL,
+    "Probability outside the tokens whose log-probs are known under both models, the larger of the"
+    " two: 0 but for an engine that gives only the most probable tokens'. Where it is not, measures"
+    " of full distributions take the rest as one token: js_full is short by at most ln 2 times it,"
+    " tv_full and gains by at most it, entropies and KLs are lower bounds",
+)
+_SHIFTS.append(_UNKNOWN)
 
 _CROSS_KEY = [
     Column("primary", _TEXT, "Model that the tokens come from where the rule does not fire"),
@@ -188,6 +210,7 @@ _SWITCHES = [
     *_LOGPS,
     Column("effective", _FLAG, "Whether the two tokens differ"),
     Column("tv", _REAL, "Total variation distance of the nucleus distributions there"),
+    _UNKNOWN,
 ]
 
 _SINGLE_TOKEN = [

@@ -6,20 +6,23 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokenshift_utils import paths
+from tokenshift_utils import hub, paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.executor import EXECUTOR_VARIABLE, chosen_executor, executor_running
 from tokenshift_utils.notebook import (
     PARAMETERS,
-    SECTION_OF,
     available_notebooks,
     check_parameters,
+    lacks_section,
     versions,
 )
 from tokenshift_utils.study import Study, load_study, study_file
@@ -40,6 +43,7 @@ def reproduce(
     only: Iterable[str] = (),
     fresh: bool = False,
     parameters: dict[str, Any] | None = None,
+    executor: str | None = None,
 ) -> dict:
     """Execute a study's notebooks into ``results/<study>/notebooks``.
 
@@ -53,6 +57,8 @@ def reproduce(
         Drop the study's records first, so that everything is computed anew.
     parameters : dict
         Notebook parameters; each goes to the notebooks that have it.
+    executor : str
+        ``local`` or ``ray``; None means what ``TOKENSHIFT_EXECUTOR`` says, else local.
 
     Returns
     -------
@@ -73,11 +79,16 @@ def reproduce(
     loaded = load_study(study)
     notebooks = select_notebooks(loaded, only)
     given = _parameters_of_each(notebooks, loaded, parameters or {})
+    hub.fetch(loaded)
     check_inputs(loaded)
-    if fresh:
-        shutil.rmtree(paths.records(loaded.name), ignore_errors=True)
-    manifest = _read_manifest(loaded)
-    with _environment(), tqdm(notebooks, unit="notebook", dynamic_ncols=True) as bar:
+    moving = hub.unpinned(loaded)
+    for sentence in _remarks(loaded, notebooks, only, moving):
+        print(sentence, file=sys.stderr)
+    with _environment(executor), executor_running(loaded), _ended_as_interrupted():
+        if fresh:
+            shutil.rmtree(paths.records(loaded.name), ignore_errors=True)
+        manifest = _read_manifest(loaded)
+        bar = tqdm(notebooks, unit="notebook", dynamic_ncols=True)
         for source in bar:
             bar.set_description(source.stem)
             started = time.time()
@@ -86,12 +97,15 @@ def reproduce(
             manifest["notebooks"][source.stem] = {
                 "parameters": given[source.stem],
                 "seconds": round(time.time() - started, 1),
+                "executor": chosen_executor(),
                 "workers": loaded.workers,
                 "versions": versions(),
                 "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
                 "figures": _made(paths.figures(loaded.name), source.stem[:2], ".png"),
                 "tables": _made(paths.tables(loaded.name), source.stem[:2], ".csv"),
             }
+            if moving:
+                manifest["notebooks"][source.stem]["unpinned"] = moving
             _write_manifest(loaded, manifest)
     return manifest
 
@@ -102,7 +116,7 @@ def select_notebooks(study: Study, only: Iterable[str] = ()) -> list[Path]:
     Raises
     ------
     TokenshiftError
-        For a number or name that no notebook has.
+        For a number or name that no notebook has, or a notebook that is not for the study.
     """
     available = available_notebooks()
     wanted = set()
@@ -114,10 +128,21 @@ def select_notebooks(study: Study, only: Iterable[str] = ()) -> list[Path]:
                 f"{', '.join(sorted(path.stem for path in available))}"
             )
         wanted.update(found)
+    for path in wanted:
+        if lack := lacks_section(path.stem, study):
+            raise TokenshiftError(lack)
     if wanted:
         return [path for path in available if path in wanted]
-    sections = {path: SECTION_OF.get(path.stem) for path in available}
-    return [path for path, part in sections.items() if part is None or getattr(study, part)]
+    return [path for path in available if not lacks_section(path.stem, study)]
+
+
+def _remarks(
+    study: Study, notebooks: list[Path], only: Iterable[str], moving: dict[str, str]
+) -> list[str]:
+    """What to say before a run: which notebooks are left out, and what is not pinned."""
+    left_out = [] if only else [p for p in available_notebooks() if p not in notebooks]
+    said = [f"left out: {lacks_section(path.stem, study)}" for path in left_out]
+    return said + ([f"warning: {hub.unpinned_warning(study, moving)}"] if moving else [])
 
 
 def _parameters_of_each(
@@ -148,9 +173,11 @@ def study_argument(study: str | Path) -> str:
 
 
 @contextmanager
-def _environment():
-    """What the kernels inherit: this root, no downloads, and one thread for each process."""
+def _environment(executor: str | None):
+    """What the kernels inherit: this root, where to compute, no downloads, one thread each."""
     before = dict(os.environ)
+    if executor is not None:
+        os.environ[EXECUTOR_VARIABLE] = executor
     os.environ[paths.HOME_VARIABLE] = str(paths.root())
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -161,6 +188,19 @@ def _environment():
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _ended_as_interrupted():
+    """Let SIGTERM, which schedulers send, end a run as Ctrl-C does: with its kernel, in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:

@@ -14,16 +14,21 @@ import pyarrow as pa
 from tokenshift_utils import benchmarks as files
 from tokenshift_utils import executor, records
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import directory_fingerprint
+from tokenshift_utils.fingerprints import directory_fingerprint, is_adapter
 from tokenshift_utils.noise import row_key
 from tokenshift_utils.policy import Policy, Sampling, load_policy, stop_ids
+from tokenshift_utils.prompts import prompt_parts, prompt_text
 from tokenshift_utils.store import code_version
 from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import check_same_tokenizer
 from tokenshift_utils.verify import extract_answer, is_correct
 
-SAMPLER = ("decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy")
-MODULES = (*SAMPLER, "benchmarks", "records", "rollouts", "verify")
+SAMPLER = (
+    *("decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy"),
+    "teacher_forcing",
+)
+ENGINE = ("engines", "listed", "vllm_mixing", "vllm_policy", "vllm_sampler", "vllm_scoring")
+MODULES = (*SAMPLER, "benchmarks", "judge", "prompts", "records", "rollouts", "verify")
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,9 @@ def check_pair(first: Path, second: Path) -> None:
 
 def study_policy(study: Study, model: str) -> Policy:
     """The policy of a model of the study, known to share the base model's tokenizer."""
-    check_pair(study.model_path(study.base), study.model_path(model))
+    path = study.model_path(model)
+    if not is_adapter(path):  # (which has the base model's)
+        check_pair(study.model_path(study.base), path)
     return load_policy(study, model)
 
 
@@ -75,7 +82,7 @@ def items(
     """What to sample: every problem ``samples`` times, problem by problem."""
     made = []
     for problem in problems:
-        text = study.prompt.template.format(problem=problem.problem)
+        text = prompt_text(study, problem.problem)
         prompt = tuple(policy.tokenizer.encode(text, add_special_tokens=False))
         if not prompt:
             raise TokenshiftError(
@@ -89,14 +96,20 @@ def items(
 
 def common_parts(study: Study, benchmark: str, models: Sequence[str]) -> dict:
     """What every record of a benchmark and some models depends on."""
-    return {
+    used = {m: study.model_path(m) for m in models}
+    if any(map(is_adapter, used.values())):
+        used[study.base] = study.model_path(study.base)
+    engine = {}
+    if study.backend == "vllm":
+        engine = {"engine": {"settings": study.vllm.model_dump(), "code": code_version(ENGINE)}}
+    return engine | {
         "benchmark": benchmark,
         "problems": files.digest(files.load_benchmark(study, benchmark)),
-        "models": {m: directory_fingerprint(study.model_path(m)) for m in models},
+        "models": {m: directory_fingerprint(path) for m, path in used.items()},
         "backend": study.backend,
         "dtype": study.dtype,
         "seed": study.seed,
-        "prompt": study.prompt.template,
+        "prompt": prompt_parts(study),
         "verifier": study.verifier,
         "problems_per_shard": study.problems_per_shard,
     }
@@ -105,13 +118,21 @@ def common_parts(study: Study, benchmark: str, models: Sequence[str]) -> dict:
 def verdict(
     policy: Policy, ids: Sequence[Sequence[int]], reasons: Sequence[str], made: Sequence[Item]
 ) -> dict[str, list]:
-    """Columns ``text``, ``answer`` and ``correct``. A response cut at its limit is not correct."""
+    """Columns ``text``, ``answer``, ``correct`` and ``options``, by each problem's own rule.
+
+    A response cut at its limit is not correct.
+    """
     texts = policy.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)
-    correct = [
-        reason == "eos" and is_correct(text, item.problem.answer)
-        for text, reason, item in zip(texts, reasons, made)
-    ]
-    return {"text": texts, "answer": [extract_answer(t) for t in texts], "correct": correct}
+    problems = [item.problem for item in made]
+    return {
+        "text": texts,
+        "answer": [extract_answer(text, p.verifier) for text, p in zip(texts, problems)],
+        "correct": [
+            reason == "eos" and is_correct(text, p.answer, p.verifier, p.options is not None)
+            for text, reason, p in zip(texts, reasons, problems)
+        ],
+        "options": [p.options and list(p.options) for p in problems],
+    }
 
 
 def outcome(made: Sequence[Item], ids: list[list[int]], reasons: list[str]) -> dict[str, list]:

@@ -8,7 +8,7 @@ another model's, or mixed ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from tokenshift_utils import executor, measures, records
 from tokenshift_utils.benchmarks import read_rows
 from tokenshift_utils.cross_sampling import CrossSampling, cross_sampling_artefacts
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.nucleus import log_softmax32, truncate
-from tokenshift_utils.policy import Policy, Sampling
+from tokenshift_utils.memory import halving, positions_at_once
+from tokenshift_utils.nucleus import log_softmax32, on_supports, truncate
+from tokenshift_utils.policy import KeepsStates, Policy, Sampling
 from tokenshift_utils.rollouts import (
     SAMPLER,
     Rollouts,
@@ -40,9 +41,9 @@ from tokenshift_utils.rollouts import (
 from tokenshift_utils.store import code_version
 from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import check_same_tokenizer
-from tokenshift_utils.verify import BOX
+from tokenshift_utils.verify import answer_opening
 
-MODULES = (*SAMPLER, "records", "shifts")
+MODULES = (*SAMPLER, "memory", "records", "shifts")
 
 
 def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float, k: int) -> dict:
@@ -59,38 +60,99 @@ def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float,
     -------
     dict of numpy arrays ``[n]``, lists ``[n, min(k, V)]``
     """
+    full = measures.pair(logp_base, logp_tuned)
     nuclei = truncate(logp_base, top_p), truncate(logp_tuned, top_p)
-    inside = [nucleus.log_probs() for nucleus in nuclei]
+    js, tv = full.js.clone(), full.tv.clone()
+    if top_p < 1.0:
+        for rows, *inside in on_supports(*nuclei):
+            js[rows], tv[rows] = measures.js(*inside), measures.total_variation(*inside)
     tops = [measures.top_k(logp, k) for logp in (logp_base, logp_tuned)]
     best_tuned = tops[1][0][:, 0]
-    gain, _ = measures.mass_moved(logp_base, logp_tuned, range(1, tops[0][0].shape[-1] + 1))
 
     def of(logp: Tensor, ids: Tensor) -> Tensor:
         return logp.gather(-1, ids[:, None]).squeeze(-1)
 
     columns = {
         "token": tokens,
-        "js": measures.js(*inside),
-        "js_full": measures.js(logp_base, logp_tuned),
-        "kl_base_tuned": measures.kl(logp_base, logp_tuned),
-        "kl_tuned_base": measures.kl(logp_tuned, logp_base),
-        "entropy_base": measures.entropy(logp_base),
-        "entropy_tuned": measures.entropy(logp_tuned),
+        "js": js,
+        "js_full": full.js,
+        "kl_base_tuned": full.kl_pq,
+        "kl_tuned_base": full.kl_qp,
+        "entropy_base": full.entropy_p,
+        "entropy_tuned": full.entropy_q,
         "logp_base": of(logp_base, tokens),
         "logp_tuned": of(logp_tuned, tokens),
-        "tv": measures.total_variation(*inside),
-        "tv_full": measures.total_variation(logp_base, logp_tuned),
+        "tv": tv,
+        "tv_full": full.tv,
         "nucleus_base": nuclei[0].size,
         "nucleus_tuned": nuclei[1].size,
-        "rank_base_of_tuned_top1": measures.rank_of(logp_base, best_tuned),
+        "rank_base_of_tuned_top1": _rank(logp_base, tops[0][0], best_tuned),
         "logp_base_of_tuned_top1": of(logp_base, best_tuned),
         "top_ids_base": tops[0][0],
         "top_logp_base": tops[0][1],
         "top_ids_tuned": tops[1][0],
         "top_logp_tuned": tops[1][1],
-        "gain_in_base_topk": gain,
+        "gain_in_base_topk": measures.mass_gained(logp_base, logp_tuned, tops[0][0]),
+        "unknown_mass": torch.zeros(len(tokens)),  # both are whole
     }
-    return {name: column.cpu().numpy() for name, column in columns.items()}
+    return _arrays(columns)
+
+
+def _arrays(columns: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Columns ``[n]`` and ``[n, m]`` as arrays, fetched from a device all at once."""
+    arrays = {}
+    for dtype in {column.dtype for column in columns.values()}:
+        some = {name: column for name, column in columns.items() if column.dtype == dtype}
+        wide = [column.reshape(len(column), -1) for column in some.values()]
+        ends = np.cumsum([column.shape[1] for column in wide])
+        together = torch.cat(wide, dim=1).cpu().numpy()
+        for (name, column), end in zip(some.items(), ends):
+            part = together[:, end - column[0].numel() : end]
+            arrays[name] = part if column.dim() > 1 else part[:, 0]
+    return arrays
+
+
+def _rank(logp: Tensor, ranked: Tensor, ids: Tensor) -> Tensor:
+    """``measures.rank_of``, read off the most probable tokens ``ranked`` [n, k] where they hold it."""
+    same = ranked == ids[:, None]
+    rank = 1 + same.int().argmax(-1)
+    beyond = (~same.any(-1)).nonzero().squeeze(-1)
+    if len(beyond):
+        rank[beyond] = measures.rank_of(logp[beyond], ids[beyond])
+    return rank
+
+
+Read = Callable[[Tensor, Tensor], Tensor]  # rows [n], positions [n] -> logits [n, V]
+
+
+def _readers(
+    policies: Sequence[Policy], prompts: Sequence[list[int]], responses: Sequence[list[int]]
+) -> Iterator[tuple[slice, list[Read]]]:
+    """Stretches of positions, and what reads each policy's logits there.
+
+    All positions are one stretch where the policies keep hidden states, so that no more logits need
+    to be held than are compared at once; else stretches are the blocks of ``Policy.score``.
+    """
+    readers = []
+    for policy in policies:
+        reader = policy.scorer(prompts, responses) if isinstance(policy, KeepsStates) else None
+        if reader is None:
+            break
+        readers.append(reader)
+    else:
+        yield slice(0, max(map(len, responses))), readers
+        return
+    for parts in zip(*(policy.score(prompts, responses) for policy in policies), strict=True):
+        where, *others = (part for part, _ in parts)
+        if any(part != where for part in others):
+            raise ValueError("two policies score in blocks that differ")
+
+        def reader(logits: Tensor, first: int = where.start) -> Read:
+            return lambda rows, positions: logits[
+                rows.to(logits.device), positions.to(logits.device) - first
+            ]
+
+        yield where, [reader(logits) for _, logits in parts]
 
 
 @torch.inference_mode()
@@ -103,44 +165,82 @@ def score_pair(
     top_k: int,
     batch_size: int,
 ) -> Iterator[tuple[np.ndarray, dict]]:
-    """Compare two policies on given responses, a block of positions of a batch of rows at a time.
+    """Compare two policies on given responses, a few positions of a batch of rows at a time.
 
     Yields ``(rows, columns)``: the index of the response that each position belongs to, and the
     columns of ``compare`` with ``position`` beside them. Rows of like length share a batch; within
-    a response, positions come in order.
+    a response, positions come in order. How many positions are compared at once follows the memory
+    there is, and changes no result by more than rounding.
     """
+    if base.vocab_size != tuned.vocab_size:
+        raise TokenshiftError(
+            f"{base.name} and {tuned.name} have vocabularies of different sizes "
+            f"({base.vocab_size} and {tuned.vocab_size}); compare models that share one"
+        )
     order = sorted(range(len(prompts)), key=lambda i: (len(responses[i]), len(prompts[i])))
     for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        some = [prompts[i] for i in rows], [responses[i] for i in rows]
-        lengths = torch.tensor([len(r) for r in some[1]])
-        for (where, a), (where_tuned, b) in zip(base.score(*some), tuned.score(*some), strict=True):
-            if where != where_tuned:
-                raise TokenshiftError(
-                    f"{base.name} and {tuned.name} have vocabularies of different sizes "
-                    f"({base.vocab_size} and {tuned.vocab_size}); compare models that share one"
-                )
-            positions = torch.arange(where.start, where.stop).expand(len(rows), -1)
-            real = positions < lengths[:, None]
-            tokens = [r[where] + [0] * (where.stop - max(len(r), where.start)) for r in some[1]]
-            tokens = torch.tensor([t[: where.stop - where.start] for t in tokens], dtype=torch.long)
-            columns = compare(
-                log_softmax32(a[real], sampling.temperature),
-                log_softmax32(b[real], sampling.temperature),
-                tokens[real].to(a.device),
-                sampling.top_p,
-                top_k,
-            )
-            columns["position"] = positions[real].numpy()
-            owner = torch.tensor(rows)[:, None].expand_as(real)[real]
-            yield owner.numpy(), columns
+        rows = [i for i in order[start : start + batch_size] if len(responses[i])]
+        if rows:
+            some = [prompts[i] for i in rows], [responses[i] for i in rows]
+            for owner, columns in _score_batch((base, tuned), *some, sampling, top_k):
+                yield np.array(rows)[owner], columns
 
 
-def answer_start(tokenizer: Any, ids: Sequence[int]) -> int | None:
-    """Position of the token with which the last ``\\boxed{`` of a response opens, or None."""
-    text = tokenizer.decode(list(ids), skip_special_tokens=True)
-    start = text.rfind(BOX)
-    if start < 0:
+def _score_batch(
+    policies: Sequence[Policy],
+    prompts: Sequence[list[int]],
+    responses: Sequence[list[int]],
+    sampling: Sampling,
+    top_k: int,
+) -> Iterator[tuple[np.ndarray, dict]]:
+    """``score_pair`` on rows that are read together; what the models keep of them goes with it."""
+    lengths = torch.tensor([len(response) for response in responses])
+    tokens = torch.zeros(len(responses), int(lengths.max()), dtype=torch.long)
+    for row, response in zip(tokens, responses):
+        row[: len(response)] = torch.tensor(response)
+    for where, readers in _readers(policies, prompts, responses):
+        real = torch.arange(where.start, where.stop) < lengths[:, None]
+        row, position = real.nonzero(as_tuple=True)
+        places = row, position + where.start
+        for part, columns in _compared(readers, places, tokens, sampling, top_k):
+            yield row[part].numpy(), columns
+
+
+def _compared(
+    readers: Sequence[Read],
+    places: tuple[Tensor, Tensor],
+    tokens: Tensor,
+    sampling: Sampling,
+    top_k: int,
+) -> Iterator[tuple[slice, dict]]:
+    """The columns of ``score_pair`` at rows and positions [n], as many at once as memory allows."""
+    row, position = places
+    one = readers[0](row[:1], position[:1])
+    size = min(len(row), positions_at_once(one.shape[-1], one.dtype, one.device))
+    rooms: dict[Read, Tensor] = {}  # for log-probabilities; new memory takes time on a CPU
+
+    def log_probs(read: Read, at: tuple[Tensor, Tensor]) -> Tensor:
+        logits = read(*at)
+        room = rooms.get(read)
+        if room is None or len(room) < len(logits):
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            room = rooms[read] = torch.empty_like(logits, dtype=dtype)
+        return log_softmax32(logits, sampling.temperature, room[: len(logits)]).to(one.device)
+
+    def compared(start: int, stop: int) -> dict:
+        at = row[start:stop], position[start:stop]
+        logp = [log_probs(read, at) for read in readers]
+        return compare(*logp, tokens[at].to(one.device), sampling.top_p, top_k)
+
+    for start, stop, columns in halving(len(row), size, compared):
+        columns["position"] = position[start:stop].numpy()
+        yield slice(start, stop), columns
+
+
+def answer_start(tokenizer: Any, ids: Sequence[int], verifier: str = "boxed") -> int | None:
+    """Position of the token with which the final answer of a response opens, or None."""
+    start = answer_opening(tokenizer.decode(list(ids), skip_special_tokens=True), verifier)
+    if start is None:
         return None
     low, high = 0, len(ids) - 1  # the first position whose prefix reaches beyond `start`
     while low < high:
@@ -161,16 +261,21 @@ def shift_table(
     top_k: int,
     batch_size: int,
     progress: Any = None,
+    verifier: str = "boxed",
 ) -> pa.Table:
     """Shifts of all trajectories, ordered as they are.
 
     ``trajectories`` has columns benchmark, problem, sample, prompt_ids and response_ids.
-    ``progress`` is called with the number of positions of each block done.
+    ``progress`` is called with the number of positions of each block done; ``verifier`` is the rule
+    by which a response's final answer is found.
     """
     prompts = [list(map(int, ids)) for ids in trajectories["prompt_ids"]]
     responses = [list(map(int, ids)) for ids in trajectories["response_ids"]]
+    scored = score_pair
+    if getattr(base, "top_logprobs", -1) != -1:
+        from tokenshift_utils.vllm_scoring import score_pair as scored
     owners, blocks = [], []
-    for owner, columns in score_pair(base, tuned, prompts, responses, sampling, top_k, batch_size):
+    for owner, columns in scored(base, tuned, prompts, responses, sampling, top_k, batch_size):
         owners.append(owner)
         blocks.append(columns)
         if progress is not None:
@@ -186,7 +291,7 @@ def shift_table(
     for name in ("benchmark", "problem", "sample"):
         columns[name] = trajectories[name].to_numpy()[owner]
     columns["n_tokens"] = np.array([len(r) for r in responses])[owner]
-    starts = [answer_start(base.tokenizer, ids) for ids in responses]
+    starts = [answer_start(base.tokenizer, ids, verifier) for ids in responses]
     columns["answer_start"] = [starts[i] for i in owner]
     return records.table("shifts", columns)
 
@@ -252,6 +357,10 @@ class Shifts:
     def needs(self, study: Study, shard: int) -> list[executor.Job]:
         return self._sources(study, shard)
 
+    def policies(self, study: Study) -> Sequence[Policy]:
+        """The two that are compared."""
+        return study_policy(study, study.base), study_policy(study, self.tuned)
+
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         kind = self.trajectories.kinds[0]
         names = ["benchmark", "problem", "sample", "prompt_ids", "response_ids"]
@@ -262,13 +371,13 @@ class Shifts:
         problems = shards_of(study, benchmark, study.problems_per_shard)[shard]
         mine = found["problem"].isin({p.id for p in problems}) & (found["sample"] < self.samples)
         table = shift_table(
-            study_policy(study, study.base),
-            study_policy(study, self.tuned),
+            *self.policies(study),
             self.source,
             found[mine].reset_index(drop=True),
             self.sampling,
             study.top_k,
             study.batch.score,
+            verifier=study.verifier,
         )
         return {"shifts": table}
 
@@ -322,6 +431,13 @@ def get_shifts(
     DataFrame with the columns of ``records.describe("shifts")``, one row a position.
     """
     artefacts = shift_artefacts(study, tuned, source, benchmarks, samples, sampling)
+    return computed_shifts(study, artefacts, columns)
+
+
+def computed_shifts(
+    study: Study, artefacts: Sequence[Shifts], columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Some columns of shifts, or all of them, computed where the store lacks them."""
     executor.run(study, artefacts)
     tables = [executor.read(study, artefact, "shifts", columns) for artefact in artefacts]
     frame = pa.concat_tables(tables).to_pandas()

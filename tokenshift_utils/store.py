@@ -8,11 +8,14 @@ counts as missing. ``key.json`` beside the shards says in words what the key sta
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -79,9 +82,13 @@ class Store:
         try:
             expected = file.with_suffix(".sha256").read_text().split()[0]
             status = file.stat()
+            return _file_digest(str(file), status.st_size, status.st_mtime_ns) == expected
         except (FileNotFoundError, IndexError):
             return False
-        return _file_digest(str(file), status.st_size, status.st_mtime_ns) == expected
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # replaced by another machine while read over NFS
+                return False
+            raise
 
     def read(self, kind: str, key: str, shard: int, columns: Iterable[str] | None = None):
         """A shard as an Arrow table, all columns or some."""
@@ -105,7 +112,8 @@ class Store:
 
     @staticmethod
     def _replace(file: Path, data: bytes) -> None:
-        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+        # not the process id: other machines have the same ones
+        temporary = file.with_name(f"{file.name}.{secrets.token_hex(8)}.tmp")
         try:
             with open(temporary, "wb") as stream:
                 stream.write(data)
@@ -115,8 +123,22 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def lock(self, kind: str, key: str, shard: int) -> FileLock:
-        """A lock to hold while a shard is computed, so that two processes do not both do it."""
+    @contextmanager
+    def lock(self, kind: str, key: str, shard: int) -> Iterator[None]:
+        """Hold a shard while it is computed, so that two processes do not both do it.
+
+        The operating system's lock, which ends with whoever holds it. Where the file system has
+        none it goes without: both then write the same, one after the other.
+        """
         file = self.file(kind, key, shard)
         file.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(file.with_suffix(".lock"))
+        lock = FileLock(file.with_suffix(".lock"), fallback_to_soft=False)
+        try:
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+        try:
+            yield
+        finally:
+            lock.release()

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from tokenshift_utils import paths
+from tokenshift_utils import hub, paths
 from tokenshift_utils.errors import TokenshiftError
 
 Count = Annotated[int, Field(ge=1)]
@@ -62,7 +62,25 @@ def _distinct(values: tuple) -> tuple:
 Threshold = Annotated[float, AfterValidator(_no_nan)]
 Cuts = Annotated[tuple[Threshold, ...], AfterValidator(_distinct)]
 Counts = Annotated[tuple[Count, ...], AfterValidator(_distinct)]
+# How accelerate spreads a model's modules over devices (transformers only).
+DeviceMap = (
+    Literal["auto", "balanced", "balanced_low_0", "sequential"]
+    | Annotated[dict[str, int | str], Field(min_length=1)]
+)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _format_fields(template: str, *fields: str) -> str:
+    """Refuse a template that lacks one of the fields or has another one."""
+    names = " and ".join(f"{{{field}}}" for field in fields)
+    marks = {field: f"\0{field}\0" for field in fields}
+    try:
+        formatted = template.format(**marks)
+    except (IndexError, KeyError, ValueError):
+        raise ValueError(f"may hold no field but {names} (a literal brace is doubled)")
+    if not all(mark in formatted for mark in marks.values()):
+        raise ValueError(f"must hold {names}")
+    return template
 
 
 class _Part(BaseModel):
@@ -70,7 +88,12 @@ class _Part(BaseModel):
 
 
 class Location(_Part):
-    """Where a model's files are: a local directory, or a hub repository at a pinned revision."""
+    """Where files are: a local path, or a hub repository at a revision.
+
+    A revision is a commit, a branch or tag, or ``unpinned``, see ``hub``.
+    """
+
+    repo_type: ClassVar[str] = "model"
 
     path: str | None = None
     hub: str | None = None
@@ -81,7 +104,10 @@ class Location(_Part):
         if (self.path is None) == (self.hub is None):
             raise ValueError("needs either 'path' or 'hub' with 'revision', and not both")
         if (self.hub is None) != (self.revision is None):
-            raise ValueError("'hub' and 'revision' go together, so that the weights are pinned")
+            raise ValueError(
+                "'hub' and 'revision' go together, so that the files are pinned (a revision that is "
+                f"not known yet is '{hub.UNPINNED}')"
+            )
         return self
 
 
@@ -92,11 +118,15 @@ class Checkpoint(Location):
 
 
 class ModelSpec(Location):
-    """A model of the study. ``kind`` decides its role; ``label`` and ``color`` its looks."""
+    """A model of the study. ``kind`` decides its role; ``label`` and ``color`` its looks.
+
+    Python code that lies beside the weights runs only with ``trust_remote_code``.
+    """
 
     label: str
     kind: Literal["base", "rl", "weighted", "sft"]
     color: Color | None = None
+    trust_remote_code: bool = False
     checkpoints: tuple[Checkpoint, ...] = ()
 
     @field_validator("checkpoints")
@@ -108,29 +138,77 @@ class ModelSpec(Location):
         return checkpoints
 
 
-class Benchmark(_Part):
-    """A file of problems, one JSON object a line: ``id``, ``problem``, ``answer``."""
+class Columns(_Part):
+    """What a benchmark's columns are called. ``id`` None: problems are numbered from 0."""
 
-    path: str
+    id: str | None = "id"
+    problem: str = "problem"
+    answer: str = "answer"
+
+
+class Choices(_Part):
+    """Multiple choice: the columns of the wrong options, beside ``columns.answer``, the right one.
+
+    Options are shown in an order of their own for every problem, see ``benchmarks.option_order``.
+    ``template`` makes the problem's text.
+    """
+
+    wrong: Annotated[tuple[str, ...], Field(min_length=1, max_length=25), AfterValidator(_distinct)]
+    template: str = "{problem}\n\n{options}\n\nAnswer with the letter of the right option."
+
+    @field_validator("template")
+    @classmethod
+    def _two_fields(cls, template):
+        return _format_fields(template, "problem", "options")
+
+
+class Benchmark(Location):
+    """Problems and answers: a .jsonl or .parquet file, or a data set of the hub.
+
+    Of a data set, ``config`` and ``split`` say which part. ``problems`` is how many there must be,
+    ``limit`` how many of them, from the first, are used.
+    """
+
+    repo_type: ClassVar[str] = "dataset"
+
     label: str
+    config: str | None = None
+    split: str | None = None
+    columns: Columns = Columns()
+    choices: Choices | None = None
+    problems: Count | None = None
     limit: Count | None = None
+
+    @model_validator(mode="after")
+    def _part_of_a_data_set(self):
+        if self.hub is not None and self.split is None:
+            raise ValueError("a data set of the hub needs a 'split'")
+        if self.hub is None and (self.split or self.config):
+            raise ValueError("'split' and 'config' are for data sets of the hub")
+        return self
 
 
 class Prompt(_Part):
-    """How a problem becomes a prompt; encoded as it stands, no special tokens added."""
+    """How a problem becomes a prompt; encoded as it stands, no special tokens added.
+
+    With ``chat``, a model's name, the text is the user's turn in the chat template of that model's
+    tokenizer, after ``system`` where there is one; without it the text is all of the prompt.
+    """
 
     template: str
+    chat: str | None = None
+    system: str | None = None
 
     @field_validator("template")
     @classmethod
     def _one_field(cls, template):
-        try:
-            formatted = template.format(problem="\0")
-        except (IndexError, KeyError, ValueError):
-            raise ValueError("may hold no field but {problem} (a literal brace is doubled)")
-        if "\0" not in formatted:
-            raise ValueError("must hold {problem}")
-        return template
+        return _format_fields(template, "problem")
+
+    @model_validator(mode="after")
+    def _system_of_a_chat(self):
+        if self.system is not None and self.chat is None:
+            raise ValueError("'system' is for a prompt with 'chat'")
+        return self
 
 
 class Sampling(_Part):
@@ -279,6 +357,13 @@ class Robustness(_Part):
     mixed_threshold: float
 
 
+class Precision(_Part):
+    """One model in float32 and in bfloat16, on the first so many of its responses a problem."""
+
+    model: str
+    samples: Count
+
+
 class Weighted(_Part):
     """The divergence-weighted runs, their baseline, and where their training logs are."""
 
@@ -303,6 +388,81 @@ class Batch(_Part):
     cross_sampling: Count
 
 
+class Resources(_Part):
+    """What one shard takes of a Ray cluster, where it is computed on one.
+
+    ``gpus`` below 1 lets several shards share a GPU; None means as many as the backend uses where
+    the cluster has GPUs.
+    """
+
+    cpus: Count = 1
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus):
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError("must be a whole number, or below 1")
+        return gpus
+
+
+class Engine(_Part):
+    """What is different for one model's engine; None: as for all, see ``Engines``."""
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    tensor_parallel_size: Count | None = None
+    devices: Annotated[tuple[int, ...], AfterValidator(_distinct)] | None = None
+
+
+class Engines(_Part):
+    """How vLLM runs the models; in ``models``, what is different for some of them.
+
+    ``gpu_memory_utilization`` is an engine's share of the memory of each of its ``devices`` (None:
+    the first ones there are; on a CPU, a share of the machine's). Engines stay as long as their
+    shares fit beside each other. ``kv_cache_gib`` sets a key-value cache outright.
+    ``top_logprobs`` is how many of the most probable tokens' log-probs vLLM returns at a position,
+    -1 for the whole vocabulary; more are asked for where they do not cover a nucleus.
+    ``max_model_len`` None: the model's. ``max_num_batched_tokens`` bounds a step of the engine, and
+    so the logits that scoring holds at once.
+    """
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.45
+    tensor_parallel_size: Count = 1
+    devices: Annotated[tuple[int, ...], AfterValidator(_distinct)] | None = None
+    kv_cache_gib: Positive | None = None
+    top_logprobs: Annotated[int, Field(ge=-1)] = -1
+    max_model_len: Count | None = None
+    max_num_batched_tokens: Count = 2048
+    models: dict[Name, Engine] = {}
+
+    @model_validator(mode="after")
+    def _devices_are_enough(self):
+        if self.top_logprobs == 0:
+            raise ValueError("'top_logprobs' is 0: give how many, or -1 for the whole vocabulary")
+        for engine in (self, *map(self.of, self.models)):
+            if engine.devices is not None and len(engine.devices) != engine.tensor_parallel_size:
+                raise ValueError(
+                    f"'devices' names {len(engine.devices)} where 'tensor_parallel_size' is "
+                    f"{engine.tensor_parallel_size}: give as many devices"
+                )
+        return self
+
+    def of(self, model: str) -> "Engines":
+        """The settings of a model's engine; a checkpoint has those of its model."""
+        own = self.models.get(model.partition("@")[0], Engine())
+        return self.model_copy(update=own.model_dump(exclude_none=True))
+
+
+class Shape(_Part):
+    """The models' size, for ``tokenshift plan`` where their files are not on the machine yet."""
+
+    parameters: Positive
+    layers: Count
+    kv_heads: Count
+    head_dim: Count
+    vocabulary: Count
+
+
 class Study(_Part):
     """One reproduction, as its file says. Equal studies hash equal; nothing in it may be changed.
 
@@ -314,13 +474,16 @@ class Study(_Part):
     note: str
     backend: Literal["transformers", "vllm"]
     dtype: Literal["float32", "float64", "bfloat16"]
+    device_map: DeviceMap | None = None
     seed: int
     workers: Annotated[int, Field(ge=0)]
+    resources: Resources = Resources()
     base: str
     models: dict[Name, ModelSpec]
     benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
     prompt: Prompt
-    verifier: Literal["boxed"]
+    stop_tokens: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ()
+    verifier: Literal["boxed", "answer_line"]
     sampling: Sampling
     samples: Samples
     divergence_support: Literal["nucleus", "full"] = "nucleus"
@@ -329,20 +492,57 @@ class Study(_Part):
     cross_sampling: CrossSampling
     evolution: Evolution | None = None
     robustness: Robustness | None = None
+    precision: Precision | None = None
     weighted: Weighted | None = None
     statistics: Statistics
     batch: Batch
     problems_per_shard: Count
+    vllm: Engines = Engines()
+    shape: Shape | None = None
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.model_dump(), sort_keys=True))
 
-    @field_validator("backend")
-    @classmethod
-    def _backend_exists(cls, backend):
-        if backend != "transformers":
-            raise ValueError("'vllm' is not available yet in this version: use 'transformers'")
-        return backend
+    @model_validator(mode="after")
+    def _engines_can(self):
+        for name in self.vllm.models:
+            if name not in self.models:
+                raise ValueError(f"'vllm.models' names '{name}', which is not in 'models'")
+        if self.backend != "vllm":
+            return self
+        if self.workers > 1:
+            raise ValueError(
+                f"'workers' is {self.workers}, but with vllm one process has the engines, which "
+                "work on many responses at once: set it to 0"
+            )
+        if self.dtype == "float64":
+            raise ValueError("'dtype' is float64, which vllm does not compute in: use float32")
+        if self.vllm.top_logprobs != -1:
+            whole = self._of_whole_distributions()
+            if whole:
+                raise ValueError(
+                    f"'vllm.top_logprobs' is {self.vllm.top_logprobs}, but {whole[0]} takes the "
+                    "log-probs of the whole vocabulary: set it to -1, or leave the other out"
+                )
+        return self
+
+    def _of_whole_distributions(self) -> list[str]:
+        """What this study asks for that a list of the most probable tokens does not give."""
+        cross, robust = self.cross_sampling, self.robustness
+        temperatures = {self.sampling.temperature, *(robust.temperature if robust else ())}
+        found = [f"temperature {t:g}" for t in sorted(temperatures - {1.0})]
+        if 1.0 in {self.sampling.top_p, cross.top_p, *(robust.top_p if robust else ())}:
+            found.append("top_p 1")
+        if self.divergence_support == "full":
+            found.append("'divergence_support: full'")
+        for rule in ("js_full", "kl", "kl_reverse", "entropy"):
+            if getattr(cross.rules, rule):
+                found.append(f"'cross_sampling.rules.{rule}'")
+        if cross.extrapolation:
+            found.append("'cross_sampling.extrapolation'")
+        if self.vllm.top_logprobs < self.top_k:
+            found.append(f"a 'top_k' of {self.top_k}")
+        return found
 
     @model_validator(mode="after")
     def _names_refer(self):
@@ -351,10 +551,14 @@ class Study(_Part):
         if self.cross_sampling.controls:
             controls = self.cross_sampling.controls.models
             named += [("cross_sampling.controls.models", name) for name in controls]
+        if self.prompt.chat:
+            named.append(("prompt.chat", self.prompt.chat))
         if self.evolution:
             named.append(("evolution.model", self.evolution.model))
         if self.robustness:
             named.append(("robustness.pair", self.robustness.pair))
+        if self.precision:
+            named.append(("precision.model", self.precision.model))
         if self.weighted:
             named.append(("weighted.baseline", self.weighted.baseline))
             named += [("weighted.arms", name) for name in self.weighted.arms]
@@ -429,30 +633,24 @@ class Study(_Part):
         spec = self.model(name)
         if spec.path is not None:
             return paths.resolve(spec.path)
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(spec.hub, revision=spec.revision, local_files_only=True))
-        except LocalEntryNotFoundError:
-            raise TokenshiftError(
-                f"model '{name}' of study {self.name} is not on this machine: run "
-                f"hf download {spec.hub} --revision {spec.revision}"
-            ) from None
+        return hub.cached(spec, f"model '{name}' of study {self.name}")
 
     def benchmark_path(self, name: str) -> Path:
-        """The file of a benchmark.
+        """The file of a benchmark, or the directory of a data set of the hub.
 
         Raises
         ------
         TokenshiftError
-            Where the study has no such benchmark.
+            Where the study has no such benchmark, or a data set is not in the local cache yet.
         """
         if name not in self.benchmarks:
             raise TokenshiftError(
                 f"study {self.name} has no benchmark '{name}': it has {', '.join(self.benchmarks)}"
             )
-        return paths.resolve(self.benchmarks[name].path)
+        spec = self.benchmarks[name]
+        if spec.path is not None:
+            return paths.resolve(spec.path)
+        return hub.cached(spec, f"benchmark '{name}' of study {self.name}")
 
     def accuracy_samples(self, model: str) -> int:
         """Samples a problem for a model's accuracy: fewer for SFT controls and checkpoints."""

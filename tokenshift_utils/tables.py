@@ -30,11 +30,21 @@ _LATEX = {
 }
 
 
+SETTINGS = ("threshold", "gain", "rate", "temperature", "top_p")  # shown as the study gives them
+
+
 def _decimals(values: np.ndarray) -> int:
     """Decimals that give the largest value of a column three significant digits, 0 to 6."""
     finite = np.abs(values[np.isfinite(values)])
     top = finite.max() if len(finite) else 0.0
     return 3 if top == 0 else int(np.clip(2 - math.floor(math.log10(top)), 0, 6))
+
+
+def _at_least_two_digits(value: float, decimals: int) -> int:
+    """More decimals than the column's where a value far below its largest would show none."""
+    if value == 0 or not abs(value) < 1:
+        return decimals
+    return max(decimals, min(6, 1 - math.floor(math.log10(abs(value)))))
 
 
 def _number(value: float, decimals: int) -> str:
@@ -57,20 +67,23 @@ def text_table(frame: pd.DataFrame) -> pd.DataFrame:
         column, title = frame[name], str(name).replace("_", " ")
         if f"{name}_low" in names:
             values = frame[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=np.float64)
-            d = _decimals(values)
-            out[title] = [
-                _number(v, d)
-                if math.isnan(a)
-                else f"{_number(v, d)} [{_number(a, d)}, {_number(b, d)}]"
-                for v, a, b in values
-            ]
+            column_decimals = _decimals(values)
+            out[title] = []
+            for v, a, b in values:
+                d = _at_least_two_digits(v, column_decimals)
+                interval = "" if math.isnan(a) else f" [{_number(a, d)}, {_number(b, d)}]"
+                out[title].append(_number(v, d) + interval)
+        elif name in SETTINGS and pd.api.types.is_float_dtype(column):
+            out[title] = ["–" if math.isnan(v) else f"{v:g}" for v in column]
         elif pd.api.types.is_bool_dtype(column):
             out[title] = ["yes" if v else "no" for v in column]
         elif pd.api.types.is_float_dtype(column):
             values = column.to_numpy(dtype=np.float64)
             # Rows of different quantities have no scale in common.
             rows = values[:, None] if "quantity" in names else [values] * len(values)
-            out[title] = [_number(v, _decimals(r)) for v, r in zip(values, rows)]
+            out[title] = [
+                _number(v, _at_least_two_digits(v, _decimals(r))) for v, r in zip(values, rows)
+            ]
         else:
             out[title] = ["" if v is None else str(v) for v in column]
     return pd.DataFrame(out, dtype=object)

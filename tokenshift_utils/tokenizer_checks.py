@@ -30,7 +30,7 @@ def first_line(error: BaseException) -> str:
 
 
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a local model directory."""
+    """The tokenizer of a local model directory; code that lies beside it is never run."""
     directory = Path(directory)
     if not any(
         (directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
@@ -42,7 +42,9 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     try:
         from transformers import AutoTokenizer  # (seconds, which a run with records need not wait)
 
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:
         raise TokenshiftError(
             f"the tokenizer in {directory} cannot be loaded ({first_line(error)}); "

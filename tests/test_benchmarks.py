@@ -1,0 +1,164 @@
+"""Benchmarks: the same problems from any format, and options in an order that can be found again."""
+
+import json
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hub_cache import add_repository, write_data_set
+
+from tokenshift_utils.benchmarks import digest, load_benchmark, option_order
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.rollouts import Rollouts, get_rollouts, study_sampling
+from tokenshift_utils.store import artefact_key
+from tokenshift_utils.study import Benchmark, load_study
+
+ROWS = [{"nr": i, "question": f"what is {i}?", "solution": i, "url": "x"} for i in range(3)]
+COLUMNS = {"id": "nr", "problem": "question", "answer": "solution"}
+CHOICES = [
+    {"Record ID": f"r{i}", "Question": f"q{i}", "Correct Answer": "right"}
+    | {f"Incorrect Answer {k}": f"wrong {k}" for k in (1, 2, 3)}
+    for i in range(40)
+]
+OF_CHOICES = {
+    "columns": {"id": "Record ID", "problem": "Question", "answer": "Correct Answer"},
+    "choices": {"wrong": [f"Incorrect Answer {k}" for k in (1, 2, 3)]},
+}
+
+
+@pytest.fixture
+def study(mini_root):
+    return load_study("mini")
+
+
+def with_benchmark(study, **spec):
+    benchmark = Benchmark.model_validate({"label": "X"} | spec)
+    return study.model_copy(update={"benchmarks": {"x": benchmark}})
+
+
+def write(file, rows):
+    if file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of the hub that this test alone sees."""
+    import datasets
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    return tmp_path / "hub"
+
+
+def test_every_format_gives_the_same_problems(study, tmp_path, cache):
+    write_data_set(tmp_path / "made", ROWS, "test", None)
+    add_repository(cache, "org/sums", tmp_path / "made", "dataset")
+    specs = [
+        {"path": write(tmp_path / "rows.jsonl", ROWS)},
+        {"path": write(tmp_path / "rows.parquet", ROWS)},
+        {"hub": "org/sums", "revision": "unpinned", "split": "test"},
+    ]
+    found = [load_benchmark(with_benchmark(study, columns=COLUMNS, **spec), "x") for spec in specs]
+    assert found[0] == found[1] == found[2]
+    assert [(p.id, p.problem, p.answer) for p in found[0]][1] == ("1", "what is 1?", "1")
+
+
+def test_problems_without_ids_are_numbered(study, tmp_path):
+    path = write(tmp_path / "rows.jsonl", ROWS[::-1])
+    spec = {"path": path, "columns": COLUMNS | {"id": None}, "limit": 2}
+    problems = load_benchmark(with_benchmark(study, **spec), "x")
+    assert [(p.id, p.answer) for p in problems] == [("0", "2"), ("1", "1")]
+
+
+def test_a_config_of_a_data_set_with_choices(study, tmp_path, cache):
+    write_data_set(tmp_path / "made", CHOICES, "train", "gpqa_diamond")
+    add_repository(cache, "org/gpqa", tmp_path / "made", "dataset")
+    spec = {"hub": "org/gpqa", "revision": "unpinned", "split": "train", "config": "gpqa_diamond"}
+    problems = load_benchmark(with_benchmark(study, **spec, **OF_CHOICES, problems=40), "x")
+    assert len(problems) == 40 and problems[3].id == "r3"
+
+
+def test_options_are_permuted_and_the_order_is_known(study, tmp_path):
+    path = write(tmp_path / "rows.jsonl", CHOICES)
+    spec = with_benchmark(study, path=path, **OF_CHOICES)
+    problems = load_benchmark(spec, "x")
+    for problem in problems:
+        assert problem.options == option_order(study.seed, "x", problem.id, 4)
+        assert sorted(problem.options) == [0, 1, 2, 3]
+        assert problem.answer == "ABCD"[problem.options.index(0)]
+        assert f"({problem.answer}) right\n" in problem.problem + "\n"
+        shown = ["right", "wrong 1", "wrong 2", "wrong 3"]
+        lines = [f"({'ABCD'[i]}) {shown[k]}" for i, k in enumerate(problem.options)]
+        assert "\n".join(lines) in problem.problem
+    assert set(Counter(p.answer for p in problems)) == set("ABCD")
+    assert len({p.options for p in problems}) > 10
+    few = load_benchmark(with_benchmark(study, path=path, **OF_CHOICES, limit=2), "x")
+    assert few == problems[:2]  # whatever else is there
+
+
+def test_every_order_is_as_likely():
+    seen = Counter(option_order(7, "x", str(i), 3) for i in range(6000))
+    assert len(seen) == 6 and all(900 < count < 1100 for count in seen.values())
+
+
+def test_the_order_is_part_of_the_key_and_of_the_record(study, tmp_path):
+    path = write(tmp_path / "rows.jsonl", CHOICES[:2])
+    one = with_benchmark(study, path=path, **OF_CHOICES)
+    other = one.model_copy(update={"seed": study.seed + 1})
+    problems = load_benchmark(one, "x")
+    assert problems != load_benchmark(other, "x")
+    swapped = problems[0].__class__(**vars(problems[0]) | {"options": problems[0].options[::-1]})
+    assert digest(problems) != digest([swapped, problems[1]])
+    keys = {
+        artefact_key(Rollouts("base", "x", 1, study_sampling(s)).parts(s)) for s in (one, other)
+    }
+    assert len(keys) == 2
+    frame = get_rollouts(one, "base", samples=1)
+    assert [tuple(o) for o in frame["options"]] == [p.options for p in problems]
+    assert get_rollouts(study, "base", samples=1)["options"].isna().all()
+
+
+def test_a_chosen_letter_is_judged(study, tmp_path, monkeypatch):
+    path = write(tmp_path / "rows.jsonl", CHOICES[:8])
+    one = with_benchmark(study, path=path, **OF_CHOICES)
+    monkeypatch.setattr("tokenshift_utils.verify._RULES", {"boxed": lambda text: "(b)"})
+    frame = get_rollouts(one, "base", samples=study.samples.accuracy)
+    answers = {p.id: p.answer for p in load_benchmark(one, "x")}
+    ended = frame[frame["finish_reason"] == "eos"]
+    assert ended["correct"].tolist() == [answers[problem] == "B" for problem in ended["problem"]]
+    assert len(ended) and set(frame["answer"]) == {"(b)"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"columns": COLUMNS | {"problem": "text"}}, "row 1 has no 'text'; every problem needs"),
+        ({"columns": COLUMNS | {"answer": "key"}}, "has nr, question, solution, url"),
+        ({"problems": 96, "columns": COLUMNS}, "has 3 rows where the study says 'problems: 96'"),
+        ({"columns": COLUMNS | {"id": "url"}}, "repeats the id 'x'"),
+        ({"columns": COLUMNS, "choices": {"wrong": ["w"]}}, "no 'w'"),
+    ],
+)
+def test_what_is_not_as_said_is_refused(change, expected, study, tmp_path):
+    spec = {"path": write(tmp_path / "rows.parquet", ROWS)} | change
+    with pytest.raises(TokenshiftError, match=expected) as error:
+        load_benchmark(with_benchmark(study, **spec), "x")
+    assert "rows.parquet" in str(error.value)
+
+
+def test_unreadable_files_are_refused(study, tmp_path, cache):
+    (tmp_path / "bad.parquet").write_text("no")
+    with pytest.raises(TokenshiftError, match="bad.parquet can't be read"):
+        load_benchmark(with_benchmark(study, path=str(tmp_path / "bad.parquet")), "x")
+    with pytest.raises(TokenshiftError, match="there is no file"):
+        load_benchmark(with_benchmark(study, path=str(tmp_path / "none.parquet")), "x")
+    write_data_set(tmp_path / "made", ROWS, "test", None)
+    add_repository(cache, "org/sums2", tmp_path / "made", "dataset")
+    spec = {"hub": "org/sums2", "revision": "unpinned", "split": "validation"}
+    with pytest.raises(TokenshiftError, match="data set org/sums2 in .* can't be read"):
+        load_benchmark(with_benchmark(study, **spec), "x")

@@ -1,0 +1,165 @@
+"""A study of any pair: what it writes runs, and what can't be compared is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import CHECKOUT, WORDS, write_model, write_tokenizer
+from test_bad_input import files
+
+from tokenshift_utils import paths
+from tokenshift_utils.cli import main
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.inputs import check_inputs
+from tokenshift_utils.pair import write_pair
+from tokenshift_utils.reproduce import reproduce
+from tokenshift_utils.rollouts import get_rollouts
+from tokenshift_utils.study import load_study
+
+MODELS = CHECKOUT / "results/tiny/models"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty root of its own."""
+    (tmp_path / "root/notebooks/studies").mkdir(parents=True)
+    monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path / "root"))
+    return tmp_path / "root"
+
+
+def write_problems(file: Path, number: int = 3, **more) -> Path:
+    rows = [
+        {"problem": f"question: what is {i}+1?\n", "answer": i + 1} | more for i in range(number)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_a_pair_of_shipped_models_is_a_study(root, capsys):
+    problems = write_problems(root / "my sums.jsonl")
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            [
+                *("pair", "--base", str(MODELS / "base"), "--tuned", str(MODELS / "dapo")),
+                *("--problems", str(problems)),
+            ]
+        )
+    assert (
+        stopped.value.code == 0
+        and "tokenshift reproduce --study dapo-base" in capsys.readouterr().out
+    )
+    study = load_study("dapo-base")
+    assert study.sampling.max_new_tokens < 512  # what fits behind the longest prompt
+    assert study.benchmarks["my-sums"].path == "my sums.jsonl"  # inside the root
+    assert study.models["tuned"].path == str(MODELS / "dapo")  # outside it
+    frame = get_rollouts(study, "tuned", samples=1)
+    assert frame["problem"].tolist() == ["0", "1", "2"] and len(frame["text"][0]) > 0
+
+
+def test_a_relative_directory_is_found_from_anywhere(root, monkeypatch):
+    shutil.copytree(MODELS / "base", root.parent / "here/base")
+    monkeypatch.chdir(root.parent / "here")
+    problems = write_problems(root.parent / "here/p.jsonl", id=None)
+    problems.write_text(problems.read_text().replace('"id": null', '"x": 1'))
+    write_pair(Path("base"), MODELS / "dapo", Path("p.jsonl"), "mine")
+    monkeypatch.chdir("/")
+    check_inputs(load_study("mine"))
+
+
+def test_a_study_of_that_name_stays(root):
+    problems = write_problems(root / "p.jsonl")
+    file = write_pair(MODELS / "base", MODELS / "dapo", problems, "mine")
+    file.write_text("# mine\n")
+    with pytest.raises(TokenshiftError, match="there is a study notebooks/studies/mine.yaml"):
+        write_pair(MODELS / "base", MODELS / "simplerl", problems, "mine")
+    assert file.read_text() == "# mine\n"
+
+
+def other_words(tuned, problems):
+    words = [*WORDS]
+    words[10], words[11] = words[11], words[10]
+    write_tokenizer(tuned, words)
+
+
+def another_end(tuned, problems):
+    for name in ("config.json", "generation_config.json"):
+        edit(tuned / name, eos_token_id=WORDS.index("<pad>"))
+    edit(tuned / "tokenizer_config.json", eos_token="<pad>")
+
+
+def more_words(tuned, problems):
+    """A vocabulary that was padded to another size."""
+    tokenizer = {f.name: f.read_bytes() for f in tuned.glob("token*")}
+    write_model(tuned, words=[*WORDS, " indeed"])
+    for name, content in tokenizer.items():
+        (tuned / name).write_bytes(content)
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+REFUSED = {
+    "another tokenizer": (other_words, "differ in their vocabulary"),
+    "no common end": (another_end, "end a response on different tokens"),
+    "another size of vocabulary": (more_words, "give probabilities to 36 and 37 tokens"),
+    "no problems": (lambda tuned, problems: problems.write_text(""), "is empty"),
+    "no file of problems": (lambda tuned, problems: problems.unlink(), "there is no file"),
+    "no answers": (lambda t, problems: problems.write_text('{"problem": "x"}\n'), "no 'answer'"),
+    "no model": (lambda tuned, problems: shutil.rmtree(tuned), "there is no model directory"),
+    "no weights": (
+        lambda tuned, problems: (tuned / "model.safetensors").unlink(),
+        "has no *.safetensors",
+    ),
+    "a problem too long": (
+        lambda tuned, problems: problems.write_text(
+            json.dumps({"problem": "7" * 300, "answer": 1}) + "\n"
+        ),
+        "the longest problem has 300 tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cant_be_compared_is_refused_and_leaves_nothing(case, root, tiny_pair, capsys):
+    damage, expected = REFUSED[case]
+    shutil.copytree(tiny_pair.tuned, root / "tuned")
+    problems = write_problems(root / "p.jsonl")
+    damage(root / "tuned", problems)
+    before = files(root)
+    arguments = {"base": tiny_pair.base, "tuned": root / "tuned", "problems": problems}
+    with pytest.raises(SystemExit) as stopped:
+        main(["pair", *(part for k, v in arguments.items() for part in (f"--{k}", str(v)))])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and len(lines) == 1 and expected in lines[0]
+    assert files(root) == before
+
+
+def test_a_bad_name_is_refused(root):
+    problems = write_problems(root / "p.jsonl")
+    with pytest.raises(TokenshiftError, match="'name' is 'a b'"):
+        write_pair(MODELS / "base", MODELS / "dapo", problems, "a b")
+    assert not list(paths.studies().iterdir())
+
+
+@pytest.mark.slow
+def test_all_notebooks_run_on_a_pair(root, capsys):
+    """End to end: two shipped models, some problems, every notebook that is for such a study."""
+    shutil.copytree(CHECKOUT / "notebooks", root / "notebooks", dirs_exist_ok=True)
+    rows = (CHECKOUT / "results/tiny/benchmarks/medium.jsonl").read_text().splitlines()[:4]
+    (root / "few.jsonl").write_text("\n".join(rows) + "\n")
+    file = write_pair(MODELS / "base", MODELS / "dapo", root / "few.jsonl", "mine")
+    few = "samples: {accuracy: 4, controls: 4, shifts: 2, checkpoints: 2, cross_sampling: 2}"
+    text = file.read_text()
+    file.write_text(
+        text.replace(next(x for x in text.splitlines() if x.startswith("samples:")), few)
+    )
+    manifest = reproduce("mine")
+    assert [name[:2] for name in manifest["notebooks"]] == ["00", "01", "02", "03"]
+    said = capsys.readouterr().err
+    assert "left out: study mine has no 'weighted' section, so notebook 04_weighted_obj" in said
+    assert "left out: study mine has no 'robustness' section, so notebook 05_robustness" in said
+    claims = pd.read_csv(root / "results/mine/tables/00_claims.csv")
+    assert len(claims) and len(pd.read_csv(root / "results/mine/tables/02_curves.csv"))

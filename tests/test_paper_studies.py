@@ -1,0 +1,141 @@
+"""The studies of the paper's pairs, run as they are on stand-ins of their models and data sets.
+
+None of the checkpoints can be downloaded here. Random models and made-up problems stand in their
+places in a hand-made cache of the hub; what a study says of prompts, stop tokens, columns, options,
+revisions and verifier is read as it will be with the real ones.
+"""
+
+import re
+import shutil
+
+import pytest
+from conftest import CHECKOUT, WORDS, write_model
+from hub_cache import add_repository, write_data_set
+from transformers import AutoTokenizer
+
+from tokenshift_utils import hub
+from tokenshift_utils.benchmarks import load_benchmark
+from tokenshift_utils.cross_sampling import get_cross_sampling
+from tokenshift_utils.inputs import check_inputs
+from tokenshift_utils.rollouts import get_rollouts
+from tokenshift_utils.shifts import get_shifts
+from tokenshift_utils.study import load_study
+
+STUDIES = [
+    *("qwen2.5-32b-dapo", "qwen2.5-32b-simplerl", "qwen2.5-7b-simplerl"),
+    *("qwen2.5-0.5b-simplerl", "tulu3-8b"),
+]
+MARKERS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|end_of_text|>"]
+CHAT = (
+    "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}\n{% endif %}"
+)
+COLUMNS = {
+    "HuggingFaceH4/aime_2024": ("problem", "answer"),
+    "math-ai/aime25": ("problem", "answer"),
+    "math-ai/amc23": ("question", "answer"),
+    "HuggingFaceH4/MATH-500": ("problem", "answer"),
+    "Idavidrein/gpqa": ("Question", "Correct Answer"),
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A random base and a tuned model near it, with the markers and a chat template."""
+    directory = tmp_path_factory.mktemp("models")
+    for name, noise in (("base", 0.0), ("tuned", 0.02)):
+        write_model(directory / name, noise, [*WORDS, *MARKERS])
+        tokenizer = AutoTokenizer.from_pretrained(directory / name)
+        tokenizer.chat_template = CHAT
+        tokenizer.save_pretrained(directory / name)
+    return directory
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    (tmp_path / "root/notebooks").mkdir(parents=True)
+    shutil.copytree(CHECKOUT / "notebooks/studies", tmp_path / "root/notebooks/studies")
+    monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path / "root"))
+    return tmp_path / "hub"
+
+
+def stand_in(cache, models, study):
+    """Put a stand-in for everything that the study takes from the hub into the cache."""
+    for number, (key, spec) in enumerate(hub.sources(study).items()):
+        revision = "main" if spec.revision == hub.UNPINNED else spec.revision
+        if spec.repo_type == "model":
+            files = models / ("base" if key == f"models.{study.base}" else "tuned")
+            add_repository(cache, spec.hub, files, revision=revision)
+            continue
+        problem, answer = COLUMNS[spec.hub]
+        rows = [
+            {problem: f"question: what is {i}+1?", answer: str(i + 1), "Record ID": f"rec{i}"}
+            | {f"Incorrect Answer {k}": str(i + 1 + k) for k in (1, 2, 3)}
+            for i in range(spec.problems)
+        ]
+        made = cache.parent / f"made{number}"
+        write_data_set(made, rows, spec.split, spec.config)
+        add_repository(cache, spec.hub, made, "dataset", revision)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_it_runs_on_stand_ins(name, cache, models):
+    study = load_study(name)
+    stand_in(cache, models, study)
+    check_inputs(study)
+    assert set(hub.unpinned(study)) <= set(hub.sources(study))
+    limits = {f"benchmarks.{benchmark}.limit": 2 for benchmark in study.benchmarks}
+    few = {"shifts": 1, "accuracy": 1, "controls": 1, "cross_sampling": 1, "checkpoints": 1}
+    study = study.with_overrides(
+        **{"backend": "transformers", "dtype": "float32", "sampling.max_new_tokens": 6},
+        **limits,
+        **{f"samples.{key}": value for key, value in few.items()},
+    )
+    tuned = study.cross_sampling.pairs[0]
+    frame = get_rollouts(study, tuned)
+    assert len(frame) == 2 * len(study.benchmarks)
+    tokenizer = AutoTokenizer.from_pretrained(models / "base")
+    for row in frame.to_dict("records"):
+        first = next(p for p in load_benchmark(study, row["benchmark"]) if p.id == row["problem"])
+        prompt = tokenizer.decode(row["prompt_ids"])
+        assert first.problem.split("?")[0].split()[-1][-1] in prompt
+        assert (row["options"] is None) == (row["benchmark"] != "gpqa")
+    assert len(get_shifts(study, tuned)) == frame["n_tokens"].sum()
+    here = {"benchmarks": study.cross_benchmark, "threshold": -1}
+    assert len(get_cross_sampling(study, study.base, tuned, **here)[0]) == 2
+    for checkpoint in study.checkpoint_names(tuned):
+        assert len(get_shifts(study, checkpoint, source=tuned, benchmarks=study.cross_benchmark))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_revision_is_made_up(name):
+    study = load_study(name)
+    assert study.backend == "vllm" and study.dtype == "bfloat16"
+    for spec in hub.sources(study).values():
+        # a branch that its source names, a commit that `tokenshift pin` was told, or unpinned
+        assert re.fullmatch(r"unpinned|step_100|step_1000|[0-9a-f]{40}", spec.revision)
+    text = (CHECKOUT / f"notebooks/studies/{name}.yaml").read_text()
+    assert "certain:" in text and "assumed" in text and "not run here" in text.lower()
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-32b-dapo", "qwen2.5-32b-simplerl"])
+def test_the_papers_pairs_have_the_papers_settings(name):
+    study = load_study(name)
+    assert study.models["base"].hub == "Qwen/Qwen2.5-32B"
+    sizes = {key: spec.problems for key, spec in study.benchmarks.items()}
+    assert sizes == {"aime24": 30, "aime25": 30, "amc23": 40, "gpqa": 198}
+    sampling = study.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (1.0, 0.7, 8000)
+    assert study.samples.accuracy == study.samples.cross_sampling == 32
+    assert study.stop_tokens == ("<|endoftext|>", "<|im_end|>")
+
+
+def test_prompts_ask_for_what_the_verifier_reads():
+    for name in STUDIES:
+        study = load_study(name)
+        asked = {"boxed": "\\boxed{{}}", "answer_line": "Answer: $Answer"}[study.verifier]
+        assert asked in study.prompt.template

@@ -1,0 +1,122 @@
+"""What a study takes: counted by hand on small ones, and held to a run's records in test_smoke."""
+
+import pytest
+
+from tokenshift_utils import plan as plans
+from tokenshift_utils.cli import main
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.plan import Assumptions, count_work, plan, row_bytes, shape_of
+from tokenshift_utils.study import load_study
+
+
+def by_kind(study, **more):
+    return {part.kind: part for part in count_work(study, **more)}
+
+
+def test_a_small_study_counted_by_hand(mini_root):
+    study = load_study("mini").with_overrides(
+        **{
+            "cross_sampling.thresholds": [-1, 0.1],
+            "cross_sampling.random_control_thresholds": [0.1],
+            "cross_sampling.rules.first": [2],
+            "cross_sampling.rules.entropy": [],
+            "cross_sampling.budgets": [],
+            "cross_sampling.null_thresholds": [],
+            "cross_sampling.extrapolation": None,
+            "cross_sampling.single_token": None,
+            "samples": {
+                "accuracy": 4,
+                "controls": 4,
+                "shifts": 3,
+                "checkpoints": 1,
+                "cross_sampling": 2,
+                "cross_controls": 1,
+            },
+        }
+    )
+    work, longest = by_kind(study), study.sampling.max_new_tokens
+    assert set(work) == {"rollouts", "shifts", "cross_sampling"}
+    # two models, three problems
+    assert (work["rollouts"].responses, work["rollouts"].controls) == (2 * 3 * 4, 0)
+    assert (work["shifts"].responses, work["shifts"].tokens) == (3 * 3, 3 * 3 * longest)
+    # both directions: two thresholds with 2 samples, one other rule with 1
+    cross = work["cross_sampling"]
+    assert cross.responses - cross.controls == 2 * (2 * 3 * 2 + 1 * 3 * 1)
+    # and for one threshold a control of as many switches, 6 pilots and 3 whole tries
+    assert cross.controls == 2 * 3 * 1 * (1 + 6 + 3)
+    assert cross.tokens == cross.responses * longest
+    assert by_kind(study, mean_tokens=5)["cross_sampling"].tokens == cross.responses * 5
+    assert by_kind(study, mean_tokens=10**6)["cross_sampling"].tokens == cross.tokens
+
+
+def test_the_papers_study_counted_without_its_files():
+    study = load_study("qwen2.5-32b-dapo")
+    work = by_kind(study)
+    problems = 30 + 30 + 40 + 198
+    assert work["rollouts"].responses == 2 * problems * 32
+    assert work["shifts"].responses == problems * study.samples.shifts
+    assert work["shifts"].tokens == work["shifts"].responses * 8000
+    cross = work["cross_sampling"]
+    null = 2 * len(study.cross_sampling.null_thresholds) * 30 * study.samples.cross_controls
+    thresholds = len(study.cross_sampling.thresholds)
+    assert cross.responses - cross.controls == 2 * thresholds * problems * 32 + null
+
+
+def test_the_shape_is_that_of_the_files(tmp_path):
+    study = load_study("tiny")
+    shape = shape_of(study)
+    assert 0.5e6 < shape.parameters < 1.5e6 and shape.layers == 4
+    assert (shape.kv_heads, shape.head_dim) == (4, 32)
+    paper = load_study("qwen2.5-32b-dapo")
+    assert shape_of(paper) == paper.shape
+    with pytest.raises(
+        TokenshiftError, match="hf download Qwen/Qwen2.5-32B .*; or say in the study"
+    ):
+        shape_of(paper.model_copy(update={"shape": None}))
+
+
+def test_a_benchmark_that_cant_be_counted_is_refused():
+    study = load_study("qwen2.5-32b-dapo")
+    uncounted = study.with_overrides(**{"benchmarks.gpqa.problems": None})
+    with pytest.raises(TokenshiftError, match="benchmark 'gpqa' .* is not on this machine"):
+        count_work(uncounted)
+
+
+def test_hours_follow_from_the_assumptions_that_are_printed():
+    study = load_study("qwen2.5-32b-dapo")
+    work = by_kind(study, mean_tokens=1000)
+    text = plan(study, Assumptions(50, 200, 3, 1000, 80))
+    hours = {
+        "rollouts": work["rollouts"].tokens * 2 * 32.76e9 / 50e12 / 3600,
+        "shifts": 2 * work["shifts"].tokens * 2 * 32.76e9 / 200e12 / 3600,
+        "cross_sampling": 3 * work["cross_sampling"].tokens * 2 * 32.76e9 / 50e12 / 3600,
+    }
+    assert f"GPU-hours: {plans._figure(sum(hours.values()))}" in text
+    for kind, value in hours.items():
+        assert f"  {kind:15} {plans._figure(value):>12}" in text
+    assert "assumed: 50 TFLOP/s" in text and "200 while scoring" in text
+    assert "65.5 GB a model, 131.0 GB for the two" in text
+    assert "2.1 GB a model and response of 8,000 tokens" in text  # 2 x 64 x 8 x 128 x 2 bytes each
+    assert "2 GPU(s) of 80 GB" in text
+    assert "2 models to download, 131.0 GB" in text
+
+
+def test_a_row_of_records_is_as_wide_as_its_columns():
+    assert row_bytes("rollouts", 10) < 60
+    wide = row_bytes("shifts", 20) - row_bytes("shifts", 10)
+    assert wide == 10 * 5 * 4  # five lists of that length, four bytes each
+
+
+def test_the_command_prints_it(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", "--study", "tulu3-8b", "--mean-tokens", "500"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and "assumed at 500 tokens a response" in text
+    assert all(part in text for part in ("GPU memory, bfloat16", "GPU-hours: ", "Disk: "))
+
+
+def test_every_notebook_is_counted():
+    from tokenshift_utils.notebook import PARAMETERS
+
+    # section 4 reads the logs of training runs and asks nothing of the store
+    assert set(plans.SECTIONS) == set(PARAMETERS) - {"00_overview", "04_weighted_objective"}

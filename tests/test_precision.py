@@ -1,0 +1,81 @@
+"""What the dtype alone makes of JS: the records, and what is said of them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tokenshift_utils.analysis_divergence import sparsity_table
+from tokenshift_utils.analysis_precision import precision_table, say_precision
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.plots_divergence import plot_js_distribution
+from tokenshift_utils.policy import load_policy
+from tokenshift_utils.precision import get_precision
+from tokenshift_utils.shifts import get_shifts
+from tokenshift_utils.study import load_study
+
+
+@pytest.fixture
+def study(mini_root):
+    return load_study("mini").with_overrides(precision={"model": "tuned", "samples": 1})
+
+
+def test_records_of_one_model_in_two_dtypes(study):
+    found = get_precision(study)
+    own = get_shifts(study, "tuned", samples=1)
+    assert set(found["base"]) == {"tuned (float32)"} and set(found["tuned"]) == {"tuned (bfloat16)"}
+    assert found["token"].tolist() == own["token"].tolist()  # its own responses
+    # float32 is the study's own dtype, and the other one is that of the weights rounded
+    np.testing.assert_allclose(found["logp_base"], own["logp_tuned"], atol=2e-6)
+    rounded = load_policy(study.with_overrides(dtype="bfloat16"), "tuned")
+    assert rounded.model.dtype == torch.bfloat16
+    apart = (found["logp_tuned"] - found["logp_base"]).abs()
+    assert 1e-4 < apart.mean() < 0.1
+    assert 0 < found["js_full"].mean() < own["js_full"].mean()
+    assert get_shifts(study, "tuned", samples=1).equals(own)  # kept apart in the store
+
+
+def test_nothing_where_the_study_asks_for_nothing(mini_root):
+    study = load_study("mini")
+    assert get_precision(study) is None
+    table = precision_table(study, None)
+    assert table.empty and "does not measure" in say_precision(study, table, table)
+    with pytest.raises(TokenshiftError, match="'precision.model' names the model 'other'"):
+        study.with_overrides(precision={"model": "other", "samples": 1})
+
+
+def frame(js, problems=4):
+    js = np.asarray(js, dtype=float)
+    return pd.DataFrame(
+        {
+            "benchmark": "sums",
+            "problem": [f"p{i % problems}" for i in range(len(js))],
+            "sample": 0,
+            "js": js,
+            "js_full": js / 10,
+        }
+    )
+
+
+def test_table_and_sentence_by_hand(study):
+    floor = precision_table(study, frame([0.0, 1e-4, 2e-4, 0.2] * 5))
+    assert floor["support"].tolist() == ["nucleus", "full"]
+    nucleus, full = floor.to_dict("records")
+    assert nucleus["share_le_0.001"] == 0.75 and nucleus["share_gt_0.1"] == 0.25
+    assert nucleus["max"] == 0.2 and full["max"] == 0.02 and full["share_gt_0.1"] == 0
+    shifts = {"tuned": frame([0.0, 0.3] * 10)}
+    said = say_precision(study, floor, sparsity_table(study, shifts))
+    assert "Tuned's own weights in bfloat16 against float32 (20 positions)" in said
+    assert "at most 0.001 at 75.0%" in said and "above 0.1 at 25.00%" in said
+    assert "the mean is 0.15, and JS is above 0.1 at 50.00%" in said
+
+
+def test_the_noise_floor_is_in_the_histogram(study):
+    shifts = {"tuned": frame([0.0, 0.3] * 10)}
+    plain = plot_js_distribution(study, shifts)
+    figure = plot_js_distribution(study, shifts, frame([1e-4] * 20))
+    left, right = figure.axes
+    assert len(left.patches) == len(plain.axes[0].patches) + 1
+    assert len(right.lines) == len(plain.axes[1].lines)
+    assert "bfloat16 alone" in [text.get_text() for text in left.texts]
+    assert "bfloat16 alone" not in [text.get_text() for text in plain.axes[0].texts]
