@@ -11,19 +11,19 @@
 #
 # If the shifts are where the gain is, does it help to weigh the advantage by them? The paper's
 # objective is DAPO's with the advantage of every token multiplied by a weight, w = 1 + s
-# (sigmoid(alpha KL) - 1/2), where KL is estimated per token between the policy that sampled and
-# the one that learns (k3). alpha > 0 boosts tokens of high KL, alpha < 0 those of low KL. Its
+# (sigmoid(alpha k3) - 1/2), where k3 = r - 1 - log r estimates KL(pi_old || pi_theta) from the
+# ratio r of the sampled token. alpha > 0 boosts tokens of high KL, alpha < 0 those of low KL. Its
 # authors call it a diagnostic, not a method.
 #
-# - Nothing is trained here: training left its logs, and the finished models are evaluated.
-# - One training run of each objective, three in the paper. Intervals come from resampling
-#   problems with all their samples and do **not** cover the spread between training runs.
+# - Nothing is trained here: this reads the logs of the runs under the study's training directory.
+#   `tokenshift train --arm high-kl --seed 3` makes any of them again, `--arms` all.
+# - Fixed before the runs: two confirmatory arms, each tested once against DAPO over seeds.
+#   Everything else has intervals only.
+# - Runs of one seed share problems and noise, so differences are taken seed by seed.
 
 # %% tags=["parameters"]
 study = "tiny"  # a study under notebooks/studies, or the path of a study file
-baseline = None  # model trained with the plain objective; None: as in the study
-arms = None  # list of models trained with a weighted objective; None: as in the study
-resamples = None  # bootstrap resamples; None: as in the study
+confidence = None  # level of the intervals over seeds; None: as in the study
 
 # %%
 from tokenshift_utils.notebook import start
@@ -31,59 +31,78 @@ from tokenshift_utils.notebook import start
 nb = start("04_weighted_objective", globals())
 
 # %%
+# NBVAL_CHECK_OUTPUT
 from tokenshift_utils import analysis_objective as numbers
-from tokenshift_utils import loading
 from tokenshift_utils import plots_objective as plots
 from tokenshift_utils.analysis_common import paragraph
 
-training = numbers.read_training(nb.study)
-rollouts = loading.objective_rollouts(nb.study)
-how = numbers.training_table(nb.study, training)
+runs = numbers.read_runs(nb.study)
+paragraph(numbers.say_runs(runs))
+
+# %%
+nb.table(numbers.configuration_table(nb.study), "configuration")
+nb.table(numbers.runs_table(runs), "runs")
 
 # %% [markdown]
 # ## 4.1 The weight
 #
-# KL is never negative, so a high-KL boost only raises weights (1 to 1 + s/2) and a low-KL boost
-# only lowers them. The points show the KL that was met in training. Look at whether most tokens
-# are on the flat part at 1: then the weighting hardly acts.
+# k3 is never negative, so a high-KL boost only raises weights (1 to 1 + s/2) and a low-KL boost
+# only lowers them (1 to 1 - s/2). The points show the 90th and 99th percentile of k3 over the tokens
+# met in training. Look at where most tokens are: alpha was set so that an upper tenth is told from
+# the rest, which stays on the flat part at 1.
 
 # %%
-nb.figure(plots.plot_weights(nb.study, numbers.weight_curves(training), training), "weights")
+met = numbers.weights_table(runs)
+nb.figure(plots.plot_weights(numbers.weight_curves(), met), "weights")
+nb.table(met, "weights")
 
 # %% [markdown]
-# The first update after each rollout has the policy that sampled, so KL is 0 and every weight 1
-# there; means below leave those updates out. A mean weight other than 1 changes the size of the
-# steps, not only their emphasis.
-
-# %%
-nb.table(how, "training")
+# The first update after each rollout has the policy that sampled, so k3 is 0 and every weight 1
+# there; means leave those updates out. A mean weight other than 1 changes the size of the steps,
+# not only their emphasis (as far as the optimiser, which rescales gradients, lets it).
 
 # %%
 # NBVAL_CHECK_OUTPUT
-paragraph(numbers.say_weights(nb.study, how))
+paragraph(numbers.say_weights(met))
 
 # %% [markdown]
-# ## 4.2 Training curves
+# ## 4.2 Which tokens get which weight
 #
-# From the committed logs. Look at whether the runs differ by more than they wobble.
+# High-KL boost, early and late in its runs, updates with trivial weights left out. Look at what the
+# tokens on top have in common, and whether they stay the same.
 
 # %%
-nb.figure(plots.plot_training(nb.study, training), "training_curves")
-paragraph(numbers.say_training(nb.study, training))
+tokens = numbers.token_table(runs, "high-kl")
+nb.figure(plots.plot_tokens(tokens), "tokens")
+nb.table(tokens, "tokens", rows=8)
+paragraph(numbers.say_tokens(tokens))
 
 # %% [markdown]
-# ## 4.3 In the form of the paper's Table 2
+# ## 4.3 Training curves
 #
-# Accuracy (mean over the samples of each problem) on the finished models. `gain` is the paired
-# difference to the baseline on the same problems, averaged over benchmarks.
+# Lines are means over seeds (their number in brackets), bands reach from the least seed to the
+# greatest. Look at whether the arms differ by more than their seeds do.
 
 # %%
-table = numbers.objective_table(nb.study, rollouts)
+nb.figure(plots.plot_training(runs), "training_curves")
+paragraph(numbers.say_curves(runs))
+
+# %% [markdown]
+# ## 4.4 In the form of the paper's Table 2
+#
+# mean@32 at the end of training, means over seeds. `gain` is the mean paired difference to DAPO
+# (GRPO's boost: to plain GRPO) with Student's interval over seeds. The two confirmatory arms have a
+# sign-flip permutation test, corrected for the two by Holm; with n seeds its p cannot be below
+# 2 / 2^n. `detectable` is the difference that four in five such experiments would find.
+
+# %%
+table = numbers.objective_table(nb.study, runs)
 nb.table(table, "weighted_objective")
+nb.table(numbers.pass_table(nb.study, runs), "pass_at_k")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-paragraph(numbers.say_objective(nb.study, table))
+paragraph(numbers.say_objective(table))
 
 # %% [markdown]
 # The paper's own, as known from published summaries (mean@32 in %, another base model, three
@@ -95,16 +114,37 @@ from tokenshift_utils.paper import table2
 nb.table(table2(), "paper_table2")
 
 # %% [markdown]
-# ## 4.4 What reproduced
+# ## 4.5 Controls
 #
-# Each claim with what was measured; criteria and reasons are in notebook 00.
+# Mean-1 weights keep the emphasis and take out the mean: is it emphasis or step size? The placebo
+# deals the high-KL weights out at random. Learning rates a fifth lower and higher are a yardstick.
+# Look at whether any interval leaves 0, and at how wide they are with few seeds.
+
+# %%
+nb.figure(plots.plot_gains(table), "gains")
+paragraph(numbers.say_controls(table))
+
+# %% [markdown]
+# ## 4.6 What the weighting does to the shift
+#
+# Shares of positions by JS to base, and whether arms move the same positions: the overlap of their
+# sets of high JS on base's own responses, beside the overlap of two seeds of one arm.
+
+# %%
+shift = numbers.shift_table(nb.study, runs)
+nb.table(shift, "shift")
+paragraph(numbers.say_shift(shift))
+
+# %% [markdown]
+# ## 4.7 What this shows, and what not
+#
+# Criteria and reasons of the claims are in notebook 00.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 from tokenshift_utils.overview import say_claims, section_claims
 
-found = numbers.objective_evidence(nb.study, rollouts)
+found = numbers.objective_evidence(nb.study, runs)
+paragraph(numbers.say_closing(table))
 print(say_claims(section_claims(nb.study, found, 4)))
-
-# %%
 nb.table(found, "evidence")

@@ -1,6 +1,5 @@
 """The analyses of all sections against answers worked out by hand on small made-up frames."""
 
-import json
 import math
 
 import made_up
@@ -11,12 +10,10 @@ import pytest
 from tokenshift_utils import (
     analysis_divergence,
     analysis_mechanics,
-    analysis_objective,
     analysis_robustness,
 )
 from tokenshift_utils.analysis_common import by_benchmark, evidence, percent, points, token_class
 from tokenshift_utils.claims import EVIDENCE_COLUMNS
-from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.stats import Bootstrap
 
 STUDY = made_up.study()
@@ -260,74 +257,6 @@ def test_checkpoints_must_share_their_positions():
 def test_a_study_without_checkpoints_says_so():
     table = analysis_mechanics.evolution_table(ONE, {})
     assert analysis_mechanics.say_evolution(table) == "This study has no checkpoints to follow."
-
-
-# ---- 4 objective
-
-
-def write_logs(directory, weighting):
-    directory.mkdir(parents=True)
-    pd.DataFrame(
-        {
-            "rollout": [1, 1, 2, 2],
-            "update": [1, 2, 3, 4],
-            "correct_mean": [0.1, None, 0.3, None],
-            "entropy": [1.0, 0.5, 0.4, 0.2],
-            "k3_mean": [0, 0.01, 0, 0.03],
-            "weight_mean": [1, 1.2, 1, 1.4],
-            "tokens_generated": [10, None, 20, None],
-            "tokens_trained": [5, None, 5, None],
-            "groups_sampled": [4, None, 4, None],
-            "groups_discarded": [1, None, 1, None],
-        }
-    ).to_csv(directory / "log.csv", index=False)
-    (directory / "summary.json").write_text(json.dumps({"recipe": {"weighting": weighting}}))
-
-
-def test_training_logs_are_read_and_means_leave_out_first_updates(tmp_path):
-    study = STUDY.with_overrides(**{"weighted.log_dir": str(tmp_path)})
-    write_logs(tmp_path / "dapo-high-kl", {"alpha": 2.0, "scale": 1.0})
-    training = analysis_objective.read_training(study)
-    assert list(training) == ["dapo-high-kl"]  # the others have no logs here
-    assert list(training["dapo-high-kl"].by_rollout("correct_mean")) == [0.1, 0.3]
-    row = analysis_objective.training_table(study, training).iloc[0]
-    assert (row["k3_mean"], row["weight_mean"]) == pytest.approx((0.02, 1.3))
-    assert (row["tokens_generated"], row["groups_discarded_share"]) == (30, 0.25)
-    curve = analysis_objective.weight_curves(training)
-    assert curve["weight"].iloc[0] == 1.0
-    assert curve["weight"].iloc[-1] == pytest.approx(0.5 + 1 / (1 + math.exp(-2)))
-
-
-def test_a_damaged_summary_is_one_clear_sentence(tmp_path):
-    study = STUDY.with_overrides(**{"weighted.log_dir": str(tmp_path)})
-    write_logs(tmp_path / "dapo", None)
-    (tmp_path / "dapo" / "summary.json").write_text("{")
-    with pytest.raises(TokenshiftError, match="summary.json cannot be read"):
-        analysis_objective.read_training(study)
-
-
-def test_a_study_without_logs_says_so(tmp_path):
-    study = STUDY.with_overrides(**{"weighted.log_dir": str(tmp_path)})
-    training = analysis_objective.read_training(study)
-    table = analysis_objective.training_table(study, training)
-    assert analysis_objective.say_weights(study, table) == "This study has no training logs."
-
-
-def test_objective_table_averages_benchmarks_and_pairs_the_gain():
-    base = pd.concat(
-        [made_up.exact_rollouts([1, 0]), made_up.exact_rollouts([0, 0]).assign(benchmark="hard")]
-    )
-    better = pd.concat(
-        [made_up.exact_rollouts([1, 1]), made_up.exact_rollouts([1, 0]).assign(benchmark="hard")]
-    )
-    rollouts = {"dapo": base, "dapo-high-kl": better, "dapo-low-kl": base}
-    table = analysis_objective.objective_table(STUDY, rollouts)
-    assert list(table["average"]) == [0.25, 0.75, 0.25]
-    assert list(table["gain"].fillna(-1)) == [-1, 0.5, 0.0]
-    assert table["gain_low"].iloc[1] == table["gain_high"].iloc[1] == 0.5  # paired: no spread
-    found = analysis_objective.objective_evidence(STUDY, rollouts)
-    assert value(found, "boost_gain", "dapo-high-kl") == 0.5
-    assert value(found, "boost_difference", "dapo-high-kl") == 0.5
 
 
 # ---- 5 robustness

@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from tokenshift_utils import bench
+from tokenshift_utils import bench, bench_weighting
 from tokenshift_utils.bench import Case, Pair, expected_tokens, floor
 from tokenshift_utils.cli import main
 from tokenshift_utils.hf_policy import HFPolicy
+from tokenshift_utils.weighting import SIGNALS
 
 SMALL = Case("small", "cpu", 2, rows=4, tokens=20, fixed=7, repeats=2)
 
@@ -168,3 +169,11 @@ def test_rows_as_text():
     assert lines[1].split() == ["p", "cpu", "16", "plain", "2000", "1.00"]
     assert lines[2].split() == ["p", "cpu", "16", "block", "8", "4.0%", "1234", "1.32", "1.20"]
     assert len({line.index("1.") for line in lines[1:]}) == 1
+
+
+def test_every_signal_of_the_weighted_trainer_is_measured_beside_trls_own():
+    rows = bench_weighting.bench_weighting(repeats=1, rows=2)
+    assert [row["signal"] for row in rows] == [bench_weighting.PLAIN, *SIGNALS]
+    assert rows[0]["extra"] == 0 and all(row["ms_per_step"] > 0 for row in rows)
+    assert all(0 < row["ms_of_weights"] < row["ms_per_step"] for row in rows[1:])
+    assert bench_weighting.render(rows).count("\n") == len(rows) + 1

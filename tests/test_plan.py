@@ -118,4 +118,5 @@ def test_the_command_prints_it(capsys):
 def test_every_notebook_is_counted():
     from tokenshift_utils.notebook import PARAMETERS
 
-    assert set(plans.SECTIONS) == set(PARAMETERS) - {"00_overview"}
+    # section 4 reads the logs of training runs and asks nothing of the store
+    assert set(plans.SECTIONS) == set(PARAMETERS) - {"00_overview", "04_weighted_objective"}

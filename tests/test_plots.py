@@ -16,7 +16,6 @@ from tokenshift_utils import analysis_cross as cross
 from tokenshift_utils import analysis_cross_summary as summary
 from tokenshift_utils import analysis_divergence as divergence
 from tokenshift_utils import analysis_mechanics as mechanics
-from tokenshift_utils import analysis_objective as objective
 from tokenshift_utils import analysis_robustness as robustness
 from tokenshift_utils import analysis_rules as rules
 from tokenshift_utils import analysis_single_token as single
@@ -25,7 +24,6 @@ from tokenshift_utils import loading_cross, style
 from tokenshift_utils import plots_cross as draw_cross
 from tokenshift_utils import plots_divergence as draw_divergence
 from tokenshift_utils import plots_mechanics as draw_mechanics
-from tokenshift_utils import plots_objective as draw_objective
 from tokenshift_utils import plots_robustness as draw_robustness
 from tokenshift_utils import plots_rules as draw_rules
 
@@ -204,25 +202,6 @@ def test_cross_sampling_without_controls_and_other_rules(tmp_path):
     assert rules.say_rules(study, ahead) == "This study compares JS with no other rule."
     tokens = rules.intervention_table(study, token_runs, rollouts)
     save(draw_rules.plot_interventions(study, tokens), tmp_path)
-
-
-def training(columns=("correct_mean", "entropy", "k3_mean", "k3_p50", "weight_mean")):
-    log = pd.DataFrame({"rollout": [1, 1, 2, 2]} | {c: [0.0, 0.1, 0.2, 0.3] for c in columns})
-    log[["tokens_generated", "tokens_trained"]] = 1
-    summary = {"recipe": {"weighting": {"alpha": 100.0, "scale": 1.0}}}
-    return objective.Training(log, pd.DataFrame(), summary)
-
-
-@pytest.mark.parametrize("runs", [
-    {}, {"dapo-high-kl": training(("entropy",))}, {"dapo-high-kl": training()},
-])  # fmt: skip
-def test_figures_of_the_objective(runs, tmp_path):
-    style.use_style()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        save(draw_objective.plot_weights(STUDY, objective.weight_curves(runs), runs), tmp_path)
-        save(draw_objective.plot_training(STUDY, runs), tmp_path)
-    assert "nan" not in objective.say_training(STUDY, runs)
 
 
 def test_figures_of_samplers(tmp_path):

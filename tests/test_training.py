@@ -142,7 +142,8 @@ def _trainer(recipe, rounds):
     trainer = object.__new__(rl.RLVRTrainer)
     trainer.recipe, trainer.run_seed = recipe, 0
     made = iter(rounds)
-    trainer._sample_round = lambda rng, where: next(made)
+    trainer.asked = []
+    trainer._sample_round = lambda rng, where, count: trainer.asked.append(count) or next(made)
     return trainer
 
 
@@ -151,7 +152,10 @@ def test_dynamic_sampling_drops_all_equal_groups_and_samples_more():
     recipe = replace(RL, dynamic_sampling=True, prompts_per_rollout=3)
     trainer = _trainer(recipe, [[mixed, right, wrong], [mixed, mixed, mixed]])
     kept, sampled = trainer._sample_groups(0)
-    assert kept == [mixed] * 3 and len(sampled) == 6
+    assert kept == [mixed] * 3 and len(sampled) == 6 and trainer.asked == [3, 3]
+    frugal = _trainer(replace(recipe, refill_whole=False), [[mixed, right, mixed], [mixed, wrong]])
+    kept, sampled = frugal._sample_groups(0)
+    assert kept == [mixed] * 3 and frugal.asked == [3, 2]
     hopeless = _trainer(recipe, [[right, wrong, right]] * 50)
     with pytest.raises(RuntimeError, match="too easy or too hard"):
         hopeless._sample_groups(0)
@@ -162,6 +166,27 @@ def test_without_dynamic_sampling_every_group_is_kept():
     recipe = replace(RL, prompts_per_rollout=3)
     kept, sampled = _trainer(recipe, [groups])._sample_groups(0)
     assert kept == sampled == groups
+
+
+def test_trimmed_scoring_changes_no_log_probability(tmp_path):
+    tokenizer, found = build_tokenizer(), {}
+    for trim in (False, True):
+        scored = found[trim] = []
+
+        class Watched(rl.RLVRTrainer):
+            def _generate_and_score_completions(self, inputs, scored=scored):
+                output = super()._generate_and_score_completions(inputs)
+                scored.append(output["old_per_token_logps"] * output["completion_mask"])
+                return output
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rl, "RLVRTrainer", Watched)
+            rl.train_rl(
+                supervised.new_model(tokenizer, 0), tokenizer, replace(RL, rollouts=1), 0,
+                tmp_path / str(trim), {}, NO_EVALUATION, Progress(tmp_path / "p"), trim_scoring=trim,
+            )  # fmt: skip
+    torch.testing.assert_close(found[True], found[False], rtol=0, atol=1e-5)
+    assert found[True][0].count_nonzero() > 100
 
 
 def test_overlong_penalty_by_hand():

@@ -12,7 +12,8 @@ verdict:
 - ``not testable``: the study lacks what the claim is about, or nothing could be measured.
 
 Intervals come from resampling problems (all samples of a drawn problem kept), so they speak of
-problems and samples. They do not cover training seeds: each model was trained once. Verdicts are
+problems and samples. They do not cover training seeds: each model was trained once. Only section 4
+compares several runs, and its intervals are over their seeds, on fixed problems. Verdicts are
 not corrected for the number of claims; a quantity that is a best or worst of several settings has
 an interval that is corrected for their number.
 """
@@ -98,8 +99,9 @@ QUANTITIES = {
     "first",
     "jaccard_late": "rise of the Jaccard overlap per update in the second half of training minus "
     "the first half",
-    "boost_gain": "mean@k gain over DAPO, mean of benchmarks",
-    "boost_difference": "mean@k, high-KL boost minus low-KL boost, mean of benchmarks",
+    "boost_gain": "mean@k gain over DAPO at the same seed, mean of benchmarks and seeds",
+    "boost_difference": "mean@k, high-KL boost minus low-KL boost at the same seed, mean of benchmarks "
+    "and seeds",
 }
 
 
@@ -375,8 +377,8 @@ CLAIMS = (
         "boost",
         ("dapo-high-kl",),
         (Check("boost_gain", above=0.0),),
-        "A gain over DAPO on the same problems. The paper averages three training runs; where a "
-        "study has one of each, the interval leaves out the spread between runs.",
+        "A gain over DAPO's runs of the same seeds. The interval is over training seeds, on the "
+        "study's problems; the paper has three runs and no interval.",
         requires=("dapo",),
     ),
     Claim(

@@ -50,11 +50,29 @@ def train(
     study: StudyOption = "tiny",
     only: Annotated[list[str] | None, typer.Option(help="Models to train, by name.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is there.")] = False,
+    arms: Annotated[
+        bool, typer.Option("--arms", help="Instead: every run of the comparison of objectives.")
+    ] = False,
+    arm: Annotated[str | None, typer.Option(help="Instead: the runs of this arm.")] = None,
+    seed: Annotated[int | None, typer.Option(help="With --arm or --arms: only this seed.")] = None,
 ) -> None:
-    """Train the models of the embedded study from nothing, on a CPU; resumable."""
+    """Train the models of the embedded study from nothing, on a CPU; resumable.
+
+    With --arms or --arm: the runs that compare weighted objectives, which leave logs, not models.
+    """
     from tokenshift_utils.study import load_study
 
+    comparing = arms or arm is not None
+    if comparing and only:
+        raise TokenshiftError("--only names shipped models; it doesn't go with --arms or --arm.")
+    if seed is not None and not comparing:
+        raise TokenshiftError("--seed goes with --arm or --arms; shipped models have one seed.")
     loaded = load_study(study)
+    if comparing:
+        from tokenshift_utils.training.arms import train_arms
+
+        train_arms(loaded, arm, seed, fresh)
+        return
     from tokenshift_utils.training.run import train
 
     train(loaded, only, fresh)
@@ -167,6 +185,15 @@ def bench_cross_sampling(
 
     rows = bench(pair or (), batch or ())
     typer.echo(json.dumps(rows, indent=1) if as_json else f"{describe_machine()}\n\n{render(rows)}")
+
+
+@bench.command("weighting")
+def bench_weighting() -> None:
+    """What each signal of the weighted trainer costs a training step; a minute on an idle CPU."""
+    from tokenshift_utils.bench import describe_machine
+    from tokenshift_utils.bench_weighting import bench_weighting, render
+
+    typer.echo(f"{describe_machine()}\n\n{render(bench_weighting())}")
 
 
 @bench.command("scoring")

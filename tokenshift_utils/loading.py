@@ -10,7 +10,6 @@ import pandas as pd
 from tokenshift_utils import analysis_common as common
 from tokenshift_utils import analysis_divergence as divergence
 from tokenshift_utils import analysis_mechanics as mechanics
-from tokenshift_utils import analysis_objective as objective
 from tokenshift_utils import analysis_robustness as robustness
 from tokenshift_utils import executor
 from tokenshift_utils.loading_cross import (
@@ -36,8 +35,6 @@ __all__ = [
     "divergence_shifts",
     "mechanics_artefacts",
     "mechanics_shifts",
-    "objective_artefacts",
-    "objective_rollouts",
     "precision_shifts",
     "robustness_artefacts",
     "robustness_records",
@@ -141,17 +138,6 @@ def mechanics_shifts(study) -> tuple[dict[str, pd.DataFrame], dict[int, pd.DataF
     finished = get_shifts(study, final, columns=columns)
     frames[last] = finished[finished["sample"] < scored["samples"]].reset_index(drop=True)
     return _shifts_of_models(study, mechanics.COLUMNS), frames
-
-
-def objective_artefacts(study) -> list[executor.Artefact]:
-    """What section 4 asks of the store."""
-    return [a for model in objective.arms(study) for a in rollout_artefacts(study, model)]
-
-
-def objective_rollouts(study) -> dict[str, pd.DataFrame]:
-    """Responses of the baseline and its weighted variants, for section 4."""
-    executor.run(study, objective_artefacts(study))
-    return {model: get_rollouts(study, model) for model in objective.arms(study)}
 
 
 def _robustness_calls(study) -> tuple[list[str], dict[str, dict], dict[tuple, dict]]:

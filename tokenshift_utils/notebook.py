@@ -47,11 +47,7 @@ PARAMETERS: dict[str, dict[str, str]] = {
         "evolution_model": "evolution.model",
         "resamples": "statistics.resamples",
     },
-    "04_weighted_objective": {
-        "baseline": "weighted.baseline",
-        "arms": "weighted.arms",
-        "resamples": "statistics.resamples",
-    },
+    "04_weighted_objective": {"confidence": "statistics.confidence"},
     "05_robustness": {
         "pair": "robustness.pair",
         "benchmark": "robustness.benchmark",

@@ -31,7 +31,6 @@ SECTIONS = {
     "01_divergence_characterization": loading.divergence_artefacts,
     "02_cross_sampling": loading.cross_artefacts,
     "03_token_mechanics": loading.mechanics_artefacts,
-    "04_weighted_objective": loading.objective_artefacts,
     "05_robustness": loading.robustness_artefacts,
 }
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}

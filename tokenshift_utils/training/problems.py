@@ -122,6 +122,12 @@ def benchmark(tier: str, size: int = BENCHMARK_SIZE) -> tuple[Problem, ...]:
 
 
 @cache
+def problem_ids() -> dict[Problem, str]:
+    """The name of every evaluation problem in the benchmark files."""
+    return {p: f"{tier}-{i:03d}" for tier in TIERS for i, p in enumerate(benchmark(tier))}
+
+
+@cache
 def held_out() -> frozenset[str]:
     """Expressions of every evaluation problem; none may occur anywhere in training."""
     return frozenset(problem.expression for tier in TIERS for problem in benchmark(tier))

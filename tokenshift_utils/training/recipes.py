@@ -4,7 +4,7 @@ The RL recipes follow the papers they are named after (DAPO: Yu et al. 2025; Sim
 al. 2025) in objective; sizes and learning rates are the tiny study's own.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from tokenshift_utils.weighting import Weighting
 
@@ -29,6 +29,14 @@ ARCHITECTURE = {
 # most of the boost, the bulk next to none.
 HIGH_KL = Weighting(alpha=10_000.0, scale=1.0)
 LOW_KL = Weighting(alpha=-10_000.0, scale=1.0)
+
+# Of the comparison of objectives. Fixed from its plain run of seed 1 (log.csv of arm dapo), before any
+# weighted run of it was made: over all updates but the first of each rollout, k3 has a mean 50th
+# percentile of 9e-13, a 90th of 3.2e-6 and a 99th of 1.1e-4 nats. With alpha = 1 / (90th percentile) a
+# token there has 46% of the boost, the upper percent all of it and the lower half nothing: weights
+# tell an upper tenth from the rest, and don't yet count every token that moved at all. (HIGH_KL above,
+# of the shipped models, reaches little more than the upper percent.)
+ALPHA = 300_000.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class RLRecipe:
     dynamic_sampling: bool
     overlong_buffer: int | None  # tokens over which DAPO's length penalty grows from 0 to 1
     weighting: Weighting | None = None  # paper section 4
+    refill_whole: bool = True  # later sampling rounds are as large as the first; else, as needed
+    top_entropy_share: float = 1.0  # of the tokens; the others' loss is dropped ("80/20")
     rollouts: int = 24
     updates_per_rollout: int = 4
     learning_rate: float = 2e-5
@@ -124,4 +134,137 @@ TINY = Plan(
     },
     checkpoints={"dapo": (1, 2, 4, 8, 12, 16, 20)},
     evaluations=(0, 6, 12, 18, 24),
+)
+
+
+# Settings that came after models were trained and shipped, with the values that those had.
+_LATER = {
+    "refill_whole": True,
+    "top_entropy_share": 1.0,
+    "signal": "k3",
+    "normalise": False,
+    "shuffle": False,
+}
+
+
+def settings(recipe: SupervisedRecipe | RLRecipe) -> dict:
+    """A recipe as plain data, from which keys are made.
+
+    A later setting is left out at the value that earlier models had, so that their keys stay.
+    """
+
+    def known(values: dict) -> dict:
+        return {
+            name: known(value) if isinstance(value, dict) else value
+            for name, value in values.items()
+            if name not in _LATER or value != _LATER[name]
+        }
+
+    return known(asdict(recipe))
+
+
+# The comparison of objectives (paper section 4) ---------------------------------------------------
+
+
+ROLES = ("confirmatory", "control", "exploratory")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One objective of the comparison; it is trained once a seed, 1 to ``seeds``."""
+
+    label: str
+    role: str  # one of ROLES
+    seeds: int
+    recipe: RLRecipe
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All runs of the comparison and how each is measured.
+
+    Runs of one seed share problems and noise, in training and in evaluation, whatever their arm.
+    """
+
+    arms: dict[str, Arm]
+    evaluations: tuple[int, ...]  # rollouts after which a run is evaluated, the last one apart
+    evaluation_samples: int  # a problem, along training
+    final_samples: int  # a problem, at the end
+    shift_samples: int  # responses a problem on which the shift from base is measured
+    token_tables: tuple[tuple[int, ...], tuple[int, ...]]  # rollouts counted as early and as late
+
+    def runs(self) -> list[tuple[str, int]]:
+        """(arm, seed) by priority: role by role, and within a role seed by seed over all arms."""
+        found = []
+        for role in ROLES:
+            arms = {name: arm for name, arm in self.arms.items() if arm.role == role}
+            for seed in range(1, 1 + max((arm.seeds for arm in arms.values()), default=0)):
+                found += [(name, seed) for name, arm in arms.items() if seed <= arm.seeds]
+        return found
+
+
+_RUN = replace(_DAPO, prompts_per_rollout=16, rollouts=20, refill_whole=False)
+_GRPO = replace(
+    _RUN,
+    loss_type="grpo",
+    clip_high=0.2,
+    kl_coefficient=0.04,  # GRPO's own (Shao et al. 2024)
+    dynamic_sampling=False,
+    overlong_buffer=None,
+)
+_HIGH = Weighting(alpha=ALPHA, scale=1.0)
+_LOW = Weighting(alpha=-ALPHA, scale=1.0)
+
+
+def _weighted(weighting: Weighting, recipe: RLRecipe = _RUN) -> RLRecipe:
+    return replace(recipe, weighting=weighting)
+
+
+ARMS = Comparison(
+    arms={
+        "dapo": Arm("DAPO", "confirmatory", 8, _RUN),
+        "high-kl": Arm("High-KL boost", "confirmatory", 8, _weighted(_HIGH)),
+        "low-kl": Arm("Low-KL boost", "confirmatory", 8, _weighted(_LOW)),
+        "high-kl-mean1": Arm(
+            "High-KL, mean 1", "control", 5, _weighted(replace(_HIGH, normalise=True))
+        ),
+        "low-kl-mean1": Arm(
+            "Low-KL, mean 1", "control", 5, _weighted(replace(_LOW, normalise=True))
+        ),
+        "placebo": Arm("Placebo (shuffled)", "control", 5, _weighted(replace(_HIGH, shuffle=True))),
+        "high-kl-strong": Arm(
+            "High-KL, s = 1.9", "exploratory", 3, _weighted(replace(_HIGH, scale=1.9))
+        ),
+        "low-kl-strong": Arm(
+            "Low-KL, s = 1.9", "exploratory", 3, _weighted(replace(_LOW, scale=1.9))
+        ),
+        "grpo": Arm("GRPO with KL penalty", "exploratory", 3, _GRPO),
+        "grpo-high-kl": Arm("GRPO, high-KL boost", "exploratory", 3, _weighted(_HIGH, _GRPO)),
+        "entropy-mask": Arm(
+            "Top 20% entropy", "exploratory", 3, replace(_RUN, top_entropy_share=0.2)
+        ),
+        "low-p": Arm(
+            "1 - p",
+            "exploratory",
+            3,
+            _weighted(Weighting(alpha=5.0, scale=1.0, signal="one_minus_p")),
+        ),
+        "dapo-lr-0.8": Arm(
+            "DAPO, rate x 0.8",
+            "exploratory",
+            3,
+            replace(_RUN, learning_rate=0.8 * _RUN.learning_rate),
+        ),
+        "dapo-lr-1.2": Arm(
+            "DAPO, rate x 1.2",
+            "exploratory",
+            3,
+            replace(_RUN, learning_rate=1.2 * _RUN.learning_rate),
+        ),
+    },
+    evaluations=(0, 5, 10, 15),
+    evaluation_samples=4,
+    final_samples=32,
+    shift_samples=2,
+    token_tables=((2, 3, 4, 5), (17, 18, 19, 20)),
 )

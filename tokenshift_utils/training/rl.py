@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
@@ -15,8 +16,9 @@ from trl import GRPOConfig
 from tokenshift_utils.hf_policy import HFPolicy
 from tokenshift_utils.noise import row_key
 from tokenshift_utils.policy import Continuation, Sampling
+from tokenshift_utils.shifts import score_pair
 from tokenshift_utils.training.evaluation import Evaluator, solves
-from tokenshift_utils.training.problems import training_problems
+from tokenshift_utils.training.problems import TIERS, training_problems
 from tokenshift_utils.training.progress import Progress
 from tokenshift_utils.training.recipes import RLRecipe
 from tokenshift_utils.weighted_trainer import DivergenceWeightedGRPOTrainer
@@ -50,13 +52,27 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
     with the rollouts that it would have had.
     """
 
-    def __init__(self, *args, recipe: RLRecipe, seed: int, evaluator: Evaluator, **kwargs):
+    def __init__(
+        self,
+        *args,
+        recipe: RLRecipe,
+        seed: int,
+        evaluator: Evaluator,
+        base: HFPolicy | None = None,
+        token_tables: dict[int, Path] | None = None,
+        trim_scoring: bool = False,
+        **kwargs,
+    ):
         super().__init__(*args, rollout_func=self._hand_over_rollout, **kwargs)
+        self.trim_scoring = trim_scoring
         self.recipe = recipe
+        self.base = base
+        self.token_tables = token_tables or {}
         self.evaluator = evaluator
         self.run_seed = seed
         self._groups: list[Group] = []
         self._tokens_generated = 0
+        self._by_token = torch.zeros(3, len(self.processing_class), dtype=torch.float64)
 
     def _generate_and_score_completions(self, inputs):
         rollout = self.state.global_step // self.recipe.updates_per_rollout
@@ -65,6 +81,8 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         self._tokens_generated = 0
         self.model.eval()
         self._groups, sampled = self._sample_groups(rollout)
+        if self.base is not None:
+            self._metrics["train"]["kl_base"].append(self._kl_to_base())
         self.model.train()
         rows = [
             {"prompt": group.prompt, "correct": correct}
@@ -81,6 +99,35 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         metrics["tokens_trained"].append(output["completion_mask"].sum().item())
         return output
 
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+    ):
+        """As TRL's; with ``trim_scoring`` a rollout is scored in batches of like length.
+
+        TRL scores a whole rollout at once, every row padded to the longest: a quarter of the time
+        that training takes here. What stands at padding means nothing, and is 0 then.
+        """
+        score = super()._get_per_token_logps_and_entropies
+        if not self.trim_scoring or self._step_inputs is not None:  # a training step
+            return score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        start = input_ids.shape[1] - logits_to_keep
+        before, after = attention_mask[:, :start].sum(1), attention_mask[:, start:].sum(1)
+        logps = torch.zeros(len(input_ids), logits_to_keep)
+        for rows in after.argsort(stable=True).split(MICRO_BATCH):
+            width = max(1, int(after[rows].max()))
+            kept = slice(start - int(before[rows].max()), start + width)
+            found = score(model, input_ids[rows, kept], attention_mask[rows, kept], width)
+            logps[rows, :width] = found[0]
+        return logps, None, None
+
+    def _kl_to_base(self) -> float:
+        """Mean over positions of the exact KL(policy || base), nats; one response a group."""
+        policy = HFPolicy(self.accelerator.unwrap_model(self.model), self.base.tokenizer, "policy")
+        prompts = [group.prompt_ids for group in self._groups]
+        responses = [group.responses[0].ids for group in self._groups]
+        pairs = score_pair(self.base, policy, prompts, responses, Sampling(), 1, len(prompts))
+        return float(np.concatenate([columns["kl_tuned_base"] for _, columns in pairs]).mean())
+
     def record_evaluation(self) -> None:
         """Put the benchmark accuracies of the model as it is into the log's next row."""
         policy = self.accelerator.unwrap_model(self.model)
@@ -92,7 +139,10 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         wanted, kept, sampled = self.recipe.prompts_per_rollout, [], []
         for round_ in range(MAX_SAMPLING_ROUNDS):
             rng = random.Random(f"rl {self.run_seed} rollout {rollout} round {round_}")
-            groups = self._sample_round(rng, f"rollout {rollout} round {round_}")
+            count = wanted
+            if round_ and not self.recipe.refill_whole:  # about half of the groups are informative
+                count = min(wanted, 2 * (wanted - len(kept)))
+            groups = self._sample_round(rng, f"rollout {rollout} round {round_}", count)
             sampled += groups
             kept += [g for g in groups if g.informative or not self.recipe.dynamic_sampling]
             if len(kept) >= wanted:
@@ -102,9 +152,9 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
             f" {rollout}: the task is too easy or too hard for dynamic sampling."
         )
 
-    def _sample_round(self, rng: random.Random, where: str) -> list[Group]:
+    def _sample_round(self, rng: random.Random, where: str, count: int) -> list[Group]:
         recipe, tokenizer = self.recipe, self.processing_class
-        problems = _take(training_problems(recipe.tier_mix, rng), recipe.prompts_per_rollout)
+        problems = _take(training_problems(recipe.tier_mix, rng), count)
         prompts = [tokenizer.encode(problem.prompt) for problem in problems]
         width = range(recipe.responses_per_prompt)
         policy = HFPolicy(self.accelerator.unwrap_model(self.model), tokenizer, "policy")
@@ -138,6 +188,25 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
             "completion_ids": [response.ids for _, response in pairs],
             "logprobs": [response.logprobs for _, response in pairs],
         }
+
+    def _observe(self, mask, divergence, weights):
+        """Sum k3 and weights by token id over a rollout's updates but the first."""
+        rollout, update = divmod(self.state.global_step, self.recipe.updates_per_rollout)
+        if rollout + 1 not in self.token_tables or update == 0:
+            return
+        weights = torch.ones_like(divergence) if weights is None else weights
+        ids = self._step_inputs["completion_ids"][mask]
+        rows = torch.stack([torch.ones_like(divergence), divergence, weights])[:, mask]
+        self._by_token.index_add_(1, ids, rows.to(torch.float64))
+
+    def write_token_table(self, rollout: int) -> None:
+        """Write and forget the sums by token of a rollout that ``token_tables`` names."""
+        count, divergence, weight = self._by_token.numpy()
+        seen = np.flatnonzero(count)
+        pd.DataFrame(
+            {"token": seen, "count": count[seen], "k3": divergence[seen], "weight": weight[seen]}
+        ).to_csv(self.token_tables[rollout], index=False)
+        self._by_token.zero_()
 
     def _prepare_inputs(self, generation_batch):
         starts_rollout = self._step % self.args.steps_per_generation == 0
@@ -179,15 +248,21 @@ def sort_by_length(micro_batches: list[dict]) -> list[dict]:
     return result
 
 
-class SaveCheckpoints(TrainerCallback):
-    """Writes the model after the rollouts named; reports progress and a rate to ``report``."""
+class EndOfRollout(TrainerCallback):
+    """Saves the model, and writes the tables by token, after the rollouts named."""
 
     def __init__(self, recipe: RLRecipe, directories: dict[int, Path]):
-        self.steps = {n * recipe.updates_per_rollout: path for n, path in directories.items()}
+        self.recipe, self.directories = recipe, directories
+        self.trainer: RLVRTrainer | None = None
 
-    def on_step_end(self, args, state, control, model=None, processing_class=None, **kwargs):
-        if directory := self.steps.get(state.global_step):
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        rollout, update = divmod(state.global_step, self.recipe.updates_per_rollout)
+        if update:
+            return
+        if directory := self.directories.get(rollout):
             model.save_pretrained(directory)
+        if rollout in self.trainer.token_tables:
+            self.trainer.write_token_table(rollout)
 
 
 def correctness_reward(completions, correct, **kwargs) -> list[float]:
@@ -214,11 +289,17 @@ def train_rl(
     checkpoints: dict[int, Path],
     evaluator: Evaluator,
     progress: Progress,
+    base: HFPolicy | None = None,
+    token_tables: dict[int, Path] | None = None,
+    trim_scoring: bool = False,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; return one row of metrics an update.
 
-    ``checkpoints`` maps a number of rollouts to the directory where the model is then saved. A run
-    that was stopped goes on from its last checkpoint under ``work_dir``.
+    ``checkpoints`` maps a number of rollouts to the directory where the model is then saved, and
+    ``token_tables`` one to a CSV file with sums of k3 and weights by token of that rollout. With
+    ``base`` the KL to it is logged. ``trim_scoring`` changes log-probabilities by their rounding, and
+    nothing but the time; the shipped models were trained without. A run that was stopped goes on from its last checkpoint under
+    ``work_dir``.
     """
     responses = recipe.prompts_per_rollout * recipe.responses_per_prompt
     micro_batches = responses // MICRO_BATCH
@@ -226,6 +307,7 @@ def train_rl(
     rewards = [correctness_reward]
     if recipe.overlong_buffer:
         rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
+    end_of_rollout = EndOfRollout(recipe, checkpoints)
     trainer = RLVRTrainer(
         model=model,
         processing_class=tokenizer,
@@ -236,7 +318,11 @@ def train_rl(
         seed=seed,
         evaluator=evaluator,
         weighting=recipe.weighting,
-        callbacks=[SaveCheckpoints(recipe, checkpoints), progress],
+        honest_mask=True,
+        base=base,
+        token_tables=token_tables,
+        trim_scoring=trim_scoring,
+        callbacks=[end_of_rollout, progress],
         args=GRPOConfig(
             output_dir=str(work_dir),
             per_device_train_batch_size=MICRO_BATCH,
@@ -249,6 +335,7 @@ def train_rl(
             epsilon=recipe.clip_low,
             epsilon_high=recipe.clip_high,
             beta=recipe.kl_coefficient,
+            top_entropy_quantile=recipe.top_entropy_share,
             learning_rate=recipe.learning_rate,
             lr_scheduler_type="constant",
             adam_beta2=0.99,
@@ -267,6 +354,7 @@ def train_rl(
             disable_tqdm=True,
         ),
     )
+    end_of_rollout.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     trainer.train(
         resume_from_checkpoint=get_last_checkpoint(work_dir) if work_dir.exists() else None
@@ -283,6 +371,7 @@ LOG_COLUMNS = {  # of log.csv -> TRL's and our metrics
     "length_mean": "completions/mean_length",
     "entropy": "entropy",
     "kl_ref": "kl",
+    "kl_base": "kl_base",
     "clip_fraction": "clip_ratio/region_mean",
     "grad_norm": "grad_norm",
     "weight_mean": "weights/mean",
@@ -320,11 +409,11 @@ def tidy_evaluations(history: list[dict], recipe: RLRecipe) -> pd.DataFrame:
         rows += [
             {
                 "rollout": done // recipe.updates_per_rollout,
-                "benchmark": key.removeprefix("accuracy/"),
-                "accuracy": value,
+                "benchmark": tier,
+                "accuracy": entry[f"accuracy/{tier}"],
             }
-            for key, value in entry.items()
-            if key.startswith("accuracy/")
+            for tier in TIERS
+            if f"accuracy/{tier}" in entry
         ]
     return pd.DataFrame(rows, columns=["rollout", "benchmark", "accuracy"])
 

@@ -1,6 +1,5 @@
 """`tokenshift train`: every model of the embedded study, from nothing, resumable."""
 
-import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -22,7 +21,7 @@ from tokenshift_utils.study import Study
 from tokenshift_utils.training import recipes, rl, supervised
 from tokenshift_utils.training.cards import write_cards
 from tokenshift_utils.training.evaluation import Evaluator
-from tokenshift_utils.training.problems import TIERS, benchmark
+from tokenshift_utils.training.problems import TIERS, benchmark, problem_ids
 from tokenshift_utils.training.progress import Progress
 from tokenshift_utils.training.recipes import Plan, RLRecipe, SupervisedRecipe
 from tokenshift_utils.training.tokenizer import build_tokenizer
@@ -68,10 +67,11 @@ def train(
 
 def write_benchmarks(study: Study) -> None:
     """Write the held-out problems where the study's benchmarks are."""
+    ids = problem_ids()
     for tier in TIERS:
         rows = [
-            {"id": f"{tier}-{i:03d}", "problem": problem.prompt, "answer": str(problem.answer)}
-            for i, problem in enumerate(benchmark(tier))
+            {"id": ids[problem], "problem": problem.prompt, "answer": str(problem.answer)}
+            for problem in benchmark(tier)
         ]
         path = study.benchmark_path(tier)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def _run_stages(study: Study, plan: Plan, names: list[str]) -> None:
     files = {name: _work(study, name).parent / f"{name}.progress" for name in names}
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(min(PROCESSES, len(names)), context, _one_thread) as pool,
+        ProcessPoolExecutor(min(PROCESSES, len(names)), context, one_thread) as pool,
         tqdm(total=0, desc=", ".join(names), unit="update") as bar,
     ):
         futures: dict[Future, str] = {
@@ -123,7 +123,8 @@ def _run_stages(study: Study, plan: Plan, names: list[str]) -> None:
         file.unlink(missing_ok=True)
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
+    """Set a worker process up."""
     torch.set_num_threads(1)
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
     transformers_logging.disable_progress_bar()
@@ -139,10 +140,7 @@ def _stage(study: Study, plan: Plan, name: str, progress_file: Path) -> None:
         tokenizer = build_tokenizer()
         model = supervised.new_model(tokenizer, plan.seed)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(study.model_path(study.base))
-        model = LlamaForCausalLM.from_pretrained(
-            study.model_path(study.base), dtype=torch.float32, attn_implementation="eager"
-        )
+        model, tokenizer = load_base(study)
     logs = _logs(study, name)
     logs.mkdir(parents=True, exist_ok=True)
     totals = {}
@@ -175,13 +173,22 @@ def _stage(study: Study, plan: Plan, name: str, progress_file: Path) -> None:
         "model": name,
         "key": _key(study, plan, name),
         "seed": plan.seed,
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipes.settings(recipe),
         "totals": totals,
         "seconds": round(time.time() - started),
         "resumed": resumed,
     }
     _summary_path(study, name).write_text(json.dumps(summary, indent=1) + "\n")
     shutil.rmtree(work)
+
+
+def load_base(study: Study) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The base model in float32, to be trained on, and its tokenizer."""
+    directory = study.model_path(study.base)
+    model = LlamaForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager"
+    )
+    return model, AutoTokenizer.from_pretrained(directory)
 
 
 def ship(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
@@ -206,7 +213,7 @@ def _style(study: Study, name: str) -> str:
 def _key(study: Study, plan: Plan, name: str) -> str:
     """What determined a model: its recipe, the seed and, but for the base, the base's key."""
     content = {
-        "recipe": dataclasses.asdict(_recipe(study, plan, name)),
+        "recipe": recipes.settings(_recipe(study, plan, name)),
         "architecture": recipes.ARCHITECTURE,
         "seed": plan.seed,
         "checkpoints": plan.checkpoints.get(name, ()),

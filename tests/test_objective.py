@@ -1,0 +1,208 @@
+"""Section 4's numbers and figures on made-up runs: by hand, and with any part of them missing."""
+
+import json
+import math
+import shutil
+import warnings
+
+import made_up
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from tokenshift_utils import analysis_objective as objective
+from tokenshift_utils import plots_objective as draw
+from tokenshift_utils import style
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.position_sets import pack_positions
+from tokenshift_utils.training import recipes
+from tokenshift_utils.training.recipes import ARMS
+
+
+def write_run(root, arm, seed, right, high=(True, False, False, False), responses="same"):
+    """A run whose problems have ``right`` of 4 responses right, the same on every benchmark."""
+    directory = root / "arms" / arm / f"seed-{seed}"
+    directory.mkdir(parents=True)
+    log = pd.DataFrame(
+        {
+            "rollout": [1, 1, 2, 2], "k3_p50": [0, 1e-8, 0, 3e-8], "k3_p90": [0, 1e-6, 0, 3e-6],
+            "k3_p99": [0, 1e-4, 0, 3e-4], "weight_mean": [1, 1.1, 1, 1.3],
+            "weight_std": [0, 0.1, 0, 0.1], "weight_share_above_1": [0, 0.5, 0, 0.5],
+            "clip_fraction": [0, 0.01, 0, 0.01], "length_mean": [50, None, 40 + seed, None],
+            "entropy": [0.5, 0.4, 0.3, 0.2], "kl_base": [0, None, 0.1, None],
+        }
+    )  # fmt: skip
+    log.to_csv(directory / "log.csv", index=False)
+    evaluations = [(r, b, 0.1 * r) for r in (0, 2) for b in ("easy", "hard")]
+    pd.DataFrame(evaluations, columns=["rollout", "benchmark", "accuracy"]).to_csv(
+        directory / "eval.csv", index=False
+    )
+    final = [(b, f"{b}-{i}", 4, c) for b in ("easy", "hard") for i, c in enumerate(right)]
+    pd.DataFrame(final, columns=["benchmark", "problem", "samples", "correct"]).to_csv(
+        directory / "final.csv", index=False
+    )
+    tokens = [
+        ("early", " so", 90, 1e-6, 1.4), ("early", "\n", 10, 0, 1.0), ("late", " so", 50, 0, 1.2),
+        ("late", "\n", 50, 0, 1.2), ("late", "null", 1, 0, 1.5),
+    ]  # fmt: skip
+    names = ["phase", "token", "count", "k3_mean", "weight_mean"]
+    pd.DataFrame(tokens, columns=names).to_csv(directory / "tokens.csv", index=False)
+    shift = {"near_zero": {"0.001": 0.9, "0.01": 0.95}, "high": 0.02, "mean_js": 0.01}
+    flags = np.array(high)
+    summary = {
+        "recipe": recipes.settings(ARMS.arms[arm].recipe), "totals": {"tokens_generated": 100}, "seconds": 60, "resumed": False,
+        "shift": {"own": shift, "base": {
+            "positions": len(flags), "responses": responses, "high_set": pack_positions(flags)}},
+    }  # fmt: skip
+    (directory / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def study(tmp_path):
+    return made_up.study(**{"weighted.log_dir": str(tmp_path)})
+
+
+@pytest.fixture
+def runs(study, tmp_path):
+    """DAPO with .25, .5, .25; the boost better by .25, .125 and .375; an arm of one seed."""
+    for seed, (plain, boosted) in enumerate(
+        [((1, 1), (2, 2)), ((2, 2), (2, 3)), ((1, 1), (2, 3))], start=1
+    ):
+        write_run(tmp_path, "dapo", seed, plain)
+        write_run(tmp_path, "high-kl", seed, boosted, high=(True, True, False, False))
+    write_run(tmp_path, "low-kl", 2, (2, 2))
+    write_run(tmp_path, "placebo", 4, (1, 1), responses="others")
+    return objective.read_runs(study)
+
+
+def test_table_2_pairs_by_seed_and_tests_the_confirmatory_arms(study, runs):
+    table = objective.objective_table(study, runs).set_index("arm")
+    assert list(table["seeds"]) == [3, 3, 1, 1]
+    assert table.loc["dapo", "average"] == pytest.approx(1 / 3)
+    assert np.isnan(table.loc["dapo", "gain"]) and table.loc["dapo", "paired_seeds"] == 0
+    boost = table.loc["high-kl"]
+    assert boost["gain"] == pytest.approx(0.25) and boost["paired_seeds"] == 3
+    half = 4.302653 * np.std([0.25, 0.125, 0.375], ddof=1) / math.sqrt(3)
+    assert boost["gain_low"] == pytest.approx(0.25 - half, rel=1e-5)
+    assert boost["p"] == boost["smallest_p"] == 0.25
+    assert boost["p_holm"] == boost["smallest_p_holm"] == 0.5
+    low = table.loc["low-kl"]
+    assert low["paired_seeds"] == 1 and low["gain"] == 0 and np.isnan(low["gain_low"])
+    assert table.loc["placebo", "paired_seeds"] == 0  # its seed has no baseline
+    assert np.isnan(table.loc["placebo", "p"])
+
+
+def test_evidence_needs_two_seeds(study, runs):
+    found = objective.objective_evidence(study, runs).set_index(["quantity", "subject"])
+    assert found.loc[("boost_gain", "dapo-high-kl"), "value"] == pytest.approx(0.25)
+    assert found.loc[("boost_gain", "dapo-high-kl"), "note"] == "3 seeds"
+    low = found.loc[("boost_gain", "dapo-low-kl")]
+    assert np.isnan(low["value"]) and low["note"] == "1 of 8 paired seeds are there"
+
+
+def test_pass_at_k_by_arm(study, runs):
+    table = objective.pass_table(study, runs, ks=(1, 2)).set_index("arm")
+    assert table.loc["dapo", "pass@1"] == pytest.approx(1 / 3)
+    assert table.loc["dapo", "pass@2"] == pytest.approx((0.5 + 5 / 6 + 0.5) / 3)
+    assert table.loc["high-kl", "gain@1"] == pytest.approx(0.25)
+
+
+def test_tokens_are_pooled_over_seeds_and_rare_ones_left_out(runs):
+    table = objective.token_table(runs, "high-kl")
+    assert list(table["token"]) == [" so", "\\n"]
+    so = table.iloc[0]
+    assert so["share_early"] == 0.9 and so["weight_early"] == pytest.approx(1.4)
+    assert so["excess_early"] == pytest.approx(1.0)
+    assert so["excess_late"] == pytest.approx(10 / 20.5)
+    text = objective.say_tokens(table)
+    assert "' so' 1.40" in text and "on 100% of the positions" in text
+
+
+def test_weights_leave_out_the_first_update_of_a_rollout(runs):
+    row = objective.weights_table(runs).set_index("arm").loc["high-kl"]
+    assert row["weight_mean"] == pytest.approx(1.2) and row["k3_p90_micronats"] == pytest.approx(2)
+
+
+def test_the_weight_curve_is_the_recipes():
+    curve = objective.weight_curves(("high-kl", "low-kl"))
+    for arm, rows in curve.groupby("arm"):
+        weighting = ARMS.arms[arm].recipe.weighting
+        at = rows.iloc[100]
+        expected = 1 + weighting.scale * (1 / (1 + math.exp(-weighting.alpha * at["kl"])) - 0.5)
+        assert at["weight"] == pytest.approx(expected) and rows["weight"].iloc[0] == 1
+
+
+def test_bands_reach_from_the_least_seed_to_the_greatest(runs):
+    rows = objective.curves(runs, "length_mean", ("dapo",))
+    assert rows[["rollout", "mean", "low", "high"]].to_numpy().tolist() == [
+        [1, 50, 50, 50], [2, 42, 41, 43]
+    ]  # fmt: skip
+
+
+def test_overlaps_of_high_positions(study, runs):
+    table = objective.shift_table(study, runs).set_index("arm")
+    assert table.loc["high-kl", "overlap_baseline"] == 0.5
+    assert table.loc["high-kl", "overlap_seeds"] == 1
+    assert np.isnan(table.loc["placebo", "overlap_baseline"])  # no baseline at its seed
+    one = runs["placebo"][4], runs["dapo"][1]
+    assert math.isnan(objective._jaccard(*map(objective._high_set, one)))  # other responses
+
+
+def test_a_run_that_cannot_be_read_is_one_clear_sentence(study, runs, tmp_path):
+    (tmp_path / "arms/dapo/seed-2/summary.json").write_text("{")
+    with pytest.raises(TokenshiftError, match="tokenshift train --arm dapo --seed 2"):
+        objective.read_runs(study)
+
+
+def test_a_run_of_another_recipe_is_refused(study, runs, tmp_path):
+    file = tmp_path / "arms/high-kl/seed-1/summary.json"
+    summary = json.loads(file.read_text())
+    summary["recipe"]["weighting"]["alpha"] = 1.0
+    file.write_text(json.dumps(summary))
+    with pytest.raises(TokenshiftError, match="another recipe than arm 'high-kl' has now"):
+        objective.read_runs(study)
+
+
+def everything(study, runs):
+    """All words, after all tables and figures."""
+    table, met = objective.objective_table(study, runs), objective.weights_table(runs)
+    tokens, shift = objective.token_table(runs, "high-kl"), objective.shift_table(study, runs)
+    objective.pass_table(study, runs), objective.runs_table(runs)
+    objective.configuration_table(study)
+    draw.plot_weights(objective.weight_curves(), met).draw_without_rendering()
+    for figure in (draw.plot_tokens(tokens), draw.plot_training(runs), draw.plot_gains(table)):
+        figure.draw_without_rendering()
+    plt.close("all")
+    return "\n".join(
+        [
+            objective.say_runs(runs), objective.say_weights(met), objective.say_tokens(tokens),
+            objective.say_curves(runs), objective.say_objective(table),
+            objective.say_controls(table), objective.say_shift(shift), objective.say_closing(table),
+        ]
+    )  # fmt: skip
+
+
+def test_any_part_of_the_runs_will_do(study, runs, tmp_path):
+    style.use_style()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = everything(study, runs)
+        assert "confirmatory: 7 of 24 runs; not complete: DAPO | High-KL boost" in text
+        assert "a report on the way" in text and "nan" not in text.lower()
+        for arm in ("dapo", "placebo", "high-kl", "low-kl"):
+            shutil.rmtree(tmp_path / "arms" / arm)
+            text = everything(study, objective.read_runs(study))
+            assert "nan" not in text.lower()
+    assert "confirmatory: 0 of 24 runs" in text and "Too few runs" in text
+
+
+def test_the_closing_words_follow_the_numbers(study, tmp_path):
+    for seed in range(1, 9):
+        write_run(tmp_path, "dapo", seed, (1, 1))
+        write_run(tmp_path, "high-kl", seed, (2, 2 + seed % 2))
+        write_run(tmp_path, "low-kl", seed, (1, seed % 3))
+    runs = objective.read_runs(study)
+    text = objective.say_closing(objective.objective_table(study, runs))
+    assert "High-KL boost gains" in text and "Low-KL boost is not told from DAPO" in text
+    assert "on the way" not in text
