@@ -45,6 +45,7 @@ class Setup:
     max_model_len: int | None
     max_batched_tokens: int
     lora_rank: int  # the highest of the adapters that will be put on; 0: none
+    trusted: bool  # whether code beside the weights may run
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -140,6 +141,7 @@ def engine(setup: Setup) -> Any:
         "model": str(setup.directory),
         "dtype": setup.dtype,
         "load_format": "safetensors",
+        "trust_remote_code": setup.trusted,
         "tensor_parallel_size": setup.tensor_parallel,
         "gpu_memory_utilization": setup.memory,
         "max_model_len": setup.max_model_len,

@@ -45,7 +45,7 @@ class VLLMPolicy:
         self, setup: Setup, name: str, top_logprobs: int = -1, adapter: Path | None = None
     ) -> None:
         directory = setup.directory
-        config = load_config(directory)
+        config = load_config(directory, setup.trusted)
         self.setup, self.name, self.adapter = setup, name, adapter
         self.top_logprobs = top_logprobs
         self.vocab_size = int(config.get_text_config(decoder=True).vocab_size)
@@ -318,6 +318,7 @@ def load(study: Study, model: str) -> VLLMPolicy:
         engine.max_model_len,
         engine.max_num_batched_tokens,
         rank,
+        study.model(study.base if adapter else model).trust_remote_code,
     )
     adapted = directory_fingerprint(adapter) if adapter else None
     return _policy(setup, model, engine.top_logprobs, adapter, adapted)
