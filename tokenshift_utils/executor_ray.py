@@ -108,7 +108,7 @@ def _connect(study: Study) -> None:
         ray.init(address or "local", **settings)
     except Exception as error:  # Ray raises whatever comes, also bare Exceptions
         what = f"reach the cluster at {ADDRESS_VARIABLE}={address}" if address else "start here"
-        raise TokenshiftError(f"Ray cannot {what}: {first_line(error)}") from None
+        raise TokenshiftError(f"Ray cannot {what}: {first_line(error)}") from error
 
 
 def _check_room(study: Study) -> tuple[int, float]:
