@@ -106,9 +106,9 @@ def _connect(study: Study) -> None:
         if colon and "/" not in host:  # Ray itself would try for many minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
         ray.init(address or "local", **settings)
-    except (ImportError, OSError, RuntimeError, ValueError, RayError) as error:
+    except Exception as error:  # Ray raises whatever comes, also bare Exceptions
         what = f"reach the cluster at {ADDRESS_VARIABLE}={address}" if address else "start here"
-        raise TokenshiftError(f"Ray cannot {what}: {first_line(error)}") from None
+        raise TokenshiftError(f"Ray cannot {what}: {first_line(error)}") from error
 
 
 def _check_room(study: Study) -> tuple[int, float]:
