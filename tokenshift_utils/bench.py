@@ -407,6 +407,17 @@ def _rows(
 # The command ------------------------------------------------------------------------------------
 
 
+def cases_of(cases: Sequence[Any], pairs: Sequence[str]) -> list[Any]:
+    """The cases of some pairs, all where none is named; a pair that isn't known is refused."""
+    known = list(dict.fromkeys(case.pair for case in cases))
+    for pair in pairs:
+        if pair not in known:
+            raise TokenshiftError(
+                f"there is no pair '{pair}' to measure: there are {', '.join(known)}"
+            )
+    return [case for case in cases if not pairs or case.pair in pairs]
+
+
 def chosen_cases(pairs: Sequence[str] = (), batches: Sequence[int] = ()) -> list[Case]:
     """The cases of some pairs and batch sizes, all where none is named.
 
@@ -417,17 +428,7 @@ def chosen_cases(pairs: Sequence[str] = (), batches: Sequence[int] = ()) -> list
     TokenshiftError
         For a pair that isn't known, and where nothing is left to measure.
     """
-    known = list(dict.fromkeys(case.pair for case in CASES))
-    for pair in pairs:
-        if pair not in known:
-            raise TokenshiftError(
-                f"there is no pair '{pair}' to measure: there are {', '.join(known)}"
-            )
-    cases = [
-        case
-        for case in CASES
-        if (not pairs or case.pair in pairs) and (not batches or case.batch in batches)
-    ]
+    cases = [case for case in cases_of(CASES, pairs) if not batches or case.batch in batches]
     here = [case for case in cases if case.device == "cpu" or torch.cuda.is_available()]
     if not here:
         reason = "they need a CUDA device" if cases else "no pair is measured at that batch size"

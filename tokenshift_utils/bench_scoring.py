@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 from transformers import Qwen2Config
 
-from tokenshift_utils.bench import SHAPES, TOP_P, Pair, align, random_pair, seconds
+from tokenshift_utils.bench import SHAPES, TOP_P, Pair, align, cases_of, random_pair, seconds
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.executor import one_thread
 from tokenshift_utils.hf_policy import HFPolicy
@@ -199,13 +199,7 @@ def chosen_cases(pairs: Sequence[str] = ()) -> list[Case]:
     TokenshiftError
         For a pair that isn't known, and where nothing is left to measure.
     """
-    known = list(dict.fromkeys(case.pair for case in CASES))
-    for pair in pairs:
-        if pair not in known:
-            raise TokenshiftError(
-                f"there is no pair '{pair}' to measure: there are {', '.join(known)}"
-            )
-    cases = [case for case in CASES if not pairs or case.pair in pairs]
+    cases = cases_of(CASES, pairs)
     here = [case for case in cases if case.device == "cpu" or torch.cuda.is_available()]
     if not here:
         raise TokenshiftError("there is nothing to measure: they need a CUDA device")
