@@ -5,6 +5,7 @@ The pair is made in seconds and means nothing, which is enough for everything bu
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,17 @@ def write_benchmark(file: Path, problems: int) -> None:
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_smoke_root(root: Path, **settings) -> None:
+    """A root for the smoke study on the checkout's models; ``settings`` are other keys of it."""
+    sources = shutil.ignore_patterns(".ipynb_checkpoints")
+    shutil.copytree(CHECKOUT / "notebooks", root / "notebooks", ignore=sources)
+    file = root / "notebooks/studies/smoke.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | settings, sort_keys=False))
+    (root / "results/tiny").mkdir(parents=True)
+    for part in ("models", "benchmarks", "training"):
+        (root / "results/tiny" / part).symlink_to(CHECKOUT / "results/tiny" / part)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
+from conftest import CHECKOUT, write_smoke_root
 from safetensors.torch import load_file, save_file
 from test_reproduce import write_notebook
 
@@ -271,17 +271,9 @@ def test_smoke_study_has_the_same_records_as_in_one_process(cluster, tmp_path):
     found = {}
     for name, options in {"ray": ["--executor", "ray"], "local": []}.items():
         root = tmp_path / name
-        shutil.copytree(CHECKOUT / "notebooks", root / "notebooks")
-        study = root / "notebooks/studies/smoke.yaml"
-        if name == "local":
-            study.write_text(study.read_text().replace("workers: 2", "workers: 0"))
-            assert load_study(study).workers == 0
-        (root / "results/tiny").mkdir(parents=True)
-        for part in ("models", "benchmarks", "training"):
-            (root / "results/tiny" / part).symlink_to(CHECKOUT / "results/tiny" / part)
+        write_smoke_root(root, **({"workers": 0} if name == "local" else {}))
         run = subprocess.run(
-            [sys.executable, "-m", "tokenshift_utils", "reproduce", "--study", "smoke"]
-            + ["--only", "03", *options],
+            [sys.executable, "-m", "tokenshift_utils", "reproduce", "--study", "smoke"] + options,
             env=os.environ | ENVIRONMENT | {"TOKENSHIFT_HOME": str(root)},
             capture_output=True,
             text=True,

@@ -5,7 +5,6 @@ It runs once, in a root of its own whose models and logs are links to the checko
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from conftest import CHECKOUT
+from conftest import write_smoke_root
 
 from tokenshift_utils.claims import CLAIMS, VERDICTS
 from tokenshift_utils.notebook import PARAMETERS
@@ -59,11 +58,7 @@ class Smoke:
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory) -> Smoke:
     root = tmp_path_factory.mktemp("smoke") / "root"
-    sources = shutil.ignore_patterns(".ipynb_checkpoints")
-    shutil.copytree(CHECKOUT / "notebooks", root / "notebooks", ignore=sources)
-    (root / "results/tiny").mkdir(parents=True)
-    for part in ("models", "benchmarks", "training"):
-        (root / "results/tiny" / part).symlink_to(CHECKOUT / "results/tiny" / part)
+    write_smoke_root(root)
     run = Smoke(root, "").run("tokenshift_utils", "reproduce", "--study", "smoke")
     assert run.returncode == 0, run.stderr[-6000:]
     return Smoke(root, run.stdout)

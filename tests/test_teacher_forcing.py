@@ -6,7 +6,7 @@ import torch
 import transformers
 from test_hf_policy import SMALL, NoTokenizer, plain_logits
 
-from tokenshift_utils import bench_scoring, memory, teacher_forcing
+from tokenshift_utils import memory, teacher_forcing
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.hf_policy import HFPolicy, HFSession
 from tokenshift_utils.memory import OutOfMemory, halving, positions_at_once
@@ -17,7 +17,6 @@ from tokenshift_utils.teacher_forcing import SplitModel
 
 PROMPTS = [[4, 13, 5, 6], [7], [4, 5, 16, 24, 20, 25, 17, 3]]
 RESPONSES = [list(range(5, 14)), [9, 8, 7], list(range(20, 36))]
-KINDS = "cpu", "cuda"
 GPT2 = {"vocab_size": 40, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
 ARCHITECTURES = {
     "qwen 2": ("Qwen2", SMALL),
@@ -318,23 +317,3 @@ def test_few_policies_stay_loaded(on_gpus, kept, monkeypatch):
     for name in "abcd"[: 5 - kept]:  # those that were unused longest, beside the base
         assert load(name) == name
     assert loaded == ["base", *"abcd", *"abcd"[: 5 - kept]]
-
-
-@pytest.mark.gpu
-def test_a_gpu_finds_what_a_cpu_finds(tiny_pair):
-    directories = tiny_pair.base, tiny_pair.tuned
-    pairs = [[HFPolicy.load(d, d.name, device=where) for d in directories] for where in KINDS]
-    (_, want), (_, found) = (compared(pair) for pair in pairs)
-    names = ("logp_base", "logp_tuned", "js_full", "kl_base_tuned", "entropy_base", "tv_full")
-    for name in names:  # (the nucleus may part at an edge)
-        np.testing.assert_allclose(found[name], want[name], rtol=0, atol=1e-4, err_msg=name)
-
-
-@pytest.mark.gpu
-def test_a_gpu_needs_no_more_memory_for_a_longer_response():
-    short, long = (
-        bench_scoring.measure_alone(bench_scoring.Case("small-152k", "cuda", length, repeats=1))
-        for length in (1024, 8192)
-    )
-    assert short["extra_peak_bytes"] < 2**30 and long["extra_peak_bytes"] < 2**30
-    assert long["extra_peak_bytes"] - short["extra_peak_bytes"] < 2**26

@@ -5,13 +5,15 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import CHECKOUT, margin, write_adapter
+from conftest import CHECKOUT, margin, write_adapter, write_smoke_root
 
 from tokenshift_utils import records, single_token
 from tokenshift_utils.adapters import put_on
@@ -471,3 +473,27 @@ def test_lists_align(ours, given):
     assert not pair.partial and pair.names.tolist() == [list(range(128))] * len(found[0])
     assert torch.equal(pair.names.gather(1, truncate(pair.p, 0.7).ids[:, :1]), found[0].ids[:, 1:2])
     assert len(join(found)) == 2 * len(found[0])
+
+
+def test_all_notebooks_run_with_engines(tmp_path):
+    """The smoke study through Papermill, each kernel with engines of its own."""
+    tables = {}
+    for backend, only in (("vllm", []), ("transformers", ["--only", "01"])):
+        root = tmp_path / backend
+        engines = {"backend": backend, "workers": 0, "vllm": SMALL} if backend == "vllm" else {}
+        write_smoke_root(root, **engines)
+        run = subprocess.run(
+            [sys.executable, "-m", "tokenshift_utils", "reproduce", "--study", "smoke", *only],
+            env=os.environ | {"TOKENSHIFT_HOME": str(root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr[-4000:]
+        tables[backend] = pd.read_csv(root / "results/smoke/tables/01_sparsity.csv")
+    assert len(list((tmp_path / "vllm/results/smoke/notebooks").glob("0?_*.ipynb"))) == 6
+    one, other = tables.values()
+    assert one.select_dtypes(object).equals(other.select_dtypes(object))
+    for name in ("positions", "share_le_0.001", "share_gt_0.1", "mean"):
+        # (a response that parts by rounding brings other positions)
+        assert one[name].to_numpy() == pytest.approx(other[name].to_numpy(), rel=0.05, abs=1e-4)
