@@ -226,19 +226,21 @@ def test_a_shard_takes_the_gpus_that_its_models_are_spread_over(cluster):
         _gpus_used(spread)
 
 
-def test_a_cluster_that_is_not_there_is_a_sentence(mini_root, cluster):
+@pytest.mark.parametrize("there", [False, True], ids=["no cluster", "a token is wanted"])
+def test_a_cluster_that_is_not_reached_is_a_sentence(mini_root, cluster, there):
+    address = cluster if there else "127.0.0.1:9"
     script = "from tokenshift_utils.cli import main; main()"
     run = subprocess.run(
         [sys.executable, "-c", script, "reproduce", "--study", "mini", "--executor", "ray"],
-        env=os.environ | ENVIRONMENT | {"RAY_ADDRESS": "127.0.0.1:9"},
+        env=os.environ | ENVIRONMENT | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 2 and not (mini_root / "results").exists()
-    assert run.stderr.splitlines()[-1].startswith(
-        "error: Ray cannot reach the cluster at RAY_ADDRESS=127.0.0.1:9"
-    )
+    said = run.stderr.splitlines()[-1]
+    assert said.startswith(f"error: Ray cannot reach the cluster at RAY_ADDRESS={address}")
+    assert ("set RAY_AUTH_MODE=token" in said) == there
 
 
 STOPPED = """from test_executor_ray import Slow, rollouts, three_shards

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.study import Study
@@ -108,6 +108,11 @@ def _connect(study: Study) -> None:
         ray.init(address or "local", **settings)
     except Exception as error:  # Ray raises whatever comes, also bare Exceptions
         what = f"reach the cluster at {ADDRESS_VARIABLE}={address}" if address else "start here"
+        if AuthenticationError.__name__ in f"{error!r} {error.__cause__}":  # Ray passes on its text
+            raise TokenshiftError(
+                f"Ray cannot {what}, which takes a token: set RAY_AUTH_MODE=token where its token is "
+                "in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+            ) from error
         raise TokenshiftError(f"Ray cannot {what}: {first_line(error)}") from error
 
 
