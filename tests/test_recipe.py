@@ -303,8 +303,10 @@ def environment():
 def test_the_command_launches_two_processes_and_finds_the_run_done(
     recipe, mini_root, monkeypatch, capfd
 ):
-    two = TRAINING["accelerate"] | {"distributed_type": "MULTI_CPU", "num_processes": 2}
-    two |= {"main_process_port": 0, "machine_rank": 0, "rdzv_backend": "static"}
+    # accelerate's launcher starts processes for GPUs; `use_cpu` of TRL makes CPU ones of them (gloo)
+    two = {"distributed_type": "MULTI_GPU", "num_processes": 2, "use_cpu": False}
+    two |= {"main_process_port": 0, "machine_rank": 0, "dynamo_backend": "NO"}
+    two = TRAINING["accelerate"] | two
     trl = TRL | {"gradient_accumulation_steps": 1, "steps_per_generation": 2}
     study = recipe(**{"training.accelerate": two, "training.trl": trl})
     for name, value in environment().items():
