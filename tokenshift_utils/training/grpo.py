@@ -81,7 +81,10 @@ def problems_in_order(run: Run, count: int) -> datasets.Dataset:
 
 
 def correctness(verifier: str):
-    """DAPO's reward: 1 for a right final answer, -1 for any other, by the study's verifier."""
+    """DAPO's reward: 1 for a right final answer, -1 for any other, by the study's verifier.
+
+    A response cut at its limit is judged like the others; the overlong penalty is its own.
+    """
 
     def correct(completions, answer, **kwargs) -> list[float]:
         return [1.0 if is_correct(t, a, verifier) else -1.0 for t, a in zip(completions, answer)]
