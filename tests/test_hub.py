@@ -171,7 +171,7 @@ class Hub:
         return SimpleNamespace(sha=name * 40)
 
 
-@pytest.mark.parametrize("name", ["qwen2.5-32b-dapo", "tulu3-8b"])
+@pytest.mark.parametrize("name", ["qwen2.5-32b-dapo", "tulu3-8b", "qwen2.5-math-7b-dwa"])
 def test_pin_writes_commits_and_keeps_everything_else(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     before = (CHECKOUT / f"notebooks/studies/{name}.yaml").read_text()
@@ -181,11 +181,12 @@ def test_pin_writes_commits_and_keeps_everything_else(name, tmp_path, monkeypatc
     after = file.read_text()
     assert re.sub("a{40}|b{40}", "unpinned", after) == before and "unpinned" in before
     study, plain = load_study(file), load_study(name)
-    for key, spec in hub.sources(study).items():
-        was = hub.sources(plain)[key].revision
-        commit = ("b" if key.startswith("benchmarks") else "a") * 40
+    every = hub.sources(study, training=True)
+    for key, spec in every.items():
+        was = hub.sources(plain, training=True)[key].revision
+        commit = ("b" if key.startswith(("benchmarks", "training")) else "a") * 40
         assert spec.revision == (commit if was == "unpinned" else was)
-    assert not [spec for spec in hub.sources(study).values() if spec.revision == "unpinned"]
+    assert not [spec for spec in every.values() if spec.revision == "unpinned"]
     assert "is at aaaa" in capsys.readouterr().out
     main_without_exit(["pin", "--study", str(file)])
     assert file.read_text() == after and "already" in capsys.readouterr().out

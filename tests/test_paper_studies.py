@@ -23,7 +23,7 @@ from tokenshift_utils.study import load_study
 
 STUDIES = [
     *("qwen2.5-32b-dapo", "qwen2.5-32b-simplerl", "qwen2.5-7b-simplerl"),
-    *("qwen2.5-0.5b-simplerl", "tulu3-8b"),
+    *("qwen2.5-0.5b-simplerl", "tulu3-8b", "qwen2.5-math-7b-dwa"),
 ]
 MARKERS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|end_of_text|>"]
 CHAT = (
@@ -64,7 +64,14 @@ def cache(tmp_path, monkeypatch):
 
 
 def stand_in(cache, models, study):
-    """Put a stand-in for everything that the study takes from the hub into the cache."""
+    """Put a stand-in for everything that the study takes from the hub into the cache.
+
+    Models that the study's own training would leave are put where it would.
+    """
+    for model in study.models:
+        for name in (model, *study.checkpoint_names(model)):
+            if study.model(name).path is not None:
+                shutil.copytree(models / "tuned", study.model_path(name))
     for number, (key, spec) in enumerate(hub.sources(study).items()):
         revision = "main" if spec.revision == hub.UNPINNED else spec.revision
         if spec.repo_type == "model":
@@ -132,6 +139,12 @@ def test_the_papers_pairs_have_the_papers_settings(name):
     assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (1.0, 0.7, 8000)
     assert study.samples.accuracy == study.samples.cross_sampling == 32
     assert study.stop_tokens == ("<|endoftext|>", "<|im_end|>")
+
+
+def test_both_of_dapos_studies_ask_in_the_words_of_its_data():
+    trained, whole = load_study("qwen2.5-math-7b-dwa"), load_study("qwen2.5-32b-dapo")
+    turn = whole.prompt.template.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
+    assert trained.prompt.template == turn
 
 
 def test_prompts_ask_for_what_the_verifier_reads():

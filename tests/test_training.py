@@ -124,7 +124,7 @@ def test_rl_run_resumes_where_it_stopped(tmp_path):
     def run(work, progress):
         model = supervised.new_model(tokenizer, 0)
         history = rl.train_rl(model, tokenizer, RL, 0, work, {}, NO_EVALUATION, progress)
-        return _weights(model), rl.tidy_log(history, RL)
+        return _weights(model), rl.tidy_log(history, RL.updates_per_rollout)
 
     whole, log = run(tmp_path / "whole", Progress(tmp_path / "p"))
     with pytest.raises(KeyboardInterrupt):

@@ -350,6 +350,20 @@ def test_texts_too_long_for_the_engine_are_refused(ours, given):
         ours[0].sample(given[0][:1], given[1][:1], Sampling(1.0, 0.7, 600))
 
 
+def test_a_study_may_give_a_model_more_positions_than_its_configuration(study, given):
+    prompt = given[0][0]
+    response = [5] * (590 - len(prompt))
+    settings = {"vllm": SMALL | {"max_model_len": 600}, "backend": "vllm"}
+    short = load_policy(study.with_overrides(**settings), "base")  # its configuration has 512
+    with pytest.raises(TokenshiftError, match="vllm cannot start an engine"):
+        next(short.score([prompt], [response]))
+    settings["models.base.max_position_embeddings"] = 700
+    long = load_policy(study.with_overrides(**settings), "base")
+    theirs = load_policy(study, "base")  # rotary positions need no table there
+    own, other = (next(p.score([prompt], [response], block=600))[1] for p in (long, theirs))
+    assert (log_softmax32(own) - log_softmax32(other)).abs().max() < 1e-4
+
+
 def test_next_distributions_for_the_effects_of_single_tokens(theirs, listing, given):
     texts = [prompt[: 3 + i % 4] for i, prompt in enumerate(given[0])]
     a, b = (single_token.next_logits(pair[0], texts) for pair in (theirs, listing))

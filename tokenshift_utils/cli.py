@@ -55,10 +55,14 @@ def train(
     ] = False,
     arm: Annotated[str | None, typer.Option(help="Instead: the runs of this arm.")] = None,
     seed: Annotated[int | None, typer.Option(help="With --arm or --arms: only this seed.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be run; for studies with a recipe.")
+    ] = False,
 ) -> None:
     """Train the models of the embedded study from nothing, on a CPU; resumable.
 
     With --arms or --arm: the runs that compare weighted objectives, which leave logs, not models.
+    Of a study with a recipe of its own (its 'training' section): the tuned models, by arm and seed.
     """
     from tokenshift_utils.study import load_study
 
@@ -68,6 +72,21 @@ def train(
     if seed is not None and not comparing:
         raise TokenshiftError("--seed goes with --arm or --arms; shipped models have one seed.")
     loaded = load_study(study)
+    if loaded.training is not None:
+        from tokenshift_utils.reproduce import study_argument
+        from tokenshift_utils.training.launch import train_study
+
+        if not comparing:
+            raise TokenshiftError(
+                f"study {loaded.name} trains by arm: give --arm with one of "
+                f"{', '.join(loaded.training.arms)}, or --arms"
+            )
+        train_study(study_argument(study), arm, seed, fresh, dry_run)
+        return
+    if dry_run:
+        raise TokenshiftError(
+            f"--dry-run is for studies with a 'training' section, which {loaded.name} has not."
+        )
     if comparing:
         from tokenshift_utils.training.arms import train_arms
 

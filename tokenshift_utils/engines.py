@@ -46,6 +46,7 @@ class Setup:
     max_batched_tokens: int
     lora_rank: int  # the highest of the adapters that will be put on; 0: none
     trusted: bool  # whether code beside the weights may run
+    positions: int | None  # in place of the configuration's max_position_embeddings
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -156,6 +157,8 @@ def engine(setup: Setup) -> Any:
         settings["device_ids"] = list(setup.devices)
     if setup.kv_cache_gib is not None:
         settings["kv_cache_memory_bytes"] = int(setup.kv_cache_gib * 2**30)
+    if setup.positions is not None:
+        settings["hf_overrides"] = {"max_position_embeddings": setup.positions}
     if setup.lora_rank:
         rank = next((r for r in LORA_RANKS if r >= setup.lora_rank), setup.lora_rank)
         settings |= {"enable_lora": True, "max_lora_rank": rank}

@@ -22,11 +22,16 @@ if TYPE_CHECKING:
 UNPINNED = "unpinned"
 
 
-def sources(study: Study) -> dict[str, Location]:
-    """Everything of a study that comes from the hub, by its key, as ``models.dapo@12``."""
+def sources(study: Study, training: bool = False) -> dict[str, Location]:
+    """Everything of a study that comes from the hub, by its key, as ``models.dapo@12``.
+
+    What only training needs is among it with ``training`` alone.
+    """
     names = [n for model in study.models for n in (model, *study.checkpoint_names(model))]
     found = {f"models.{name}": study.model(name) for name in names}
     found |= {f"benchmarks.{name}": spec for name, spec in study.benchmarks.items()}
+    if training and study.training:
+        found["training.data"] = study.training.data
     return {key: spec for key, spec in found.items() if spec.hub is not None}
 
 
@@ -76,7 +81,7 @@ def _command(spec: Location) -> str:
     return f"hf download {spec.hub}{kind}{revision}{patterns}"
 
 
-def fetch(study: Study) -> None:
+def fetch(study: Study, training: bool = False) -> None:
     """Download what a study needs of the hub and is not in the local cache yet.
 
     Raises
@@ -89,7 +94,7 @@ def fetch(study: Study) -> None:
 
     from tokenshift_utils.tokenizer_checks import first_line
 
-    for key, spec in sources(study).items():
+    for key, spec in sources(study, training).items():
         what = f"{key} of study {study.name}"
         try:
             cached(spec, what)
@@ -105,9 +110,10 @@ def fetch(study: Study) -> None:
                 ) from None
 
 
-def unpinned(study: Study) -> dict[str, str]:
+def unpinned(study: Study, training: bool = False) -> dict[str, str]:
     """What the unpinned sources of a study are on this machine: ``ORG/NAME@commit`` by key."""
-    found = {key: spec for key, spec in sources(study).items() if spec.revision == UNPINNED}
+    every = sources(study, training)
+    found = {key: spec for key, spec in every.items() if spec.revision == UNPINNED}
     return {k: f"{s.hub}@{cached(s, f'{k} of study {study.name}').name}" for k, s in found.items()}
 
 
@@ -179,7 +185,7 @@ def _unpinned_places(text: str) -> list[tuple[int, int, str, str]]:
             span = revision.start_mark.index, revision.end_mark.index
             found.append((*span, children["hub"].value, repo_type))
         for key, child in children.items():
-            visit(child, "dataset" if key == "benchmarks" else repo_type)
+            visit(child, "dataset" if key in ("benchmarks", "training") else repo_type)
 
     visit(yaml.compose(text, Loader=yaml.SafeLoader), "model")
     return sorted(found)

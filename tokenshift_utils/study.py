@@ -9,7 +9,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -24,6 +24,9 @@ from pydantic import (
 
 from tokenshift_utils import hub, paths
 from tokenshift_utils.errors import TokenshiftError
+
+if TYPE_CHECKING:
+    from tokenshift_utils.weighting import Weighting
 
 Count = Annotated[int, Field(ge=1)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -121,12 +124,15 @@ class ModelSpec(Location):
     """A model of the study. ``kind`` decides its role; ``label`` and ``color`` its looks.
 
     Python code that lies beside the weights runs only with ``trust_remote_code``.
+    ``max_position_embeddings`` stands in for the configuration's own, where that is too few for what
+    is asked (vLLM holds to it, and a model that is trained keeps it).
     """
 
     label: str
     kind: Literal["base", "rl", "weighted", "sft"]
     color: Color | None = None
     trust_remote_code: bool = False
+    max_position_embeddings: Count | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
 
     @field_validator("checkpoints")
@@ -162,22 +168,14 @@ class Choices(_Part):
         return _format_fields(template, "problem", "options")
 
 
-class Benchmark(Location):
-    """Problems and answers: a .jsonl or .parquet file, or a data set of the hub.
-
-    Of a data set, ``config`` and ``split`` say which part. ``problems`` is how many there must be,
-    ``limit`` how many of them, from the first, are used.
-    """
+class DataSet(Location):
+    """Rows: a .jsonl or .parquet file, or a data set of the hub, of which ``config`` and ``split``
+    say which part."""
 
     repo_type: ClassVar[str] = "dataset"
 
-    label: str
     config: str | None = None
     split: str | None = None
-    columns: Columns = Columns()
-    choices: Choices | None = None
-    problems: Count | None = None
-    limit: Count | None = None
 
     @model_validator(mode="after")
     def _part_of_a_data_set(self):
@@ -186,6 +184,19 @@ class Benchmark(Location):
         if self.hub is None and (self.split or self.config):
             raise ValueError("'split' and 'config' are for data sets of the hub")
         return self
+
+
+class Benchmark(DataSet):
+    """Problems and answers.
+
+    ``problems`` is how many there must be, ``limit`` how many of them, from the first, are used.
+    """
+
+    label: str
+    columns: Columns = Columns()
+    choices: Choices | None = None
+    problems: Count | None = None
+    limit: Count | None = None
 
 
 class Prompt(_Part):
@@ -463,6 +474,110 @@ class Shape(_Part):
     vocabulary: Count
 
 
+class TrainingData(DataSet):
+    """Problems to train on. Dots lead into nested columns, as ``prompt.0.content``.
+
+    ``prompt`` holds all that the user says, or ``problem`` what the study's template asks about.
+    Repeated ones count once; prompts of more than ``max_prompt_tokens`` are left out.
+    """
+
+    prompt: str | None = None
+    problem: str | None = None
+    answer: str
+    max_prompt_tokens: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_text(self):
+        if (self.prompt is None) == (self.problem is None):
+            raise ValueError("needs either 'prompt' or 'problem', and not both")
+        return self
+
+
+class TrainingArm(_Part):
+    """An objective: plain, or with ``alpha`` and ``scale`` its advantages are weighed.
+
+    The names are those of ``weighting.Weighting``.
+    """
+
+    alpha: float | None = None
+    scale: float | None = None
+    signal: str = "k3"
+    normalise: bool = False
+    shuffle: bool = False
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if (self.alpha is None) != (self.scale is None):
+            raise ValueError("'alpha' and 'scale' go together")
+        if self.alpha is None and (self.signal, self.normalise, self.shuffle) != (
+            "k3",
+            False,
+            False,
+        ):
+            raise ValueError("without 'alpha' and 'scale' there are no weights to say more of")
+        try:
+            _ = self.weighting
+        except TokenshiftError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def weighting(self) -> "Weighting | None":
+        """The weights of the advantage; None for a plain run."""
+        from tokenshift_utils.weighting import Weighting
+
+        return None if self.alpha is None else Weighting(**self.model_dump())
+
+
+class Gpus(_Part):
+    """Which GPUs of the machine train, and which the vLLM server has, by their numbers."""
+
+    train: Annotated[tuple[int, ...], Field(min_length=1)]
+    serve: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _apart(self):
+        _distinct((*self.train, *self.serve))
+        return self
+
+
+class Training(_Part):
+    """How ``tokenshift train`` makes the study's tuned models from its base, with TRL.
+
+    Each of ``arms`` is named like the model that it makes. ``trl`` goes to ``trl.GRPOConfig``,
+    ``accelerate`` is accelerate's config file and ``server`` the arguments of ``trl vllm-serve``
+    (None: responses are drawn by the processes that train). ``save_every`` counts rollouts between
+    checkpoints to go on from. ``overlong_buffer`` is how many last tokens DAPO's length penalty
+    takes to grow from 0 to 1.
+    """
+
+    data: TrainingData
+    arms: Annotated[dict[Name, TrainingArm], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct)]
+    rollouts: Count
+    save_every: Count
+    overlong_buffer: Count | None = None
+    trl: dict[str, Any]
+    accelerate: dict[str, Any]
+    gpus: Gpus | None = None
+    server: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _gpus_are_used(self):
+        if self.gpus is None:
+            return self
+        server = self.server or {}
+        engines = server.get("tensor_parallel_size", 1) * server.get("data_parallel_size", 1)
+        for key, wanted in (
+            ("train", self.accelerate.get("num_processes", 1)),
+            ("serve", engines if self.server is not None else 0),
+        ):
+            named = len(getattr(self.gpus, key))
+            if named != wanted:
+                raise ValueError(f"'gpus.{key}' names {named} GPUs, but {wanted} would be used")
+        return self
+
+
 class Study(_Part):
     """One reproduction, as its file says. Equal studies hash equal; nothing in it may be changed.
 
@@ -494,6 +609,7 @@ class Study(_Part):
     robustness: Robustness | None = None
     precision: Precision | None = None
     weighted: Weighted | None = None
+    training: Training | None = None
     statistics: Statistics
     batch: Batch
     problems_per_shard: Count
@@ -566,6 +682,13 @@ class Study(_Part):
             if name not in self.models:
                 known = ", ".join(self.models)
                 raise ValueError(f"'{key}' names the model '{name}', but 'models' has only {known}")
+        for arm in self.training.arms if self.training else ():
+            made = self.models.get(arm)
+            if made is None or made.path is None or made.kind not in ("rl", "weighted"):
+                raise ValueError(
+                    f"'training.arms' has '{arm}', but 'models' has no such model of kind rl or "
+                    "weighted with a 'path', where training would leave it"
+                )
         kinds = {"base": [name for name, spec in self.models.items() if spec.kind == "base"]}
         if kinds["base"] != [self.base]:
             raise ValueError(
@@ -634,6 +757,19 @@ class Study(_Part):
         if spec.path is not None:
             return paths.resolve(spec.path)
         return hub.cached(spec, f"model '{name}' of study {self.name}")
+
+    def training_data_path(self) -> Path:
+        """The file of the training data, or the directory of a data set of the hub.
+
+        Raises
+        ------
+        TokenshiftError
+            Where a data set is not in the local cache yet.
+        """
+        spec = self.training.data
+        if spec.path is not None:
+            return paths.resolve(spec.path)
+        return hub.cached(spec, f"the training data of study {self.name}")
 
     def benchmark_path(self, name: str) -> Path:
         """The file of a benchmark, or the directory of a data set of the hub.

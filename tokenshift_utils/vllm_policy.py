@@ -319,6 +319,7 @@ def load(study: Study, model: str) -> VLLMPolicy:
         engine.max_num_batched_tokens,
         rank,
         study.model(study.base if adapter else model).trust_remote_code,
+        study.model(study.base if adapter else model).max_position_embeddings,
     )
     adapted = directory_fingerprint(adapter) if adapter else None
     return _policy(setup, model, engine.top_logprobs, adapter, adapted)

@@ -62,6 +62,11 @@ def train_arms(
         If there is no such arm or seed, the base model is missing, or a run that is to be made
         afresh is under way in another command.
     """
+    if study.weighted is None:
+        raise TokenshiftError(
+            f"study {study.name} has nothing to train: neither a 'training' section nor 'weighted', as "
+            "the embedded study has."
+        )
     runs = _selected(comparison, arm, seed)
     directory_fingerprint(study.model_path(study.base))  # refuses a base that is not there
     for run in runs if fresh else ():
@@ -235,7 +240,8 @@ def train_run(study: Study, comparison: Comparison, run: Run, progress: Progress
         tables,
         trim_scoring=True,
     )
-    log, evaluations = rl.tidy_log(history, recipe), rl.tidy_evaluations(history, recipe)
+    log = rl.tidy_log(history, recipe.updates_per_rollout)
+    evaluations = rl.tidy_evaluations(history, recipe)
     answers = evaluator.answers(model, tokenizer, comparison.final_samples)
     few = accuracy([a for a in answers if a.sample < comparison.evaluation_samples])
     last = pd.DataFrame(

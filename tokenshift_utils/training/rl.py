@@ -388,16 +388,18 @@ LOG_COLUMNS = {  # of log.csv -> TRL's and our metrics
 }
 
 
-def tidy_log(history: list[dict], recipe: RLRecipe) -> pd.DataFrame:
+def tidy_log(
+    history: list[dict], updates_per_rollout: int, columns: dict[str, str] = LOG_COLUMNS
+) -> pd.DataFrame:
     """One row an update; what is known once a rollout stands in the row of its first update."""
     rows = [row for row in history if "entropy" in row]
     return pd.DataFrame(
         {
-            "rollout": [(row["step"] - 1) // recipe.updates_per_rollout + 1 for row in rows],
+            "rollout": [(row["step"] - 1) // updates_per_rollout + 1 for row in rows],
             "update": [row["step"] for row in rows],
         }
-        | {column: [row.get(key) for row in rows] for column, key in LOG_COLUMNS.items()}
-    ).astype(dict.fromkeys(LOG_COLUMNS, float))
+        | {column: [row.get(key) for row in rows] for column, key in columns.items()}
+    ).astype(dict.fromkeys(columns, float))
 
 
 def tidy_evaluations(history: list[dict], recipe: RLRecipe) -> pd.DataFrame:

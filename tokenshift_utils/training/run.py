@@ -152,7 +152,8 @@ def _stage(study: Study, plan: Plan, name: str, progress_file: Path) -> None:
         history = rl.train_rl(
             model, tokenizer, recipe, plan.seed, work, checkpoints, evaluator, progress
         )
-        log, evaluations = rl.tidy_log(history, recipe), rl.tidy_evaluations(history, recipe)
+        log = rl.tidy_log(history, recipe.updates_per_rollout)
+        evaluations = rl.tidy_evaluations(history, recipe)
         evaluations.to_csv(logs / "eval.csv", index=False, float_format="%.6g")
         for rollout, directory in checkpoints.items():
             checkpoint = LlamaForCausalLM.from_pretrained(directory)
