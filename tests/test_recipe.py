@@ -24,7 +24,8 @@ from tokenshift_utils.prompts import prompt_text
 from tokenshift_utils.study import load_study
 from tokenshift_utils.training import grpo, launch
 from tokenshift_utils.training.data import read_problems
-from tokenshift_utils.training.launch import Run
+from tokenshift_utils.training.prepare import prepare
+from tokenshift_utils.training.runs import Run, check_settings, select_runs
 
 REAL = "qwen2.5-math-7b-dwa"
 ASK = "so {problem} ?\n"
@@ -271,7 +272,7 @@ def test_a_stopped_run_of_other_settings_is_refused_and_dropped_with_fresh(recip
     other = Run(recipe(**{"training.trl": TRL | {"learning_rate": 1e-3}}), "tuned", 1)
     with pytest.raises(TokenshiftError, match="holds a run of other settings .* add --fresh"):
         grpo.train_run(other)
-    launch.prepare(other, fresh=True)
+    prepare(other, fresh=True)
     assert [file.name for file in run.work.iterdir()] == ["key"]
 
 
@@ -279,11 +280,11 @@ def test_seeds_share_the_problems_and_have_models_of_their_own(recipe):
     study = recipe()
     first, second = (Run(study, "tuned", seed) for seed in (1, 2))
     assert second.model.name == "tuned-seed-2" and second.checkpoints == {}
-    launch.prepare(first)
+    prepare(first)
     assert first.key != second.key
     with pytest.raises(TokenshiftError, match="has no seed 3: it has 1, 2"):
-        launch.select_runs(study, "tuned", 3)
-    runs = launch.select_runs(study, None, None)
+        select_runs(study, "tuned", 3)
+    runs = select_runs(study, None, None)
     assert [(run.seed, run.arm) for run in runs][:2] == [(1, "tuned"), (1, "high-kl")]
 
 
@@ -479,7 +480,7 @@ def test_the_server_takes_its_arguments():
 
 def test_the_papers_numbers_multiply_out():
     study = load_study(REAL)
-    run, sizes = Run(study, "dapo", 1), launch.check_settings(study)
+    run, sizes = Run(study, "dapo", 1), check_settings(study)
     config = grpo.grpo_config(run, use_cpu=True, bf16=False, use_vllm=False)
     processes = study.training.accelerate["num_processes"]
     assert (sizes.rollout, sizes.update, sizes.updates) == (512 * 16, 32 * 16, 16)

@@ -24,16 +24,16 @@ from trl import GRPOConfig
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.study import load_study
 from tokenshift_utils.tokenizer_checks import first_line, load_tokenizer
-from tokenshift_utils.training.launch import (
+from tokenshift_utils.training.prepare import prepare
+from tokenshift_utils.training.rl import LOG_COLUMNS, overlong_penalty, tidy_log
+from tokenshift_utils.training.runs import (
     Run,
     check_settings,
-    prepare,
     problems_file,
     read_prepared,
     select_runs,
     start_directory,
 )
-from tokenshift_utils.training.rl import LOG_COLUMNS, overlong_penalty, tidy_log
 from tokenshift_utils.verify import is_correct
 from tokenshift_utils.weighted_trainer import DivergenceWeightedGRPOTrainer
 
