@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import warnings
+from dataclasses import replace
 
 import made_up
 import matplotlib.pyplot as plt
@@ -93,12 +94,16 @@ def test_table_2_pairs_by_seed_and_tests_the_confirmatory_arms(study, runs):
     assert np.isnan(table.loc["placebo", "p"])
 
 
-def test_evidence_needs_two_seeds(study, runs):
+def test_claims_are_looked_at_once_when_all_planned_seeds_are_there(study, runs, monkeypatch):
     found = objective.objective_evidence(study, runs).set_index(["quantity", "subject"])
-    assert found.loc[("boost_gain", "dapo-high-kl"), "value"] == pytest.approx(0.25)
-    assert found.loc[("boost_gain", "dapo-high-kl"), "note"] == "3 seeds"
+    boost = found.loc[("boost_gain", "dapo-high-kl")]
+    assert np.isnan(boost["value"]) and boost["note"] == "3 of 8 paired seeds are there"
+    monkeypatch.setitem(ARMS.arms, "dapo", replace(ARMS.arms["dapo"], seeds=3))
+    found = objective.objective_evidence(study, runs).set_index(["quantity", "subject"])
+    boost = found.loc[("boost_gain", "dapo-high-kl")]
+    assert boost["value"] == pytest.approx(0.25) and boost["note"] == "3 seeds"
     low = found.loc[("boost_gain", "dapo-low-kl")]
-    assert np.isnan(low["value"]) and low["note"] == "1 of 8 paired seeds are there"
+    assert np.isnan(low["value"]) and low["note"] == "1 of 3 paired seeds are there"
 
 
 def test_pass_at_k_by_arm(study, runs):
@@ -138,6 +143,18 @@ def test_bands_reach_from_the_least_seed_to_the_greatest(runs):
     assert rows[["rollout", "mean", "low", "high"]].to_numpy().tolist() == [
         [1, 50, 50, 50], [2, 42, 41, 43]
     ]  # fmt: skip
+
+
+def test_differences_along_training_are_taken_seed_by_seed(study, runs, tmp_path):
+    write_run(tmp_path, "high-kl-strong", 3, (1, 1))
+    runs, arms = objective.read_runs(study), ("high-kl-strong",)
+    alone, baseline = (objective.curves(runs, "length_mean", (a,)) for a in (*arms, "dapo"))
+    assert (alone["mean"] - baseline["mean"]).tolist() == [0, 1]  # of other seeds
+    paired = objective.curves(runs, "length_mean", arms, against="dapo")
+    assert paired[["rollout", "mean", "low", "high"]].to_numpy().tolist() == [
+        [1, 0, 0, 0], [2, 0, 0, 0]
+    ]  # fmt: skip
+    assert objective.curves(runs, "accuracy", ("placebo",), against="dapo").empty
 
 
 def test_overlaps_of_high_positions(study, runs):

@@ -247,7 +247,7 @@ def token_table(runs: Runs, arm: str, least: float = 0.002) -> pd.DataFrame:
     rows = pd.concat(parts)
     rows["weight"], rows["k3"] = (rows[f"{c}_mean"] * rows["count"] for c in ("weight", "k3"))
     sums = rows.groupby(["token", "phase"])[["count", "k3", "weight"]].sum().unstack(fill_value=0)
-    table = pd.DataFrame({"token": [repr(token)[1:-1] for token in sums.index]})
+    table = pd.DataFrame({"token": [token.replace("\n", "\\n") for token in sums.index]})
     for phase in ("early", "late"):
         count = sums["count", phase].to_numpy()
         beyond = sums["weight", phase].to_numpy() - count
@@ -260,19 +260,22 @@ def token_table(runs: Runs, arm: str, least: float = 0.002) -> pd.DataFrame:
     return table[common].sort_values("excess_early", ascending=False).reset_index(drop=True)
 
 
-def curves(runs: Runs, column: str, arms=(BASELINE, *CONFIRMATORY)) -> pd.DataFrame:
+def curves(
+    runs: Runs, column: str, arms=(BASELINE, *CONFIRMATORY), against: str | None = None
+) -> pd.DataFrame:
     """A quantity along training: arm, rollout, mean over seeds, and the range of the seeds.
 
-    ``column`` is one of log.csv's, averaged over a rollout's updates, or "accuracy".
+    ``column`` is one of log.csv's, averaged over a rollout's updates, or "accuracy". With
+    ``against``, differences to that arm at the seeds that both have.
     """
     parts = []
     for arm in arms:
-        own = []
-        for run in runs.get(arm, {}).values():
-            frame = run.evaluations if column == "accuracy" else run.log
-            own.append(frame.groupby("rollout")[column].mean().dropna())
+        own = {seed: _course(run, column) for seed, run in runs.get(arm, {}).items()}
+        if against is not None:
+            other = {seed: _course(run, column) for seed, run in runs.get(against, {}).items()}
+            own = {seed: own[seed] - other[seed] for seed in own if seed in other}
         if own:
-            both = pd.concat(own, axis=1)
+            both = pd.concat(own.values(), axis=1)
             parts.append(
                 pd.DataFrame(
                     {
@@ -286,6 +289,12 @@ def curves(runs: Runs, column: str, arms=(BASELINE, *CONFIRMATORY)) -> pd.DataFr
             )
     empty = pd.DataFrame(columns=["arm", "rollout", "mean", "low", "high"])
     return pd.concat(parts, ignore_index=True) if parts else empty
+
+
+def _course(run: Run, column: str) -> pd.Series:
+    """A quantity of one run by rollout."""
+    frame = run.evaluations if column == "accuracy" else run.log
+    return frame.groupby("rollout")[column].mean().dropna()
 
 
 def objective_table(study, runs: Runs) -> pd.DataFrame:
@@ -395,8 +404,11 @@ def objective_evidence(study, runs: Runs) -> pd.DataFrame:
 
 
 def _estimate(difference: Paired) -> tuple[tuple[float, float, float] | None, str]:
-    if difference.seeds < 2:
-        return None, f"{difference.seeds} of {_plan(BASELINE).seeds} paired seeds are there"
+    planned = _plan(BASELINE).seeds
+    if (
+        difference.seeds < planned
+    ):  # no verdict on the way: the number of seeds was fixed beforehand
+        return None, f"{difference.seeds} of {planned} paired seeds are there"
     return (difference.mean, *difference.interval()), f"{difference.seeds} seeds"
 
 

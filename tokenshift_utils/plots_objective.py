@@ -16,16 +16,18 @@ __all__ = ["plot_gains", "plot_tokens", "plot_training", "plot_weights"]
 _COLORS = {
     "dapo": COLORS["dapo"],
     "high-kl": COLORS["dapo-high-kl"],
-    "low-kl": COLORS["sft-near"],
+    "low-kl": COLORS["dapo-low-kl"],
 }
-_ROLE_COLORS = dict(zip(ROLES, (COLORS["dapo"], COLORS["sft-far"], COLORS["base"])))
-_CURVES = (
-    ("accuracy", "mean@4 (%)", 100.0),
-    ("length_mean", "response length (tokens)", 1.0),
-    ("entropy", "entropy (nats)", 1.0),
-    ("kl_base", "KL to base (nats)", 1.0),
-    ("clip_fraction", "clipped tokens (per mille)", 1000.0),
-    ("weight_mean", "mean weight", 1.0),
+_MARKS = dict(zip(ROLES, ("black", "#888888", "white")))  # faces of the points, by role
+_CURVES = (  # column, title, scale, and the arm from which differences are taken
+    ("accuracy", "mean@4 (%)", 100.0, None),
+    ("accuracy", "mean@4 less DAPO's (points)", 100.0, BASELINE),
+    ("length_mean", "response length (tokens)", 1.0, None),
+    ("entropy", "entropy (nats)", 1.0, None),
+    ("kl_base", "KL to base (millinats)", 1000.0, None),
+    ("kl_base", "KL to base less DAPO's (millinats)", 1000.0, BASELINE),
+    ("clip_fraction", "clipped tokens (per mille)", 1000.0, None),
+    ("weight_mean", "mean weight", 1.0, None),
 )
 
 
@@ -68,10 +70,11 @@ def plot_tokens(table: pd.DataFrame, count: int = 14) -> Figure:
     if len(top):
         rows = np.arange(len(top))
         ax.hlines(rows, top["weight_early"], top["weight_late"], color="#BBBBBB")
-        ax.plot(top["weight_early"], rows, "o", color=COLORS["dapo"])
-        ax.plot(top["weight_late"], rows, "o", color=COLORS["simplerl"])
+        hue = _color("high-kl")
+        ax.plot(top["weight_early"], rows, "o", color=hue, markerfacecolor="white", label="early")
+        ax.plot(top["weight_late"], rows, "o", color=hue, label="late")
         ax.set_yticks(rows, [f"'{token}'" for token in top["token"]])
-        name_lines(ax, {"early": COLORS["dapo"], "late": COLORS["simplerl"]}, at=(0.97, 0.25))
+        ax.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
     else:
         ax.text(0.5, 0.5, "no run yet", ha="center", transform=ax.transAxes)
     ax.set(xlabel="mean weight of the token's advantages")
@@ -79,14 +82,17 @@ def plot_tokens(table: pd.DataFrame, count: int = 14) -> Figure:
 
 
 def plot_training(runs: Runs) -> Figure:
-    """Training curves of the confirmatory arms: mean over seeds, band from least to greatest."""
-    fig, axes = plt.subplots(2, 3, figsize=(7.6, 4.6), sharex=True)
+    """Training curves of the confirmatory arms: mean over seeds, band from least to greatest.
+
+    Differences are taken seed by seed, which leaves out what seeds of all arms have in common.
+    """
+    fig, axes = plt.subplots(4, 2, figsize=(7.6, 7.6), sharex=True)
     names = {}
-    for ax, (column, title, scale) in zip(axes.flat, _CURVES):
-        for arm, rows in curves(runs, column).groupby("arm", sort=False):
+    for ax, (column, title, scale, against) in zip(axes.flat, _CURVES):
+        for arm, rows in curves(runs, column, against=against).groupby("arm", sort=False):
             names[f"{ARMS.arms[arm].label} ({len(runs[arm])})"] = _color(arm)
             band = [scale * rows[end].astype(float) for end in ("low", "high")]
-            ax.fill_between(rows["rollout"].astype(float), *band, color=_color(arm), alpha=0.15,
+            ax.fill_between(rows["rollout"].astype(float), *band, color=_color(arm), alpha=0.18,
                             linewidth=0)  # fmt: skip
             ax.plot(rows["rollout"], scale * rows["mean"], color=_color(arm), linewidth=1.5,
                     marker="o" if column == "accuracy" else None, markersize=3.5)  # fmt: skip
@@ -94,29 +100,34 @@ def plot_training(runs: Runs) -> Figure:
             ax.text(0.5, 0.5, "no run yet", ha="center", transform=ax.transAxes)
         ax.set_title(title, fontsize=9.5)
         ax.ticklabel_format(axis="y", scilimits=(-3, 5), useOffset=False)
-    for ax in axes[1]:
+    for ax in axes[-1]:
         ax.set_xlabel("rollout")
-    name_lines(axes[0, 0], names, at=(0.97, 0.45))
+    name_lines(axes[0, 0], names, at=(0.97, 0.5))
     return fig
 
 
 def plot_gains(table: pd.DataFrame) -> Figure:
-    """Paired gain of every arm with its interval over seeds, in points; one colour a role."""
+    """Paired gain of every arm with its interval over seeds, in points; points differ by role."""
     rows = table[table["paired_seeds"] > 0].iloc[::-1] if len(table) else table
-    fig, ax = plt.subplots(figsize=(6.6, 0.7 + 0.27 * max(len(rows), 4)))
+    fig, ax = plt.subplots(figsize=(7.0, 0.7 + 0.27 * max(len(rows), 4)))
+    ax.axvline(0, color="#999999", linewidth=0.8)
     for y, (_, row) in enumerate(rows.iterrows()):
-        hue = _ROLE_COLORS[row["role"]]
         if not np.isnan(row["gain_low"]):
-            ax.hlines(y, 100 * row["gain_low"], 100 * row["gain_high"], color=hue)
-        ax.plot([100 * row["gain"]], [y], "o", color=hue)
+            ax.hlines(
+                y, 100 * row["gain_low"], 100 * row["gain_high"], color="black", linewidth=1.3
+            )
+        ax.plot([100 * row["gain"]], [y], "o", color="black", markerfacecolor=_MARKS[row["role"]])
     labels = (
         [f"{o} ({n})" for o, n in zip(rows["objective"], rows["paired_seeds"])] if len(rows) else []
     )
     ax.set_yticks(range(len(rows)), labels)
-    ax.axvline(0, color="#999999", linewidth=0.8)
+    ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
     if not len(rows):
         ax.text(0.5, 0.5, "no run yet", ha="center", transform=ax.transAxes)
-    present = [role for role in ROLES if len(rows) and (rows["role"] == role).any()]
-    name_lines(ax, {role: _ROLE_COLORS[role] for role in present}, at=(0.99, 0.99))
+    for role in ROLES if len(rows) else ():
+        places = np.flatnonzero(rows["role"] == role)
+        if len(places):
+            ax.text(1.02, places.mean(), role, va="center", fontsize=9.5,
+                    transform=ax.get_yaxis_transform())  # fmt: skip
     ax.set(xlabel=f"gain in mean@k against {ARMS.arms[BASELINE].label}, points (seeds in brackets)")
     return fig
