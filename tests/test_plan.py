@@ -101,6 +101,22 @@ def test_hours_follow_from_the_assumptions_that_are_printed():
     assert "2 models to download, 131.0 GB" in text
 
 
+def test_training_of_a_studys_own_models_is_planned():
+    study = load_study("qwen2.5-math-7b-dwa")
+    text = plan(study, Assumptions(50, 200, 3, 1000, 80))
+    tokens = 200 * 512 * 16 * 1000  # a run
+    generate = 2 * 7.62e9 * tokens / 50e12 / 3600
+    learn = (2 + 2 + 4 + 2) * 7.62e9 * tokens / 200e12 / 3600
+    assert "9 runs (3 arms, 3 seeds) of 200 rollouts of 8,192 responses and 16 updates" in text
+    assert f"at most {tokens:,} tokens generated" in text
+    assert (
+        f"{plans._figure(learn)} to learn; {plans._figure(9 * (generate + learn))} in all" in text
+    )
+    assert "106.7 GB, weights" in text  # 14 bytes a parameter
+    twice = study.with_overrides(**{"training.trl": study.training.trl | {"num_iterations": 2}})
+    assert "32 updates" in plan(twice) and "18 operations" in plan(twice)
+
+
 def test_a_row_of_records_is_as_wide_as_its_columns():
     assert row_bytes("rollouts", 10) < 60
     wide = row_bytes("shifts", 20) - row_bytes("shifts", 10)

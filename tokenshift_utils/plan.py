@@ -190,6 +190,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
         _memory(study, shape, assumed),
         _hours(shape, work, assumed),
         _disk(study, shape, work),
+        *([_training(study, shape, assumed)] if study.training else []),
     ]
     return f"{study.title}\n\n" + "\n\n".join(parts)
 
@@ -265,3 +266,26 @@ def _disk(study: Study, shape: Shape, work: list[Work]) -> str:
     return f"""Disk: {len(models)} models to download, {_figure(weights)} GB in bfloat16; records, before \
 compression, at most:
 {lines}  (of switches, were every position switched)"""
+
+
+def _training(study: Study, shape: Shape, assumed: Assumptions) -> str:
+    """What the runs of the study's ``training`` section take, beside the analyses."""
+    from tokenshift_utils.training.runs import check_settings
+
+    training, sizes = study.training, check_settings(study)
+    runs = len(training.arms) * len(training.seeds)
+    responses = training.rollouts * sizes.rollout
+    tokens = responses * min(sizes.longest, assumed.mean_tokens or sizes.longest)
+    generate = 2 * shape.parameters * tokens / (assumed.generate_tflops * 1e12) / 3600
+    # Read once for old log-probs (2), then forward, backward and the forward made again (2 + 4 + 2).
+    passes = 2 + 8 * sizes.iterations
+    learn = passes * shape.parameters * tokens / (assumed.score_tflops * 1e12) / 3600
+    checkpoint = (BYTES[study.dtype] + 12) * shape.parameters / GB
+    return f"""Training: {runs} runs ({len(training.arms)} arms, {len(training.seeds)} seeds) of \
+{training.rollouts} rollouts of {sizes.rollout:,} responses and {sizes.updates} updates
+  responses   {responses:>15,} a run; at most {tokens:,} tokens generated
+  GPU-hours   {_figure(generate):>15} a run to generate, {_figure(learn)} to learn; \
+{_figure(runs * (generate + learn))} in all
+  checkpoint  {_figure(checkpoint):>15} GB, weights and Adam's float32 copy and moments
+  assumed: the speeds above, on every GPU at once (some wait while others work), and {passes} operations
+  a parameter and token of learning"""

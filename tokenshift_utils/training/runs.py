@@ -164,12 +164,14 @@ def read_prepared(study: Study) -> dict:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How responses are divided: all counts but ``updates`` are of responses."""
+    """How responses are divided; ``group``, ``update`` and ``rollout`` count responses."""
 
     group: int  # to one problem
     update: int  # that one optimiser update trains on
     rollout: int  # sampled from one policy
     updates: int  # a rollout, over all its iterations
+    iterations: int  # how often a rollout is trained on
+    longest: int  # tokens of a response, at most
 
     @property
     def problems(self) -> int:
@@ -224,8 +226,9 @@ def check_settings(study: Study) -> Sizes:
             f"study {study.name}: 'training.overlong_buffer' is {buffer}, more than the "
             f"{limit} tokens of 'max_completion_length'"
         )
-    updates = held // accumulated * of("num_iterations")
-    return Sizes(group, step * accumulated, step * held, updates)
+    iterations = of("num_iterations")
+    updates = held // accumulated * iterations
+    return Sizes(group, step * accumulated, step * held, updates, iterations, limit)
 
 
 def _fields(module: str, name: str) -> dict[str, dataclasses.Field]:
