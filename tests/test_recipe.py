@@ -241,7 +241,8 @@ def test_a_run_leaves_model_log_and_summary_and_resumes_to_the_same(recipe):
         "rows": 16, "repeated": 8, "other_answer": 0, "too_long": 0, "problems": 8
     }  # fmt: skip
     assert summary["weighting"]["alpha"] == 100 and not summary["resumed"]
-    assert summary["sizes"] == {"group": 4, "update": 8, "rollout": 16, "updates": 2}
+    counts = {"group": 4, "update": 8, "rollout": 16, "updates": 2, "iterations": 1, "longest": 16}
+    assert summary["sizes"] == counts
     assert run.is_done() and not run.work.exists()
     start = load_file(study.model_path("base") / "model.safetensors")
     assert any((weights[name] != start[name]).any() for name in weights)
