@@ -12,7 +12,8 @@ from tokenshift_utils.benchmarks import digest, load_benchmark, option_order
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.rollouts import Rollouts, get_rollouts, study_sampling
 from tokenshift_utils.store import artefact_key
-from tokenshift_utils.study import Benchmark, load_study
+from tokenshift_utils.study import load_study
+from tokenshift_utils.study_parts import Benchmark
 
 ROWS = [{"nr": i, "question": f"what is {i}?", "solution": i, "url": "x"} for i in range(3)]
 COLUMNS = {"id": "nr", "problem": "question", "answer": "solution"}

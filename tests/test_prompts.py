@@ -11,7 +11,8 @@ from tokenshift_utils.policy import load_policy
 from tokenshift_utils.prompts import prompt_text
 from tokenshift_utils.rollouts import Rollouts, get_rollouts, study_sampling
 from tokenshift_utils.store import artefact_key
-from tokenshift_utils.study import Prompt, load_study
+from tokenshift_utils.study import load_study
+from tokenshift_utils.study_parts import Prompt
 
 TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"

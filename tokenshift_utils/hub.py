@@ -17,7 +17,8 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import CODE, FINGERPRINTED
 
 if TYPE_CHECKING:
-    from tokenshift_utils.study import Location, Study
+    from tokenshift_utils.study import Study
+    from tokenshift_utils.study_parts import Location
 
 UNPINNED = "unpinned"
 

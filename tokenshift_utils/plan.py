@@ -25,7 +25,8 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.executor import Artefact, Job, jobs_of
 from tokenshift_utils.hf_policy import load_config
 from tokenshift_utils.notebook import lacks_section
-from tokenshift_utils.study import Benchmark, Shape, Study
+from tokenshift_utils.study import Study
+from tokenshift_utils.study_parts import Benchmark, Shape
 
 SECTIONS = {
     "01_divergence_characterization": loading.divergence_artefacts,

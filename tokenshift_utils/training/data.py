@@ -13,7 +13,8 @@ from tokenshift_utils import paths
 from tokenshift_utils.benchmarks import read_rows
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.prompts import prompt_text
-from tokenshift_utils.study import Study, TrainingData
+from tokenshift_utils.study import Study
+from tokenshift_utils.study_training import TrainingData
 from tokenshift_utils.tokenizer_checks import first_line, load_tokenizer
 
 BATCH = 10_000  # rows that are Python objects at once: DAPO-Math-17k has 1.8 million

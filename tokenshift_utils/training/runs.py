@@ -24,7 +24,8 @@ from typing import Any
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import directory_fingerprint
-from tokenshift_utils.study import Study, TrainingArm
+from tokenshift_utils.study import Study
+from tokenshift_utils.study_training import TrainingArm
 
 # Of GRPOConfig: what follows from other keys of the study.
 OURS = {
