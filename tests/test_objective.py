@@ -223,3 +223,14 @@ def test_the_closing_words_follow_the_numbers(study, tmp_path):
     text = objective.say_closing(objective.objective_table(study, runs))
     assert "High-KL boost gains" in text and "Low-KL boost is not told from DAPO" in text
     assert "on the way" not in text
+
+
+def test_where_test_and_interval_part_the_words_say_so(study, tmp_path):
+    for seed in range(1, 9):  # better at every seed, at one by far
+        write_run(tmp_path, "dapo", seed, (0, 0) if seed == 8 else (1, 1))
+        write_run(tmp_path, "high-kl", seed, (4, 4) if seed == 8 else (1, 2))
+        write_run(tmp_path, "low-kl", seed, (1, 1))
+    runs = objective.read_runs(study)
+    table = objective.objective_table(study, runs).set_index("arm")
+    assert table.loc["high-kl", "p_holm"] < 0.05 and table.loc["high-kl", "gain_low"] < 0
+    assert "its interval includes 0: borderline" in objective.say_closing(table.reset_index())

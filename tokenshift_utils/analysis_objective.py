@@ -471,10 +471,13 @@ def say_curves(runs: Runs) -> str:
         if arm not in runs:
             continue
         parts = []
-        for column, text in (("accuracy", "accuracy {:.1%}"), ("length_mean", "{:.0f} tokens"),
-                             ("entropy", "entropy {:.3f} nats"), ("kl_base", "KL to base {:.3f}")):  # fmt: skip
-            rows = curves(runs, column, (arm,))
-            parts.append(text.format(rows["mean"].iloc[-1]))
+        for column, scale, text in (
+            ("accuracy", 100, "accuracy {:.1f}%"),
+            ("length_mean", 1, "{:.0f} tokens"),
+            ("entropy", 1, "entropy {:.3f} nats"),
+            ("kl_base", 1000, "KL to base {:.2f} millinats"),
+        ):
+            parts.append(text.format(scale * curves(runs, column, (arm,))["mean"].iloc[-1]))
         out.append(f"{_plan(arm).label} ({len(runs[arm])} seeds): {', '.join(parts)}.")
     return "At the last point of the curves:\n" + "\n".join(out) if out else "No run is there yet."
 
@@ -550,10 +553,11 @@ def say_closing(table: pd.DataFrame) -> str:
         row = rows.loc[arm]
         if row["p_holm"] <= level:
             found = "gains" if row["gain"] > 0 else "loses"
-            out.append(
-                f"{row['objective']} {found} {abs(100 * row['gain']):.2f} points against DAPO, more "
-                "than chance over seeds would (after Holm)."
-            )
+            if row["gain_low"] <= 0 <= row["gain_high"]:
+                sure = "by the permutation test (after Holm), while its interval includes 0: borderline"
+            else:
+                sure = "more than chance over seeds would (after Holm)"
+            out.append(f"{row['objective']} {found} against DAPO ({_gain(row)}), {sure}.")
         else:
             out.append(
                 f"{row['objective']} is not told from DAPO ({_gain(row)}); a difference under "
