@@ -173,10 +173,12 @@ def test_a_micro_batch_without_a_token_stays_finite(tiny_pair, tmp_path, inputs)
     assert loss == 0 and torch.isfinite(gradient).all()
 
 
-# Faults 14 and 15 of existing tools ---------------------------------------------------------------
+# Known faults of existing tools -------------------------------------------------------------------
 
 
-def test_a_mean_weight_other_than_1_changes_the_size_of_the_step(tiny_pair, tmp_path, inputs):
+def test_fault_14_a_mean_weight_other_than_1_changes_the_size_of_the_step(
+    tiny_pair, tmp_path, inputs
+):
     """... so it is logged, and normalisation takes it out: with equal weights nothing is left."""
     saturated = Weighting(alpha=1e12, scale=1.0)  # every token that moved weighs 1.5
     plain = loss_and_gradient(make(tiny_pair, tmp_path, ZERO), inputs)[1].norm()
@@ -189,7 +191,9 @@ def test_a_mean_weight_other_than_1_changes_the_size_of_the_step(tiny_pair, tmp_
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "bnpo"])
-def test_an_entropy_mask_is_divided_by_the_tokens_it_keeps(tiny_pair, tmp_path, inputs, loss_type):
+def test_fault_15_an_entropy_mask_is_divided_by_the_tokens_it_keeps(
+    tiny_pair, tmp_path, inputs, loss_type
+):
     settings = {"loss_type": loss_type, "top_entropy_quantile": 0.2}
     shrunk = make(tiny_pair, tmp_path, **settings)
     honest = make(tiny_pair, tmp_path, extra={"honest_mask": True}.items(), **settings)

@@ -60,7 +60,7 @@ def plot_js_distribution(
     left.set_title("Histogram, truncated distributions")
     right.set(xscale="log", xlabel="x (nats)", ylabel="positions with JS > x (%)", ylim=(0, None))
     right.set_title("Survival: truncated —, full ····")
-    name_lines(left, names, at=(0.2, 0.97))
+    name_lines(left, names, at=(0.85, 0.97))
     return fig
 
 
