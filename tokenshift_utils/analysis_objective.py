@@ -29,6 +29,7 @@ from tokenshift_utils.weighting import Weighting, divergence_weights
 
 __all__ = [
     "BASELINE",
+    "COMPARED_WITH",
     "CONFIRMATORY",
     "Run",
     "configuration_table",

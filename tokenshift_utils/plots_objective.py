@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tokenshift_utils.analysis_objective import BASELINE, CONFIRMATORY, Runs, curves
+from tokenshift_utils.analysis_objective import BASELINE, COMPARED_WITH, CONFIRMATORY, Runs, curves
 from tokenshift_utils.style import COLORS, name_lines
 from tokenshift_utils.training.recipes import ARMS, ROLES
 
@@ -52,9 +52,9 @@ def plot_weights(weights: pd.DataFrame, met: pd.DataFrame) -> Figure:
             kl = 1e-6 * float(own.iloc[0][f"k3_p{share}_micronats"])
             weight = float(np.interp(kl, rows["kl"], rows["weight"]))
             ax.plot([kl], [weight], "o", color=_color(arm), markersize=5)
-            up = 5 if weight >= 1 else -12
-            ax.annotate(f"{share}%", (kl, weight), xytext=(-4, up), textcoords="offset points",
-                        ha="right", fontsize=8.5, color=_color(arm))  # fmt: skip
+            inwards = -12 if weight >= 1 else 5  # away from the dotted line
+            ax.annotate(f"{share}%", (kl, weight), xytext=(5, inwards), textcoords="offset points",
+                        fontsize=8.5, color=_color(arm))  # fmt: skip
     ax.axhline(1, color="#999999", linewidth=0.8)
     ax.set(xscale="log", xlim=(1e-9, 1e-2))
     ax.margins(y=0.12)
@@ -117,9 +117,7 @@ def plot_gains(table: pd.DataFrame) -> Figure:
                 y, 100 * row["gain_low"], 100 * row["gain_high"], color="black", linewidth=1.3
             )
         ax.plot([100 * row["gain"]], [y], "o", color="black", markerfacecolor=_MARKS[row["role"]])
-    labels = (
-        [f"{o} ({n})" for o, n in zip(rows["objective"], rows["paired_seeds"])] if len(rows) else []
-    )
+    labels = [_gain_label(row) for _, row in rows.iterrows()]
     ax.set_yticks(range(len(rows)), labels)
     ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
     if not len(rows):
@@ -129,5 +127,15 @@ def plot_gains(table: pd.DataFrame) -> Figure:
         if len(places):
             ax.text(1.02, places.mean(), role, va="center", fontsize=9.5,
                     transform=ax.get_yaxis_transform())  # fmt: skip
-    ax.set(xlabel=f"gain in mean@k against {ARMS.arms[BASELINE].label}, points (seeds in brackets)")
+    against = ARMS.arms[BASELINE].label
+    ax.set(
+        xlabel=f"gain in mean@{ARMS.final_samples} against {against}, points (seeds in brackets)"
+    )
     return fig
+
+
+def _gain_label(row: pd.Series) -> str:
+    """Name and number of seeds, and what it is compared with where that isn't the baseline."""
+    other = COMPARED_WITH.get(row["arm"])
+    against = f"; against {ARMS.arms[other].label}" if other else ""
+    return f"{row['objective']} ({row['paired_seeds']}{against})"
