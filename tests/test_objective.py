@@ -219,8 +219,13 @@ def test_the_closing_words_follow_the_numbers(study, tmp_path):
         write_run(tmp_path, "dapo", seed, (1, 1))
         write_run(tmp_path, "high-kl", seed, (2, 2 + seed % 2))
         write_run(tmp_path, "low-kl", seed, (1, seed % 3))
+    for seed in (1, 2):
+        write_run(tmp_path, "low-kl-strong", seed, (0, 0))
+        write_run(tmp_path, "dapo-lr-0.8", seed, (0, 1))
     runs = objective.read_runs(study)
     text = objective.say_closing(objective.objective_table(study, runs))
+    assert "At s = 1.9 the low-KL boost gives -25.00 points [-25.00, -25.00] over 2 seeds." in text
+    assert "less than either boost: DAPO, rate x 0.8 -12.50 points" in text
     assert "High-KL boost gains" in text and "Low-KL boost is not told from DAPO" in text
     assert "on the way" not in text
 

@@ -569,7 +569,7 @@ def say_closing(table: pd.DataFrame) -> str:
     theirs = paper.table2().set_index("objective")["average"]
     gains = " and ".join(f"{gain:.1f}" for gain in (theirs - theirs["DAPO"]).drop("DAPO"))
     out.append(
-        "All of this is one small task, one base model and one strength of the weights; it says "
+        "All of this is one small task, one base model and weights of one alpha; it says "
         f"nothing about a large model, and the paper's own gains ({gains} points, three runs) are "
         "neither confirmed nor refuted by it."
     )
@@ -586,19 +586,26 @@ def _beside(rows: pd.DataFrame, largest: float) -> list[str]:
             f"Weights dealt out at random give {_gain(row)}: "
             + ("noise in the weights acts by itself." if apart else "not told from nothing.")
         )
-    for arm in ("high-kl", "low-kl"):
-        control = f"{arm}-mean1"
-        if control in rows.index and arm in rows.index and rows.loc[control, "paired_seeds"] > 1:
-            row = rows.loc[control]
-            out.append(
-                f"With a mean weight of 1 the {rows.loc[arm, 'objective'].lower()} gives {_gain(row)}."
-            )
+    for variant, said in (("mean1", "With a mean weight of 1"), ("strong", _strength())):
+        for arm in CONFIRMATORY:
+            name = f"{arm}-{variant}"
+            if name in rows.index and rows.loc[name, "paired_seeds"] > 1:
+                boost = _plan(arm).label
+                out.append(
+                    f"{said} the {boost[0].lower()}{boost[1:]} gives {_gain(rows.loc[name])}."
+                )
     rates = [arm for arm in ("dapo-lr-0.8", "dapo-lr-1.2") if arm in rows.index]
     if rates:
         moved = max(abs(rows.loc[arm, "gain"]) for arm in rates)
         more = "more" if moved > largest else "less"
         out.append(
             f"A learning rate a fifth lower or higher moves the result by up to {100 * moved:.2f} "
-            f"points, {more} than either boost."
+            f"points, {more} than either boost: "
+            + "; ".join(f"{rows.loc[arm, 'objective']} {_gain(rows.loc[arm])}" for arm in rates)
+            + "."
         )
     return out
+
+
+def _strength() -> str:
+    return f"At s = {_weighting('high-kl-strong').scale:g}"
