@@ -119,7 +119,8 @@ nb.table(table2(), "paper_table2")
 #
 # Mean-1 weights keep the emphasis and take out the mean: is it emphasis or step size? The placebo
 # deals the high-KL weights out at random. Learning rates a fifth lower and higher are a yardstick.
-# Look at whether any interval leaves 0, and at how wide they are with few seeds.
+# Exploratory arms, below, have a wider axis. Look at whether any interval leaves 0, and at how wide
+# they are with few seeds.
 
 # %%
 nb.figure(plots.plot_gains(table), "gains")

@@ -107,9 +107,29 @@ def plot_training(runs: Runs) -> Figure:
 
 
 def plot_gains(table: pd.DataFrame) -> Figure:
-    """Paired gain of every arm with its interval over seeds, in points; points differ by role."""
-    rows = table[table["paired_seeds"] > 0].iloc[::-1] if len(table) else table
-    fig, ax = plt.subplots(figsize=(7.0, 0.7 + 0.27 * max(len(rows), 4)))
+    """Paired gain of every arm with its interval over seeds, in points; points differ by role.
+
+    Exploratory arms have an axis of their own: some move the result ten times as far as the others.
+    """
+    rows = table[table["paired_seeds"] > 0] if len(table) else table
+    there = set(rows["role"]) if len(rows) else set()
+    groups = [roles for roles in (ROLES[:-1], ROLES[-1:]) if there & set(roles)]
+    parts = [rows[rows["role"].isin(roles)].iloc[::-1] for roles in groups] or [rows]
+    heights = [max(len(part), 1) for part in parts]
+    fig, axes = plt.subplots(
+        len(parts), 1, figsize=(7.0, 0.35 + 0.35 * len(parts) + 0.27 * max(sum(heights), 4)),
+        height_ratios=heights, squeeze=False,
+    )  # fmt: skip
+    for ax, part in zip(axes[:, 0], parts):
+        _draw_gains(ax, part)
+    against = ARMS.arms[BASELINE].label
+    axes[-1, 0].set_xlabel(
+        f"gain in mean@{ARMS.final_samples} against {against}, points (seeds in brackets)"
+    )
+    return fig
+
+
+def _draw_gains(ax, rows: pd.DataFrame) -> None:
     ax.axvline(0, color="#999999", linewidth=0.8)
     for y, (_, row) in enumerate(rows.iterrows()):
         if not np.isnan(row["gain_low"]):
@@ -117,9 +137,9 @@ def plot_gains(table: pd.DataFrame) -> Figure:
                 y, 100 * row["gain_low"], 100 * row["gain_high"], color="black", linewidth=1.3
             )
         ax.plot([100 * row["gain"]], [y], "o", color="black", markerfacecolor=_MARKS[row["role"]])
-    labels = [_gain_label(row) for _, row in rows.iterrows()]
-    ax.set_yticks(range(len(rows)), labels)
+    ax.set_yticks(range(len(rows)), [_gain_label(row) for _, row in rows.iterrows()])
     ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
+    ax.locator_params(axis="x", nbins=6)
     if not len(rows):
         ax.text(0.5, 0.5, "no run yet", ha="center", transform=ax.transAxes)
     for role in ROLES if len(rows) else ():
@@ -127,15 +147,10 @@ def plot_gains(table: pd.DataFrame) -> Figure:
         if len(places):
             ax.text(1.02, places.mean(), role, va="center", fontsize=9.5,
                     transform=ax.get_yaxis_transform())  # fmt: skip
-    against = ARMS.arms[BASELINE].label
-    ax.set(
-        xlabel=f"gain in mean@{ARMS.final_samples} against {against}, points (seeds in brackets)"
-    )
-    return fig
 
 
 def _gain_label(row: pd.Series) -> str:
     """Name and number of seeds, and what it is compared with where that isn't the baseline."""
     other = COMPARED_WITH.get(row["arm"])
-    against = f"; against {ARMS.arms[other].label}" if other else ""
+    against = f"; against {other.upper()}" if other else ""
     return f"{row['objective']} ({row['paired_seeds']}{against})"
