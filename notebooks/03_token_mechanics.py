@@ -28,7 +28,7 @@ evolution_model = None  # model whose checkpoints are followed; None: as in the 
 resamples = None  # bootstrap resamples; None: as in the study
 
 # %%
-from tokenshift_utils.notebook import start
+from tokenshift_utils.run.notebook import start
 
 nb = start("03_token_mechanics", globals())
 
@@ -36,10 +36,9 @@ nb = start("03_token_mechanics", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils import analysis_mechanics as numbers
-from tokenshift_utils import loading
-from tokenshift_utils import plots_mechanics as plots
-from tokenshift_utils.analysis_common import paragraph
+from tokenshift_utils.sections import loading
+from tokenshift_utils.sections.common import paragraph
+from tokenshift_utils.sections.mechanics import numbers, plots
 
 shifts, checkpoints = loading.mechanics_shifts(nb.study)
 
@@ -117,6 +116,6 @@ nb.table(found, "evidence")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from tokenshift_utils.overview import say_claims, section_claims
+from tokenshift_utils.sections.overview import say_claims, section_claims
 
 print(say_claims(section_claims(nb.study, found, 3)))

@@ -26,15 +26,14 @@ study = "tiny"  # a study under notebooks/studies, or the path of a study file
 confidence = None  # level of the intervals over seeds; None: as in the study
 
 # %%
-from tokenshift_utils.notebook import start
+from tokenshift_utils.run.notebook import start
 
 nb = start("04_weighted_objective", globals())
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from tokenshift_utils import analysis_objective as numbers
-from tokenshift_utils import plots_objective as plots
-from tokenshift_utils.analysis_common import paragraph
+from tokenshift_utils.sections.common import paragraph
+from tokenshift_utils.sections.objective import numbers, plots
 
 runs = numbers.read_runs(nb.study)
 paragraph(numbers.say_runs(runs))
@@ -110,7 +109,7 @@ paragraph(numbers.say_objective(table))
 # runs):
 
 # %%
-from tokenshift_utils.paper import table2
+from tokenshift_utils.sections.paper import table2
 
 nb.table(table2(), "paper_table2")
 
@@ -144,7 +143,7 @@ paragraph(numbers.say_shift(shift))
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from tokenshift_utils.overview import say_claims, section_claims
+from tokenshift_utils.sections.overview import say_claims, section_claims
 
 found = numbers.objective_evidence(nb.study, runs)
 paragraph(numbers.say_closing(table))

@@ -7,14 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenshift_utils import analysis_cross as cross
-from tokenshift_utils import analysis_cross_summary as summary
-from tokenshift_utils import analysis_rules as rules
-from tokenshift_utils import analysis_single_token as single
-from tokenshift_utils import analysis_swaps as swaps
-from tokenshift_utils import cross_settings as settings
-from tokenshift_utils.cross_settings import RateSearch, Setting
-from tokenshift_utils.stats import Estimate
+from tokenshift_utils.report.bootstrap import Estimate
+from tokenshift_utils.sections.cross_sampling import numbers as cross
+from tokenshift_utils.sections.cross_sampling import rules, settings, summary, swaps
+from tokenshift_utils.sections.cross_sampling import single_token as single
+from tokenshift_utils.sections.cross_sampling.settings import RateSearch, Setting
 
 STUDY = made_up.study()
 ONE = made_up.study(

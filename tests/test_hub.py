@@ -14,14 +14,14 @@ from conftest import CHECKOUT
 from hub_cache import COMMIT, add_repository, write_data_set
 from test_reproduce import write_notebook
 
-from tokenshift_utils import hub
-from tokenshift_utils.cli import main
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import directory_fingerprint
-from tokenshift_utils.inputs import check_inputs
-from tokenshift_utils.policy import load_policy
-from tokenshift_utils.rollouts import get_rollouts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.models.policy import load_policy
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.run.checks import check_inputs
+from tokenshift_utils.run.cli import main
+from tokenshift_utils.study import hub
+from tokenshift_utils.study.checkpoints import directory_fingerprint
+from tokenshift_utils.study.study import load_study
 
 MODELS = CHECKOUT / "results/tiny/models"
 STUDY = "notebooks/studies/mini.yaml"

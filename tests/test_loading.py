@@ -4,12 +4,14 @@ import made_up
 import pandas as pd
 import pytest
 
-from tokenshift_utils import analysis_cross as cross
-from tokenshift_utils import analysis_divergence as divergence
-from tokenshift_utils import cross_settings as settings
-from tokenshift_utils import executor, loading, loading_cross
-from tokenshift_utils.cross_settings import Setting
-from tokenshift_utils.study import load_study
+from tokenshift_utils.sections import loading
+from tokenshift_utils.sections.cross_sampling import numbers as cross
+from tokenshift_utils.sections.cross_sampling import records as loading_cross
+from tokenshift_utils.sections.cross_sampling import settings
+from tokenshift_utils.sections.cross_sampling.settings import Setting
+from tokenshift_utils.sections.divergence import numbers as divergence
+from tokenshift_utils.store import executor
+from tokenshift_utils.study.study import load_study
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenshift_utils import analysis_objective as objective
-from tokenshift_utils import plots_objective as draw
-from tokenshift_utils import style
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.position_sets import pack_positions
-from tokenshift_utils.training import recipes
-from tokenshift_utils.training.recipes import ARMS
+from tokenshift_utils.report import style
+from tokenshift_utils.sections.objective import numbers as objective
+from tokenshift_utils.sections.objective import plots as draw
+from tokenshift_utils.training.position_sets import pack_positions
+from tokenshift_utils.training.tiny import recipes
+from tokenshift_utils.training.tiny.recipes import ARMS
 
 
 def write_run(root, arm, seed, right, high=(True, False, False, False), responses="same"):

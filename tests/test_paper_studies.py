@@ -13,13 +13,13 @@ from conftest import CHECKOUT, WORDS, write_model
 from hub_cache import add_repository, write_data_set
 from transformers import AutoTokenizer
 
-from tokenshift_utils import hub
-from tokenshift_utils.benchmarks import load_benchmark
-from tokenshift_utils.cross_sampling import get_cross_sampling
-from tokenshift_utils.inputs import check_inputs
-from tokenshift_utils.rollouts import get_rollouts
-from tokenshift_utils.shifts import get_shifts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.records.cross_sampling import get_cross_sampling
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.run.checks import check_inputs
+from tokenshift_utils.study import hub
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.benchmarks import load_benchmark
 
 STUDIES = [
     *("qwen2.5-32b-dapo", "qwen2.5-32b-simplerl", "qwen2.5-7b-simplerl"),

@@ -17,15 +17,15 @@ from hub_cache import add_repository, write_data_set
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, TrainerCallback
 
-from tokenshift_utils import hub
-from tokenshift_utils.cli import main
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.prompts import prompt_text
-from tokenshift_utils.study import load_study
-from tokenshift_utils.training import grpo, launch
-from tokenshift_utils.training.data import read_problems
-from tokenshift_utils.training.prepare import prepare
-from tokenshift_utils.training.runs import Run, check_settings, select_runs
+from tokenshift_utils.run.cli import main
+from tokenshift_utils.study import hub
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.prompts import prompt_text
+from tokenshift_utils.training.recipe import grpo, launch
+from tokenshift_utils.training.recipe.data import read_problems
+from tokenshift_utils.training.recipe.prepare import prepare
+from tokenshift_utils.training.recipe.runs import Run, check_settings, select_runs
 
 REAL = "qwen2.5-math-7b-dwa"
 ASK = "so {problem} ?\n"
