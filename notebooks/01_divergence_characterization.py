@@ -37,13 +37,13 @@ nb = start("01_divergence_characterization", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils.sections import loading
+from tokenshift_utils.records import tokens as records_tokens
 from tokenshift_utils.sections.common import of_kind, paragraph
-from tokenshift_utils.sections.divergence import numbers, plots, precision
+from tokenshift_utils.sections.divergence import numbers, plots, precision, records
 
-shifts = loading.divergence_shifts(nb.study)
-rounding = loading.precision_shifts(nb.study)
-texts = loading.token_texts(nb.study, shifts)
+shifts = records.divergence_shifts(nb.study)
+rounding = records.precision_shifts(nb.study)
+texts = records_tokens.token_texts(nb.study, shifts)
 rl = {model: shifts[model] for model in of_kind(nb.study, "rl")}
 found = numbers.divergence_evidence(nb.study, shifts, texts)
 nb.table(found, "evidence")
@@ -146,8 +146,8 @@ paragraph(numbers.say_controls(nb.study, table))
 # %%
 from tokenshift_utils.report.heatmap import show_shifts
 
-response, title = loading.annotated_response(nb.study)
-show_shifts(response, loading.tokenizer(nb.study), title)
+response, title = records.annotated_response(nb.study)
+show_shifts(response, records_tokens.tokenizer(nb.study), title)
 
 # %% [markdown]
 # ## 1.7 Why JS and not KL

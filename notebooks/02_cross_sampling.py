@@ -45,6 +45,7 @@ nb = start("02_cross_sampling", globals())
 # replacement by bisection on a pilot. `matched` says whether a control is within 10% of its target.
 
 # %%
+from tokenshift_utils.records import tokens as records_tokens
 from tokenshift_utils.sections import loading
 from tokenshift_utils.sections.common import paragraph
 from tokenshift_utils.sections.cross_sampling import numbers, plots
@@ -174,7 +175,7 @@ paragraph(single.say_effects(effects))
 from tokenshift_utils.sections.cross_sampling import swaps
 
 switches = loading.cross_switches(nb.study, table)
-swapped = swaps.swap_table(nb.study, switches, loading.token_decoder(nb.study))
+swapped = swaps.swap_table(nb.study, switches, records_tokens.token_decoder(nb.study))
 nb.table(swapped, "swaps")
 paragraph(swaps.say_swaps(swapped))
 
@@ -192,7 +193,7 @@ from IPython.display import display
 from tokenshift_utils.report.heatmap import show_trajectories
 
 examples, deciding = loading.cross_examples(nb.study, table)
-display(show_trajectories(examples, loading.tokenizer(nb.study)))
+display(show_trajectories(examples, records_tokens.tokenizer(nb.study)))
 paragraph(deciding)
 
 # %% [markdown]

@@ -36,11 +36,10 @@ nb = start("03_token_mechanics", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils.sections import loading
 from tokenshift_utils.sections.common import paragraph
-from tokenshift_utils.sections.mechanics import numbers, plots
+from tokenshift_utils.sections.mechanics import numbers, plots, records
 
-shifts, checkpoints = loading.mechanics_shifts(nb.study)
+shifts, checkpoints = records.mechanics_shifts(nb.study)
 
 # %% [markdown]
 # ## 3.1 Overlap of the candidates

@@ -33,10 +33,10 @@ nb = start("04_weighted_objective", globals())
 # %%
 # NBVAL_CHECK_OUTPUT
 from tokenshift_utils.sections.common import paragraph
-from tokenshift_utils.sections.objective import numbers, plots
+from tokenshift_utils.sections.objective import numbers, plots, records, words
 
-runs = numbers.read_runs(nb.study)
-paragraph(numbers.say_runs(runs))
+runs = records.read_runs(nb.study)
+paragraph(words.say_runs(runs))
 
 # %%
 nb.table(numbers.configuration_table(nb.study), "configuration")
@@ -62,7 +62,7 @@ nb.table(met, "weights")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-paragraph(numbers.say_weights(met))
+paragraph(words.say_weights(met))
 
 # %% [markdown]
 # ## 4.2 Which tokens get which weight
@@ -74,7 +74,7 @@ paragraph(numbers.say_weights(met))
 tokens = numbers.token_table(runs, "high-kl")
 nb.figure(plots.plot_tokens(tokens), "tokens")
 nb.table(tokens, "tokens", rows=8)
-paragraph(numbers.say_tokens(tokens))
+paragraph(words.say_tokens(tokens))
 
 # %% [markdown]
 # ## 4.3 Training curves
@@ -85,7 +85,7 @@ paragraph(numbers.say_tokens(tokens))
 
 # %%
 nb.figure(plots.plot_training(runs), "training_curves")
-paragraph(numbers.say_curves(runs))
+paragraph(words.say_curves(runs))
 
 # %% [markdown]
 # ## 4.4 In the form of the paper's Table 2
@@ -102,7 +102,7 @@ nb.table(numbers.pass_table(nb.study, runs), "pass_at_k")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-paragraph(numbers.say_objective(table))
+paragraph(words.say_objective(table))
 
 # %% [markdown]
 # The paper's own, as known from published summaries (mean@32 in %, another base model, three
@@ -123,7 +123,7 @@ nb.table(table2(), "paper_table2")
 
 # %%
 nb.figure(plots.plot_gains(table), "gains")
-paragraph(numbers.say_controls(table))
+paragraph(words.say_controls(table))
 
 # %% [markdown]
 # ## 4.6 What the weighting does to the shift
@@ -134,7 +134,7 @@ paragraph(numbers.say_controls(table))
 # %%
 shift = numbers.shift_table(nb.study, runs)
 nb.table(shift, "shift")
-paragraph(numbers.say_shift(shift))
+paragraph(words.say_shift(shift))
 
 # %% [markdown]
 # ## 4.7 What this shows, and what not
@@ -146,6 +146,6 @@ paragraph(numbers.say_shift(shift))
 from tokenshift_utils.sections.overview import say_claims, section_claims
 
 found = numbers.objective_evidence(nb.study, runs)
-paragraph(numbers.say_closing(table))
+paragraph(words.say_closing(table))
 print(say_claims(section_claims(nb.study, found, 4)))
 nb.table(found, "evidence")

@@ -38,11 +38,10 @@ nb = start("05_robustness", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils.sections import loading
 from tokenshift_utils.sections.common import of_kind, paragraph
-from tokenshift_utils.sections.robustness import numbers, plots
+from tokenshift_utils.sections.robustness import numbers, plots, records
 
-shifts, sources, samplers = loading.robustness_records(nb.study)
+shifts, sources, samplers = records.robustness_records(nb.study)
 rl = {model: shifts[model] for model in of_kind(nb.study, "rl")}
 pair_name = nb.study.robustness.pair
 

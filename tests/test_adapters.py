@@ -9,11 +9,13 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.adapters import put_on
 from tokenshift_utils.models.huggingface import HFPolicy
-from tokenshift_utils.models.policy import Sampling, load_policy
-from tokenshift_utils.pairs.mixer import cross_sample
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.records.cross_sampling import get_cross_sampling
-from tokenshift_utils.records.rollouts import common_parts, get_rollouts
+from tokenshift_utils.records.requests import common_parts
+from tokenshift_utils.records.rollouts import get_rollouts
 from tokenshift_utils.records.shifts import get_shifts
 from tokenshift_utils.study.study import load_study
 

@@ -9,7 +9,8 @@ import pytest
 from hub_cache import add_repository, write_data_set
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.records.rollouts import Rollouts, get_rollouts, study_sampling
+from tokenshift_utils.records.requests import study_sampling
+from tokenshift_utils.records.rollouts import Rollouts, get_rollouts
 from tokenshift_utils.store.store import artefact_key
 from tokenshift_utils.study.schema import Benchmark
 from tokenshift_utils.study.study import load_study

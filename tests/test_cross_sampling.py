@@ -83,7 +83,7 @@ def test_extrapolation_by_nothing_is_the_intervention(mini_root):
 )
 def test_bad_settings_are_refused_before_any_model_runs(mini_root, monkeypatch, call, message):
     monkeypatch.setattr(
-        "tokenshift_utils.models.policy.load_policy", lambda *_: pytest.fail("loaded")
+        "tokenshift_utils.models.load.load_policy", lambda *_: pytest.fail("loaded")
     )
     with pytest.raises(TokenshiftError, match=message) as caught:
         get_cross_sampling(load_study("mini"), "base", "tuned", **call)

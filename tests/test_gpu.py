@@ -10,10 +10,11 @@ from test_teacher_forcing import compared
 
 from tokenshift_utils.bench import scoring
 from tokenshift_utils.models.huggingface import HFPolicy
-from tokenshift_utils.models.policy import Sampling, load_policy
-from tokenshift_utils.pairs.mixer import cross_sample
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.rules import Rule
-from tokenshift_utils.records.rollouts import items
+from tokenshift_utils.records.requests import items
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 

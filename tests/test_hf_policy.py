@@ -9,8 +9,10 @@ import torch
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.decoding import fill_gaps
-from tokenshift_utils.models.huggingface import HFPolicy, UncachedSession
-from tokenshift_utils.models.policy import Sampling, load_policy, stop_ids
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.policy import Sampling, stop_ids
+from tokenshift_utils.models.sessions import UncachedSession
 from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.study.study import load_study
 

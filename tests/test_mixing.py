@@ -16,12 +16,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures import divergences
 from tokenshift_utils.measures.noise import gumbel, row_key, uniform
-from tokenshift_utils.measures.nucleus import Nucleus, truncate
+from tokenshift_utils.measures.nucleus import Nucleus, nucleus_js, truncate
 from tokenshift_utils.models.decoding import Lanes
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling, stop_ids
-from tokenshift_utils.pairs.mixer import Insertion, Mixer, cross_sample
-from tokenshift_utils.pairs.rules import Rule, nucleus_js
+from tokenshift_utils.pairs.cross_sample import cross_sample
+from tokenshift_utils.pairs.mixer import Insertion, Mixer
+from tokenshift_utils.pairs.rules import Rule
 
 
 class NoTokenizer:

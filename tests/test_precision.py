@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.models.policy import load_policy
+from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.records.precision import get_precision
 from tokenshift_utils.records.shifts import get_shifts
 from tokenshift_utils.sections.divergence.numbers import sparsity_table

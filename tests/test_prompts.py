@@ -6,8 +6,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.models.policy import load_policy
-from tokenshift_utils.records.rollouts import Rollouts, get_rollouts, study_sampling
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.records.requests import study_sampling
+from tokenshift_utils.records.rollouts import Rollouts, get_rollouts
 from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.store.store import artefact_key
 from tokenshift_utils.study.schema import Prompt

@@ -11,15 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.records.cross_sampling import get_cross_sampling
 from tokenshift_utils.records.rollouts import get_rollouts
-from tokenshift_utils.records.shifts import (
-    Mixed,
-    answer_start,
-    get_shifts,
-    score_pair,
-    shifts_of_files,
-)
+from tokenshift_utils.records.shifts import Mixed, answer_start, get_shifts
+from tokenshift_utils.records.shifts_of_files import shifts_of_files
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.verifier import is_correct

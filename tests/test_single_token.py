@@ -15,7 +15,8 @@ from tokenshift_utils.measures.noise import gumbel, row_key
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.records import single_token
-from tokenshift_utils.records.rollouts import Item, get_rollouts
+from tokenshift_utils.records.requests import Item
+from tokenshift_utils.records.rollouts import get_rollouts
 from tokenshift_utils.records.shifts import get_shifts
 from tokenshift_utils.records.single_token import (
     Fork,

@@ -13,6 +13,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.weighting import Weighting
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.study.study import load_study
+from tokenshift_utils.training import logs as training_logs
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.evaluation import Evaluator
 from tokenshift_utils.training.tiny.models import train
@@ -124,7 +125,7 @@ def test_rl_run_resumes_where_it_stopped(tmp_path):
     def run(work, progress):
         model = supervised.new_model(tokenizer, 0)
         history = rlvr.train_rl(model, tokenizer, RL, 0, work, {}, NO_EVALUATION, progress)
-        return _weights(model), rlvr.tidy_log(history, RL.updates_per_rollout)
+        return _weights(model), training_logs.tidy_log(history, RL.updates_per_rollout)
 
     whole, log = run(tmp_path / "whole", Progress(tmp_path / "p"))
     with pytest.raises(KeyboardInterrupt):
@@ -190,7 +191,7 @@ def test_trimmed_scoring_changes_no_log_probability(tmp_path):
 
 
 def test_overlong_penalty_by_hand():
-    penalty = rlvr.overlong_penalty(limit=100, buffer=20)
+    penalty = training_logs.overlong_penalty(limit=100, buffer=20)
     ids = [[0] * n for n in (10, 80, 85, 90, 100)]
     assert penalty([None] * 5, completion_ids=ids) == [0, 0, -0.25, -0.5, -1]
 

@@ -21,12 +21,15 @@ from tokenshift_utils.measures.nucleus import log_softmax32, truncate
 from tokenshift_utils.measures.top_logprobs import align, join
 from tokenshift_utils.models.adapters import put_on
 from tokenshift_utils.models.huggingface import HFPolicy
-from tokenshift_utils.models.policy import Sampling, load_policy
-from tokenshift_utils.pairs.mixer import Insertion, cross_sample
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.cross_sample import cross_sample
+from tokenshift_utils.pairs.mixer import Insertion
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.records import single_token
 from tokenshift_utils.records.cross_sampling import get_cross_sampling
-from tokenshift_utils.records.rollouts import get_rollouts, items, verdict
+from tokenshift_utils.records.requests import items, verdict
+from tokenshift_utils.records.rollouts import get_rollouts
 from tokenshift_utils.records.shifts import get_shifts, shift_table
 from tokenshift_utils.report.bootstrap import Bootstrap
 from tokenshift_utils.store import columns as records

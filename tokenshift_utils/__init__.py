@@ -14,7 +14,7 @@ _EXPORTS = {
     "get_rollouts": "records.rollouts",
     "get_shifts": "records.shifts",
     "load_study": "study.study",
-    "shifts_of_files": "records.shifts",
+    "shifts_of_files": "records.shifts_of_files",
     "show_shifts": "report.heatmap",
 }
 

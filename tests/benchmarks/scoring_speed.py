@@ -8,7 +8,7 @@ import time
 
 from tokenshift_utils.bench.cross_sampling import TOP_P, tiny_pair
 from tokenshift_utils.models.policy import Sampling
-from tokenshift_utils.records.shifts import score_pair
+from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.store.executor import one_thread
 
 ROWS, TOKENS, BATCH, REPEATS = 240, 110, 48, 3

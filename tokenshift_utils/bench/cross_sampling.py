@@ -31,9 +31,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Qw
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling, stop_ids
-from tokenshift_utils.pairs.mixer import cross_sample
+from tokenshift_utils.pairs.compare import score_pair
+from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.rules import Rule
-from tokenshift_utils.records.shifts import score_pair
 from tokenshift_utils.store.executor import one_thread
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.benchmarks import load_benchmark

@@ -36,7 +36,7 @@ from tokenshift_utils.bench.cross_sampling import (
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
-from tokenshift_utils.records.shifts import score_pair
+from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.store.executor import one_thread
 
 TOP_K = 10

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.measures import divergences
 from tokenshift_utils.measures.divergences import (
     DENSE,
     largest,
@@ -239,3 +240,43 @@ def _edge(logp: Tensor, values: Tensor, top_p: float) -> tuple[Tensor, Tensor, T
         more, _ = largest(some, k * GROWTH)
         size[open_rows], edge[open_rows], total[open_rows] = _edge(some, more, top_p)
     return size, edge, total
+
+
+def nucleus_js(primary: Nucleus, intervention: Nucleus) -> Tensor:
+    """JS divergence of the truncations of ``[n, V]``, nats, ``[n]``.
+
+    Most nuclei of trained models are a few tokens, so it is found from the lists of the most
+    probable ones; a row whose nucleus goes beyond its list is compared over the vocabulary.
+    """
+    short = primary.listed & intervention.listed
+    value = torch.empty(len(short), dtype=primary.logp.dtype, device=short.device)
+    where = short.nonzero().squeeze(-1)
+    if len(where):
+        value[where] = _listed_js(primary, intervention, where).to(value.dtype)
+    rest = (~short).nonzero().squeeze(-1)
+    if len(rest):
+        value[rest] = divergences.js(
+            primary.select(rest).log_probs(), intervention.select(rest).log_probs()
+        )
+    return value
+
+
+def _listed_js(primary: Nucleus, intervention: Nucleus, rows: Tensor) -> Tensor:
+    """JS, float64, of rows whose nuclei are the first ``size`` of their lists."""
+    sides, longest = [], 1
+    for nucleus in (primary, intervention):
+        longest = max(longest, int(nucleus.size[rows].max()))
+    for nucleus in (primary, intervention):
+        ids, values = nucleus.ids[rows, :longest], nucleus.values[rows, :longest]
+        inside = torch.arange(longest, device=rows.device) < nucleus.size[rows, None]
+        share = values.to(torch.float64).exp() / nucleus.mass[rows, None]
+        sides.append((ids, share * inside))
+    (p_ids, p), (q_ids, q) = sides
+    same = (p_ids[:, :, None] == q_ids[:, None, :]).to(torch.float64)
+    q_at_p, p_at_q = (same @ q[:, :, None]).squeeze(-1), (p[:, None, :] @ same).squeeze(-2)
+
+    def part(own: Tensor, other: Tensor) -> Tensor:
+        ratio = 2.0 * own / (own + other)  # NaN where the place is beyond the nucleus
+        return torch.where(own > 0, own * ratio.log(), 0.0).sum(-1)
+
+    return (0.5 * (part(p, q_at_p) + part(q, p_at_q))).clamp(0.0, divergences.LN2)

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.study.checkpoints import ADAPTER, directory_fingerprint
-from tokenshift_utils.study.tokenizers import first_line
 
 
 def adapter_rank(directory: Path) -> int:

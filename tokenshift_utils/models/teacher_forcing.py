@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tokenshift_utils.errors import first_line
 from tokenshift_utils.models.memory import OutOfMemory, halving
 from tokenshift_utils.models.policy import Session
-from tokenshift_utils.study.tokenizers import first_line
 
 Texts = Sequence[Sequence[int]]
 CHUNK = 256  # tokens of a text that a session reads at once, on a CPU

@@ -22,10 +22,15 @@ from tokenshift_utils.measures.top_logprobs import Listed, join
 from tokenshift_utils.models import vllm_engine
 from tokenshift_utils.models.adapters import adapter_rank
 from tokenshift_utils.models.decoding import check_prompts, check_rows
-from tokenshift_utils.models.huggingface import UncachedSession, load_config, model_ends
 from tokenshift_utils.models.policy import Continuation, Sampling
+from tokenshift_utils.models.sessions import UncachedSession
 from tokenshift_utils.models.vllm_engine import Ask, Setup
-from tokenshift_utils.study.checkpoints import directory_fingerprint, is_adapter
+from tokenshift_utils.study.checkpoints import (
+    directory_fingerprint,
+    is_adapter,
+    load_config,
+    model_ends,
+)
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import check_tokenizer, load_tokenizer
 

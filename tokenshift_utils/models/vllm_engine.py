@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.measures.top_logprobs import Listed
-from tokenshift_utils.study.tokenizers import first_line
 
 if TYPE_CHECKING:
     from vllm import RequestOutput

@@ -10,7 +10,7 @@ import torch
 
 from tokenshift_utils.measures.top_logprobs import Aligned, align, join
 from tokenshift_utils.models.policy import Sampling
-from tokenshift_utils.records.shifts import compare
+from tokenshift_utils.pairs.compare import compare
 
 if TYPE_CHECKING:
     from tokenshift_utils.models.vllm import VLLMPolicy

@@ -16,12 +16,10 @@ import pyarrow as pa
 
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.policy import Sampling
-from tokenshift_utils.pairs.mixer import Insertion, cross_sample
+from tokenshift_utils.pairs.cross_sample import cross_sample
+from tokenshift_utils.pairs.mixer import Insertion
 from tokenshift_utils.pairs.rules import Rule
-from tokenshift_utils.records.rollouts import (
-    MODULES as ROLLOUT_MODULES,
-)
-from tokenshift_utils.records.rollouts import (
+from tokenshift_utils.records.requests import (
     benchmark_names,
     common_parts,
     items,
@@ -30,6 +28,9 @@ from tokenshift_utils.records.rollouts import (
     study_policy,
     study_sampling,
     verdict,
+)
+from tokenshift_utils.records.rollouts import (
+    MODULES as ROLLOUT_MODULES,
 )
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.store import executor

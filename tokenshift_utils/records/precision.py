@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from tokenshift_utils.models.policy import Policy
-from tokenshift_utils.records.rollouts import study_policy
+from tokenshift_utils.records.requests import study_policy
 from tokenshift_utils.records.shifts import MODULES as SHIFTS_MODULES
 from tokenshift_utils.records.shifts import Shifts, computed_shifts, shift_artefacts
 from tokenshift_utils.store.store import code_version

@@ -25,14 +25,14 @@ from tokenshift_utils.measures.divergences import LN2
 from tokenshift_utils.measures.noise import row_key, uniform
 from tokenshift_utils.measures.nucleus import log_softmax32, truncate
 from tokenshift_utils.models.policy import Policy, Sampling, stop_ids
-from tokenshift_utils.records.rollouts import MODULES as ROLLOUT_MODULES
-from tokenshift_utils.records.rollouts import (
+from tokenshift_utils.records.requests import (
     Item,
     common_parts,
     study_policy,
     study_sampling,
     verdict,
 )
+from tokenshift_utils.records.rollouts import MODULES as ROLLOUT_MODULES
 from tokenshift_utils.records.shifts import Shifts, shift_artefacts
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.store import executor

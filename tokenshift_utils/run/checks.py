@@ -1,17 +1,14 @@
 """What a study reads, checked before anything is computed or written."""
 
-import json
-from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
-
-from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.models.huggingface import load_config
-from tokenshift_utils.study.checkpoints import check_model_directory, is_adapter
+from tokenshift_utils.study.checkpoints import (
+    check_model,
+    check_same_size,
+    check_weights,
+    is_adapter,
+)
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import (
     check_same_tokenizer,
-    check_tokenizer,
     load_tokenizer,
 )
 from tokenshift_utils.tasks.benchmarks import load_benchmark
@@ -46,44 +43,3 @@ def check_inputs(study: Study) -> None:
             check_same_size(base, own_size, directory, size)
     stop_token_ids(load_tokenizer(base), study.stop_tokens)
     prompt_text(study, problems[study.cross_benchmark][0].problem)
-
-
-def check_same_size(base: Path, base_size: int, tuned: Path, tuned_size: int) -> None:
-    """Refuse two models that give probabilities to different numbers of tokens."""
-    if base_size != tuned_size:
-        raise TokenshiftError(
-            f"{base} and {tuned} give probabilities to {base_size} and {tuned_size} tokens; compare "
-            "models whose vocabularies have one size"
-        )
-
-
-def check_model(directory: Path, trust_remote_code: bool = False) -> int:
-    """Refuse a model directory whose configuration, weight files or tokenizer can't be used.
-
-    Of the weights only the headers are read; a file that was cut short doesn't match its header.
-    Returns how many tokens the model gives probabilities to.
-    """
-    config = load_config(directory, trust_remote_code)
-    check_weights(directory)
-    vocab_size = config.get_text_config(decoder=True).vocab_size
-    check_tokenizer(load_tokenizer(directory), vocab_size, directory)
-    return vocab_size
-
-
-def check_weights(directory: Path) -> None:
-    """Refuse weight files that are missing or were cut short, by their headers."""
-    check_model_directory(directory)
-    for index in directory.glob("*.safetensors.index.json"):
-        for name in sorted(set(json.loads(index.read_text())["weight_map"].values())):
-            if not (directory / name).is_file():
-                raise TokenshiftError(
-                    f"the model in {directory} lacks {name}, which {index.name} lists; fetch it again"
-                )
-    for file in sorted(directory.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise TokenshiftError(
-                f"the weights in {file} are damaged ({error}); fetch or train the model again"
-            ) from None

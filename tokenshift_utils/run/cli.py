@@ -107,7 +107,7 @@ def shifts(
     out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
 ) -> None:
     """Measure the shifts of any pair of checkpoints on any responses; no answers needed."""
-    from tokenshift_utils.records.shifts import shifts_of_files
+    from tokenshift_utils.records.shifts_of_files import shifts_of_files
 
     shifts_of_files(base, tuned, responses, out)
 
@@ -131,12 +131,12 @@ def pair(
 def pin(study: Annotated[str, typer.Option(help="A study's name, or a study file.")]) -> None:
     """Write the commits of the day in place of a study's unpinned revisions. Asks the hub."""
     from tokenshift_utils import paths
-    from tokenshift_utils.study import hub
+    from tokenshift_utils.study import pins
     from tokenshift_utils.study.study import load_study, study_file
 
     load_study(study)
     file = study_file(study)
-    commits = hub.pin(file)
+    commits = pins.pin(file)
     for repository, commit in commits.items():
         typer.echo(f"{repository} is at {commit}")
     typer.echo(f"{paths.display(file)} is pinned" + ("" if commits else " already"))

@@ -19,7 +19,7 @@ from typing import Any
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.study import hub
+from tokenshift_utils.study import pins
 from tokenshift_utils.study.study import Study, load_study
 
 # For each notebook, its parameters beside `study`, and the study key that each one overrides.
@@ -198,8 +198,8 @@ def _announce(notebook: str, study: Study, changed: dict[str, Any]) -> None:
     display(Markdown(f"**{study.title}.** {study.note}"))
     for name, value in changed.items():
         print(f"{name} = {value!r} here, in place of the study's {PARAMETERS[notebook][name]}")
-    if found := hub.unpinned(study):
-        print(hub.unpinned_warning(study, found))
+    if found := pins.unpinned(study):
+        print(pins.unpinned_warning(study, found))
     print(" · ".join(f"{name} {number}" for name, number in versions().items()))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.models.huggingface import load_config, model_ends
 from tokenshift_utils.run.checks import check_inputs
+from tokenshift_utils.study.checkpoints import load_config, model_ends
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.tasks.benchmarks import load_benchmark, read_rows

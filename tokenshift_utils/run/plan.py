@@ -21,20 +21,23 @@ import pyarrow as pa
 from safetensors import safe_open
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.models.huggingface import load_config
 from tokenshift_utils.run.notebook import lacks_section
 from tokenshift_utils.sections import loading
+from tokenshift_utils.sections.divergence import records
+from tokenshift_utils.sections.mechanics import records as mechanics_records
+from tokenshift_utils.sections.robustness import records as robustness_records
 from tokenshift_utils.store import columns
 from tokenshift_utils.store.executor import Artefact, Job, jobs_of
-from tokenshift_utils.study import hub
+from tokenshift_utils.study import pins
+from tokenshift_utils.study.checkpoints import load_config
 from tokenshift_utils.study.schema import Benchmark, Shape
 from tokenshift_utils.study.study import Study
 
 SECTIONS = {
-    "01_divergence_characterization": loading.divergence_artefacts,
+    "01_divergence_characterization": records.divergence_artefacts,
     "02_cross_sampling": loading.cross_artefacts,
-    "03_token_mechanics": loading.mechanics_artefacts,
-    "05_robustness": loading.robustness_artefacts,
+    "03_token_mechanics": mechanics_records.mechanics_artefacts,
+    "05_robustness": robustness_records.robustness_artefacts,
 }
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
 GB = 1e9
@@ -255,7 +258,7 @@ is measured here"""
 
 
 def _disk(study: Study, shape: Shape, work: list[Work]) -> str:
-    models = {(s.hub, s.revision) for s in hub.sources(study).values() if s.repo_type == "model"}
+    models = {(s.hub, s.revision) for s in pins.sources(study).values() if s.repo_type == "model"}
     sizes = {}
     for part in work:
         ids = 8 * part.tokens  # a token's id, and about four characters of text

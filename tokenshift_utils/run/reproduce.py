@@ -25,7 +25,7 @@ from tokenshift_utils.run.notebook import (
     versions,
 )
 from tokenshift_utils.store.executor import EXECUTOR_VARIABLE, chosen_executor, executor_running
-from tokenshift_utils.study import hub
+from tokenshift_utils.study import pins
 from tokenshift_utils.study.study import Study, load_study, study_file
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -80,9 +80,9 @@ def reproduce(
     loaded = load_study(study)
     notebooks = select_notebooks(loaded, only)
     given = _parameters_of_each(notebooks, loaded, parameters or {})
-    hub.fetch(loaded)
+    pins.fetch(loaded)
     check_inputs(loaded)
-    moving = hub.unpinned(loaded)
+    moving = pins.unpinned(loaded)
     for sentence in _remarks(loaded, notebooks, only, moving):
         print(sentence, file=sys.stderr)
     with _environment(executor), executor_running(loaded), _ended_as_interrupted():
@@ -143,7 +143,7 @@ def _remarks(
     """What to say before a run: which notebooks are left out, and what is not pinned."""
     left_out = [] if only else [p for p in available_notebooks() if p not in notebooks]
     said = [f"left out: {lacks_section(path.stem, study)}" for path in left_out]
-    return said + ([f"warning: {hub.unpinned_warning(study, moving)}"] if moving else [])
+    return said + ([f"warning: {pins.unpinned_warning(study, moving)}"] if moving else [])
 
 
 def _parameters_of_each(

@@ -16,9 +16,8 @@ import ray
 import torch
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.study.study import Study
-from tokenshift_utils.study.tokenizers import first_line
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 RETRIES = 3  # of a shard whose worker was lost; one that raised is not tried again

@@ -8,8 +8,6 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tokenshift_utils.study import hub
-
 Count = Annotated[int, Field(ge=1)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -91,7 +89,7 @@ class Location(Part):
         if (self.hub is None) != (self.revision is None):
             raise ValueError(
                 "'hub' and 'revision' go together, so that the files are pinned (a revision that is "
-                f"not known yet is '{hub.UNPINNED}')"
+                f"not known yet is '{UNPINNED}')"
             )
         return self
 
@@ -452,3 +450,6 @@ class Shape(Part):
     kv_heads: Count
     head_dim: Count
     vocabulary: Count
+
+
+UNPINNED = "unpinned"

@@ -15,18 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import TokenshiftError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBES = 256  # tokens, evenly spread over the vocabulary, whose text must survive a round trip
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, cut to a readable length, or its class."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:

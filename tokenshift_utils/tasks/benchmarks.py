@@ -72,7 +72,7 @@ def _read_data_set(directory: Path, spec: Benchmark) -> list[dict]:
     """The rows of a data set whose files are in the hub's local cache; no script of it is run."""
     from datasets import disable_progress_bars, load_dataset
 
-    from tokenshift_utils.study.tokenizers import first_line
+    from tokenshift_utils.errors import first_line
 
     disable_progress_bars()
     try:

@@ -13,7 +13,13 @@ import pandas as pd
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.sections.claims import BUDGET
 from tokenshift_utils.sections.common import by_benchmark, evidence, percent, plan
-from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE, Setting, roles
+from tokenshift_utils.sections.cross_sampling.settings import (
+    FORWARD,
+    REVERSE,
+    Setting,
+    roles,
+    threshold_name,
+)
 
 __all__ = [
     "MATCHED_WITHIN",
@@ -27,16 +33,10 @@ __all__ = [
     "say_budget",
     "say_controls",
     "say_curves",
-    "threshold_name",
     "within_budget",
 ]
 
 MATCHED_WITHIN = 0.1  # relative difference of rates at which a random control counts as matched
-
-
-def threshold_name(eps: float) -> str:
-    """ "JS > 0.1"; a negative threshold switches everywhere."""
-    return "every position switched" if eps < 0 else f"JS > {eps:g}"
 
 
 def _counts(boot: Bootstrap, part: pd.DataFrame) -> dict[str, float]:

@@ -8,8 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tokenshift_utils.report.style import color, name_lines
-from tokenshift_utils.sections.cross_sampling.numbers import threshold_name
-from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE
+from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE, threshold_name
 
 __all__ = ["TITLES", "curve", "errors", "level", "plot_controls", "plot_curves", "share_axis"]
 

@@ -10,12 +10,12 @@ import pandas as pd
 from tokenshift_utils.records.cross_sampling import cross_sampling_artefacts, get_cross_sampling
 from tokenshift_utils.records.rollouts import get_rollouts, rollout_artefacts
 from tokenshift_utils.records.single_token import get_single_token, single_token_artefacts
-from tokenshift_utils.sections.cross_sampling import settings, swaps
-from tokenshift_utils.sections.cross_sampling.numbers import budget_setting, threshold_name
+from tokenshift_utils.sections.cross_sampling import rates as cross_sampling_rates
+from tokenshift_utils.sections.cross_sampling import settings
+from tokenshift_utils.sections.cross_sampling.rates import RateSearch
 from tokenshift_utils.sections.cross_sampling.settings import (
     FORWARD,
     REVERSE,
-    RateSearch,
     Setting,
     roles,
 )
@@ -25,9 +25,7 @@ __all__ = [
     "CrossRecords",
     "control_artefacts",
     "cross_artefacts",
-    "cross_examples",
     "cross_records",
-    "cross_switches",
 ]
 
 # A pilot of one sample a problem ends the search for a rate at this distance from the target
@@ -172,10 +170,10 @@ def _random_runs(study, runs: dict[Setting, pd.DataFrame]) -> dict[Setting, pd.D
     """Both random controls of the JS runs."""
     switched = settings.control_settings(study, "switched")
     rule = {s: runs[s._replace(rule="js", match="")] for s in switched}
-    made = _runs(study, {s: settings.switched_rate(rule[s]) for s in switched})
+    made = _runs(study, {s: cross_sampling_rates.switched_rate(rule[s]) for s in switched})
     searches = {
         s._replace(match="effective"): RateSearch(
-            target=settings.effective_share(rule[s]),
+            target=cross_sampling_rates.effective_share(rule[s]),
             rate=_guess(rule[s], s, runs, made),
             tolerance=max(PILOT_TOLERANCE, _noise(rule[s][rule[s]["sample"] == 0])),
             left=PILOT_TRIES,
@@ -195,7 +193,7 @@ def _guess(rule: pd.DataFrame, control: Setting, runs: dict, random: dict) -> fl
     """Where the search begins, from all random runs of the pair and direction."""
     rare = pd.concat([frame for s, frame in random.items() if s[:2] == control[:2]])
     all_of_it = [f for s, f in runs.items() if s[:2] == control[:2] and s.threshold < 0]
-    return settings.effective_rate(rule, rare, *all_of_it[:1])
+    return cross_sampling_rates.effective_rate(rule, rare, *all_of_it[:1])
 
 
 def _noise(runs: pd.DataFrame) -> float:
@@ -208,7 +206,7 @@ def _search(study, searches: dict[Setting, RateSearch], **more) -> dict[Setting,
     searches = dict(searches)
     while rates := {s: search.rate for s, search in searches.items() if not search.done}:
         for setting, tried in _runs(study, rates, **more).items():
-            share = settings.effective_share(tried)
+            share = cross_sampling_rates.effective_share(tried)
             searches[setting] = searches[setting].told(share)
     return searches
 
@@ -226,46 +224,3 @@ def _on_focus(study, runs: dict, focus: dict) -> tuple[dict, dict]:
 
 
 # Switches and examples --------------------------------------------------------------------------
-
-
-def _in_budget(study, table: pd.DataFrame, model: str, direction: str) -> tuple[Setting, tuple]:
-    setting = budget_setting(study, table, model, direction)
-    return setting, get_cross_sampling(**_call(study, setting, None))
-
-
-def cross_switches(study, table: pd.DataFrame) -> dict[tuple[str, str, float], pd.DataFrame]:
-    """Switches of every pair's and direction's setting within the budget."""
-    return {
-        setting[:3]: switches
-        for model in study.cross_sampling.pairs
-        for direction in (FORWARD, REVERSE)
-        for setting, (_, switches) in [_in_budget(study, table, model, direction)]
-    }
-
-
-def cross_examples(study, table: pd.DataFrame, count: int = 2) -> tuple[list[dict], str]:
-    """(examples for `show_trajectories`, how often one swap decides) of the first pair, both ways.
-
-    The mixture is that within the budget; see `pick_examples` for which responses are shown.
-    """
-    model, examples, said = study.cross_sampling.pairs[0], [], []
-    for direction in (FORWARD, REVERSE):
-        setting, (runs, switches) = _in_budget(study, table, model, direction)
-        primary, intervention = roles(study, setting)
-        own = {
-            m: get_rollouts(study, m, sampling=_own_sampling(study))
-            for m in (primary, intervention)
-        }
-        rows = {"primary": own[primary], "mixed": runs, "intervention": own[intervention]}
-        names = {
-            "primary": study.models[primary].label,
-            "mixed": f"mixed, {threshold_name(setting.threshold)}",
-            "intervention": study.models[intervention].label,
-        }
-        found = swaps.pick_examples(rows, switches, names, direction, count)
-        examples += found
-        said.append(
-            swaps.say_deciding(study, swaps.turned(own[primary], runs, direction), direction)
-        )
-        said[-1] += swaps.say_shown(found)
-    return examples, "\n".join(said)

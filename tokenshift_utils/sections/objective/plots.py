@@ -12,9 +12,9 @@ from tokenshift_utils.sections.objective.numbers import (
     BASELINE,
     COMPARED_WITH,
     CONFIRMATORY,
-    Runs,
     curves,
 )
+from tokenshift_utils.sections.objective.records import Runs
 from tokenshift_utils.training.tiny.recipes import ARMS, ROLES
 
 __all__ = ["plot_gains", "plot_tokens", "plot_training", "plot_weights"]

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenshift_utils import paths
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.study.study import Study
-from tokenshift_utils.study.tokenizers import first_line, load_tokenizer
+from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.study.training_schema import TrainingData
 from tokenshift_utils.tasks.benchmarks import read_rows
 from tokenshift_utils.tasks.prompts import prompt_text

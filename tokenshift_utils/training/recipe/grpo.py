@@ -21,10 +21,11 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.study.study import load_study
-from tokenshift_utils.study.tokenizers import first_line, load_tokenizer
+from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.tasks.verifier import is_correct
+from tokenshift_utils.training.logs import LOG_COLUMNS, overlong_penalty, tidy_log
 from tokenshift_utils.training.recipe.prepare import prepare
 from tokenshift_utils.training.recipe.runs import (
     Run,
@@ -34,7 +35,6 @@ from tokenshift_utils.training.recipe.runs import (
     select_runs,
     start_directory,
 )
-from tokenshift_utils.training.tiny.rlvr import LOG_COLUMNS, overlong_penalty, tidy_log
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 COLUMNS = LOG_COLUMNS | {"groups_equal_share": "frac_reward_zero_std"}

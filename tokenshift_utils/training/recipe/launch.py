@@ -18,7 +18,7 @@ import yaml
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.study import hub
+from tokenshift_utils.study import pins
 from tokenshift_utils.study.study import Study, load_study
 from tokenshift_utils.training.recipe.prepare import prepare
 from tokenshift_utils.training.recipe.runs import (
@@ -63,9 +63,9 @@ def train_study(
     if dry:
         return
     check_machine(study)
-    hub.fetch(study, training=True)
-    if moving := hub.unpinned(study, training=True):
-        print(f"warning: {hub.unpinned_warning(study, moving)}", file=sys.stderr)
+    pins.fetch(study, training=True)
+    if moving := pins.unpinned(study, training=True):
+        print(f"warning: {pins.unpinned_warning(study, moving)}", file=sys.stderr)
     for run in runs:
         prepare(run, fresh)
         if run.is_done():

@@ -29,10 +29,11 @@ from tqdm import tqdm
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.huggingface import HFPolicy
-from tokenshift_utils.records.rollouts import study_sampling
+from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.records.shifts import shift_table
 from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.study.study import Study
+from tokenshift_utils.training import logs
 from tokenshift_utils.training.position_sets import pack_positions
 from tokenshift_utils.training.tiny import recipes, rlvr
 from tokenshift_utils.training.tiny.evaluation import Answer, Evaluator, accuracy
@@ -240,8 +241,8 @@ def train_run(study: Study, comparison: Comparison, run: Run, progress: Progress
         tables,
         trim_scoring=True,
     )
-    log = rlvr.tidy_log(history, recipe.updates_per_rollout)
-    evaluations = rlvr.tidy_evaluations(history, recipe)
+    log = logs.tidy_log(history, recipe.updates_per_rollout)
+    evaluations = logs.tidy_evaluations(history, recipe)
     answers = evaluator.answers(model, tokenizer, comparison.final_samples)
     few = accuracy([a for a in answers if a.sample < comparison.evaluation_samples])
     last = pd.DataFrame(

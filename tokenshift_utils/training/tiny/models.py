@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.study.study import Study
+from tokenshift_utils.training import logs as training_logs
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.cards import write_cards
 from tokenshift_utils.training.tiny.evaluation import Evaluator
@@ -152,8 +153,8 @@ def _stage(study: Study, plan: Plan, name: str, progress_file: Path) -> None:
         history = rlvr.train_rl(
             model, tokenizer, recipe, plan.seed, work, checkpoints, evaluator, progress
         )
-        log = rlvr.tidy_log(history, recipe.updates_per_rollout)
-        evaluations = rlvr.tidy_evaluations(history, recipe)
+        log = training_logs.tidy_log(history, recipe.updates_per_rollout)
+        evaluations = training_logs.tidy_evaluations(history, recipe)
         evaluations.to_csv(logs / "eval.csv", index=False, float_format="%.6g")
         for rollout, directory in checkpoints.items():
             checkpoint = LlamaForCausalLM.from_pretrained(directory)
