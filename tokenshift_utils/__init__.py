@@ -1,5 +1,22 @@
 """Token-level distributional shifts of RLVR fine-tuning: measures, records, tables, figures.
 
+The rooms, from the ground up; each imports only what stands above it in this list (the test command
+holds the line, by the layers contract in pyproject.toml):
+
+errors, paths   one sentence for a user's mistake; where things are
+measures        divergences, nuclei, noise, weights: tensors only
+report          estimates with intervals, tables, style of figures: no study
+study           study files, models and tokenizers as files
+tasks           problems, prompts, verification of answers
+store           checksummed records, and the processes that compute them
+models          one model: the policy protocol, transformers, vLLM, adapters
+pairs           two models at once: comparing and mixing
+records         what is measured, as records: rollouts, shifts, cross-sampling, single tokens
+training        runs that make models: the tiny study, a study's own recipe
+sections        the paper: one folder a section, with its records, numbers and plots; claims
+bench           costs against plain generation, as ratios
+run             what a reader calls: notebooks, command line, plans
+
 What a notebook asks for is exported here and imported on first use, so that the command line
 starts without loading torch.
 """

@@ -1,0 +1,1 @@
+"""Costs against plain generation, as ratios."""

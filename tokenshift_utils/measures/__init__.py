@@ -1,0 +1,1 @@
+"""Measures of next-token distributions, on tensors."""

@@ -1,0 +1,1 @@
+"""One model: the policy protocol and what meets it."""

@@ -49,6 +49,9 @@ class HFPolicy:
     the caller's business and may change between calls.
     """
 
+    top_logprobs = -1
+    draws_inside = False
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str):
         self.model = model
         self.tokenizer = tokenizer

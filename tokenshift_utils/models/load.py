@@ -1,4 +1,4 @@
-"""TODO."""
+"""The policy of a model of a study, by its backend; the last few stay loaded."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tokenshift_utils.models.policy import Policy
 from tokenshift_utils.study.checkpoints import directory_fingerprint, is_adapter
 from tokenshift_utils.tasks.prompts import stop_token_ids
+
+if TYPE_CHECKING:
+    from tokenshift_utils.study.study import Study
 
 
 def load_policy(study: Study, model_name: str) -> Policy:

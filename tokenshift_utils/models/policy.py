@@ -84,12 +84,19 @@ class Session(Protocol):
 
 
 class Policy(Protocol):
-    """A model with its tokenizer. ``fingerprint`` changes whenever its outputs could."""
+    """A model with its tokenizer. ``fingerprint`` changes whenever its outputs could.
+
+    What an engine can do is declared: ``top_logprobs`` is how many log-probs it returns for a
+    position (-1: of the whole vocabulary), ``draws_inside`` whether tokens are drawn inside it, so
+    that a mixture asks it for drafts in place of logits.
+    """
 
     name: str
     vocab_size: int
     eos_ids: tuple[int, ...]
     tokenizer: Any
+    top_logprobs: int
+    draws_inside: bool
 
     @property
     def fingerprint(self) -> str: ...

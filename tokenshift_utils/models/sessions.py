@@ -1,4 +1,4 @@
-"""TODO."""
+"""Sessions of a transformers model: rows of text with a ragged key-value cache, or read again each time."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ class VLLMPolicy:
     """
 
     device = torch.device("cpu")  # where its answers are
+    draws_inside = True
 
     def __init__(
         self, setup: Setup, name: str, top_logprobs: int = -1, adapter: Path | None = None
@@ -90,13 +91,6 @@ class VLLMPolicy:
     def forget(self) -> None:
         """Drop cached texts, so that what comes does not depend on what was."""
         vllm_engine.engine(self.setup).reset_prefix_cache()
-
-    @property
-    def mixer(self) -> type:
-        """What mixes two such policies, see ``mixing.Mixer``."""
-        from tokenshift_utils.pairs.engine_mixer import EngineMixer
-
-        return EngineMixer
 
     def open(self, rows: int) -> EngineSession:
         """A session of so many rows without text."""

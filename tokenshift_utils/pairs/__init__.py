@@ -1,0 +1,1 @@
+"""Two models at once: comparing and mixing them."""

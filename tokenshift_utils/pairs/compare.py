@@ -1,4 +1,4 @@
-"""TODO."""
+"""Two models on the same given responses, position by position: every measured column of shifts."""
 
 from __future__ import annotations
 

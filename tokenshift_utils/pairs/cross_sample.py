@@ -1,4 +1,4 @@
-"""TODO."""
+"""Mixed responses of two policies, by the mixer that suits how they draw."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.policy import Policy, Sampling
+from tokenshift_utils.pairs.engine_mixer import EngineMixer
 from tokenshift_utils.pairs.mixer import THEIR_TOKEN, Insertion, MixedRun, Mixer
 from tokenshift_utils.pairs.rules import Rule
 
@@ -65,7 +66,7 @@ def cross_sample(
         raise TokenshiftError("the insertion 'own' needs row keys of another stream (own_keys)")
     if not len(prompts):
         raise TokenshiftError("there are no prompts to cross-sample")
-    kind = getattr(primary, "mixer", Mixer)
+    kind = EngineMixer if primary.draws_inside else Mixer
     mixer = kind(primary, intervention, prompts, row_keys, rule, sampling, batch_size, insertion)
     if own_keys is not None:
         mixer.own_keys = torch.tensor(own_keys, dtype=torch.long, device=mixer.lanes.item.device)

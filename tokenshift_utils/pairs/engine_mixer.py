@@ -1,4 +1,4 @@
-"""Cross-sampling of two vLLM engines, block by block, with the rules and records of ``mixing``.
+"""Cross-sampling of two vLLM engines, block by block, with the rules and records of ``mixer``.
 
 The primary drafts a block in one request a row, and its log-probs come with the tokens. The
 intervention reads the drafts in one request a row, behind a text that it has cached. Both draw with
@@ -34,7 +34,7 @@ class Block:
 
 
 class EngineMixer(Mixer):
-    """``mixing.Mixer`` on two ``vllm_policy.VLLMPolicy``."""
+    """``mixer.Mixer`` on two ``vllm.VLLMPolicy``."""
 
     def __init__(self, primary, intervention, *others) -> None:
         super().__init__(primary, intervention, *others)

@@ -1,0 +1,1 @@
+"""What is measured, as records in the store."""

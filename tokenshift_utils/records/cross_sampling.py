@@ -189,7 +189,7 @@ def get_cross_sampling(
     Parameters
     ----------
     rule, threshold, rate, budget : see ``rules.Rule``; ``js`` is on the support that the study names
-    insert, gain : what stands at switched positions, see ``mixing.Insertion``
+    insert, gain : what stands at switched positions, see ``mixer.Insertion``
     samples : mixed responses a problem; None for the study's
     sampling : what differs from the study's sampling; None for its ``cross_sampling.top_p``
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What requests for records share: the items of a shard, the parts of a key, the judging of responses."""
 
 from __future__ import annotations
 

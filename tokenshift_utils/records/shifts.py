@@ -73,7 +73,7 @@ def shift_table(
     prompts = [list(map(int, ids)) for ids in trajectories["prompt_ids"]]
     responses = [list(map(int, ids)) for ids in trajectories["response_ids"]]
     scored = score_pair
-    if getattr(base, "top_logprobs", -1) != -1:
+    if base.top_logprobs != -1:
         from tokenshift_utils.pairs.compare_top_logprobs import score_pair as scored
     owners, blocks = [], []
     for owner, columns in scored(base, tuned, prompts, responses, sampling, top_k, batch_size):

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Shifts between any two model directories, on responses of a file, without a study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The texts of token ids, by the tokenizer that all models of a study share."""
 
 from __future__ import annotations
 

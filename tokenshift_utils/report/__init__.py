@@ -1,0 +1,1 @@
+"""Estimates with intervals, tables, style of figures."""

@@ -1,0 +1,1 @@
+"""What a reader calls: notebooks, the command line, plans and checks."""

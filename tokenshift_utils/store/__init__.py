@@ -1,0 +1,1 @@
+"""Records as checksummed files, and the processes that compute them."""

@@ -1,0 +1,1 @@
+"""Study files, models and tokenizers as files."""

@@ -1,14 +1,19 @@
-"""TODO."""
+"""Sources of a study on the hub: fetched before anything runs, and pinned to commits."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.study.hub import _command, _wanted, cached
 from tokenshift_utils.study.schema import UNPINNED
+
+if TYPE_CHECKING:
+    from tokenshift_utils.study.schema import Location
+    from tokenshift_utils.study.study import Study
 
 
 def sources(study: Study, training: bool = False) -> dict[str, Location]:

@@ -23,6 +23,8 @@ def _plain_name(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(_plain_name)]
 
+UNPINNED = "unpinned"  # a revision that nobody has named yet: the newest when it is downloaded
+
 
 def _no_nan(value: float) -> float:
     if math.isnan(value):
@@ -450,6 +452,3 @@ class Shape(Part):
     kv_heads: Count
     head_dim: Count
     vocabulary: Count
-
-
-UNPINNED = "unpinned"

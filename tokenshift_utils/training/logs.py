@@ -1,4 +1,4 @@
-"""TODO."""
+"""Logs of training runs as tables: one row a rollout and minibatch, and the evaluations between."""
 
 import pandas as pd
 

@@ -1,0 +1,1 @@
+"""Section 2: do the few divergent positions cause the gain?"""

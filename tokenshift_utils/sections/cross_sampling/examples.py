@@ -1,4 +1,4 @@
-"""TODO."""
+"""Switches and example responses of the settings within the budget."""
 
 from __future__ import annotations
 

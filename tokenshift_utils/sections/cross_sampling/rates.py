@@ -1,4 +1,4 @@
-"""TODO."""
+"""Rates of switching and of effective replacement, and the search for one that matches."""
 
 from __future__ import annotations
 

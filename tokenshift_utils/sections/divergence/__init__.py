@@ -1,0 +1,1 @@
+"""Section 1: where base and tuned models differ."""

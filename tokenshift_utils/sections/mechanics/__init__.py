@@ -1,0 +1,1 @@
+"""Section 3: new tokens, or known candidates in another order?"""

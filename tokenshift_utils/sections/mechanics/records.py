@@ -1,4 +1,4 @@
-"""TODO."""
+"""Records that section 3 asks for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Runs that section 4 compares, read from their training logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What section 4 says of its tables, in sentences made from their numbers."""
 
 from __future__ import annotations
 

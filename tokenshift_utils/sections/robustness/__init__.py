@@ -1,0 +1,1 @@
+"""Section 5: does it depend on truncation, trajectories, sampling?"""

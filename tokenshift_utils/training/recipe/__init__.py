@@ -1,0 +1,1 @@
+"""A study's own training: data, settings, launching, TRL runs."""

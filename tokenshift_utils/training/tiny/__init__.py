@@ -1,0 +1,1 @@
+"""The embedded study: its task, corpus, tokenizer, models and the comparison of objectives."""
