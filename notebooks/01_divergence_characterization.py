@@ -41,7 +41,7 @@ from tokenshift_utils.records import tokens as records_tokens
 from tokenshift_utils.sections.common import of_kind, paragraph
 from tokenshift_utils.sections.divergence import numbers, plots, precision, records
 
-shifts = records.divergence_shifts(nb.study)
+shifts = records.shifts_by_model(nb.study)
 rounding = records.precision_shifts(nb.study)
 texts = records_tokens.token_texts(nb.study, shifts)
 rl = {model: shifts[model] for model in of_kind(nb.study, "rl")}

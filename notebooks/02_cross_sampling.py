@@ -46,12 +46,11 @@ nb = start("02_cross_sampling", globals())
 
 # %%
 from tokenshift_utils.records import tokens as records_tokens
-from tokenshift_utils.sections import loading
 from tokenshift_utils.sections.common import paragraph
-from tokenshift_utils.sections.cross_sampling import numbers, plots
+from tokenshift_utils.sections.cross_sampling import examples, numbers, plots, records
 
-records = loading.cross_records(nb.study)
-table = numbers.curve_table(nb.study, records.runs, records.rollouts)
+data = records.cross_records(nb.study)
+table = numbers.curve_table(nb.study, data.runs, data.rollouts)
 nb.table(table, "curves", rows=20)
 
 # %% [markdown]
@@ -79,7 +78,7 @@ paragraph(numbers.say_curves(nb.study, table))
 from tokenshift_utils.sections.paper import table1
 
 budget = numbers.budget_table(nb.study, table)
-found = numbers.cross_evidence(nb.study, records.runs, records.rollouts, table)
+found = numbers.cross_evidence(nb.study, data.runs, data.rollouts, table)
 nb.table(budget, "cross_sampling")
 nb.table(table1(), "paper_table1")
 nb.table(found, "evidence")
@@ -112,7 +111,7 @@ paragraph(numbers.say_controls(nb.study, table))
 # %%
 from tokenshift_utils.sections.cross_sampling import summary as summaries
 
-summary = summaries.summary_table(nb.study, records.runs, records.rollouts)
+summary = summaries.summary_table(nb.study, data.runs, data.rollouts)
 nb.table(summary, "summary")
 paragraph(summaries.say_summary(nb.study, summary))
 
@@ -128,8 +127,8 @@ paragraph(summaries.say_summary(nb.study, summary))
 # %%
 from tokenshift_utils.sections.cross_sampling import plots_rules, rules
 
-compared = rules.rule_table(nb.study, records.rules, records.rollouts)
-ahead = rules.rule_summary(nb.study, records.rules, records.rollouts)
+compared = rules.rule_table(nb.study, data.rules, data.rollouts)
+ahead = rules.rule_summary(nb.study, data.rules, data.rollouts)
 nb.table(compared, "rules", rows=20)
 nb.table(ahead, "rules_summary")
 for way in ("forward", "reverse"):
@@ -144,7 +143,7 @@ paragraph(rules.say_rules(nb.study, ahead))
 # drawn with other luck. The null control does replace tokens; look at whether accuracy stays.
 
 # %%
-tokens = rules.intervention_table(nb.study, records.interventions, records.rollouts)
+tokens = rules.intervention_table(nb.study, data.interventions, data.rollouts)
 nb.table(tokens, "interventions", rows=20)
 nb.figure(plots_rules.plot_interventions(nb.study, tokens), "interventions")
 paragraph(rules.say_interventions(nb.study, tokens))
@@ -160,7 +159,7 @@ paragraph(rules.say_interventions(nb.study, tokens))
 # %%
 from tokenshift_utils.sections.cross_sampling import single_token as single
 
-effects = single.effect_table(nb.study, records.single_token)
+effects = single.effect_table(nb.study, data.single_token)
 nb.table(effects, "single_token")
 nb.figure(plots_rules.plot_effects(nb.study, effects), "single_token")
 paragraph(single.say_effects(effects))
@@ -174,7 +173,7 @@ paragraph(single.say_effects(effects))
 # %%
 from tokenshift_utils.sections.cross_sampling import swaps
 
-switches = loading.cross_switches(nb.study, table)
+switches = examples.cross_switches(nb.study, table)
 swapped = swaps.swap_table(nb.study, switches, records_tokens.token_decoder(nb.study))
 nb.table(swapped, "swaps")
 paragraph(swaps.say_swaps(swapped))
@@ -192,8 +191,8 @@ from IPython.display import display
 
 from tokenshift_utils.report.heatmap import show_trajectories
 
-examples, deciding = loading.cross_examples(nb.study, table)
-display(show_trajectories(examples, records_tokens.tokenizer(nb.study)))
+shown, deciding = examples.cross_examples(nb.study, table)
+display(show_trajectories(shown, records_tokens.tokenizer(nb.study)))
 paragraph(deciding)
 
 # %% [markdown]

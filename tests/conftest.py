@@ -188,3 +188,10 @@ def margin(pair, prompt, ids, key, rule, sampling):
     js = divergences.js(*((n.logp if full else n.log_probs()) for n in nuclei))
     margins.append((js - rule.threshold).abs().squeeze())
     return float(min(margins))
+
+
+def fetch_both(study, mixed):
+    """(mixed responses, switches) of some requests for cross-sampling."""
+    from tokenshift_utils.records.fetch import fetch
+
+    return fetch(study, mixed), fetch(study, mixed, "switches")

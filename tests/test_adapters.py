@@ -3,7 +3,7 @@
 import pytest
 import torch
 import yaml
-from conftest import write_adapter
+from conftest import fetch_both, write_adapter
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
@@ -13,10 +13,11 @@ from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.rules import Rule
-from tokenshift_utils.records.cross_sampling import get_cross_sampling
+from tokenshift_utils.records.cross_sampling import CrossSampling
+from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.requests import common_parts
-from tokenshift_utils.records.rollouts import get_rollouts
-from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.study.study import load_study
 
 PROMPTS = [[4, 5, 6, 7 + i] for i in range(8)]
@@ -87,13 +88,14 @@ def study(mini_root, adapters):
 
 
 def test_a_study_of_an_adapter_is_that_of_the_merged_model(study):
-    for get in (get_rollouts, get_shifts):
-        frames = [get(study, name) for name in ("tuned", "merged")]
-        for column in ("response_ids",) if get is get_rollouts else ("token", "position"):
-            assert [list(x) if get is get_rollouts else x for x in frames[0][column]] == [
-                list(x) if get is get_rollouts else x for x in frames[1][column]
-            ]
-    runs = [get_cross_sampling(study, "base", name)[0] for name in ("tuned", "merged")]
+    for request, columns in ((Rollouts, ["response_ids"]), (Shifts, ["token", "position"])):
+        frames = [
+            fetch(study, request.of(study, name), columns=columns) for name in ("tuned", "merged")
+        ]
+        assert frames[0].map(repr).equals(frames[1].map(repr))
+    runs = [
+        fetch_both(study, CrossSampling.of(study, "base", name))[0] for name in ("tuned", "merged")
+    ]
     assert [list(x) for x in runs[0]["response_ids"]] == [list(x) for x in runs[1]["response_ids"]]
     assert load_policy(study, "base").model is not load_policy(study, "merged").model
 

@@ -190,7 +190,7 @@ def test_shifts_refuses_nan_logits(root, responses, capsys):
 
 def test_reproduce_refuses_nan_logits_in_one_sentence(root, capsys):
     spoil_weights(root)
-    call = "from tokenshift_utils import get_rollouts\nget_rollouts(nb.study, 'tuned')"
+    call = "from tokenshift_utils import Rollouts, fetch\nfetch(nb.study, Rollouts.of(nb.study, 'tuned'))"
     write_notebook(root, "02_cross_sampling", call)
     with pytest.raises(SystemExit) as stopped:
         main(["reproduce", "--study", "mini"])

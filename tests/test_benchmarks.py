@@ -9,8 +9,9 @@ import pytest
 from hub_cache import add_repository, write_data_set
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.requests import study_sampling
-from tokenshift_utils.records.rollouts import Rollouts, get_rollouts
+from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.store.store import artefact_key
 from tokenshift_utils.study.schema import Benchmark
 from tokenshift_utils.study.study import load_study
@@ -120,16 +121,16 @@ def test_the_order_is_part_of_the_key_and_of_the_record(study, tmp_path):
         artefact_key(Rollouts("base", "x", 1, study_sampling(s)).parts(s)) for s in (one, other)
     }
     assert len(keys) == 2
-    frame = get_rollouts(one, "base", samples=1)
+    frame = fetch(one, Rollouts.of(one, "base", samples=1))
     assert [tuple(o) for o in frame["options"]] == [p.options for p in problems]
-    assert get_rollouts(study, "base", samples=1)["options"].isna().all()
+    assert fetch(study, Rollouts.of(study, "base", samples=1))["options"].isna().all()
 
 
 def test_a_chosen_letter_is_judged(study, tmp_path, monkeypatch):
     path = write(tmp_path / "rows.jsonl", CHOICES[:8])
     one = with_benchmark(study, path=path, **OF_CHOICES)
     monkeypatch.setattr("tokenshift_utils.tasks.verifier._RULES", {"boxed": lambda text: "(b)"})
-    frame = get_rollouts(one, "base", samples=study.samples.accuracy)
+    frame = fetch(one, Rollouts.of(one, "base", samples=study.samples.accuracy))
     answers = {p.id: p.answer for p in load_benchmark(one, "x")}
     ended = frame[frame["finish_reason"] == "eos"]
     assert ended["correct"].tolist() == [answers[problem] == "B" for problem in ended["problem"]]

@@ -3,23 +3,31 @@
 import math
 
 import pytest
+from conftest import fetch_both
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.records.cross_sampling import get_cross_sampling
-from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.pairs.mixer import Insertion
+from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.records.cross_sampling import CrossSampling
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.study.study import load_study
 
 
 def test_records_agree_with_rollouts_and_with_each_other(mini_root):
     study = load_study("mini").with_overrides(dtype="float64")
-    runs, switches = get_cross_sampling(study, "base", "tuned", threshold=math.inf)
-    own = get_rollouts(study, "base", samples=study.samples.cross_sampling)
+    runs, switches = fetch_both(
+        study, CrossSampling.of(study, "base", "tuned", rule=Rule("js", math.inf))
+    )
+    own = fetch(study, Rollouts.of(study, "base", samples=study.samples.cross_sampling))
     key = ["benchmark", "problem", "sample"]
     assert runs[key].equals(own[key]) and len(switches) == 0
     assert [list(a) for a in runs["response_ids"]] == [list(b) for b in own["response_ids"]]
     assert runs["correct"].equals(own["correct"])
 
-    runs, switches = get_cross_sampling(study, "tuned", "base", threshold=0.05)
+    runs, switches = fetch_both(
+        study, CrossSampling.of(study, "tuned", "base", rule=Rule("js", 0.05))
+    )
     assert set(runs["direction"]) == {"reverse"}
     counted = switches.groupby(key)["effective"].agg(["size", "sum"]).reset_index()
     merged = runs.merge(counted, on=key, how="left").fillna({"size": 0, "sum": 0})
@@ -36,17 +44,21 @@ def test_records_agree_with_rollouts_and_with_each_other(mini_root):
 def test_support_of_the_js_rule_is_the_studys(mini_root):
     study = load_study("mini")
     full = study.with_overrides(divergence_support="full")
-    runs, _ = get_cross_sampling(full, "base", "tuned", threshold=0.05)
+    runs, _ = fetch_both(full, CrossSampling.of(full, "base", "tuned", rule=Rule("js", 0.05)))
     assert set(runs["rule"]) == {"js_full"}
-    same, _ = get_cross_sampling(study, "base", "tuned", rule="js_full", threshold=0.05)
+    same, _ = fetch_both(
+        study, CrossSampling.of(study, "base", "tuned", rule=Rule("js_full", 0.05))
+    )
     assert same.equals(runs)
 
 
 def test_the_null_control_fires_with_the_run_it_accompanies_and_replaces_tokens(mini_root):
     study = load_study("mini").with_overrides(dtype="float64")
-    call = {"threshold": 0.02}
-    switches = get_cross_sampling(study, "base", "tuned", **call)[1]
-    null, null_switches = get_cross_sampling(study, "base", "tuned", insert="own", **call)
+    rule = Rule("js", 0.02)
+    switches = fetch_both(study, CrossSampling.of(study, "base", "tuned", rule))[1]
+    null, null_switches = fetch_both(
+        study, CrossSampling.of(study, "base", "tuned", rule, Insertion("own"))
+    )
     assert set(null["insert"]) == {"own"} and null["n_effective"].sum() > 0
     key = ["benchmark", "problem", "sample"]
     compared = 0
@@ -63,28 +75,28 @@ def test_the_null_control_fires_with_the_run_it_accompanies_and_replaces_tokens(
 
 def test_extrapolation_by_nothing_is_the_intervention(mini_root):
     study = load_study("mini").with_overrides(dtype="float64")
-    runs, _ = get_cross_sampling(study, "base", "tuned", threshold=0.02)
-    same, _ = get_cross_sampling(
-        study, "base", "tuned", threshold=0.02, insert="extrapolated", gain=0.0
+    runs, _ = fetch_both(study, CrossSampling.of(study, "base", "tuned", rule=Rule("js", 0.02)))
+    same, _ = fetch_both(
+        study,
+        CrossSampling.of(
+            study, "base", "tuned", rule=Rule("js", 0.02), insertion=Insertion("extrapolated", 0.0)
+        ),
     )
     assert [list(a) for a in runs["response_ids"]] == [list(b) for b in same["response_ids"]]
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    "make, message",
     [
-        ({"threshold": math.nan}, "threshold that is a number"),
-        ({"rule": "entropy", "threshold": -1.0}, "at least 0"),
-        ({"budget": -1}, "budget is -1"),
-        ({"rule": "nothing"}, "unknown rule 'nothing'"),
-        ({"insert": "extrapolated"}, "finite gain"),
-        ({"insert": "theirs"}, "unknown insertion"),
+        (lambda: Rule("js", math.nan), "threshold that is a number"),
+        (lambda: Rule("entropy", -1.0), "at least 0"),
+        (lambda: Rule(budget=-1), "budget is -1"),
+        (lambda: Rule("nothing"), "unknown rule 'nothing'"),
+        (lambda: Insertion("extrapolated"), "finite gain"),
+        (lambda: Insertion("theirs"), "unknown insertion"),
     ],
 )
-def test_bad_settings_are_refused_before_any_model_runs(mini_root, monkeypatch, call, message):
-    monkeypatch.setattr(
-        "tokenshift_utils.models.load.load_policy", lambda *_: pytest.fail("loaded")
-    )
+def test_bad_settings_are_refused(make, message):
     with pytest.raises(TokenshiftError, match=message) as caught:
-        get_cross_sampling(load_study("mini"), "base", "tuned", **call)
+        make()
     assert "\n" not in str(caught.value)

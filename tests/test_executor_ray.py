@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from test_reproduce import write_notebook
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.records.rollouts import Rollouts, get_rollouts, rollout_artefacts
-from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.store import executor
 from tokenshift_utils.study.study import load_study
 
@@ -79,7 +80,7 @@ def three_shards():
 
 def rollouts(cls, study, notes, **more):
     """The artefact of the tuned model's responses, as another class: its records are the same."""
-    (plain,) = rollout_artefacts(study, "tuned")
+    (plain,) = Rollouts.of(study, "tuned")
     artefact = cls(**vars(plain), notes=str(notes), **more)
     assert executor.key_of(study, artefact) == executor.key_of(study, plain)
     return artefact
@@ -136,11 +137,11 @@ def on_ray(cluster, monkeypatch):
 
 def test_the_same_records_as_in_this_process(mini_root, on_ray, monkeypatch):
     study = three_shards()
-    there = get_shifts(study, "tuned")
+    there = fetch(study, Shifts.of(study, "tuned"))
     records = contents(mini_root)
     shutil.rmtree(mini_root / "results")
     monkeypatch.setenv(executor.EXECUTOR_VARIABLE, "local")
-    assert get_shifts(study, "tuned").equals(there)
+    assert fetch(study, Shifts.of(study, "tuned")).equals(there)
     assert contents(mini_root) == records and len(records) == 6
 
 
@@ -152,7 +153,7 @@ def test_a_mistake_found_by_a_worker_is_its_sentence(mini_root, tiny_pair, on_ra
     save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
     study = three_shards().with_overrides(**{"models.tuned.path": str(damaged)})
     with pytest.raises(TokenshiftError, match="logits are NaN at row 0") as error:
-        get_rollouts(study, "tuned")
+        fetch(study, Rollouts.of(study, "tuned"))
     assert type(error.value) is TokenshiftError and not contents(mini_root)
 
 
@@ -166,7 +167,7 @@ def test_a_killed_worker_loses_nothing_and_its_shard_is_tried_again(
     records = contents(mini_root)
     shutil.rmtree(mini_root / "results")
     monkeypatch.setenv(executor.EXECUTOR_VARIABLE, "local")
-    get_rollouts(study, "tuned")
+    fetch(study, Rollouts.of(study, "tuned"))
     assert contents(mini_root) == records and len(records) == 3
 
 
@@ -181,7 +182,7 @@ def test_a_shard_that_always_loses_its_worker_is_given_up(mini_root, on_ray, tmp
 DRIVER = """
 from pathlib import Path
 from test_executor_ray import Slow, rollouts, three_shards
-from tokenshift_utils import executor
+from tokenshift_utils.store import executor
 study = three_shards()
 executor.run(study, [rollouts(Slow, study, {notes!r})])
 """
@@ -208,7 +209,7 @@ def test_a_killed_driver_started_again_goes_on(mini_root, on_ray, tmp_path):
 def test_what_no_node_has_room_for_is_refused(mini_root, on_ray):
     study = load_study("mini").with_overrides(resources={"cpus": 1, "gpus": 2})
     with pytest.raises(TokenshiftError, match="takes 1 CPUs and 2 GPUs, which no node"):
-        get_rollouts(study, "tuned")
+        fetch(study, Rollouts.of(study, "tuned"))
 
 
 def test_a_shard_takes_the_gpus_that_its_models_are_spread_over(cluster):
@@ -244,7 +245,7 @@ def test_a_cluster_that_is_not_reached_is_a_sentence(mini_root, cluster, there):
 
 
 STOPPED = """from test_executor_ray import Slow, rollouts, three_shards
-from tokenshift_utils import executor
+from tokenshift_utils.store import executor
 study = three_shards()
 executor.run(study, [rollouts(Slow, study, {notes!r})])"""
 

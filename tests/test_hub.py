@@ -16,7 +16,8 @@ from test_reproduce import write_notebook
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.load import load_policy
-from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.run.cli import main
 from tokenshift_utils.study import hub, pins
@@ -74,12 +75,15 @@ def test_a_study_on_the_hubs_cache_runs(root, cache):
     plain = root / "plain"
     shutil.copytree(MODELS / "dapo", plain)
     assert directory_fingerprint(directory) == directory_fingerprint(plain)
-    assert len(get_rollouts(study, "tuned", samples=1)) == 2
+    assert len(fetch(study, Rollouts.of(study, "tuned", samples=1))) == 2
 
 
 def test_reproduce_in_a_process_of_its_own(root):
     """With nothing but the environment saying where the cache is, and no network."""
-    call = "from tokenshift_utils import get_shifts\nprint(len(get_shifts(nb.study, 'tuned')) > 0)"
+    call = (
+        "from tokenshift_utils import Shifts, fetch\n"
+        "print(len(fetch(nb.study, Shifts.of(nb.study, 'tuned'))) > 0)"
+    )
     write_notebook(root, "01_divergence_characterization", call)
     environment = {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(

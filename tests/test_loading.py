@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 
 from tokenshift_utils.records import tokens
-from tokenshift_utils.sections import loading
+from tokenshift_utils.sections.cross_sampling import examples, settings
 from tokenshift_utils.sections.cross_sampling import numbers as cross
 from tokenshift_utils.sections.cross_sampling import rates as cross_sampling_rates
-from tokenshift_utils.sections.cross_sampling import records as loading_cross
-from tokenshift_utils.sections.cross_sampling import settings
+from tokenshift_utils.sections.cross_sampling import records as cross_records
 from tokenshift_utils.sections.cross_sampling.settings import Setting
 from tokenshift_utils.sections.divergence import numbers as divergence
 from tokenshift_utils.sections.divergence import records as divergence_records
@@ -24,7 +23,7 @@ def study(mini_root):
 
 
 def test_sections_without_models_or_checkpoints_load_what_there_is(study):
-    shifts = divergence_records.divergence_shifts(study)
+    shifts = divergence_records.shifts_by_model(study)
     assert list(shifts) == ["tuned"] and list(shifts["tuned"]) == list(divergence.COLUMNS)
     texts = tokens.token_texts(study, shifts)
     assert set(shifts["tuned"]["token"]) == set(texts)
@@ -35,7 +34,7 @@ def test_sections_without_models_or_checkpoints_load_what_there_is(study):
 def test_the_annotated_response_is_one_response_with_the_most_high_positions(study):
     rows, title = divergence_records.annotated_response(study)
     assert rows["position"].tolist() == list(range(rows["n_tokens"].iloc[0]))
-    everything = divergence_records.divergence_shifts(study)["tuned"]
+    everything = divergence_records.shifts_by_model(study)["tuned"]
     first = everything[everything["sample"] == 0]
     high = (first["js"] > study.thresholds.high_js).groupby(first["problem"]).sum()
     assert (rows["js"] > study.thresholds.high_js).sum() == high.max()
@@ -43,7 +42,7 @@ def test_the_annotated_response_is_one_response_with_the_most_high_positions(stu
 
 
 def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeypatch):
-    records = loading.cross_records(study)
+    records = cross_records.cross_records(study)
     wanted = settings.curve_settings(study)
     for match in ("switched", "effective"):
         wanted += settings.control_settings(study, match)
@@ -58,11 +57,11 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
     everything = [s for s, frame in records.runs.items() if s.threshold < 0]
     assert all(records.runs[s].eval("n_switched == n_tokens").all() for s in everything)
     table = cross.curve_table(study, records.runs, records.rollouts)
-    switches = loading.cross_switches(study, table)
+    switches = examples.cross_switches(study, table)
     assert [key[:2] for key in switches] == [("tuned", "forward"), ("tuned", "reverse")]
-    examples, said = loading.cross_examples(study, table)
+    shown, said = examples.cross_examples(study, table)
     assert said.startswith("Forward:") and "Reverse:" in said
-    for example in examples:
+    for example in shown:
         rows = [row for _, row, _ in example["columns"]]
         assert len({tuple(row["prompt_ids"]) for row in rows}) == 1
 
@@ -70,11 +69,11 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
         raise AssertionError(job)
 
     monkeypatch.setattr(executor, "compute", computed_again)
-    loading.cross_records(study)  # a second time everything is read
+    cross_records.cross_records(study)  # a second time everything is read
 
 
 def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study):
-    records = loading.cross_records(study)
+    records = cross_records.cross_records(study)
     assert set(settings.rule_settings(study)) <= set(records.rules)
     assert set(settings.intervention_settings(study)) <= set(records.interventions)
     first = records.rules[Setting("tuned", "forward", 2.0, "first")]
@@ -87,7 +86,7 @@ def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study):
     bare = {"rules": {}, "budgets": [], "null_thresholds": [], "extrapolation": None}
     bare |= {"single_token": None, "random_control_thresholds": [], "thresholds": [0.1]}
     few = study.with_overrides(**{f"cross_sampling.{key}": v for key, v in bare.items()})
-    records = loading.cross_records(few)
+    records = cross_records.cross_records(few)
     assert len(records.runs) == 2 and records.rules.keys() == records.runs.keys()
     assert records.interventions.keys() == records.runs.keys() and records.single_token.empty
 
@@ -104,9 +103,9 @@ def test_rates_are_searched_for_all_controls_at_once_first_on_a_pilot(monkeypatc
         # on a pilot a random switch is effective more often than on everything
         return {s: run_of((0.5 if samples else 0.4) * rate**1.5, rate) for s, rate in rates.items()}
 
-    monkeypatch.setattr(loading_cross, "_runs", runs)
+    monkeypatch.setattr(cross_records, "_runs", runs)
     rule = {s: run_of(0.01, 0.04) for s in settings.curve_settings(study)}
-    made = loading_cross._random_runs(study, rule)
+    made = cross_records._random_runs(study, rule)
     controls = settings.control_settings(study, "effective")
     assert set(made) == {*settings.control_settings(study, "switched"), *controls}
     for setting in controls:

@@ -11,7 +11,8 @@ from test_bad_input import files
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.run.cli import main
 from tokenshift_utils.run.pair import write_pair
@@ -54,7 +55,7 @@ def test_a_pair_of_shipped_models_is_a_study(root, capsys):
     assert study.sampling.max_new_tokens < 512  # what fits behind the longest prompt
     assert study.benchmarks["my-sums"].path == "my sums.jsonl"  # inside the root
     assert study.models["tuned"].path == str(MODELS / "dapo")  # outside it
-    frame = get_rollouts(study, "tuned", samples=1)
+    frame = fetch(study, Rollouts.of(study, "tuned", samples=1))
     assert frame["problem"].tolist() == ["0", "1", "2"] and len(frame["text"][0]) > 0
 
 

@@ -9,13 +9,15 @@ import re
 import shutil
 
 import pytest
-from conftest import CHECKOUT, WORDS, write_model
+from conftest import CHECKOUT, WORDS, fetch_both, write_model
 from hub_cache import add_repository, write_data_set
 from transformers import AutoTokenizer
 
-from tokenshift_utils.records.cross_sampling import get_cross_sampling
-from tokenshift_utils.records.rollouts import get_rollouts
-from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.records.cross_sampling import CrossSampling
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.study import pins, schema
 from tokenshift_utils.study.study import load_study
@@ -103,7 +105,7 @@ def test_it_runs_on_stand_ins(name, cache, models):
         **{f"samples.{key}": value for key, value in few.items()},
     )
     tuned = study.cross_sampling.pairs[0]
-    frame = get_rollouts(study, tuned)
+    frame = fetch(study, Rollouts.of(study, tuned))
     assert len(frame) == 2 * len(study.benchmarks)
     tokenizer = AutoTokenizer.from_pretrained(models / "base")
     for row in frame.to_dict("records"):
@@ -111,11 +113,15 @@ def test_it_runs_on_stand_ins(name, cache, models):
         prompt = tokenizer.decode(row["prompt_ids"])
         assert first.problem.split("?")[0].split()[-1][-1] in prompt
         assert (row["options"] is None) == (row["benchmark"] != "gpqa")
-    assert len(get_shifts(study, tuned)) == frame["n_tokens"].sum()
-    here = {"benchmarks": study.cross_benchmark, "threshold": -1}
-    assert len(get_cross_sampling(study, study.base, tuned, **here)[0]) == 2
+    assert len(fetch(study, Shifts.of(study, tuned))) == frame["n_tokens"].sum()
+    here = {"benchmarks": study.cross_benchmark, "rule": Rule("js", -1.0)}
+    assert len(fetch_both(study, CrossSampling.of(study, study.base, tuned, **here))[0]) == 2
     for checkpoint in study.checkpoint_names(tuned):
-        assert len(get_shifts(study, checkpoint, source=tuned, benchmarks=study.cross_benchmark))
+        assert len(
+            fetch(
+                study, Shifts.of(study, checkpoint, source=tuned, benchmarks=study.cross_benchmark)
+            )
+        )
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -7,8 +7,9 @@ import torch
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.load import load_policy
-from tokenshift_utils.records.precision import get_precision
-from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.precision import Precision
+from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.sections.divergence.numbers import sparsity_table
 from tokenshift_utils.sections.divergence.plots import plot_js_distribution
 from tokenshift_utils.sections.divergence.precision import precision_table, say_precision
@@ -21,8 +22,8 @@ def study(mini_root):
 
 
 def test_records_of_one_model_in_two_dtypes(study):
-    found = get_precision(study)
-    own = get_shifts(study, "tuned", samples=1)
+    found = fetch(study, Precision.of(study))
+    own = fetch(study, Shifts.of(study, "tuned", samples=1))
     assert set(found["base"]) == {"tuned (float32)"} and set(found["tuned"]) == {"tuned (bfloat16)"}
     assert found["token"].tolist() == own["token"].tolist()  # its own responses
     # float32 is the study's own dtype, and the other one is that of the weights rounded
@@ -32,12 +33,12 @@ def test_records_of_one_model_in_two_dtypes(study):
     apart = (found["logp_tuned"] - found["logp_base"]).abs()
     assert 1e-4 < apart.mean() < 0.1
     assert 0 < found["js_full"].mean() < own["js_full"].mean()
-    assert get_shifts(study, "tuned", samples=1).equals(own)  # kept apart in the store
+    assert fetch(study, Shifts.of(study, "tuned", samples=1)).equals(own)  # kept apart in the store
 
 
 def test_nothing_where_the_study_asks_for_nothing(mini_root):
     study = load_study("mini")
-    assert get_precision(study) is None
+    assert fetch(study, Precision.of(study)) is None
     table = precision_table(study, None)
     assert table.empty and "does not measure" in say_precision(study, table, table)
     with pytest.raises(TokenshiftError, match="'precision.model' names the model 'other'"):

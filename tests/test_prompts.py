@@ -7,8 +7,9 @@ from transformers import AutoTokenizer
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.requests import study_sampling
-from tokenshift_utils.records.rollouts import Rollouts, get_rollouts
+from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.store.store import artefact_key
 from tokenshift_utils.study.schema import Prompt
@@ -51,7 +52,7 @@ def test_a_chat_wraps_the_text_in_one_models_template_for_both(study):
     check_inputs(told)
     tokenizer = AutoTokenizer.from_pretrained(study.model_path("base"))
     for model in ("base", "tuned"):
-        row = get_rollouts(told, model, samples=1).iloc[0]
+        row = fetch(told, Rollouts.of(told, model, samples=1)).iloc[0]
         text = prompt_text(told, "question: what is 0+1?\n")
         assert list(row["prompt_ids"]) == tokenizer.encode(text, add_special_tokens=False)
     assert len({key(study), key(chat), key(told)}) == 3
@@ -73,8 +74,8 @@ def test_responses_end_on_the_studys_stop_tokens_too(study):
     other = study.with_overrides(stop_tokens=["7", "="])
     assert set(load_policy(other, "base").eos_ids) == {tokenizer.eos_token_id, *stops}
     assert load_policy(study, "base").eos_ids == (tokenizer.eos_token_id,)
-    plain = get_rollouts(study, "base")
-    ended = get_rollouts(other, "base")
+    plain = fetch(study, Rollouts.of(study, "base"))
+    ended = fetch(other, Rollouts.of(other, "base"))
     cut = 0
     for was, now in zip(plain["response_ids"], ended["response_ids"], strict=True):
         at = next((i + 1 for i, token in enumerate(was) if token in stops), len(was))

@@ -6,15 +6,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import fetch_both
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import score_pair
-from tokenshift_utils.records.cross_sampling import get_cross_sampling
-from tokenshift_utils.records.rollouts import get_rollouts
-from tokenshift_utils.records.shifts import Mixed, answer_start, get_shifts
+from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.records.cross_sampling import CrossSampling
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Mixed, Shifts, answer_start
 from tokenshift_utils.records.shifts_of_files import shifts_of_files
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.study.study import load_study
@@ -53,7 +56,7 @@ def divergence(p, q):
 
 
 def test_rollouts_are_what_they_say(study, mini_root):
-    frame = get_rollouts(study, "tuned")
+    frame = fetch(study, Rollouts.of(study, "tuned"))
     assert list(frame.columns) == [c.name for c in records.describe("rollouts")]
     assert len(frame) == 3 * study.samples.accuracy
     assert not frame.duplicated(KEY).any()
@@ -75,15 +78,15 @@ def test_rollouts_are_what_they_say(study, mini_root):
 
 def test_unfinished_responses_are_not_correct(study, mini_root, monkeypatch):
     monkeypatch.setattr("tokenshift_utils.records.rollouts.is_correct", lambda *given: True)
-    frame = get_rollouts(study, "base")
+    frame = fetch(study, Rollouts.of(study, "base"))
     assert frame["correct"].equals(frame["finish_reason"] == "eos")
     assert 0 < frame["correct"].sum() < len(frame)
 
 
 def test_fault_10_every_number_of_a_real_models_shifts_is_right(study):
     """End to end on real models: each column from an independent numpy computation."""
-    frame = get_shifts(study, "tuned")
-    rollouts = get_rollouts(study, "tuned", samples=study.samples.shifts)
+    frame = fetch(study, Shifts.of(study, "tuned"))
+    rollouts = fetch(study, Rollouts.of(study, "tuned", samples=study.samples.shifts))
     assert list(frame.columns) == [c.name for c in records.describe("shifts")]
     assert len(frame) == rollouts["n_tokens"].sum()
     temperature, top_p = study.sampling.temperature, study.sampling.top_p
@@ -133,10 +136,10 @@ def test_fault_10_every_number_of_a_real_models_shifts_is_right(study):
 
 
 def test_shifts_do_not_depend_on_batches_blocks_or_shards(study):
-    whole = get_shifts(study, "tuned")
+    whole = fetch(study, Shifts.of(study, "tuned"))
     other = study.with_overrides(**{"batch.score": 2, "problems_per_shard": 1})
     numbers = whole.select_dtypes("number").columns.drop("answer_start")
-    assert get_shifts(other, "tuned")[numbers].equals(whole[numbers])
+    assert fetch(other, Shifts.of(other, "tuned"))[numbers].equals(whole[numbers])
 
 
 def test_blocks_of_a_long_response_join(tiny_pair, monkeypatch):
@@ -161,13 +164,17 @@ def test_blocks_of_a_long_response_join(tiny_pair, monkeypatch):
 @pytest.mark.parametrize("per_shard", [6, 1])
 def test_sources(study, per_shard):
     study = study.with_overrides(problems_per_shard=per_shard)
-    own = get_shifts(study, "tuned", columns=["source", "token", *KEY])
-    base = get_shifts(study, "tuned", source="base", columns=["source", "token", *KEY])
-    mixed = get_shifts(study, "tuned", source=Mixed("base", "tuned", threshold=0.05), samples=2)
+    own = fetch(study, Shifts.of(study, "tuned"), columns=["source", "token", *KEY])
+    base = fetch(study, Shifts.of(study, "tuned", source="base"), columns=["source", "token", *KEY])
+    mixed = fetch(
+        study, Shifts.of(study, "tuned", source=Mixed("base", "tuned", threshold=0.05), samples=2)
+    )
     assert set(own["source"]) == {"tuned"} and set(base["source"]) == {"base"}
     assert set(mixed["source"]) == {"mixed:base<-tuned:js>0.05"}
     assert not base["token"].equals(own["token"])
-    runs, switches = get_cross_sampling(study, "base", "tuned", threshold=0.05)
+    runs, switches = fetch_both(
+        study, CrossSampling.of(study, "base", "tuned", rule=Rule("js", 0.05))
+    )
     runs = runs[runs["sample"] < 2]
     for row in runs.to_dict("records"):
         here = mixed[(mixed[KEY] == [row[k] for k in KEY]).all(axis=1)]
@@ -183,9 +190,9 @@ def test_sources(study, per_shard):
 
 
 def test_another_sampling_changes_trajectories_and_measures(study):
-    frame = get_shifts(study, "tuned", samples=1, sampling={"top_p": 1.0})
+    frame = fetch(study, Shifts.of(study, "tuned", samples=1, sampling={"top_p": 1.0}))
     assert np.allclose(frame["js"], frame["js_full"], atol=1e-7)
-    rollouts = get_rollouts(study, "tuned", samples=1, sampling={"top_p": 1.0})
+    rollouts = fetch(study, Rollouts.of(study, "tuned", samples=1, sampling={"top_p": 1.0}))
     assert set(rollouts["top_p"]) == {1.0}
     assert frame["token"].tolist() == [i for ids in rollouts["response_ids"] for i in ids]
 
@@ -209,7 +216,7 @@ def write_rows(file, rows):
 
 
 def test_shifts_of_files_equal_the_studys(study, tiny_pair, tmp_path):
-    rollouts = get_rollouts(study, "tuned", samples=study.samples.shifts)
+    rollouts = fetch(study, Rollouts.of(study, "tuned", samples=study.samples.shifts))
     rows = [
         {k: row[k] for k in KEY}
         | {k: [int(i) for i in row[k]] for k in ("prompt_ids", "response_ids")}
@@ -219,7 +226,7 @@ def test_shifts_of_files_equal_the_studys(study, tiny_pair, tmp_path):
     number = shifts_of_files(tiny_pair.base, tiny_pair.tuned, file, out, dtype="float64")
     table = pq.read_table(out)
     assert table.schema.equals(records.schema("shifts")) and table.num_rows == number
-    frame, expected = table.to_pandas(), get_shifts(study, "tuned")
+    frame, expected = table.to_pandas(), fetch(study, Shifts.of(study, "tuned"))
     for name in ("token", "position", "sample", "nucleus_base"):
         assert frame[name].tolist() == expected[name].tolist()
     np.testing.assert_allclose(frame["js"], expected["js"], atol=1e-6)

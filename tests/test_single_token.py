@@ -15,16 +15,16 @@ from tokenshift_utils.measures.noise import gumbel, row_key
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.records import single_token
+from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.requests import Item
-from tokenshift_utils.records.rollouts import get_rollouts
-from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.records.single_token import (
     Fork,
+    SingleToken,
     choose,
     continue_forks,
-    get_single_token,
     shares,
-    single_token_artefacts,
     strata_of,
     successes,
 )
@@ -251,15 +251,15 @@ def study(mini_root):
 def test_records_are_what_they_say(study, direction, monkeypatch):
     monkeypatch.setattr("tokenshift_utils.records.rollouts.is_correct", checksum_is_odd)
     names = ("base", "tuned") if direction == "forward" else ("tuned", "base")
-    frame = get_single_token(study, *names)
+    frame = fetch(study, SingleToken.of(study, *names))
     assert list(frame.columns) == [c.name for c in columns.describe("single_token")]
     assert len(frame) == 30 and not frame.duplicated(KEY).any()
     assert set(frame["direction"]) == {direction} and set(frame["sample"]) <= {0, 1}
     assert (frame["js"] >= frame["stratum_low"]).all()
     assert (frame["js"] <= frame["stratum_high"] + 1e-6).all()
 
-    own = get_rollouts(study, names[0], samples=2).set_index(["problem", "sample"])
-    shifts = get_shifts(study, "tuned", names[0], samples=2).set_index(KEY)
+    own = fetch(study, Rollouts.of(study, names[0], samples=2)).set_index(["problem", "sample"])
+    shifts = fetch(study, Shifts.of(study, "tuned", names[0], samples=2)).set_index(KEY)
     assert frame.groupby("stratum")["stratum_positions"].first().sum() == len(shifts)
     policies = [HFPolicy.load(study.model_path(name), name, "float64") for name in names]
     swap = {"base": "primary", "tuned": "intervention"}
@@ -309,8 +309,8 @@ def succeeds(policy, study, prompt, head, row, stream):
 
 
 def test_shards_share_the_work_and_change_nothing(study, monkeypatch):
-    whole = get_single_token(study, "base", "tuned")
-    (artefact,) = single_token_artefacts(study, "base", "tuned")
+    whole = fetch(study, SingleToken.of(study, "base", "tuned"))
+    (artefact,) = SingleToken.of(study, "base", "tuned")
     assert len(artefact.weights(study)) == 2  # 30 positions
     assert sum(artefact.weights(study)) == 30 * 2 * 4
     first, second = (
@@ -321,7 +321,7 @@ def test_shards_share_the_work_and_change_nothing(study, monkeypatch):
     assert (counts[0] - counts[1]).abs().max() <= 1
     monkeypatch.setattr(single_token, "PER_SHARD", 7)
     monkeypatch.setattr(single_token, "code_version", lambda modules: "another")
-    again = get_single_token(study, "base", "tuned")
+    again = fetch(study, SingleToken.of(study, "base", "tuned"))
     numbers = ["logp_primary_of_primary", "logp_intervention_of_intervention"]
     pd.testing.assert_frame_equal(whole, again, check_exact=False, atol=1e-5)
     assert (whole[numbers].to_numpy() <= 0).all()
@@ -332,14 +332,14 @@ def test_more_positions_than_there_are_takes_all(study):
     wide = study.with_overrides(
         **{"cross_sampling.single_token": many, "sampling.max_new_tokens": 3}
     )
-    frame = get_single_token(wide, "tuned", "base")
-    assert len(frame) == get_rollouts(wide, "tuned", samples=1)["n_tokens"].sum()
+    frame = fetch(wide, SingleToken.of(wide, "tuned", "base"))
+    assert len(frame) == fetch(wide, Rollouts.of(wide, "tuned", samples=1))["n_tokens"].sum()
     assert frame["effect"].abs().max() <= 1
 
 
 def test_key_follows_the_settings(study):
     def key(changed):
-        (artefact,) = single_token_artefacts(changed, "base", "tuned")
+        (artefact,) = SingleToken.of(changed, "base", "tuned")
         return executor.key_of(changed, artefact)
 
     settings = study.cross_sampling.single_token.model_dump()
@@ -364,14 +364,14 @@ def test_key_follows_the_settings(study):
 )
 def test_other_pairs_are_refused(study, models, expected, mini_root):
     with pytest.raises(TokenshiftError, match=expected):
-        get_single_token(study, *models)
+        fetch(study, SingleToken.of(study, *models))
     assert not (mini_root / "results").exists()
 
 
 def test_a_study_without_settings_is_told(study, mini_root):
     without = study.with_overrides(**{"cross_sampling.single_token": None})
     with pytest.raises(TokenshiftError, match="no 'cross_sampling.single_token'"):
-        get_single_token(without, "base", "tuned")
+        fetch(without, SingleToken.of(without, "base", "tuned"))
     with pytest.raises(TokenshiftError, match="no benchmark 'huge'"):
-        get_single_token(study, "base", "tuned", "huge")
+        fetch(study, SingleToken.of(study, "base", "tuned", "huge"))
     assert not (mini_root / "results").exists()

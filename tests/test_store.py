@@ -21,12 +21,17 @@ from safetensors.torch import load_file, save_file
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.records import rollouts, shifts
-from tokenshift_utils.records.rollouts import get_rollouts, rollout_artefacts
-from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.records.cross_sampling import CrossSampling
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.precision import Precision
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Shifts
+from tokenshift_utils.records.single_token import SingleToken
+from tokenshift_utils.store import code, executor
 from tokenshift_utils.store import columns as records
-from tokenshift_utils.store import executor
+from tokenshift_utils.store.code import code_version, source_digest
 from tokenshift_utils.store.local_pool import stop_workers
-from tokenshift_utils.store.store import Store, artefact_key, code_version, source_digest
+from tokenshift_utils.store.store import Store, artefact_key
 from tokenshift_utils.study.study import load_study
 
 TABLE = pa.table({"a": [1, 2, 3]})
@@ -112,14 +117,68 @@ def test_code_version_ignores_what_does_nothing():
     assert source_digest(plain) == source_digest(dressed)
     assert source_digest(plain) != source_digest(plain.replace("1", "2"))
     assert source_digest("class A:\n    '''d'''\n") == source_digest("class A:\n    pass\n")
-    assert code_version(("noise",)) != code_version(("noise", "nucleus"))
+    assert code_version("measures.noise") != code_version("measures.nucleus")
+
+
+EVERYTHING = {"rollouts", "shifts", "precision", "cross_sampling", "single_token"}
+
+
+@pytest.mark.parametrize(
+    "module, depending",
+    [
+        ("measures/noise", EVERYTHING),
+        ("models/adapters", EVERYTHING),
+        ("models/kv_cache", EVERYTHING),
+        ("study/tokenizers", EVERYTHING),
+        ("tasks/math_judge", EVERYTHING),  # started by its name, as another process
+        ("store/columns", EVERYTHING),
+        ("pairs/compare", {"shifts", "precision", "single_token"}),
+        ("pairs/mixer", {"cross_sampling"}),
+        ("records/precision", {"precision"}),
+        ("records/single_token", {"single_token"}),
+        ("report/tables", set()),
+        ("sections/claims", set()),
+        ("store/executor", set()),
+        ("errors", set()),
+    ],
+)
+def test_a_change_of_code_recomputes_exactly_what_depends_on_it(
+    mini_root, tmp_path, monkeypatch, module, depending
+):
+    study = load_study("mini").with_overrides(
+        precision={"model": "tuned", "samples": 1}, **{"samples.shifts": 1}
+    )
+    requests = {
+        "rollouts": Rollouts.of(study, "tuned"),
+        "shifts": Shifts.of(study, "tuned"),
+        "precision": Precision.of(study),
+        "cross_sampling": CrossSampling.of(study, "base", "tuned"),
+        "single_token": SingleToken.of(study, "base", "tuned"),
+    }
+    copy = tmp_path / "tokenshift_utils"
+    shutil.copytree(code.ROOT, copy)
+    monkeypatch.setattr(code, "ROOT", copy)
+
+    def keys():
+        for cached in (code._read, code.reached, code.code_version):
+            cached.cache_clear()
+        return {name: executor.key_of(study, made[0]) for name, made in requests.items()}
+
+    before, file = keys(), copy / f"{module}.py"
+    file.write_text(f"# said in other words\n{file.read_text()}", encoding="utf-8")
+    assert keys() == before
+    file.write_text(f"{file.read_text()}\nCHANGED = True\n", encoding="utf-8")
+    after = keys()
+    assert {name for name in requests if before[name] != after[name]} == depending
+    monkeypatch.undo()
+    assert keys() == before
 
 
 def test_fault_13_every_setting_is_in_the_name(mini_root):
     study = load_study("mini")
 
     def key(changed=study, **call):
-        (artefact,) = rollout_artefacts(changed, "tuned", **call)
+        (artefact,) = Rollouts.of(changed, "tuned", **call)
         return executor.key_of(changed, artefact)
 
     base = key()
@@ -144,8 +203,8 @@ def test_fault_13_every_setting_is_in_the_name(mini_root):
 
 def test_fewer_samples_are_part_of_those_drawn(mini_root):
     study = load_study("mini")
-    whole = get_rollouts(study, "tuned")
-    few = get_rollouts(study, "tuned", samples=2)
+    whole = fetch(study, Rollouts.of(study, "tuned"))
+    few = fetch(study, Rollouts.of(study, "tuned", samples=2))
     assert set(few["sample"]) == {0, 1}
     assert few.equals(whole[whole["sample"] < 2].reset_index(drop=True))
     assert len(list((mini_root / "results/mini/records/rollouts").iterdir())) == 1
@@ -162,14 +221,14 @@ def counted(monkeypatch, cls):
 def test_what_is_there_is_read_and_what_is_damaged_computed_again(mini_root, monkeypatch):
     study = load_study("mini").with_overrides(problems_per_shard=1)
     calls = counted(monkeypatch, rollouts.Rollouts)
-    first = get_rollouts(study, "tuned")
+    first = fetch(study, Rollouts.of(study, "tuned"))
     assert calls == [0, 1, 2]
-    assert get_rollouts(study, "tuned").equals(first) and calls == [0, 1, 2]
+    assert fetch(study, Rollouts.of(study, "tuned")).equals(first) and calls == [0, 1, 2]
     (file,) = (mini_root / "results/mini/records/rollouts").rglob("0001.parquet")
     content = bytearray(file.read_bytes())
     content[100] ^= 255
     file.write_bytes(content)
-    assert get_rollouts(study, "tuned").equals(first) and calls == [0, 1, 2, 1]
+    assert fetch(study, Rollouts.of(study, "tuned")).equals(first) and calls == [0, 1, 2, 1]
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(mini_root, monkeypatch):
@@ -184,33 +243,33 @@ def test_an_interrupted_run_goes_on_where_it_stopped(mini_root, monkeypatch):
 
     monkeypatch.setattr(rollouts.Rollouts, "compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        get_rollouts(study, "tuned")
+        fetch(study, Rollouts.of(study, "tuned"))
     assert len(list((mini_root / "results/mini/records").rglob("*.parquet"))) == 2
-    resumed = get_rollouts(study, "tuned")
+    resumed = fetch(study, Rollouts.of(study, "tuned"))
     assert calls == [0, 1, 2, 2]
     monkeypatch.setattr(rollouts.Rollouts, "compute", compute)
     shutil.rmtree(mini_root / "results")
-    assert resumed.equals(get_rollouts(study, "tuned"))
+    assert resumed.equals(fetch(study, Rollouts.of(study, "tuned")))
 
 
 def test_shifts_compute_the_rollouts_they_need_first(mini_root, monkeypatch):
     study = load_study("mini")
     made, compared = counted(monkeypatch, rollouts.Rollouts), counted(monkeypatch, shifts.Shifts)
-    get_shifts(study, "tuned")
+    fetch(study, Shifts.of(study, "tuned"))
     assert made == [0] and compared == [0]
-    get_shifts(study, "tuned", columns=["js"])
+    fetch(study, Shifts.of(study, "tuned"), columns=["js"])
     assert made == [0] and compared == [0]
 
 
 def test_workers_compute_the_same_records(mini_root, tiny_pair):
     study = load_study("mini").with_overrides(problems_per_shard=1)
-    here = get_shifts(study, "tuned")
+    here = fetch(study, Shifts.of(study, "tuned"))
     records_dir = mini_root / "results/mini/records"
     contents = {f.relative_to(records_dir): f.read_bytes() for f in records_dir.rglob("*.parquet")}
     shutil.rmtree(records_dir)
     parallel = study.with_overrides(workers=2)
     try:
-        assert get_shifts(parallel, "tuned").equals(here)
+        assert fetch(parallel, Shifts.of(parallel, "tuned")).equals(here)
         again = {f.relative_to(records_dir): f.read_bytes() for f in records_dir.rglob("*.parquet")}
         assert again == contents
         # a mistake found in a worker is the same sentence here, and nothing is written for it
@@ -221,7 +280,7 @@ def test_workers_compute_the_same_records(mini_root, tiny_pair):
         save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
         broken = parallel.with_overrides(**{"models.tuned.path": str(damaged)})
         with pytest.raises(TokenshiftError, match="logits are NaN at row 0"):
-            get_rollouts(broken, "tuned")
+            fetch(broken, Rollouts.of(broken, "tuned"))
         assert len(list(records_dir.rglob("*.parquet"))) == len(contents)
     finally:
         stop_workers()
@@ -231,12 +290,13 @@ def test_a_mistake_found_before_computing_leaves_nothing(mini_root):
     study = load_study("mini").with_overrides(workers=2)
     (mini_root / "benchmarks/sums.jsonl").write_text('{"id": "1", "problem": "", "answer": "2"}\n')
     with pytest.raises(TokenshiftError, match="row 1 has no 'problem'"):
-        get_rollouts(study, "tuned")
+        fetch(study, Rollouts.of(study, "tuned"))
     assert not (mini_root / "results").exists()
 
 
 KILLED = """
-from tokenshift_utils.records.rollouts import Rollouts, get_rollouts
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.study.study import load_study
 import time
 if __name__ == "__main__":
@@ -247,7 +307,8 @@ if __name__ == "__main__":
             time.sleep(60)
         return compute(self, study, shard)
     Rollouts.compute = slow
-    get_rollouts(load_study("mini").with_overrides(problems_per_shard=1), "tuned")
+    study = load_study("mini").with_overrides(problems_per_shard=1)
+    fetch(study, Rollouts.of(study, "tuned"))
 """
 
 
@@ -263,7 +324,7 @@ def test_a_killed_process_leaves_what_it_finished(mini_root, tmp_path, monkeypat
     process.wait()
     calls = counted(monkeypatch, rollouts.Rollouts)
     study = load_study("mini").with_overrides(problems_per_shard=1)
-    assert len(get_rollouts(study, "tuned")) == 3 * study.samples.accuracy
+    assert len(fetch(study, Rollouts.of(study, "tuned"))) == 3 * study.samples.accuracy
     assert calls == [2]
 
 
@@ -297,7 +358,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
 
 def test_a_worker_that_reads_something_else_says_so(mini_root):
     study = load_study("mini")
-    (artefact,) = rollout_artefacts(study, "tuned")
+    (artefact,) = Rollouts.of(study, "tuned")
     with pytest.raises(TokenshiftError, match="reads other code, models or benchmarks"):
         executor.work(str(mini_root), study, executor.Job(artefact, 0), "0" * 16)
     assert not (mini_root / "results").exists()
@@ -305,7 +366,7 @@ def test_a_worker_that_reads_something_else_says_so(mini_root):
 
 def test_a_shard_of_another_machine_is_waited_for(mini_root, monkeypatch):
     study = load_study("mini")
-    (artefact,) = rollout_artefacts(study, "tuned")
+    (artefact,) = Rollouts.of(study, "tuned")
     job = executor.Job(artefact, 0)
     other = threading.Timer(0.5, executor.compute, (study, job))
     other.start()
@@ -322,12 +383,12 @@ def test_an_executor_that_cannot_be_is_refused(mini_root, monkeypatch):
     study = load_study("mini")
     monkeypatch.setenv(executor.EXECUTOR_VARIABLE, "dask")
     with pytest.raises(TokenshiftError, match="no executor 'dask' .*: there are local, ray"):
-        get_rollouts(study, "tuned")
+        fetch(study, Rollouts.of(study, "tuned"))
     monkeypatch.setenv(executor.EXECUTOR_VARIABLE, "ray")
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
     monkeypatch.delitem(sys.modules, "tokenshift_utils.store.ray_pool", raising=False)
     with pytest.raises(TokenshiftError, match=r"pip install 'tokenshift_utils\[ray\]'"):
-        get_rollouts(study, "tuned")
+        fetch(study, Rollouts.of(study, "tuned"))
     assert not (mini_root / "results").exists()
 
 
@@ -344,7 +405,7 @@ def test_every_column_is_described(kind):
 
 
 def test_files_carry_their_descriptions(mini_root):
-    get_rollouts(load_study("mini"), "tuned")
+    fetch(load_study("mini"), Rollouts.of(load_study("mini"), "tuned"))
     (file,) = (mini_root / "results/mini/records").rglob("*.parquet")
     import pyarrow.parquet as pq
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import CHECKOUT, margin, write_adapter, write_smoke_root
+from conftest import CHECKOUT, fetch_both, margin, write_adapter, write_smoke_root
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
@@ -27,10 +27,11 @@ from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.mixer import Insertion
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.records import single_token
-from tokenshift_utils.records.cross_sampling import get_cross_sampling
+from tokenshift_utils.records.cross_sampling import CrossSampling
+from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.requests import items, verdict
-from tokenshift_utils.records.rollouts import get_rollouts
-from tokenshift_utils.records.shifts import get_shifts, shift_table
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Shifts, shift_table
 from tokenshift_utils.report.bootstrap import Bootstrap
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.study.study import load_study
@@ -456,9 +457,14 @@ def test_a_study_runs_on_either_backend(study, tmp_path, monkeypatch, top_logpro
         file.write_text(yaml.safe_dump(content | settings | {"name": "small"}))
         monkeypatch.setenv("TOKENSHIFT_HOME", str(root))
         small = load_study("small")
-        found = {"rollouts": get_rollouts(small, "dapo"), "shifts": get_shifts(small, "dapo")}
-        found["cross_sampling"], found["switches"] = get_cross_sampling(small, "base", "dapo")
-        again = get_cross_sampling(small, "base", "dapo")[0]
+        found = {
+            "rollouts": fetch(small, Rollouts.of(small, "dapo")),
+            "shifts": fetch(small, Shifts.of(small, "dapo")),
+        }
+        found["cross_sampling"], found["switches"] = fetch_both(
+            small, CrossSampling.of(small, "base", "dapo")
+        )
+        again = fetch_both(small, CrossSampling.of(small, "base", "dapo"))[0]
         pd.testing.assert_frame_equal(again, found["cross_sampling"])
         frames.append(found)
     for kind in frames[0]:

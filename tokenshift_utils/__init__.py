@@ -24,12 +24,16 @@ starts without loading torch.
 from importlib import import_module
 
 _EXPORTS = {
+    "CrossSampling": "records.cross_sampling",
+    "Insertion": "pairs.mixer",
     "Mixed": "records.shifts",
+    "Rollouts": "records.rollouts",
+    "Rule": "pairs.rules",
     "Sampling": "models.policy",
+    "Shifts": "records.shifts",
+    "SingleToken": "records.single_token",
     "TokenshiftError": "errors",
-    "get_cross_sampling": "records.cross_sampling",
-    "get_rollouts": "records.rollouts",
-    "get_shifts": "records.shifts",
+    "fetch": "records.fetch",
     "load_study": "study.study",
     "shifts_of_files": "records.shifts_of_files",
     "show_shifts": "report.heatmap",

@@ -8,18 +8,18 @@ differs from the token that stands there, the position is *effectively replaced*
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.cross_sample import cross_sample
-from tokenshift_utils.pairs.mixer import Insertion
-from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.pairs.mixer import THEIR_TOKEN, Insertion
+from tokenshift_utils.pairs.rules import PAPER_RULE, Rule
 from tokenshift_utils.records.requests import (
+    Request,
     benchmark_names,
     common_parts,
     items,
@@ -29,15 +29,9 @@ from tokenshift_utils.records.requests import (
     study_sampling,
     verdict,
 )
-from tokenshift_utils.records.rollouts import (
-    MODULES as ROLLOUT_MODULES,
-)
 from tokenshift_utils.store import columns as records
-from tokenshift_utils.store import executor
-from tokenshift_utils.store.store import code_version
 from tokenshift_utils.study.study import Study
 
-MODULES = (*ROLLOUT_MODULES, "records.cross_sampling", "pairs.mixer", "pairs.rules")
 OWN_STREAM = 1  # noise stream of the null control's own tokens
 
 
@@ -45,7 +39,7 @@ OWN_STREAM = 1  # noise stream of the null control's own tokens
 
 
 @dataclass(frozen=True)
-class CrossSampling:
+class CrossSampling(Request):
     """All mixed responses of two models to one benchmark under one rule."""
 
     primary: str
@@ -57,6 +51,46 @@ class CrossSampling:
     sampling: Sampling
     kinds = ("cross_sampling", "switches")
 
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        primary: str,
+        intervention: str,
+        rule: Rule = PAPER_RULE,
+        insertion: Insertion = THEIR_TOKEN,
+        benchmarks: str | Sequence[str] | None = None,
+        samples: int | None = None,
+        sampling: Any = None,
+    ) -> list[CrossSampling]:
+        """Requests for mixed responses, and for the switches in them, one a benchmark.
+
+        Parameters
+        ----------
+        rule : where to switch; ``js`` is on the support that the study names
+        insertion : what stands at switched positions
+        samples : mixed responses a problem; None for the study's
+        sampling : what differs from the study's; None for its ``cross_sampling.top_p``
+
+        Examples
+        --------
+        >>> mixed = CrossSampling.of(study, "base", "dapo", Rule("js", 0.1))  # doctest: +SKIP
+        >>> fetch(study, mixed), fetch(study, mixed, "switches")  # doctest: +SKIP
+        """
+        for model in (primary, intervention):
+            study.model(model)
+        if rule.name == "js" and study.divergence_support == "full":
+            rule = replace(rule, name="js_full")
+        own = study.cross_sampling.top_p
+        if sampling is None and own is not None:
+            sampling = {"top_p": own}
+        number = study.samples.cross_sampling if samples is None else samples
+        chosen = study_sampling(study, sampling)
+        return [
+            cls(primary, intervention, rule, insertion, name, number, chosen)
+            for name in benchmark_names(study, benchmarks)
+        ]
+
     @property
     def source(self) -> str:
         """The name of these trajectories in shifts."""
@@ -65,7 +99,7 @@ class CrossSampling:
 
     def parts(self, study: Study) -> dict:
         models = [self.primary, self.intervention]
-        return common_parts(study, self.benchmark, models) | {
+        return common_parts(study, self.benchmark, models, __name__) | {
             "kind": "cross_sampling",
             "primary": self.primary,
             "direction": self._direction(study),
@@ -74,7 +108,6 @@ class CrossSampling:
             "samples": self.samples,
             "sampling": vars(self.sampling),
             "batch": study.batch.cross_sampling,
-            "code": code_version(MODULES),
         }
 
     def _direction(self, study: Study) -> str:
@@ -87,9 +120,6 @@ class CrossSampling:
 
     def weights(self, study: Study) -> list[int]:
         return [len(problems) * self.samples for problems in self._shards(study)]
-
-    def needs(self, study: Study, shard: int) -> list[executor.Job]:
-        return []
 
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         primary = study_policy(study, self.primary)
@@ -137,84 +167,3 @@ class CrossSampling:
             "cross_sampling": records.table("cross_sampling", columns),
             "switches": records.table("switches", spots),
         }
-
-
-def cross_sampling_artefacts(
-    study: Study,
-    primary: str,
-    intervention: str,
-    rule: str = "js",
-    threshold: float | None = 0.1,
-    rate: float | None = None,
-    budget: int | None = None,
-    insert: str = "intervention",
-    gain: float | None = None,
-    benchmarks: str | Sequence[str] | None = None,
-    samples: int | None = None,
-    sampling: Any = None,
-) -> list[CrossSampling]:
-    """The artefacts behind ``get_cross_sampling``, for ``prefetch``."""
-    for model in (primary, intervention):
-        study.model(model)
-    if rule == "js" and study.divergence_support == "full":
-        rule = "js_full"
-    if sampling is None and study.cross_sampling.top_p is not None:
-        sampling = {"top_p": study.cross_sampling.top_p}
-    number = study.samples.cross_sampling if samples is None else samples
-    made = Rule(rule, None if threshold is None else float(threshold), rate, budget)
-    insertion = Insertion(insert, gain)
-    chosen = study_sampling(study, sampling)
-    return [
-        CrossSampling(primary, intervention, made, insertion, b, number, chosen)
-        for b in benchmark_names(study, benchmarks)
-    ]
-
-
-def get_cross_sampling(
-    study: Study,
-    primary: str,
-    intervention: str,
-    rule: str = "js",
-    threshold: float | None = 0.1,
-    rate: float | None = None,
-    budget: int | None = None,
-    insert: str = "intervention",
-    gain: float | None = None,
-    benchmarks: str | Sequence[str] | None = None,
-    samples: int | None = None,
-    sampling: Any = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mixed responses and the switches in them, computed where the store lacks them.
-
-    Parameters
-    ----------
-    rule, threshold, rate, budget : see ``rules.Rule``; ``js`` is on the support that the study names
-    insert, gain : what stands at switched positions, see ``mixer.Insertion``
-    samples : mixed responses a problem; None for the study's
-    sampling : what differs from the study's sampling; None for its ``cross_sampling.top_p``
-
-    Returns
-    -------
-    runs, switches : DataFrames with the columns of ``records.describe("cross_sampling")`` and
-        ``records.describe("switches")``
-    """
-    artefacts = cross_sampling_artefacts(
-        study,
-        primary,
-        intervention,
-        rule,
-        threshold,
-        rate,
-        budget,
-        insert,
-        gain,
-        benchmarks,
-        samples,
-        sampling,
-    )
-    executor.run(study, artefacts)
-    runs, switches = (
-        pa.concat_tables([executor.read(study, a, kind) for a in artefacts]).to_pandas()
-        for kind in CrossSampling.kinds
-    )
-    return runs, switches

@@ -1,4 +1,4 @@
-"""What requests for records share: the items of a shard, the parts of a key, the judging of responses."""
+"""What requests for records share: the items of a shard, the parts of a key, the verdicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.models.policy import Policy, Sampling
-from tokenshift_utils.store.store import code_version
+from tokenshift_utils.store.code import code_version
+from tokenshift_utils.store.executor import Job
 from tokenshift_utils.study.checkpoints import directory_fingerprint, is_adapter
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import check_same_tokenizer
@@ -20,28 +21,24 @@ from tokenshift_utils.tasks import benchmarks as files
 from tokenshift_utils.tasks.prompts import prompt_parts, prompt_text
 from tokenshift_utils.tasks.verifier import extract_answer, is_correct
 
-SAMPLER = (
-    *(
-        "models.decoding",
-        "models.huggingface",
-        "models.kv_cache",
-        "measures.divergences",
-        "measures.noise",
-        "measures.nucleus",
-        "models.policy",
-    ),
-    "models.teacher_forcing",
-)
 
+class Request:
+    """What artefacts share. A request is the artefact itself: ask ``fetch`` for it.
 
-ENGINE = (
-    "models.vllm_engine",
-    "measures.top_logprobs",
-    "pairs.engine_mixer",
-    "models.vllm",
-    "models.vllm_sampler",
-    "pairs.compare_top_logprobs",
-)
+    Attributes
+    ----------
+    kinds : record kinds that computing a shard writes
+    order : columns by which the rows of all shards are put in order; none: as they are written
+    first : only the first so many samples a problem are asked for, of all that are computed
+    """
+
+    kinds: tuple[str, ...]
+    order: tuple[str, ...] = ()
+    first: int | None = None
+
+    def needs(self, study: Study, shard: int) -> list[Job]:
+        """Shards of other artefacts that must be there before one of these."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -107,14 +104,13 @@ def items(
     return made
 
 
-def common_parts(study: Study, benchmark: str, models: Sequence[str]) -> dict:
-    """What every record of a benchmark and some models depends on."""
+def common_parts(study: Study, benchmark: str, models: Sequence[str], code: str) -> dict:
+    """What every record of a benchmark and some models depends on; ``code`` is the module that
+    computes it, by its ``__name__``."""
     used = {m: study.model_path(m) for m in models}
     if any(map(is_adapter, used.values())):
         used[study.base] = study.model_path(study.base)
-    engine = {}
-    if study.backend == "vllm":
-        engine = {"engine": {"settings": study.vllm.model_dump(), "code": code_version(ENGINE)}}
+    engine = {"engine": study.vllm.model_dump()} if study.backend == "vllm" else {}
     return engine | {
         "benchmark": benchmark,
         "problems": files.digest(files.load_benchmark(study, benchmark)),
@@ -125,6 +121,7 @@ def common_parts(study: Study, benchmark: str, models: Sequence[str]) -> dict:
         "prompt": prompt_parts(study),
         "verifier": study.verifier,
         "problems_per_shard": study.problems_per_shard,
+        "code": code_version(code),
     }
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 
 from tokenshift_utils.models.policy import Sampling, stop_ids
 from tokenshift_utils.records.requests import (
-    SAMPLER,
+    Request,
     benchmark_names,
     common_parts,
     items,
@@ -23,47 +22,65 @@ from tokenshift_utils.records.requests import (
     verdict,
 )
 from tokenshift_utils.store import columns as records
-from tokenshift_utils.store import executor
-from tokenshift_utils.store.store import code_version
 from tokenshift_utils.study.study import Study
-
-MODULES = (
-    *SAMPLER,
-    "tasks.benchmarks",
-    "tasks.math_judge",
-    "tasks.prompts",
-    "store.columns",
-    "records.rollouts",
-    "tasks.verifier",
-)
 
 
 @dataclass(frozen=True)
-class Rollouts:
-    """All responses of one model to one benchmark under one sampling."""
+class Rollouts(Request):
+    """All responses of one model to one benchmark under one sampling, or the ``first`` of them."""
 
     model: str
     benchmark: str
     samples: int
     sampling: Sampling
+    first: int | None = field(default=None, compare=False)
     kinds = ("rollouts",)
 
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        model: str,
+        benchmarks: str | Sequence[str] | None = None,
+        samples: int | None = None,
+        sampling: Any = None,
+    ) -> list[Rollouts]:
+        """Requests for responses of a model or checkpoint, one a benchmark.
+
+        Under the study's own sampling responses are drawn once, as many as accuracy takes, and
+        fewer are the first of them.
+
+        Parameters
+        ----------
+        benchmarks : names; None for all of the study's
+        samples : the first so many responses a problem; None for as many as accuracy takes
+        sampling : a ``Sampling`` or a dict of what differs from the study's; None for the study's
+
+        Examples
+        --------
+        >>> fetch(study, Rollouts.of(study, "dapo", samples=4))  # doctest: +SKIP
+        """
+        study.model(model)
+        drawn = study.accuracy_samples(model)
+        chosen = study_sampling(study, sampling)
+        wanted = drawn if samples is None else samples
+        number = max(wanted, drawn) if chosen == study_sampling(study) else wanted
+        return [
+            cls(model, name, number, chosen, wanted) for name in benchmark_names(study, benchmarks)
+        ]
+
     def parts(self, study: Study) -> dict:
-        return common_parts(study, self.benchmark, [self.model]) | {
+        return common_parts(study, self.benchmark, [self.model], __name__) | {
             "kind": "rollouts",
             "samples": self.samples,
             "sampling": vars(self.sampling),
             "stop": stop_models(study, self.model),
             "batch": study.batch.rollout,
-            "code": code_version(MODULES),
         }
 
     def weights(self, study: Study) -> list[int]:
         shards = shards_of(study, self.benchmark, study.problems_per_shard)
         return [len(problems) * self.samples for problems in shards]
-
-    def needs(self, study: Study, shard: int) -> list[executor.Job]:
-        return []
 
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         policy = study_policy(study, self.model)
@@ -86,51 +103,3 @@ class Rollouts:
         }
         columns |= outcome(made, ids, reasons) | verdict(policy, ids, reasons, made)
         return {"rollouts": records.table("rollouts", columns)}
-
-
-def rollout_artefacts(
-    study: Study,
-    model: str,
-    benchmarks: str | Sequence[str] | None = None,
-    samples: int | None = None,
-    sampling: Any = None,
-) -> list[Rollouts]:
-    """The artefacts behind ``get_rollouts``, for ``prefetch``.
-
-    Under the study's own sampling the responses are drawn once, as many as accuracy takes, and
-    fewer are a part of them.
-    """
-    study.model(model)
-    drawn = study.accuracy_samples(model)
-    own = study_sampling(study)
-    chosen = study_sampling(study, sampling)
-    number = drawn if samples is None else samples
-    if chosen == own:
-        number = max(number, drawn)
-    return [Rollouts(model, b, number, chosen) for b in benchmark_names(study, benchmarks)]
-
-
-def get_rollouts(
-    study: Study,
-    model: str,
-    benchmarks: str | Sequence[str] | None = None,
-    samples: int | None = None,
-    sampling: Any = None,
-) -> pd.DataFrame:
-    """Responses of a model or checkpoint, computed where the store lacks them.
-
-    Parameters
-    ----------
-    benchmarks : names; None for all of the study's
-    samples : the first so many responses a problem; None for as many as accuracy takes
-    sampling : a ``Sampling`` or a dict of what differs from the study's; None for the study's
-
-    Returns
-    -------
-    DataFrame with the columns of ``records.describe("rollouts")``, one row a response.
-    """
-    artefacts = rollout_artefacts(study, model, benchmarks, samples, sampling)
-    executor.run(study, artefacts)
-    number = study.accuracy_samples(model) if samples is None else samples
-    frame = pa.concat_tables([executor.read(study, a, "rollouts") for a in artefacts]).to_pandas()
-    return frame[frame["sample"] < number].reset_index(drop=True)

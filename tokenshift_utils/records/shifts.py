@@ -9,8 +9,8 @@ another model's, or mixed ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -19,23 +19,20 @@ import pyarrow as pa
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.policy import Policy, Sampling
 from tokenshift_utils.pairs.compare import score_pair
-from tokenshift_utils.records.cross_sampling import CrossSampling, cross_sampling_artefacts
+from tokenshift_utils.pairs.rules import PAPER_RULE, Rule
+from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.records.requests import (
-    SAMPLER,
-    benchmark_names,
+    Request,
     common_parts,
     shards_of,
     study_policy,
     study_sampling,
 )
-from tokenshift_utils.records.rollouts import Rollouts, rollout_artefacts
+from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.store import executor
-from tokenshift_utils.store.store import code_version
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.tasks.verifier import answer_opening
-
-MODULES = (*SAMPLER, "models.memory", "store.columns", "records.shifts")
 
 
 def answer_start(tokenizer: Any, ids: Sequence[int], verifier: str = "boxed") -> int | None:
@@ -102,24 +99,60 @@ def shift_table(
 
 @dataclass(frozen=True)
 class Mixed:
-    """Mixed trajectories as a source of shifts: the arguments of ``get_cross_sampling``."""
+    """Mixed trajectories as a source of shifts, see ``CrossSampling.of``."""
 
     primary: str
     intervention: str
-    rule: str = "js"
-    threshold: float | None = 0.1
-    rate: float | None = None
+    rule: Rule = PAPER_RULE
 
 
 @dataclass(frozen=True)
-class Shifts:
+class Shifts(Request):
     """Shifts of one tuned model against the base on one benchmark's trajectories of a source."""
 
     tuned: str
     trajectories: Rollouts | CrossSampling
     samples: int
     sampling: Sampling
+    first: int | None = field(default=None, compare=False)
     kinds = ("shifts",)
+
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        tuned: str,
+        source: str | Mixed | None = None,
+        benchmarks: str | Sequence[str] | None = None,
+        samples: int | None = None,
+        sampling: Any = None,
+    ) -> list[Self]:
+        """Requests for shifts from the study's base to ``tuned``, one a benchmark.
+
+        Parameters
+        ----------
+        tuned : a model, or a checkpoint as ``dapo@12``
+        source : whose trajectories: a model's name, or ``Mixed``; None for the tuned model's own
+        samples : the first so many responses a problem; None for the study's
+        sampling : what differs from the study's, for the trajectories and the measures alike
+
+        Examples
+        --------
+        >>> fetch(study, Shifts.of(study, "dapo"), columns=["token", "js"])  # doctest: +SKIP
+        """
+        study.model(tuned)
+        if samples is None:
+            samples = study.samples.checkpoints if "@" in tuned else study.samples.shifts
+        chosen = study_sampling(study, sampling)
+        source = tuned if source is None else source
+        if isinstance(source, Mixed):
+            number = max(samples, study.samples.cross_sampling)
+            made = CrossSampling.of(
+                study, **vars(source), benchmarks=benchmarks, samples=number, sampling=sampling
+            )
+        else:
+            made = Rollouts.of(study, source, benchmarks, samples, sampling)
+        return [cls(tuned, trajectories, samples, chosen) for trajectories in made]
 
     @property
     def source(self) -> str:
@@ -128,7 +161,8 @@ class Shifts:
         return made.model if isinstance(made, Rollouts) else made.source
 
     def parts(self, study: Study) -> dict:
-        return common_parts(study, self.trajectories.benchmark, [study.base, self.tuned]) | {
+        models = [study.base, self.tuned]
+        return common_parts(study, self.trajectories.benchmark, models, __name__) | {
             "kind": "shifts",
             "tuned": self.tuned,
             "trajectories": self.trajectories.parts(study),
@@ -136,7 +170,6 @@ class Shifts:
             "sampling": vars(self.sampling),
             "top_k": study.top_k,
             "batch": study.batch.score,
-            "code": code_version(MODULES),
         }
 
     def weights(self, study: Study) -> list[int]:
@@ -181,70 +214,3 @@ class Shifts:
             verifier=study.verifier,
         )
         return {"shifts": table}
-
-
-def shift_artefacts(
-    study: Study,
-    tuned: str,
-    source: str | Mixed | None = None,
-    benchmarks: str | Sequence[str] | None = None,
-    samples: int | None = None,
-    sampling: Any = None,
-) -> list[Shifts]:
-    """The artefacts behind ``get_shifts``, for ``prefetch``."""
-    study.model(tuned)
-    if samples is None:
-        samples = study.samples.checkpoints if "@" in tuned else study.samples.shifts
-    chosen = study_sampling(study, sampling)
-    source = tuned if source is None else source
-    names = benchmark_names(study, benchmarks)
-    if isinstance(source, Mixed):
-        number = max(samples, study.samples.cross_sampling)
-        made = cross_sampling_artefacts(
-            study, **vars(source), benchmarks=names, samples=number, sampling=sampling
-        )
-    else:
-        made = rollout_artefacts(study, source, names, samples, sampling)
-    return [Shifts(tuned, trajectories, samples, chosen) for trajectories in made]
-
-
-def get_shifts(
-    study: Study,
-    tuned: str,
-    source: str | Mixed | None = None,
-    benchmarks: str | Sequence[str] | None = None,
-    samples: int | None = None,
-    columns: Sequence[str] | None = None,
-    sampling: Any = None,
-) -> pd.DataFrame:
-    """Shifts from the study's base to ``tuned``, computed where the store lacks them.
-
-    Parameters
-    ----------
-    tuned : a model, or a checkpoint as ``dapo@12``
-    source : whose trajectories: a model's name, or ``Mixed``; None for the tuned model's own
-    samples : the first so many responses a problem; None for the study's
-    columns : names to read; None for all (the lists of most probable tokens are large)
-    sampling : what differs from the study's sampling, for the trajectories and the measures alike
-
-    Returns
-    -------
-    DataFrame with the columns of ``records.describe("shifts")``, one row a position.
-    """
-    artefacts = shift_artefacts(study, tuned, source, benchmarks, samples, sampling)
-    return computed_shifts(study, artefacts, columns)
-
-
-def computed_shifts(
-    study: Study, artefacts: Sequence[Shifts], columns: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Some columns of shifts, or all of them, computed where the store lacks them."""
-    executor.run(study, artefacts)
-    tables = [executor.read(study, artefact, "shifts", columns) for artefact in artefacts]
-    frame = pa.concat_tables(tables).to_pandas()
-    if "answer_start" in frame:
-        frame["answer_start"] = frame["answer_start"].astype("Int32")
-    return frame
-
-
-# Any pair of checkpoints ------------------------------------------------------------------------

@@ -27,20 +27,18 @@ from tokenshift_utils.measures.nucleus import log_softmax32, truncate
 from tokenshift_utils.models.policy import Policy, Sampling, stop_ids
 from tokenshift_utils.records.requests import (
     Item,
+    Request,
     common_parts,
     study_policy,
     study_sampling,
     verdict,
 )
-from tokenshift_utils.records.rollouts import MODULES as ROLLOUT_MODULES
-from tokenshift_utils.records.shifts import Shifts, shift_artefacts
+from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.store import executor
-from tokenshift_utils.store.store import code_version
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.tasks import benchmarks as files
 
-MODULES = (*ROLLOUT_MODULES, "records.single_token")
 FRESH = 2  # first stream of the continuations' noise: 0 is the response's, 1 the null control's
 CHOICE = -1  # stream that decides which positions are taken
 PER_SHARD = 25  # positions computed together; most have equal tokens and cost nothing
@@ -228,7 +226,7 @@ def successes(
 
 
 @dataclass(frozen=True)
-class SingleToken:
+class SingleToken(Request):
     """Effects of single tokens of one pair on one benchmark, at positions of the primary's own."""
 
     primary: str
@@ -242,10 +240,66 @@ class SingleToken:
     support: str
     sampling: Sampling
     kinds = ("single_token",)
+    order = ("stratum", "problem", "sample", "position")
+
+    @classmethod
+    def of(
+        cls, study: Study, primary: str, intervention: str, benchmark: str | None = None
+    ) -> list[SingleToken]:
+        """Requests for causal effects of single tokens.
+
+        One of the two models is the study's base. Numbers of positions and continuations and the
+        strata of JS are those of the study's ``cross_sampling.single_token``; with fewer positions
+        in the pool than are wanted, all of them are taken. Within a stratum every position of the
+        pool has the same chance to be taken.
+
+        Parameters
+        ----------
+        benchmark : None for the study's ``cross_sampling.benchmark``
+
+        Raises
+        ------
+        TokenshiftError
+            Where neither model is the base, or the study asks for no effects.
+        """
+        for model in (primary, intervention):
+            study.model(model)
+        if primary == intervention or study.base not in (primary, intervention):
+            raise TokenshiftError(
+                f"single-token effects are between {study.base} and another model, not between "
+                f"{primary} and {intervention}"
+            )
+        settings = study.cross_sampling.single_token
+        if settings is None:
+            raise TokenshiftError(
+                f"study {study.name} has no 'cross_sampling.single_token': say there how many "
+                "positions and continuations to take"
+            )
+        own = study.cross_sampling.top_p
+        sampling = study_sampling(study, None if own is None else {"top_p": own})
+        tuned = intervention if primary == study.base else primary
+        name = study.cross_benchmark if benchmark is None else benchmark
+        # As many samples as other shifts have, where that is enough: they may be there already.
+        samples = max(study.samples.shifts, settings.samples)
+        (scored,) = Shifts.of(study, tuned, primary, name, samples, sampling)
+        return [
+            cls(
+                primary,
+                intervention,
+                name,
+                scored,
+                settings.samples,
+                settings.positions,
+                settings.continuations,
+                tuple(settings.strata),
+                study.divergence_support,
+                sampling,
+            )
+        ]
 
     def parts(self, study: Study) -> dict:
         models = [self.primary, self.intervention]
-        return common_parts(study, self.benchmark, models) | {
+        return common_parts(study, self.benchmark, models, __name__) | {
             "kind": "single_token",
             "primary": self.primary,
             "scored": self.scored.parts(study),
@@ -256,7 +310,6 @@ class SingleToken:
             "support": self.support,
             "sampling": vars(self.sampling),
             "batch": study.batch.rollout,
-            "code": code_version(MODULES),
         }
 
     def _sizes(self) -> list[int]:
@@ -354,74 +407,3 @@ class SingleToken:
                 ],
             },
         )
-
-
-def single_token_artefacts(
-    study: Study, primary: str, intervention: str, benchmark: str | None = None
-) -> list[SingleToken]:
-    """The artefacts behind ``get_single_token``, for ``executor.run``."""
-    for model in (primary, intervention):
-        study.model(model)
-    if primary == intervention or study.base not in (primary, intervention):
-        raise TokenshiftError(
-            f"single-token effects are between {study.base} and another model, not between "
-            f"{primary} and {intervention}"
-        )
-    settings = study.cross_sampling.single_token
-    if settings is None:
-        raise TokenshiftError(
-            f"study {study.name} has no 'cross_sampling.single_token': say there how many "
-            "positions and continuations to take"
-        )
-    own = study.cross_sampling.top_p
-    sampling = study_sampling(study, None if own is None else {"top_p": own})
-    tuned = intervention if primary == study.base else primary
-    name = study.cross_benchmark if benchmark is None else benchmark
-    # As many samples as other shifts have, where that is enough: they may be there already.
-    (scored,) = shift_artefacts(study, tuned, primary, name, sampling=sampling)
-    if scored.samples < settings.samples:
-        (scored,) = shift_artefacts(study, tuned, primary, name, settings.samples, sampling)
-    return [
-        SingleToken(
-            primary,
-            intervention,
-            name,
-            scored,
-            settings.samples,
-            settings.positions,
-            settings.continuations,
-            tuple(settings.strata),
-            study.divergence_support,
-            sampling,
-        )
-    ]
-
-
-def get_single_token(
-    study: Study, primary: str, intervention: str, benchmark: str | None = None
-) -> pd.DataFrame:
-    """Causal effects of single tokens, computed where the store lacks them.
-
-    One of the two models is the study's base. Numbers of positions and continuations and the strata
-    of JS are those of the study's ``cross_sampling.single_token``; with fewer positions in the pool
-    than are wanted, all of them are taken.
-
-    Parameters
-    ----------
-    benchmark : None for the study's ``cross_sampling.benchmark``
-
-    Returns
-    -------
-    DataFrame with the columns of ``records.describe("single_token")``, one row a position, by
-    stratum, problem, sample and position. ``successes_*`` are missing where the tokens are equal.
-    Within a stratum every position of the pool had the same chance to be taken.
-    """
-    artefacts = single_token_artefacts(study, primary, intervention, benchmark)
-    executor.run(study, artefacts)
-    frame = pa.concat_tables(
-        [executor.read(study, artefact, "single_token") for artefact in artefacts]
-    ).to_pandas()
-    for name in ("successes_primary", "successes_intervention"):
-        frame[name] = frame[name].astype("Int32")
-    order = ["stratum", "problem", "sample", "position"]
-    return frame.sort_values(order, kind="stable", ignore_index=True)

@@ -7,10 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenshift_utils import paths
-from tokenshift_utils.records.cross_sampling import get_cross_sampling
-from tokenshift_utils.records.rollouts import get_rollouts
-from tokenshift_utils.records.shifts import get_shifts
-from tokenshift_utils.records.single_token import get_single_token
+from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.records.cross_sampling import CrossSampling
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Shifts
+from tokenshift_utils.records.single_token import SingleToken
 from tokenshift_utils.store import columns
 from tokenshift_utils.study.study import Study
 
@@ -79,17 +81,17 @@ def write_samples(study: Study) -> list[Path]:
     every benchmark.
     """
     tuned = study.cross_sampling.pairs[0]
-    threshold = study.thresholds.high_js
-    runs, switches = get_cross_sampling(study, study.base, tuned, threshold=threshold)
-    frames = {
-        "rollouts": get_rollouts(study, tuned, samples=SAMPLES),
-        "shifts": get_shifts(study, tuned),
-        "cross_sampling": runs,
-        "switches": switches,
+    rule = Rule("js", study.thresholds.high_js)
+    mixed = CrossSampling.of(study, study.base, tuned, rule)
+    wanted = {
+        "rollouts": Rollouts.of(study, tuned, samples=SAMPLES),
+        "shifts": Shifts.of(study, tuned),
+        "cross_sampling": mixed,
+        "switches": mixed,
     }
     if study.cross_sampling.single_token:
-        frames["single_token"] = get_single_token(study, study.base, tuned)
-    return [_write_sample(kind, frame) for kind, frame in frames.items()]
+        wanted["single_token"] = SingleToken.of(study, study.base, tuned)
+    return [_write_sample(k, fetch(study, requests, k)) for k, requests in wanted.items()]
 
 
 def _write_sample(kind: str, frame: pd.DataFrame) -> Path:

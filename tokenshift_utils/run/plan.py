@@ -22,10 +22,10 @@ from safetensors import safe_open
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.run.notebook import lacks_section
-from tokenshift_utils.sections import loading
-from tokenshift_utils.sections.divergence import records
-from tokenshift_utils.sections.mechanics import records as mechanics_records
-from tokenshift_utils.sections.robustness import records as robustness_records
+from tokenshift_utils.sections.cross_sampling import records as cross_sampling
+from tokenshift_utils.sections.divergence import records as divergence
+from tokenshift_utils.sections.mechanics import records as mechanics
+from tokenshift_utils.sections.robustness import records as robustness
 from tokenshift_utils.store import columns
 from tokenshift_utils.store.executor import Artefact, Job, jobs_of
 from tokenshift_utils.study import pins
@@ -34,10 +34,10 @@ from tokenshift_utils.study.schema import Benchmark, Shape
 from tokenshift_utils.study.study import Study
 
 SECTIONS = {
-    "01_divergence_characterization": records.divergence_artefacts,
-    "02_cross_sampling": loading.cross_artefacts,
-    "03_token_mechanics": mechanics_records.mechanics_artefacts,
-    "05_robustness": robustness_records.robustness_artefacts,
+    "01_divergence_characterization": divergence.requests,
+    "02_cross_sampling": cross_sampling.requests,
+    "03_token_mechanics": mechanics.requests,
+    "05_robustness": robustness.requests,
 }
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
 GB = 1e9
@@ -118,7 +118,7 @@ def count_work(planned: Study, mean_tokens: int | None = None) -> list[Work]:
         sections = [make for name, make in SECTIONS.items() if not lacks_section(name, study)]
         jobs = _all_jobs(study, [a for make in sections for a in make(study)])
         times = [(job, 1, False) for job in jobs]
-        for artefact, most in loading.control_artefacts(study):
+        for artefact, most in cross_sampling.control_requests(study):
             times += [(job, most, True) for job in jobs_of(study, [artefact])]
         responses, controls, tokens = Counter(), Counter(), Counter()
         for job, number, is_control in times:

@@ -7,10 +7,8 @@ counts as missing. ``key.json`` beside the shards says in words what the key sta
 
 from __future__ import annotations
 
-import ast
 import errno
 import hashlib
-import importlib.util
 import json
 import os
 import secrets
@@ -34,30 +32,6 @@ def canonical(parts: dict) -> str:
 def artefact_key(parts: dict) -> str:
     """The key of an artefact: 16 hex digits of a sha256 over what determined it."""
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:KEY_LENGTH]
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
-
-
-def source_digest(source: str) -> str:
-    """A hash of what Python code does: comments, docstrings and layout do not count."""
-    tree = _without_docstrings(ast.parse(source))
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
-
-
-@lru_cache(maxsize=32)
-def code_version(modules: tuple[str, ...]) -> str:
-    """A hash of the named modules of the package, for the keys of what they compute."""
-    digests = []
-    for name in sorted(modules):
-        origin = importlib.util.find_spec(f"tokenshift_utils.{name}").origin
-        digests.append(source_digest(Path(origin).read_text(encoding="utf-8")))
-    return hashlib.sha256("".join(digests).encode()).hexdigest()[:KEY_LENGTH]
 
 
 @lru_cache(maxsize=100_000)

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import pandas as pd
 
-from tokenshift_utils.records.cross_sampling import get_cross_sampling
-from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.sections.cross_sampling import swaps
 from tokenshift_utils.sections.cross_sampling.numbers import budget_setting
-from tokenshift_utils.sections.cross_sampling.records import _call, _own_sampling
+from tokenshift_utils.sections.cross_sampling.records import own_requests, setting_requests
 from tokenshift_utils.sections.cross_sampling.settings import (
     FORWARD,
     REVERSE,
-    Setting,
     roles,
     threshold_name,
 )
 
 
-def _in_budget(study, table: pd.DataFrame, model: str, direction: str) -> tuple[Setting, tuple]:
-    setting = budget_setting(study, table, model, direction)
-    return setting, get_cross_sampling(**_call(study, setting, None))
-
-
 def cross_switches(study, table: pd.DataFrame) -> dict[tuple[str, str, float], pd.DataFrame]:
     """Switches of every pair's and direction's setting within the budget."""
-    return {
-        setting[:3]: switches
+    chosen = [
+        budget_setting(study, table, model, direction)
         for model in study.cross_sampling.pairs
         for direction in (FORWARD, REVERSE)
-        for setting, (_, switches) in [_in_budget(study, table, model, direction)]
-    }
+    ]
+    return {s[:3]: fetch(study, setting_requests(study, s), "switches") for s in chosen}
 
 
 def cross_examples(study, table: pd.DataFrame, count: int = 2) -> tuple[list[dict], str]:
@@ -40,12 +33,11 @@ def cross_examples(study, table: pd.DataFrame, count: int = 2) -> tuple[list[dic
     """
     model, examples, said = study.cross_sampling.pairs[0], [], []
     for direction in (FORWARD, REVERSE):
-        setting, (runs, switches) = _in_budget(study, table, model, direction)
+        setting = budget_setting(study, table, model, direction)
+        wanted = setting_requests(study, setting)
+        runs, switches = fetch(study, wanted), fetch(study, wanted, "switches")
         primary, intervention = roles(study, setting)
-        own = {
-            m: get_rollouts(study, m, sampling=_own_sampling(study))
-            for m in (primary, intervention)
-        }
+        own = {m: fetch(study, own_requests(study, m)) for m in (primary, intervention)}
         rows = {"primary": own[primary], "mixed": runs, "intervention": own[intervention]}
         names = {
             "primary": study.models[primary].label,

@@ -66,7 +66,7 @@ class RateSearch:
     best: tuple[float, float] | None = None  # (distance from the target, rate)
     done: bool = False
 
-    def told(self, share: float) -> RateSearch:
+    def update(self, share: float) -> RateSearch:
         """The search after the rate it asked for replaced `share` of the tokens."""
         distance = abs(share - self.target)
         best = min(self.best or (distance, self.rate), (distance, self.rate))
@@ -82,6 +82,6 @@ class RateSearch:
             return replace(self, rate=best[1], best=best, left=left, done=True)
         return replace(self, rate=rate, best=best, low=low, high=high, left=left)
 
-    def again(self, tolerance: float, left: int) -> RateSearch:
+    def restart(self, tolerance: float, left: int) -> RateSearch:
         """The same search on other responses, from the rate found."""
         return RateSearch(self.target, self.rate, tolerance, left)

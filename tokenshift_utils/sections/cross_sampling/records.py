@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tokenshift_utils.records.cross_sampling import cross_sampling_artefacts, get_cross_sampling
-from tokenshift_utils.records.rollouts import get_rollouts, rollout_artefacts
-from tokenshift_utils.records.single_token import get_single_token, single_token_artefacts
-from tokenshift_utils.sections.cross_sampling import rates as cross_sampling_rates
+from tokenshift_utils.pairs.mixer import Insertion
+from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.records.cross_sampling import CrossSampling
+from tokenshift_utils.records.fetch import fetch_each
+from tokenshift_utils.records.requests import Request
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.single_token import SingleToken
 from tokenshift_utils.sections.cross_sampling import settings
-from tokenshift_utils.sections.cross_sampling.rates import RateSearch
+from tokenshift_utils.sections.cross_sampling.rates import (
+    RateSearch,
+    effective_rate,
+    effective_share,
+    switched_rate,
+)
 from tokenshift_utils.sections.cross_sampling.settings import (
     FORWARD,
     REVERSE,
@@ -20,13 +28,6 @@ from tokenshift_utils.sections.cross_sampling.settings import (
     roles,
 )
 from tokenshift_utils.store import executor
-
-__all__ = [
-    "CrossRecords",
-    "control_artefacts",
-    "cross_artefacts",
-    "cross_records",
-]
 
 # A pilot of one sample a problem ends the search for a rate at this distance from the target
 # (relative), at the noise of counting it there, or after so many tries; on all samples matched is
@@ -56,19 +57,20 @@ class CrossRecords:
     single_token: pd.DataFrame
 
 
-def _own_sampling(study) -> dict[str, float] | None:
-    """How the models of section 2 write by themselves: with the mixing's top-p."""
+def own_requests(study, model: str, benchmarks: str | None = None) -> list[Rollouts]:
+    """A model's own responses, with the mixing's top-p."""
     top_p = study.cross_sampling.top_p
-    return None if top_p is None else {"top_p": top_p}
+    sampling = None if top_p is None else {"top_p": top_p}
+    return Rollouts.of(study, model, benchmarks, sampling=sampling)
 
 
-def _rollout_calls(study) -> dict[str, dict]:
-    """Arguments of `get_rollouts` by model; controls are needed on one benchmark only."""
-    cross, own = study.cross_sampling, {"sampling": _own_sampling(study)}
-    calls = {model: own for model in (study.base, *cross.pairs)}
+def rollout_requests(study) -> dict[str, list[Rollouts]]:
+    """Own responses by model; controls are needed on one benchmark only."""
+    cross = study.cross_sampling
+    made = {model: own_requests(study, model) for model in (study.base, *cross.pairs)}
     for model in cross.controls.models if cross.controls else ():
-        calls.setdefault(model, own | {"benchmarks": [study.cross_benchmark]})
-    return calls
+        made.setdefault(model, own_requests(study, model, study.cross_benchmark))
+    return made
 
 
 def _samples(study, setting: Setting) -> int:
@@ -77,29 +79,29 @@ def _samples(study, setting: Setting) -> int:
     return study.samples.cross_sampling if own else study.samples.of_cross_controls
 
 
-def _call(study, setting: Setting, rate: float | None, **more) -> dict:
-    """Arguments of `get_cross_sampling` for a setting."""
+def setting_requests(
+    study,
+    setting: Setting,
+    rate: float | None = None,
+    benchmarks: str | None = None,
+    samples: int | None = None,
+) -> list[CrossSampling]:
+    """Requests for the mixed responses of a setting, of a random rule at the given rate."""
     primary, intervention = roles(study, setting)
-    return {
-        "study": study,
-        "primary": primary,
-        "intervention": intervention,
-        "rule": setting.rule,
-        "threshold": setting.threshold,
-        "rate": rate,
-        "budget": setting.budget,
-        "insert": setting.insert,
-        "gain": setting.gain,
-        "samples": _samples(study, setting),
-        **more,
-    }
+    return CrossSampling.of(
+        study,
+        primary,
+        intervention,
+        Rule(setting.rule, setting.threshold, rate, setting.budget),
+        Insertion(setting.insert, setting.gain),
+        benchmarks,
+        _samples(study, setting) if samples is None else samples,
+    )
 
 
 def _runs(study, rates: dict[Setting, float | None], **more) -> dict[Setting, pd.DataFrame]:
     """Runs of some settings, those of random rules at the given rates."""
-    calls = {setting: _call(study, setting, rate, **more) for setting, rate in rates.items()}
-    executor.run(study, [a for call in calls.values() for a in cross_sampling_artefacts(**call)])
-    return {setting: get_cross_sampling(**call)[0] for setting, call in calls.items()}
+    return fetch_each(study, {s: setting_requests(study, s, r, **more) for s, r in rates.items()})
 
 
 def cross_records(study) -> CrossRecords:
@@ -108,61 +110,57 @@ def cross_records(study) -> CrossRecords:
     First everything but the random positions; then random positions that switch as often as the JS
     rule; then those that replace as many tokens effectively, at rates found by bisection.
     """
-    rollout_calls, single = _rollout_calls(study), _single_token_pairs(study)
-    executor.run(study, cross_artefacts(study))
+    executor.run(study, requests(study))
     runs = _runs(study, dict.fromkeys(settings.curve_settings(study)))
-    focus = _runs(study, dict.fromkeys(settings.focus_settings(study)), **_here(study))
+    focus = dict.fromkeys(settings.focus_settings(study))
+    focus = _runs(study, focus, benchmarks=study.cross_benchmark)
     runs |= _random_runs(study, runs)
     rules, interventions = _on_focus(study, runs, focus)
+    single = single_token_requests(study)
     return CrossRecords(
         runs,
         rules,
         interventions,
-        {model: get_rollouts(study, model, **call) for model, call in rollout_calls.items()},
-        pd.concat([get_single_token(study, *pair) for pair in single], ignore_index=True)
+        fetch_each(study, rollout_requests(study)),
+        # pair by pair, each in the order of its strata
+        pd.concat(fetch_each(study, single).values(), ignore_index=True)
         if single
         else pd.DataFrame(),
     )
 
 
-def _single_token_pairs(study) -> list[tuple[str, str]]:
-    """(primary, intervention) of every pair, both ways, where the study asks for effects."""
+def single_token_requests(study) -> dict[tuple[str, str], list[SingleToken]]:
+    """Effects by (primary, intervention), both ways of every pair; none where none are asked for."""
     if study.cross_sampling.single_token is None:
-        return []
-    return [
+        return {}
+    ways = [
         roles(study, Setting(model, direction, 0.0))
         for model in study.cross_sampling.pairs
         for direction in (FORWARD, REVERSE)
     ]
+    return {way: SingleToken.of(study, *way) for way in ways}
 
 
-def _here(study) -> dict[str, list[str]]:
-    return {"benchmarks": [study.cross_benchmark]}
+def requests(study) -> list[Request]:
+    """All that section 2 asks of the store but the random controls."""
+    here = study.cross_benchmark
+    wanted = [*rollout_requests(study).values(), *single_token_requests(study).values()]
+    wanted += [setting_requests(study, s) for s in settings.curve_settings(study)]
+    wanted += [setting_requests(study, s, benchmarks=here) for s in settings.focus_settings(study)]
+    return [request for some in wanted for request in some]
 
 
-def cross_artefacts(study) -> list[executor.Artefact]:
-    """What section 2 asks of the store first: everything but the random controls."""
-    calls = _rollout_calls(study)
-    wanted = [a for m, call in calls.items() for a in rollout_artefacts(study, m, **call)]
-    for pair in _single_token_pairs(study):
-        wanted += single_token_artefacts(study, *pair)
-    calls = [_call(study, s, None) for s in settings.curve_settings(study)]
-    calls += [_call(study, s, None, **_here(study)) for s in settings.focus_settings(study)]
-    return wanted + [a for call in calls for a in cross_sampling_artefacts(**call)]
-
-
-def control_artefacts(study) -> list[tuple[executor.Artefact, int]]:
-    """Artefacts like those of the random controls, with how many there are at most.
+def control_requests(study) -> list[tuple[CrossSampling, int]]:
+    """Requests like those of the random controls, with how many there are at most.
 
     Their rates come from the runs that they match, so here they have another.
     """
-    pilot = {"samples": 1}
-    tries = [("switched", {}, 1), ("effective", pilot, PILOT_TRIES), ("effective", {}, FULL_TRIES)]
+    tries = [("switched", None, 1), ("effective", 1, PILOT_TRIES), ("effective", None, FULL_TRIES)]
     return [
-        (artefact, most)
-        for match, call, most in tries
+        (request, most)
+        for match, samples, most in tries
         for setting in settings.control_settings(study, match)
-        for artefact in cross_sampling_artefacts(**_call(study, setting, 0.5) | call)
+        for request in setting_requests(study, setting, 0.5, samples=samples)
     ]
 
 
@@ -170,10 +168,10 @@ def _random_runs(study, runs: dict[Setting, pd.DataFrame]) -> dict[Setting, pd.D
     """Both random controls of the JS runs."""
     switched = settings.control_settings(study, "switched")
     rule = {s: runs[s._replace(rule="js", match="")] for s in switched}
-    made = _runs(study, {s: cross_sampling_rates.switched_rate(rule[s]) for s in switched})
+    made = _runs(study, {s: switched_rate(rule[s]) for s in switched})
     searches = {
         s._replace(match="effective"): RateSearch(
-            target=cross_sampling_rates.effective_share(rule[s]),
+            target=effective_share(rule[s]),
             rate=_guess(rule[s], s, runs, made),
             tolerance=max(PILOT_TOLERANCE, _noise(rule[s][rule[s]["sample"] == 0])),
             left=PILOT_TRIES,
@@ -182,7 +180,9 @@ def _random_runs(study, runs: dict[Setting, pd.DataFrame]) -> dict[Setting, pd.D
     }
     searches = _search(study, searches, samples=1)
     searches = {
-        s: found.again(max(FULL_TOLERANCE, _noise(rule[s._replace(match="switched")])), FULL_TRIES)
+        s: found.restart(
+            max(FULL_TOLERANCE, _noise(rule[s._replace(match="switched")])), FULL_TRIES
+        )
         for s, found in searches.items()
     }
     searches = _search(study, searches)
@@ -193,7 +193,7 @@ def _guess(rule: pd.DataFrame, control: Setting, runs: dict, random: dict) -> fl
     """Where the search begins, from all random runs of the pair and direction."""
     rare = pd.concat([frame for s, frame in random.items() if s[:2] == control[:2]])
     all_of_it = [f for s, f in runs.items() if s[:2] == control[:2] and s.threshold < 0]
-    return cross_sampling_rates.effective_rate(rule, rare, *all_of_it[:1])
+    return effective_rate(rule, rare, *all_of_it[:1])
 
 
 def _noise(runs: pd.DataFrame) -> float:
@@ -206,8 +206,8 @@ def _search(study, searches: dict[Setting, RateSearch], **more) -> dict[Setting,
     searches = dict(searches)
     while rates := {s: search.rate for s, search in searches.items() if not search.done}:
         for setting, tried in _runs(study, rates, **more).items():
-            share = cross_sampling_rates.effective_share(tried)
-            searches[setting] = searches[setting].told(share)
+            share = effective_share(tried)
+            searches[setting] = searches[setting].update(share)
     return searches
 
 

@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
-from tokenshift_utils.records.shifts import get_shifts, shift_artefacts
-from tokenshift_utils.sections.divergence.records import _model_artefacts, _shifts_of_models
-from tokenshift_utils.sections.mechanics import numbers as mechanics
+from tokenshift_utils.records.fetch import fetch_each
+from tokenshift_utils.records.requests import Request
+from tokenshift_utils.records.shifts import Shifts
+from tokenshift_utils.sections.divergence.records import model_requests
+from tokenshift_utils.sections.mechanics.numbers import COLUMNS, EVOLUTION_COLUMNS
 from tokenshift_utils.store import executor
 
 
-def _checkpoint_call(study) -> dict:
-    """Arguments of ``get_shifts`` for checkpoints: the final model's first responses."""
-    few = min(study.samples.checkpoints, study.samples.shifts)
-    return {"source": study.evolution.model, "samples": few}
+def checkpoint_requests(study) -> dict[int, list[Shifts]]:
+    """Shifts of the checkpoints along training, by step, on the final model's first responses.
 
-
-def mechanics_artefacts(study) -> list[executor.Artefact]:
-    """What section 3 asks of the store."""
-    if study.evolution is None:
-        return _model_artefacts(study)
-    final, call = study.evolution.model, _checkpoint_call(study)
-    wanted = [*shift_artefacts(study, final), *_model_artefacts(study)]
-    names = study.checkpoint_names(final)
-    return wanted + [a for name in names for a in shift_artefacts(study, name, **call)]
-
-
-def mechanics_shifts(study) -> tuple[dict[str, pd.DataFrame], dict[int, pd.DataFrame]]:
-    """(shifts by model, shifts by training step) for section 3.
-
-    The checkpoints are scored on the final model's responses; it stands one interval after the
-    last checkpoint. Without an evolution section the second is empty.
+    The final model itself stands one interval after the last checkpoint. Empty without an
+    evolution section.
     """
     if study.evolution is None:
-        return _shifts_of_models(study, mechanics.COLUMNS), {}
-    executor.run(study, mechanics_artefacts(study))
-    final, columns = study.evolution.model, list(mechanics.EVOLUTION_COLUMNS)
-    names, scored = study.checkpoint_names(final), _checkpoint_call(study)
+        return {}
+    final = study.evolution.model
+    few = min(study.samples.checkpoints, study.samples.shifts)
     steps = [checkpoint.step for checkpoint in study.model(final).checkpoints]
-    frames = {
-        step: get_shifts(study, name, columns=columns, **scored)
+    names = study.checkpoint_names(final)
+    made = {
+        step: Shifts.of(study, name, source=final, samples=few)
         for step, name in zip(steps, names, strict=True)
     }
     last = steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else steps[-1])
-    finished = get_shifts(study, final, columns=columns)
-    frames[last] = finished[finished["sample"] < scored["samples"]].reset_index(drop=True)
-    return _shifts_of_models(study, mechanics.COLUMNS), frames
+    return made | {last: [replace(r, first=few) for r in Shifts.of(study, final)]}
+
+
+def requests(study) -> list[Request]:
+    """All that section 3 asks of the store."""
+    wanted = [*checkpoint_requests(study).values(), *model_requests(study).values()]
+    return [request for some in wanted for request in some]
+
+
+def mechanics_shifts(study) -> tuple[dict[str, pd.DataFrame], dict[int, pd.DataFrame]]:
+    """(shifts by model, shifts by training step)."""
+    executor.run(study, requests(study))
+    checkpoints = fetch_each(study, checkpoint_requests(study), columns=EVOLUTION_COLUMNS)
+    return fetch_each(study, model_requests(study), columns=COLUMNS), checkpoints

@@ -2,62 +2,73 @@
 
 from __future__ import annotations
 
-from tokenshift_utils.records.rollouts import get_rollouts, rollout_artefacts
-from tokenshift_utils.records.shifts import Mixed, get_shifts, shift_artefacts
-from tokenshift_utils.sections import common
-from tokenshift_utils.sections.robustness import numbers as robustness
+import pandas as pd
+
+from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.records.fetch import fetch_each
+from tokenshift_utils.records.requests import Request
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Mixed, Shifts
+from tokenshift_utils.sections.common import of_kind
+from tokenshift_utils.sections.robustness.numbers import COLUMNS, sampling_settings
 from tokenshift_utils.store import executor
 
 
-def _robustness_calls(study) -> tuple[list[str], dict[str, dict], dict[tuple, dict]]:
-    """(models, arguments by trajectories, arguments by sampler) of section 5.
+def model_requests(study) -> dict[str, list[Shifts]]:
+    """Shifts of the RL models, the section's pair first, on their own responses."""
+    models = dict.fromkeys([study.robustness.pair, *of_kind(study, "rl")])
+    return {model: Shifts.of(study, model) for model in models}
+
+
+def source_requests(study) -> dict[str, list[Shifts]]:
+    """Shifts of the pair by whose trajectories they are on.
 
     Mixed trajectories are those of section 2, as many samples as that draws.
     """
     settings = study.robustness
-    pair = settings.pair
-    models = list(dict.fromkeys([pair, *common.of_kind(study, "rl")]))
-    mixed = {
-        "source": Mixed(study.base, pair, threshold=settings.mixed_threshold),
-        "samples": min(study.samples.shifts, study.samples.cross_sampling),
+    pair, rule = settings.pair, Rule("js", settings.mixed_threshold)
+    few = min(study.samples.shifts, study.samples.cross_sampling)
+    return {
+        "its own": Shifts.of(study, pair),
+        "base's": Shifts.of(study, pair, source=study.base),
+        "mixed": Shifts.of(study, pair, source=Mixed(study.base, pair, rule), samples=few),
     }
-    sources = {"its own": {}, "base's": {"source": study.base}, "mixed": mixed}
-    samplers = {
-        (setting["top_p"], setting["temperature"]): {
-            "benchmarks": [settings.benchmark],
+
+
+def sampler_requests(study) -> dict[tuple, dict[str, list[Request]]]:
+    """Requests by sampler, (top-p, temperature): "shifts", and responses by model."""
+    settings = study.robustness
+    made: dict[tuple, dict[str, list[Request]]] = {}
+    for sampling in sampling_settings(study):
+        here = {
+            "benchmarks": settings.benchmark,
             "samples": settings.samples,
-            "sampling": setting,
+            "sampling": sampling,
         }
-        for setting in robustness.sampling_settings(study)
-    }
-    return models, sources, samplers
+        own: dict[str, list[Request]] = {"shifts": Shifts.of(study, settings.pair, **here)}
+        own |= {m: Rollouts.of(study, m, **here) for m in (study.base, settings.pair)}
+        made[sampling["top_p"], sampling["temperature"]] = own
+    return made
 
 
-def robustness_artefacts(study) -> list[executor.Artefact]:
-    """What section 5 asks of the store."""
-    pair = study.robustness.pair
-    models, sources, samplers = _robustness_calls(study)
-    wanted = [a for model in models for a in shift_artefacts(study, model)]
-    wanted += [a for call in sources.values() for a in shift_artefacts(study, pair, **call)]
-    for call in samplers.values():
-        wanted += shift_artefacts(study, pair, **call)
-        wanted += [a for m in (study.base, pair) for a in rollout_artefacts(study, m, **call)]
-    return wanted
+def requests(study) -> list[Request]:
+    """All that section 5 asks of the store."""
+    wanted = [*model_requests(study).values(), *source_requests(study).values()]
+    wanted += [some for own in sampler_requests(study).values() for some in own.values()]
+    return [request for some in wanted for request in some]
 
 
-def robustness_records(study):
-    """(shifts by model, shifts by trajectories, (shifts, rollouts) by sampler) for section 5."""
-    executor.run(study, robustness_artefacts(study))
-    pair, columns = study.robustness.pair, list(robustness.COLUMNS)
-    models, sources, samplers = _robustness_calls(study)
+def robustness_records(study) -> tuple[dict, dict, tuple[dict, dict]]:
+    """(shifts by model, shifts by trajectories, (shifts, responses by model) by sampler)."""
+    executor.run(study, requests(study))
+    samplers = sampler_requests(study)
+    shifts = {sampler: own.pop("shifts") for sampler, own in samplers.items()}
+    rollouts = {(s, m): some for s, own in samplers.items() for m, some in own.items()}
+    by_sampler: dict[tuple, dict[str, pd.DataFrame]] = {sampler: {} for sampler in samplers}
+    for (sampler, model), frame in fetch_each(study, rollouts).items():
+        by_sampler[sampler][model] = frame
     return (
-        {model: get_shifts(study, model, columns=columns) for model in models},
-        {n: get_shifts(study, pair, columns=columns, **call) for n, call in sources.items()},
-        (
-            {k: get_shifts(study, pair, columns=columns, **c) for k, c in samplers.items()},
-            {
-                k: {m: get_rollouts(study, m, **c) for m in (study.base, pair)}
-                for k, c in samplers.items()
-            },
-        ),
+        fetch_each(study, model_requests(study), columns=COLUMNS),
+        fetch_each(study, source_requests(study), columns=COLUMNS),
+        (fetch_each(study, shifts, columns=COLUMNS), by_sampler),
     )

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from tokenshift_utils import get_rollouts, paths
+from tokenshift_utils import paths
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.report.bootstrap import Bootstrap
 from tokenshift_utils.report.tables import to_markdown
 from tokenshift_utils.study.study import Study
@@ -65,7 +67,7 @@ def _card(study: Study, plan: Plan, name: str, variant: str) -> str:
 
 def _accuracy(study: Study, variant: str) -> pd.DataFrame:
     """Accuracy by benchmark with its bootstrap interval over problems."""
-    rollouts = get_rollouts(study, variant)
+    rollouts = fetch(study, Rollouts.of(study, variant))
     settings = study.statistics
     rows = []
     for benchmark, part in rollouts.groupby("benchmark", sort=False):
