@@ -291,9 +291,7 @@ def counting(policy, monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize(
-    "rule", [Rule("never"), Rule("random", None, 0.0), Rule("entropy", 99.0), Rule("first", 0)]
-)
+@pytest.mark.parametrize("rule", [Rule("never"), Rule("random", None, 0.0), Rule("entropy", 99.0)])
 def test_an_intervention_that_never_switches_is_not_run(pair, prompts, rule, monkeypatch):
     for policy in pair:
         policy.open(1)  # (a policy tries its cache once)

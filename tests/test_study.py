@@ -8,6 +8,7 @@ from conftest import CHECKOUT
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.run.checks import check_rules
 from tokenshift_utils.study.study import available_studies, load_study
 
 
@@ -71,10 +72,6 @@ BAD = {
     "no benchmarks": ({"benchmarks": {}}, "'benchmarks'"),
     "vllm on several processes": ({"backend": "vllm"}, "'workers' is 2, but with vllm"),
     "vllm in float64": ({"backend": "vllm", "workers": 0, "dtype": "float64"}, "float64"),
-    "rules on top log-probs": (
-        {"backend": "vllm", "workers": 0, "robustness": None, "vllm": TOP},
-        "'vllm.top_logprobs' is 20, but 'cross_sampling.rules.entropy' takes",
-    ),
     "temperatures on top log-probs": (
         {"backend": "vllm", "workers": 0, "vllm": TOP},
         "but temperature 0.6 takes the log-probs of the whole vocabulary",
@@ -93,12 +90,9 @@ BAD = {
         {"cross_sampling.controls.models": ["nobody"]},
         "'cross_sampling.controls.models' names the model 'nobody'",
     ),
-    "unknown rule": ({"cross_sampling.rules.kll": [0.1]}, "unknown key 'cross_sampling.rules.kll'"),
     "rules of no pair": ({"cross_sampling.rules.pairs": ["base"]}, "not in 'pairs'"),
     "threshold not a number": ({"cross_sampling.thresholds": [float("nan")]}, "nats"),
     "threshold twice": ({"cross_sampling.null_thresholds": [0.1, 0.1]}, "twice"),
-    "negative entropy": ({"cross_sampling.rules.entropy": [-0.1]}, "greater than or equal to 0"),
-    "no positions": ({"cross_sampling.rules.first": [0]}, "rules.first.0' is 0"),
     "no budget": ({"cross_sampling.budgets": [0]}, "budgets.0' is 0"),
     "control at no threshold of the rule": (
         {"cross_sampling.random_control_thresholds": [0.5]},
@@ -216,3 +210,31 @@ def test_root_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "deep"))
     with pytest.raises(TokenshiftError, match="holds no notebooks/studies"):
         paths.root()
+
+
+TOP_ONLY = {"backend": "vllm", "workers": 0, "robustness": None, "vllm": TOP}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"cross_sampling.rules": {"kll": [0.1]}},
+            "cross_sampling.rules.kll'.* unknown rule 'kll'",
+        ),
+        ({"cross_sampling.rules": {"entropy": [-0.1]}}, "rules.entropy'.* at least 0, not -0.1"),
+        ({"cross_sampling.rules": {"first": [0]}}, "rules.first'.* at least 1, not 0"),
+        ({"cross_sampling.rules": {"always": [0.1]}}, "rules.always'.* has no threshold"),
+        (TOP_ONLY, "'vllm.top_logprobs' is 20, but 'cross_sampling.rules.entropy' .* takes"),
+    ],
+)
+def test_rules_are_checked_before_anything_runs(changes, message):
+    study = load_study("tiny").with_overrides(**changes)
+    with pytest.raises(TokenshiftError, match=message) as refused:
+        check_rules(study)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_rules_of_the_shipped_studies_are_rules():
+    for name in ("tiny", "smoke"):
+        check_rules(load_study(name))

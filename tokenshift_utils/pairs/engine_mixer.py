@@ -20,7 +20,6 @@ from tokenshift_utils.measures.nucleus import truncate
 from tokenshift_utils.measures.top_logprobs import Aligned, Listed, align, join
 from tokenshift_utils.pairs.mixer import BLOCKS, SWITCH_COLUMNS, Mixer, describe_switch
 
-NEEDS_WHOLE = ("js_full", "kl", "kl_reverse", "entropy")
 REQUEST = 2.0  # what a round's two requests a row cost beside their tokens, in steps
 
 
@@ -43,8 +42,10 @@ class EngineMixer(Mixer):
             policy.check(self.sampling)
             policy.forget()
         partial = any(policy.top_logprobs != -1 for policy in self.engines)
-        for name in (self.rule.name, self.insertion.name):
-            if partial and name in (*NEEDS_WHOLE, "extrapolated"):
+        whole = [self.rule.name] if self.rule.kind.reads_whole else []
+        whole += ["extrapolated"] if self.insertion.name == "extrapolated" else []
+        for name in whole:
+            if partial:
                 raise TokenshiftError(
                     f"'{name}' takes whole distributions, and vllm returns "
                     f"{primary.top_logprobs} log-probs: set vllm.top_logprobs to -1"
@@ -76,7 +77,7 @@ class EngineMixer(Mixer):
             place[row, : len(ids)] = torch.arange(made, made + len(ids))
             made += len(ids)
         fired = torch.zeros_like(tokens, dtype=torch.bool)
-        if self.rule.primary_only:
+        if not self.rule.kind.reads_intervention:
             where = (place >= 0).nonzero()
             both = align(block.lists, block.lists, self.sampling.temperature)
             fired[place >= 0] = self._fires(both, where, tokens, place)

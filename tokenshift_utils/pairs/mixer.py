@@ -154,7 +154,7 @@ class Mixer:
     def settle(self) -> bool:
         """Make the sessions and lanes ready for a round; False when all texts are finished."""
         both = self.sessions
-        lagging = both[1:] if self.rule.primary_only else ()
+        lagging = () if self.rule.kind.reads_intervention else both[1:]
         return self.lanes.settle(both[:1] if lagging else both, lagging)
 
     def adapted(self) -> int:
@@ -182,7 +182,7 @@ class Mixer:
         tokens, nuclei, fired = self._draft(min(block, lanes.room), active)
         n = tokens.shape[1]
         logits = None
-        if not self.rule.primary_only and bool(active.any()):
+        if self.rule.kind.reads_intervention and bool(active.any()):
             logits, fired = self._verify(tokens, nuclei, active)
         end = _first(torch.isin(tokens, torch.tensor(self.stops, device=tokens.device)))
         fire = _first(fired & active[:, None])
@@ -208,7 +208,7 @@ class Mixer:
             token = p.draw(lanes.keys, position + i)
             tokens.append(token)
             nuclei.append(p)
-            if not rule.primary_only:
+            if rule.kind.reads_intervention:
                 fired.append(torch.zeros_like(active))
                 continue
             fired.append(rule.fires(p, None, token, lanes.keys, position + i))

@@ -1,10 +1,14 @@
-"""Rules that say at which positions the intervention takes over."""
+"""Rules that say at which positions the intervention takes over: one class each.
+
+To add one, write a class below and name it in a study's ``cross_sampling.rules`` with its
+thresholds; records, tables and figures follow.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,75 +18,244 @@ from tokenshift_utils.measures import divergences
 from tokenshift_utils.measures.noise import uniform
 from tokenshift_utils.measures.nucleus import Nucleus, nucleus_js
 
-RuleName = Literal[
-    "js", "js_full", "kl", "kl_reverse", "entropy", "signed_logp", "random", "first", "always",
-    "never",
-]  # fmt: skip
-RULES = get_args(RuleName)
-WITH_THRESHOLD = ("js", "js_full", "kl", "kl_reverse", "entropy", "signed_logp", "first")
-PRIMARY_ONLY = ("entropy", "random", "first", "always", "never")
+
+class Places(NamedTuple):
+    """n places of some texts, as a rule sees them.
+
+    Attributes
+    ----------
+    primary, intervention : what is sampled from there, ``[n, V]``; ``.logp`` is the full
+        distribution at the sampling temperature. The intervention's is None for rules that do not
+        read it.
+    tokens : what the primary drew, int64 ``[n]``
+    keys, positions : the noise's, int64 ``[n]``
+    """
+
+    primary: Nucleus
+    intervention: Nucleus | None
+    tokens: Tensor
+    keys: Tensor
+    positions: Tensor
+
+
+class Kind:
+    """A rule without its numbers. A subclass is known by its ``name`` from then on.
+
+    Attributes
+    ----------
+    label : what tables and figures call it
+    takes : the number that it needs beside its name, "threshold", "rate" or None
+    lowest : the smallest threshold that means something
+    reads_intervention : whether the intervention's distribution decides where it fires
+    reads_whole : whether it needs whole distributions, which a list of log-probs does not give
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    takes: ClassVar[str | None] = "threshold"
+    lowest: ClassVar[float] = -math.inf
+    reads_intervention: ClassVar[bool] = True
+    reads_whole: ClassVar[bool] = True
+
+    def __init_subclass__(cls) -> None:
+        KINDS[cls.name] = cls
+
+    @staticmethod
+    def value(at: Places) -> Tensor:
+        """What is compared with the threshold, ``[n]``."""
+        raise NotImplementedError
+
+    @classmethod
+    def fires(cls, at: Places, rule: Rule) -> Tensor:
+        """Where the rule fires, bool ``[n]``: where its value is above the threshold."""
+        return cls.value(at) > rule.threshold
+
+    @classmethod
+    def describe(cls, rule: Rule) -> str:
+        """The rule in a few characters, ``js>0.1``."""
+        return f"{cls.name}>{rule.threshold:g}"
+
+
+KINDS: dict[str, type[Kind]] = {}
+
+
+class NucleusJS(Kind):
+    """JS of the nucleus distributions, as in the paper; below 0 always fires, ``inf`` never."""
+
+    name, label = "js", "JS"
+    reads_whole = False
+
+    @staticmethod
+    def value(at: Places) -> Tensor:
+        return nucleus_js(at.primary, at.intervention)
+
+
+class FullJS(Kind):
+    """JS of the full distributions."""
+
+    name, label = "js_full", "JS, full"
+
+    @staticmethod
+    def value(at: Places) -> Tensor:
+        return divergences.js(at.primary.logp, at.intervention.logp)
+
+
+class KL(Kind):
+    """KL(primary || intervention) of the full distributions: truncated ones have infinite KL
+    wherever a nucleus lacks a token of the other."""
+
+    name, label = "kl", "KL(primary || other)"
+
+    @staticmethod
+    def value(at: Places) -> Tensor:
+        return divergences.kl(at.primary.logp, at.intervention.logp)
+
+
+class ReverseKL(Kind):
+    """KL(intervention || primary) of the full distributions."""
+
+    name, label = "kl_reverse", "KL(other || primary)"
+
+    @staticmethod
+    def value(at: Places) -> Tensor:
+        return divergences.kl(at.intervention.logp, at.primary.logp)
+
+
+class Entropy(Kind):
+    """The primary's own entropy, of its full distribution."""
+
+    name, label = "entropy", "primary's entropy"
+    lowest = 0.0
+    reads_intervention = False
+
+    @staticmethod
+    def value(at: Places) -> Tensor:
+        return divergences.entropy(at.primary.logp)
+
+
+class SignedLogProb(Kind):
+    """log p_primary(y) - log p_intervention(y), full, for the token y that the primary drew.
+
+    With base as primary, minus the sister paper's signed log-prob difference. It depends on the
+    draw, so its firings are no function of the prefix alone.
+    """
+
+    name, label = "signed_logp", "signed log-prob"
+    reads_whole = False
+
+    @staticmethod
+    def value(at: Places) -> Tensor:
+        drawn = at.tokens[:, None]
+        of_primary = at.primary.logp.gather(-1, drawn)
+        return (of_primary - at.intervention.logp.gather(-1, drawn)).squeeze(-1)
+
+
+class First(Kind):
+    """The first ``threshold`` positions of a response."""
+
+    name, label = "first", "first n positions"
+    lowest = 1.0
+    reads_intervention = reads_whole = False
+
+    @classmethod
+    def fires(cls, at: Places, rule: Rule) -> Tensor:
+        return at.positions < rule.threshold
+
+    @classmethod
+    def describe(cls, rule: Rule) -> str:
+        return f"first:{rule.threshold:g}"
+
+
+class Random(Kind):
+    """By chance ``rate``, with noise of its own: the same places for every larger rate too."""
+
+    name, label = "random", "random positions"
+    takes = "rate"
+    reads_intervention = reads_whole = False
+
+    @classmethod
+    def fires(cls, at: Places, rule: Rule) -> Tensor:
+        return uniform(at.keys, at.positions) < rule.rate
+
+    @classmethod
+    def describe(cls, rule: Rule) -> str:
+        return f"random:{rule.rate:g}"
+
+
+class Always(Kind):
+    """Everywhere."""
+
+    name, label = "always", "every position"
+    takes = None
+    reads_intervention = reads_whole = False
+
+    @classmethod
+    def fires(cls, at: Places, rule: Rule) -> Tensor:
+        return torch.ones_like(at.keys, dtype=torch.bool)
+
+    @classmethod
+    def describe(cls, rule: Rule) -> str:
+        return cls.name
+
+
+class Never(Always):
+    """Nowhere."""
+
+    name, label = "never", "no position"
+
+    @classmethod
+    def fires(cls, at: Places, rule: Rule) -> Tensor:
+        return torch.zeros_like(at.keys, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Where the intervention takes over. Divergences are in nats, at the sampling temperature.
+    """Where the intervention takes over: a kind of rule by name, and its number.
 
-    - ``js``, ``js_full``: JS of the nucleus (as in the paper) or full distributions is above
-      ``threshold``; a negative one always fires, ``inf`` never.
-    - ``kl``: KL(primary || intervention) of the full distributions is above it (truncated ones have
-      infinite KL wherever a nucleus lacks a token of the other); ``kl_reverse``: KL(intervention ||
-      primary).
-    - ``entropy``: the primary's own, of its full distribution, is above it.
-    - ``signed_logp``: log p_primary(y) - log p_intervention(y), full, is above it for the token y
-      that the primary drew: with base as primary, minus the sister paper's signed log-prob
-      difference. It depends on the draw, so its firings are no function of the prefix alone.
-    - ``first``: the first ``threshold`` positions of a response.
-    - ``random``: by chance ``rate``, with noise of its own. ``always``, ``never``.
+    Divergences are in nats, at the sampling temperature. With a ``budget`` only the first so many
+    firings of a response switch.
 
-    With a ``budget`` only the first so many firings of a response switch.
+    Examples
+    --------
+    >>> Rule("js", 0.1).label, Rule("random", rate=0.05, budget=3).label
+    ('js>0.1', 'random:0.05,budget:3')
     """
 
-    name: RuleName = "js"
+    name: str = "js"
     threshold: float | None = 0.1
     rate: float | None = None
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in RULES:
-            raise TokenshiftError(f"unknown rule '{self.name}'; give one of {', '.join(RULES)}")
-        if self.name in WITH_THRESHOLD:
-            if self.threshold is None or math.isnan(self.threshold):
-                raise TokenshiftError(
-                    f"rule {self.name} needs a threshold that is a number, not {self.threshold}"
-                )
-            if self.name in ("entropy", "first") and self.threshold < 0:
-                raise TokenshiftError(
-                    f"rule {self.name} needs a threshold of at least 0, not {self.threshold:g}"
-                )
-        elif self.threshold is not None:
+        if self.name not in KINDS:
+            raise TokenshiftError(f"unknown rule '{self.name}'; give one of {', '.join(KINDS)}")
+        if self.kind.takes != "threshold":
             object.__setattr__(self, "threshold", None)
-        if self.name == "random":
-            if self.rate is None or not 0.0 <= self.rate <= 1.0:
-                raise TokenshiftError(f"rule random needs a rate within [0, 1], not {self.rate}")
-        elif self.rate is not None:
+        elif self.threshold is None or math.isnan(self.threshold):
+            raise TokenshiftError(
+                f"rule {self.name} needs a threshold that is a number, not {self.threshold}"
+            )
+        elif self.threshold < self.kind.lowest:
+            raise TokenshiftError(
+                f"rule {self.name} needs a threshold of at least {self.kind.lowest:g}, not "
+                f"{self.threshold:g}"
+            )
+        if self.kind.takes != "rate":
             object.__setattr__(self, "rate", None)
+        elif self.rate is None or not 0.0 <= self.rate <= 1.0:
+            raise TokenshiftError(f"rule {self.name} needs a rate within [0, 1], not {self.rate}")
         if self.budget is not None and (self.budget < 0 or self.budget != int(self.budget)):
             raise TokenshiftError(f"budget is {self.budget}; give a whole number of at least 0")
 
     @property
-    def primary_only(self) -> bool:
-        """Whether the intervention's distribution plays no part in where it fires."""
-        return self.name in PRIMARY_ONLY
+    def kind(self) -> type[Kind]:
+        """The class that the name stands for."""
+        return KINDS[self.name]
 
     @property
     def label(self) -> str:
         """The rule in a few characters, ``js>0.1``."""
-        if self.name == "first":
-            text = f"first:{self.threshold:g}"
-        elif self.threshold is not None:
-            text = f"{self.name}>{self.threshold:g}"
-        else:
-            text = self.name if self.rate is None else f"{self.name}:{self.rate:g}"
+        text = self.kind.describe(self)
         return text if self.budget is None else f"{text},budget:{self.budget}"
 
     def fires(
@@ -93,34 +266,8 @@ class Rule:
         keys: Tensor,
         positions: Tensor,
     ) -> Tensor:
-        """At which of n places the rule fires, bool ``[n]``, no budget applied.
-
-        ``tokens`` [n] are what the primary drew; ``keys`` and ``positions`` [n] are the noise's.
-        ``intervention`` may be None where ``primary_only``.
-        """
-        if self.name == "random":
-            return uniform(keys, positions) < self.rate
-        if self.name == "first":
-            return positions < self.threshold
-        if self.name in ("always", "never"):
-            return torch.full_like(keys, self.name == "always", dtype=torch.bool)
-        return self._value(primary, intervention, tokens) > self.threshold
-
-    def _value(self, primary: Nucleus, intervention: Nucleus, tokens: Tensor) -> Tensor:
-        if self.name == "js":
-            return nucleus_js(primary, intervention)
-        p = primary.logp
-        if self.name == "entropy":
-            return divergences.entropy(p)
-        q = intervention.logp
-        if self.name == "js_full":
-            return divergences.js(p, q)
-        if self.name == "kl":
-            return divergences.kl(p, q)
-        if self.name == "kl_reverse":
-            return divergences.kl(q, p)
-        drawn = tokens[:, None]
-        return (p.gather(-1, drawn) - q.gather(-1, drawn)).squeeze(-1)
+        """At which of n places the rule fires, bool ``[n]``, no budget applied. See ``Places``."""
+        return self.kind.fires(Places(primary, intervention, tokens, keys, positions), self)
 
 
 PAPER_RULE = Rule()  # JS of the nuclei above 0.1 nats

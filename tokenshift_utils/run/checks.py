@@ -1,5 +1,7 @@
 """What a study reads, checked before anything is computed or written."""
 
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.study.checkpoints import (
     check_model,
     check_same_size,
@@ -15,6 +17,25 @@ from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.prompts import prompt_text, stop_token_ids
 
 
+def check_rules(study: Study) -> None:
+    """Refuse rules that there are not, thresholds that mean nothing, and what an engine lacks."""
+    partial = study.backend == "vllm" and study.vllm.top_logprobs != -1
+    for name, thresholds in study.cross_sampling.rules.thresholds.items():
+        key = f"'cross_sampling.rules.{name}' of study {study.name}"
+        for threshold in thresholds:
+            try:
+                rule = Rule(name, threshold)
+            except TokenshiftError as error:
+                raise TokenshiftError(f"{key}: {error}") from None
+            if rule.kind.takes != "threshold":
+                raise TokenshiftError(f"{key}: rule {name} has no threshold; leave it out")
+            if partial and rule.kind.reads_whole:
+                raise TokenshiftError(
+                    f"'vllm.top_logprobs' is {study.vllm.top_logprobs}, but {key} takes the "
+                    "log-probs of the whole vocabulary: set it to -1, or leave the rule out"
+                )
+
+
 def check_inputs(study: Study) -> None:
     """Look at all benchmarks and models of a study, without loading a weight.
 
@@ -23,8 +44,9 @@ def check_inputs(study: Study) -> None:
     TokenshiftError
         For a missing or empty benchmark, a missing or damaged model, a tokenizer that doesn't
         survive its loading or differs from the base's, another vocabulary, a stop token that is
-        none, or a chat template that isn't there.
+        none, a chat template that isn't there, or a rule that isn't one.
     """
+    check_rules(study)
     problems = {name: load_benchmark(study, name) for name in study.benchmarks}
     names = [
         *study.models,

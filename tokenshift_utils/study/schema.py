@@ -246,20 +246,21 @@ class Thresholds(Part):
 
 
 class SwitchingRules(Part):
-    """Thresholds of the rules that are compared with JS on one benchmark, in nats.
+    """Thresholds of the rules that are compared with JS on one benchmark, by the rule's name.
 
-    ``kl`` is KL(primary || intervention), ``kl_reverse`` the other way round, ``entropy`` the
-    primary's own, ``signed_logp`` log p(primary) - log p(intervention) of the token that the primary
-    drew; all on full distributions. ``first`` counts positions instead. ``pairs`` None means all.
+    Rules are those of ``pairs/rules.py``; thresholds are in nats, those of ``first`` positions.
+    ``pairs`` None means all.
     """
 
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Cuts] = Field(init=False)
+
     pairs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    js_full: Cuts = ()
-    kl: Cuts = ()
-    kl_reverse: Cuts = ()
-    entropy: Annotated[tuple[Annotated[Threshold, Field(ge=0)], ...], AfterValidator(distinct)] = ()
-    signed_logp: Cuts = ()
-    first: Counts = ()
+
+    @property
+    def thresholds(self) -> dict[str, tuple[float, ...]]:
+        """Thresholds by rule."""
+        return dict(self.__pydantic_extra__)
 
 
 class ControlInterventions(Part):

@@ -114,9 +114,6 @@ class Study(Part):
             found.append("top_p 1")
         if self.divergence_support == "full":
             found.append("'divergence_support: full'")
-        for rule in ("js_full", "kl", "kl_reverse", "entropy"):
-            if getattr(cross.rules, rule):
-                found.append(f"'cross_sampling.rules.{rule}'")
         if cross.extrapolation:
             found.append("'cross_sampling.extrapolation'")
         if self.vllm.top_logprobs < self.top_k:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tokenshift_utils.report.style import color, name_lines
 from tokenshift_utils.sections.common import ALL
 from tokenshift_utils.sections.cross_sampling.plots import TITLES, curve, errors, level, share_axis
-from tokenshift_utils.sections.cross_sampling.rules import RULES
+from tokenshift_utils.sections.cross_sampling.rules import JS, rule_names
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE
 
 __all__ = ["plot_effects", "plot_interventions", "plot_rules"]
@@ -19,7 +19,7 @@ __all__ = ["plot_effects", "plot_interventions", "plot_rules"]
 def plot_rules(study, table: pd.DataFrame, direction: str) -> Figure:
     """A panel a rule: accuracy against effective share, with the JS rule's curve faint behind it."""
     here = table[(table["direction"] == direction) & (table["threshold"] >= 0)]
-    rules = [r for r in RULES.values() if (here["rule"] == r).any() and r != RULES["js"]]
+    rules = [r for r in rule_names() if (here["rule"] == r).any() and r != JS]
     columns = min(4, max(len(rules), 2))
     rows = max(-(-len(rules) // columns), 1)
     fig, axes = plt.subplots(
@@ -34,7 +34,7 @@ def plot_rules(study, table: pd.DataFrame, direction: str) -> Figure:
             base, own = ("before", "goal") if direction == FORWARD else ("goal", "before")
             level(ax, mine.iloc[0], base, color(study, study.base))
             level(ax, mine.iloc[0], own, hue)
-            js = mine[mine["rule"] == RULES["js"]].sort_values("effective_share")
+            js = mine[mine["rule"] == JS].sort_values("effective_share")
             x = [0, *(100 * js["effective_share"])]
             ax.plot(x, [100 * mine["before"].iloc[0], *(100 * js["after"])], color=hue, alpha=0.35)
             if (mine["rule"] == rule).any():

@@ -5,38 +5,37 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from tokenshift_utils.pairs.rules import KINDS
 from tokenshift_utils.sections.common import percent, plan, points
 from tokenshift_utils.sections.cross_sampling.numbers import own_accuracy, run_table
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting, roles
 from tokenshift_utils.sections.cross_sampling.summary import curve_of, lead, share_to_reach
 
 __all__ = [
-    "RULES",
+    "JS",
     "intervention_name",
     "intervention_table",
     "rule_name",
+    "rule_names",
     "rule_summary",
     "rule_table",
     "say_interventions",
     "say_rules",
 ]
 
-RULES = {
-    "js": "JS",
-    "js_full": "JS, full",
-    "kl": "KL(primary || other)",
-    "kl_reverse": "KL(other || primary)",
-    "entropy": "primary's entropy",
-    "signed_logp": "signed log-prob",
-    "first": "first n positions",
-    "budget": "first n JS switches",
-    "random": "random positions",
-}
+JS = KINDS["js"].label
+BUDGET = "first n JS switches"
 
 
 def rule_name(rule: str, budget: float | None = None) -> str:
     """How tables and figures call a rule; one with a budget is a rule of its own."""
-    return RULES["budget" if budget is not None and not np.isnan(budget) else rule]
+    return BUDGET if budget is not None and not np.isnan(budget) else KINDS[rule].label
+
+
+def rule_names() -> list[str]:
+    """All names that `rule_name` gives, JS first and random positions last."""
+    rules = [kind.label for kind in KINDS.values() if kind.takes == "threshold"]
+    return [*rules, BUDGET, KINDS["random"].label]
 
 
 def rule_table(
@@ -87,8 +86,8 @@ def rule_summary(
             ahead, reach, end = [(np.nan,) * 3, (np.nan,) * 3, np.nan]
             if low > 0 or high < 0:
                 reach = share_to_reach(curve, before, gap)
-                if name != RULES["js"]:
-                    estimate, end = lead(curves[RULES["js"]], curve, gap)
+                if name != JS:
+                    estimate, end = lead(curves[JS], curve, gap)
                     ahead = (estimate.value, *estimate.interval())
             for column, triple in (("js_lead", ahead), ("share_for_95", reach)):
                 row |= dict(zip((column, f"{column}_low", f"{column}_high"), triple))
@@ -100,7 +99,7 @@ def say_rules(study, summary: pd.DataFrame) -> str:
     """Which rules JS is ahead of, with which it is level, and which are ahead of it."""
     out = []
     for (pair, direction), part in summary.groupby(["pair", "direction"], sort=False):
-        rest = part[part["rule"] != RULES["js"]]
+        rest = part[part["rule"] != JS]
         if rest.empty:
             continue
         measured = rest.dropna(subset=["js_lead_low"])

@@ -75,8 +75,7 @@ def rule_settings(study) -> list[Setting]:
     rules = [
         Setting(*way, float(value), rule)
         for way in ways
-        for rule, values in cross.rules
-        if rule != "pairs"
+        for rule, values in cross.rules.thresholds.items()
         for value in sorted(values)
     ]
     high = study.thresholds.high_js
