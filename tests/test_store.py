@@ -157,20 +157,20 @@ def test_a_change_of_code_recomputes_exactly_what_depends_on_it(
     }
     copy = tmp_path / "tokenshift_utils"
     shutil.copytree(code.ROOT, copy)
-    monkeypatch.setattr(code, "ROOT", copy)
 
     def keys():
         for cached in (code._read, code.reached, code.code_version):
             cached.cache_clear()
         return {name: executor.key_of(study, made[0]) for name, made in requests.items()}
 
-    before, file = keys(), copy / f"{module}.py"
-    file.write_text(f"# said in other words\n{file.read_text()}", encoding="utf-8")
-    assert keys() == before
-    file.write_text(f"{file.read_text()}\nCHANGED = True\n", encoding="utf-8")
-    after = keys()
+    with monkeypatch.context() as patched:
+        patched.setattr(code, "ROOT", copy)
+        before, file = keys(), copy / f"{module}.py"
+        file.write_text(f"# said in other words\n{file.read_text()}", encoding="utf-8")
+        assert keys() == before
+        file.write_text(f"{file.read_text()}\nCHANGED = True\n", encoding="utf-8")
+        after = keys()
     assert {name for name in requests if before[name] != after[name]} == depending
-    monkeypatch.undo()
     assert keys() == before
 
 

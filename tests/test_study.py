@@ -213,6 +213,7 @@ def test_root_from_anywhere(tmp_path, monkeypatch):
 
 
 TOP_ONLY = {"backend": "vllm", "workers": 0, "robustness": None, "vllm": TOP}
+TOP_ONLY |= {"cross_sampling.extrapolation": None}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ TOP_ONLY = {"backend": "vllm", "workers": 0, "robustness": None, "vllm": TOP}
         ({"cross_sampling.rules": {"entropy": [-0.1]}}, "rules.entropy'.* at least 0, not -0.1"),
         ({"cross_sampling.rules": {"first": [0]}}, "rules.first'.* at least 1, not 0"),
         ({"cross_sampling.rules": {"always": [0.1]}}, "rules.always'.* has no threshold"),
-        (TOP_ONLY, "'vllm.top_logprobs' is 20, but 'cross_sampling.rules.entropy' .* takes"),
+        (TOP_ONLY, "'vllm.top_logprobs' is 20, but 'cross_sampling.rules.js_full' .* takes"),
     ],
 )
 def test_rules_are_checked_before_anything_runs(changes, message):
