@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.measures import divergences
-from tokenshift_utils.measures.nucleus import log_softmax32, on_supports, truncate
+from tokenshift_utils.measures.nucleus import log_softmax32
+from tokenshift_utils.measures.table import Compared, measure
 from tokenshift_utils.models.memory import halving, positions_at_once
 from tokenshift_utils.models.policy import KeepsStates, Policy, Sampling
 
 
 def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float, k: int) -> dict:
-    """Every measured column of ``shifts`` at n positions.
+    """Every measured column of ``shifts`` at n positions, see ``measures.table``.
 
     Parameters
     ----------
@@ -29,42 +29,7 @@ def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float,
     -------
     dict of numpy arrays ``[n]``, lists ``[n, min(k, V)]``
     """
-    full = divergences.pair(logp_base, logp_tuned)
-    nuclei = truncate(logp_base, top_p), truncate(logp_tuned, top_p)
-    js, tv = full.js.clone(), full.tv.clone()
-    if top_p < 1.0:
-        for rows, *inside in on_supports(*nuclei):
-            js[rows], tv[rows] = divergences.js(*inside), divergences.total_variation(*inside)
-    tops = [divergences.top_k(logp, k) for logp in (logp_base, logp_tuned)]
-    best_tuned = tops[1][0][:, 0]
-
-    def of(logp: Tensor, ids: Tensor) -> Tensor:
-        return logp.gather(-1, ids[:, None]).squeeze(-1)
-
-    columns = {
-        "token": tokens,
-        "js": js,
-        "js_full": full.js,
-        "kl_base_tuned": full.kl_pq,
-        "kl_tuned_base": full.kl_qp,
-        "entropy_base": full.entropy_p,
-        "entropy_tuned": full.entropy_q,
-        "logp_base": of(logp_base, tokens),
-        "logp_tuned": of(logp_tuned, tokens),
-        "tv": tv,
-        "tv_full": full.tv,
-        "nucleus_base": nuclei[0].size,
-        "nucleus_tuned": nuclei[1].size,
-        "rank_base_of_tuned_top1": _rank(logp_base, tops[0][0], best_tuned),
-        "logp_base_of_tuned_top1": of(logp_base, best_tuned),
-        "top_ids_base": tops[0][0],
-        "top_logp_base": tops[0][1],
-        "top_ids_tuned": tops[1][0],
-        "top_logp_tuned": tops[1][1],
-        "gain_in_base_topk": divergences.mass_gained(logp_base, logp_tuned, tops[0][0]),
-        "unknown_mass": torch.zeros(len(tokens)),  # both are whole
-    }
-    return _arrays(columns)
+    return _arrays(measure(Compared(logp_base, logp_tuned, tokens, top_p, k)))
 
 
 def _arrays(columns: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -79,16 +44,6 @@ def _arrays(columns: dict[str, Tensor]) -> dict[str, np.ndarray]:
             part = together[:, end - column[0].numel() : end]
             arrays[name] = part if column.dim() > 1 else part[:, 0]
     return arrays
-
-
-def _rank(logp: Tensor, ranked: Tensor, ids: Tensor) -> Tensor:
-    """``measures.rank_of``, read off the most probable tokens ``ranked`` [n, k] where they hold it."""
-    same = ranked == ids[:, None]
-    rank = 1 + same.int().argmax(-1)
-    beyond = (~same.any(-1)).nonzero().squeeze(-1)
-    if len(beyond):
-        rank[beyond] = divergences.rank_of(logp[beyond], ids[beyond])
-    return rank
 
 
 Read = Callable[[Tensor, Tensor], Tensor]  # rows [n], positions [n] -> logits [n, V]

@@ -8,21 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from tokenshift_utils.measures.table import MEASURES
 from tokenshift_utils.measures.top_logprobs import Aligned, align, join
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import compare
 
 if TYPE_CHECKING:
     from tokenshift_utils.models.vllm import VLLMPolicy
-
-WHOLE = {
-    "js_full": "js",
-    "kl_base_tuned": "kl",
-    "kl_tuned_base": "kl_reverse",
-    "tv_full": "tv",
-    "entropy_base": "entropy_p",
-    "entropy_tuned": "entropy_q",
-}
 
 
 @torch.inference_mode()
@@ -69,7 +61,10 @@ def _name(
     if not pair.partial:
         return
     whole = pair.whole_measures()
-    columns |= {name: whole[of].numpy() for name, of in WHOLE.items()}
+    for m in MEASURES:
+        if m.whole != "listed":
+            known = whole[m.whole].numpy() if m.whole else np.full_like(columns[m.name], np.nan)
+            columns[m.name] = known
     columns["unknown_mass"] = pair.unknown_mass.numpy()
     # Tuned's first choice may be on no list of base, which is asked about it then.
     unknown = (pair.p.gather(1, best) == -torch.inf).squeeze(1).nonzero().squeeze(1).tolist()

@@ -13,9 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from tokenshift_utils.measures.table import MEASURES
+
 _TEXT, _FLAG = pa.string(), pa.bool_()
 _COUNT, _REAL, _SETTING = pa.int32(), pa.float32(), pa.float64()
 _IDS, _REALS = pa.list_(pa.int32()), pa.list_(pa.float32())
+_TYPES = {"real": _REAL, "count": _COUNT, "ids": _IDS, "reals": _REALS}  # of measures
 
 
 class Column(NamedTuple):
@@ -81,34 +84,7 @@ _SHIFTS = [
     ),
     Column("n_tokens", _COUNT, "Length of the response in tokens"),
     Column("token", _COUNT, "Id of the token that stands there"),
-    Column("js", _REAL, "JS divergence of the nucleus distributions, nats, the paper's measure"),
-    Column("js_full", _REAL, "JS divergence of the full distributions, nats"),
-    Column("kl_base_tuned", _REAL, "KL(base || tuned), full, nats; may be inf"),
-    Column("kl_tuned_base", _REAL, "KL(tuned || base), full, nats; may be inf"),
-    Column("entropy_base", _REAL, "Entropy of the base model's full distribution, nats"),
-    Column("entropy_tuned", _REAL, "Entropy of the tuned model's full distribution, nats"),
-    Column("logp_base", _REAL, "Log-probability of the token under base, full"),
-    Column("logp_tuned", _REAL, "Log-probability of the token under tuned, full"),
-    Column("tv", _REAL, "Total variation distance of the nucleus distributions"),
-    Column("tv_full", _REAL, "Total variation distance of the full distributions"),
-    Column("nucleus_base", _COUNT, "Tokens in base's nucleus"),
-    Column("nucleus_tuned", _COUNT, "Tokens in tuned's nucleus"),
-    Column(
-        "rank_base_of_tuned_top1",
-        _COUNT,
-        "Rank under base of tuned's most probable token; 1 is the top, ties by lower id",
-    ),
-    Column("logp_base_of_tuned_top1", _REAL, "Log-probability of that token under base, full"),
-    Column("top_ids_base", _IDS, "Base's most probable tokens, descending, ties by lower id"),
-    Column("top_logp_base", _REALS, "Their log-probabilities, full"),
-    Column("top_ids_tuned", _IDS, "Tuned's most probable tokens, descending, ties by lower id"),
-    Column("top_logp_tuned", _REALS, "Their log-probabilities, full"),
-    Column(
-        "gain_in_base_topk",
-        _REALS,
-        "Entry k-1: probability gained from base to tuned by tokens"
-        " within base's top k, full; tv_full less this came from outside",
-    ),
+    *(Column(m.name, _TYPES[m.type], m.doc) for m in MEASURES),
     Column(
         "answer_start",
         _COUNT,
