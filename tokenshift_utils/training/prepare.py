@@ -116,4 +116,9 @@ def _prepare_problems(study: Study) -> None:
     draft.replace(problems_file(study))
     known = {"of": of, "digest": digest(table.to_pydict()), "counts": counts}
     _write(work_directory(study) / "problems.json", json.dumps(known, indent=1) + "\n")
-    print(f"{counts['problems']} problems to train on, of {counts['rows']} rows", flush=True)
+    several = f"; {counts['other_answer']} come with several answers, of which the first is kept"
+    print(
+        f"{counts['problems']} problems to train on, of {counts['rows']} rows"
+        f"{several if counts['other_answer'] else ''}",
+        flush=True,
+    )
