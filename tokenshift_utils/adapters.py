@@ -16,7 +16,7 @@ from tokenshift_utils.tokenizer_checks import first_line
 
 def adapter_rank(directory: Path) -> int:
     """The rank of a LoRA adapter."""
-    content = json.loads((directory / ADAPTER).read_text())
+    content = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
     if content.get("peft_type") != "LORA":
         raise TokenshiftError(
             f"the adapter in {directory} is of type {content.get('peft_type')}: give a LoRA adapter"

@@ -60,8 +60,10 @@ def whole_number(value: Any) -> int | None:
     """An integer, also one written as 3.0 or "3"; None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, (float, Decimal)) and abs(value) < 2**53 and value == int(value):
-        return int(value)
+    if isinstance(value, (float, Decimal)):
+        number = Decimal(value)
+        whole = number.is_finite() and number.adjusted() < 16 and number == number.to_integral_value()
+        return int(number) if whole else None
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value):
         return int(value)
     return None
@@ -100,9 +102,7 @@ def _text(value: Any) -> str:
             return str(value)
         case float() | Decimal():
             return _number(value)
-        case [message] if _is_message(message):
-            return _content(message)
-        case [_, *_] if all(map(_is_message, value)):
+        case [_, _, *_] if all(map(_is_message, value)):
             raise ValueError(
                 f"holds {len(value)} chat messages; give the user's one, and what the system says "
                 "as the study's 'prompt.system'"
@@ -113,6 +113,8 @@ def _text(value: Any) -> str:
             raise ValueError("is a list of nothing; fill it or leave the row out")
         case list():
             raise ValueError(f"is a list of {len(value)}; give one text or number")
+        case dict() if _is_message(value):
+            return _content(value)
         case {"ground_truth": answer}:
             return _ground_truth(answer)
         case dict():

@@ -145,18 +145,17 @@ def _kind(content: Any) -> str:
 
 
 def _decoded(data: bytes, at: str) -> str:
+    if b"\0" in data:
+        raise TokenshiftError(
+            f"{at} holds NUL bytes, as UTF-16 or a damaged file does; save the file as UTF-8"
+        )
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise TokenshiftError(
             f"{at} is not UTF-8 (byte 0x{data[error.start]:02x} after {error.start} others); save "
             "the file as UTF-8"
         ) from None
-    if "\0" in text:
-        raise TokenshiftError(
-            f"{at} holds NUL bytes, as UTF-16 or a damaged file does; save the file as UTF-8"
-        )
-    return text
 
 
 def _parsed(text: str, where: str, line: int | None, hint: str) -> Any:
