@@ -62,7 +62,9 @@ def whole_number(value: Any) -> int | None:
         return value
     if isinstance(value, (float, Decimal)):
         number = Decimal(value)
-        whole = number.is_finite() and number.adjusted() < 16 and number == number.to_integral_value()
+        whole = (
+            number.is_finite() and number.adjusted() < 16 and number == number.to_integral_value()
+        )
         return int(number) if whole else None
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value):
         return int(value)
