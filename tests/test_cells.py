@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenshift_utils.cells import plain_text, text_of, whole_number
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.tasks.cells import plain_text, text_of, whole_number
 
 
 def message(content, role="user"):

@@ -8,8 +8,8 @@ import pytest
 from conftest import WORDS
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.responses import read_responses
-from tokenshift_utils.tokenizer_checks import load_tokenizer
+from tokenshift_utils.records.responses import read_responses
+from tokenshift_utils.study.tokenizers import load_tokenizer
 
 TEXT = {"prompt": "question: what is 1+2?\n", "response": " so \\boxed{3}"}
 IDS = {"prompt_ids": [4, 2], "response_ids": [8, 1]}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenshift_utils.cells import text_of
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.rows import read_rows
+from tokenshift_utils.tasks.cells import text_of
+from tokenshift_utils.tasks.rows import read_rows
 
 ROW = {"problem": "Café: what is 1+2?", "answer": "3"}
 LINE = json.dumps(ROW, ensure_ascii=False)

@@ -85,11 +85,11 @@ def test_an_ascii_locale_changes_nothing(tmp_path):
     arguments = ["--base", models / "base", "--tuned", models / "dapo", "--problems", problems]
     code = (
         "import json, sys\n"
-        "from tokenshift_utils.cli import main\n"
+        "from tokenshift_utils.run.cli import main\n"
         "try: main(['pair', *sys.argv[1:], '--name', 'mine'])\n"
         "except SystemExit as end: assert not end.code\n"
-        "from tokenshift_utils.benchmarks import load_benchmark\n"
-        "from tokenshift_utils.study import load_study\n"
+        "from tokenshift_utils.tasks.benchmarks import load_benchmark\n"
+        "from tokenshift_utils.study.study import load_study\n"
         "print(json.dumps([p.problem for p in load_benchmark(load_study('mine'), 'problems')]))\n"
     )
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}

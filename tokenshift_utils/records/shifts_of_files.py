@@ -1,0 +1,59 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.records.responses import read_responses
+from tokenshift_utils.records.shifts import shift_table
+from tokenshift_utils.study.tokenizers import check_same_tokenizer
+
+
+def shifts_of_files(
+    base_dir: str | Path,
+    tuned_dir: str | Path,
+    responses_jsonl: str | Path,
+    out_parquet: str | Path,
+    sampling: Sampling | None = None,
+    top_k: int = 10,
+    batch_size: int = 16,
+    dtype: str = "float32",
+) -> int:
+    """Write the shifts of any two checkpoints on any responses; no answers needed.
+
+    ``sampling`` gives the temperature and top-p of the distributions compared, the paper's 1 and
+    0.7 where None. The file appears only when it is whole. Returns the number of positions.
+    """
+    # Imported late: loading transformers takes seconds, which readers of records need not wait.
+    from tokenshift_utils.models.huggingface import HFPolicy
+
+    sampling = sampling or Sampling(temperature=1.0, top_p=0.7)
+    base_dir, tuned_dir, out = Path(base_dir), Path(tuned_dir), Path(out_parquet)
+    if out.is_dir():
+        raise TokenshiftError(f"{out} is a directory; give --out a file to write in it")
+    if not out.absolute().parent.is_dir():
+        raise TokenshiftError(
+            f"there is no directory {out.absolute().parent} to write {out.name} in"
+        )
+    base = HFPolicy.load(base_dir, base_dir.name, dtype)
+    tuned = HFPolicy.load(tuned_dir, tuned_dir.name, dtype)
+    check_same_tokenizer(base_dir, tuned_dir)
+    size = min(base.vocab_size, tuned.vocab_size)
+    trajectories = read_responses(Path(responses_jsonl), base.tokenizer, size)
+    total = int(trajectories["response_ids"].map(len).sum())
+    with tqdm(total=total, unit="position", desc="shifts") as bar:
+        table = shift_table(
+            base, tuned, "given", trajectories, sampling, top_k, batch_size, bar.update
+        )
+    temporary = out.with_name(f"{out.name}.tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return table.num_rows
