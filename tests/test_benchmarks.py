@@ -165,3 +165,96 @@ def test_unreadable_files_are_refused(study, tmp_path, cache):
     spec = {"hub": "org/sums2", "revision": "unpinned", "split": "validation"}
     with pytest.raises(TokenshiftError, match="data set org/sums2 in .* can't be read"):
         load_benchmark(with_benchmark(study, **spec), "x")
+
+
+# Cells and repeated problems ----------------------------------------------------------------------
+
+
+def test_verls_layout_is_read(study, tmp_path):
+    path = write(tmp_path / "rows.parquet", verl_rows(2, 1))
+    columns = {"id": None, "problem": "prompt", "answer": "reward_model"}
+    problems = load_benchmark(with_benchmark(study, path=path, columns=columns), "x")
+    assert [(p.id, p.problem, p.answer) for p in problems] == [
+        ("0", "what is 0?", "0"),
+        ("1", "what is 1?", "1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"question": True}, "row 2: 'question' is true or false"),
+        ({"question": ["a", "b"]}, "row 2: 'question' is a list of 2"),
+        ({"solution": float("nan")}, "row 2: 'solution' is NaN"),
+        ({"solution": "  "}, "row 2: 'solution' is blank"),
+        ({"solution": {"value": 1}}, "row 2: 'solution' is a record of value"),
+        ({"solution": None}, "row 2 has no 'solution'; every problem needs"),
+        ({"nr": [1, 2]}, "row 2: 'nr' is a list of 2"),
+        ({"nr": 0.0}, "row 2 repeats the id '0'"),
+        ({"nr": "0"}, "row 2 repeats the id '0'"),
+    ],
+)
+def test_a_cell_is_named_by_row_and_column(change, said, study, tmp_path):
+    path = write(tmp_path / "rows.jsonl", [ROWS[0], ROWS[1] | change])
+    with pytest.raises(TokenshiftError, match="rows.jsonl, " + said):
+        load_benchmark(with_benchmark(study, path=path, columns=COLUMNS), "x")
+
+
+@pytest.mark.parametrize("column", ["Correct Answer", "Incorrect Answer 2"])
+def test_options_are_cells_too(column, study, tmp_path):
+    path = write(tmp_path / "rows.jsonl", [CHOICES[0], CHOICES[1] | {column: False}])
+    with pytest.raises(TokenshiftError, match=f"row 2: '{column}' is true or false"):
+        load_benchmark(with_benchmark(study, path=path, **OF_CHOICES), "x")
+
+
+def verl_rows(number, times):
+    return [
+        {
+            "prompt": [{"content": f"what is {i}?", "role": "user"}],
+            "reward_model": {"ground_truth": str(i), "style": "rule"},
+            "extra_info": {"index": k, "raw_problem": f"what is {i}?"},
+        }
+        for k in range(times)
+        for i in range(number)
+    ]
+
+
+def test_a_problem_in_several_rows_is_refused_or_counts_once(study, tmp_path):
+    columns = {"id": None, "problem": "prompt", "answer": "reward_model"}
+    once = {"path": write(tmp_path / "once.parquet", verl_rows(3, 1)), "columns": columns}
+    spec = {"path": write(tmp_path / "rows.parquet", verl_rows(3, 32)), "columns": columns}
+    said = "rows.parquet has the same problem in row 1 and row 4 .and 92 more repeat one.*3 of 96"
+    with pytest.raises(TokenshiftError, match=said):
+        load_benchmark(with_benchmark(study, **spec), "x")
+    spec |= {"duplicates": "drop", "problems": 3}
+    expected = load_benchmark(with_benchmark(study, **once), "x")
+    assert load_benchmark(with_benchmark(study, **spec), "x") == expected
+    with pytest.raises(TokenshiftError, match="96 rows, 3 of them distinct, where the study says"):
+        load_benchmark(with_benchmark(study, **spec | {"problems": 96}), "x")
+
+
+@pytest.mark.parametrize("duplicates", ["refuse", "drop"])
+def test_a_problem_with_two_answers_is_refused(duplicates, study, tmp_path):
+    again = ROWS[0] | {"nr": 9, "question": " what  is\n0? ", "solution": 5}
+    path = write(tmp_path / "rows.jsonl", [*ROWS, again])
+    spec = {"path": path, "columns": COLUMNS, "duplicates": duplicates}
+    with pytest.raises(TokenshiftError, match="two answers, '0' in row 1 and '5' in row 4"):
+        load_benchmark(with_benchmark(study, **spec), "x")
+
+
+def test_white_space_alone_makes_no_other_problem(study, tmp_path):
+    rows = [*ROWS, ROWS[0] | {"nr": 9, "question": " what  is\n0? ", "solution": " 0"}]
+    path = write(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(TokenshiftError, match="the same problem in row 1 and row 4,"):
+        load_benchmark(with_benchmark(study, path=path, columns=COLUMNS), "x")
+
+
+def test_one_question_with_other_options_is_another_problem(study, tmp_path):
+    rows = [row | {"Question": "Which is right?"} for row in CHOICES[:2]]
+    rows[1] |= {"Incorrect Answer 1": "other"}
+    spec = {"path": write(tmp_path / "rows.jsonl", rows), **OF_CHOICES}
+    assert len(load_benchmark(with_benchmark(study, **spec), "x")) == 2
+    shuffled = rows[1] | {"Incorrect Answer 1": "wrong 2", "Incorrect Answer 2": "wrong 1"}
+    spec["path"] = write(tmp_path / "again.jsonl", [rows[0], shuffled])
+    with pytest.raises(TokenshiftError, match="the same problem in row 1 and row 2"):
+        load_benchmark(with_benchmark(study, **spec), "x")

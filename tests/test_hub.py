@@ -60,7 +60,7 @@ def root(mini_root, cache):
         study["sampling"]["max_new_tokens"] = 8
 
     edit(mini_root, from_hub)
-    rows = [{"id": i, "problem": "question: evaluate 1+2.\n", "answer": 3} for i in range(2)]
+    rows = [{"id": i, "problem": f"question: evaluate {i}+2.\n", "answer": i + 2} for i in range(2)]
     write_data_set(mini_root / "made", rows, "test", None)
     add_repository(cache, "org/sums", mini_root / "made", "dataset")
     return mini_root

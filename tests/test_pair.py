@@ -18,6 +18,7 @@ from tokenshift_utils.run.cli import main
 from tokenshift_utils.run.pair import write_pair
 from tokenshift_utils.run.reproduce import reproduce
 from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.benchmarks import load_benchmark
 
 MODELS = CHECKOUT / "results/tiny/models"
 
@@ -78,6 +79,38 @@ def test_a_study_of_that_name_stays(root):
     assert file.read_text() == "# mine\n"
 
 
+def test_verls_files_give_each_problem_once(root, capsys):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {
+            "prompt": [{"content": f"question: what is {i}+1?\n", "role": "user"}],
+            "reward_model": {"ground_truth": str(i + 1), "style": "rule"},
+        }
+        for _ in range(32)
+        for i in range(3)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), root / "aime-2024.parquet")
+    write_pair(MODELS / "base", MODELS / "dapo", root / "aime-2024.parquet", "mine")
+    said = "aime-2024.parquet has 3 problems in 96 rows; each counts once"
+    assert said in capsys.readouterr().err
+    study = load_study("mine")
+    problems = load_benchmark(study, "aime-2024")
+    assert [p.answer for p in problems] == ["1", "2", "3"]
+    assert problems[0].problem == "question: what is 0+1?\n"
+
+
+@pytest.mark.parametrize("name", ["\U0001f600 \u4e8c", 'it\'s {x}: #1 \\ "q"', "a\u2028b"])
+def test_any_file_name_stands_in_the_study(root, name):
+    problems = write_problems(root / f"{name}.jsonl")
+    write_pair(MODELS / "base", MODELS / "dapo", problems, "mine")
+    study = load_study("mine")
+    (benchmark,) = study.benchmarks
+    assert study.benchmark_path(benchmark) == problems
+    assert len(load_benchmark(study, benchmark)) == 3
+
+
 def other_words(tuned, problems):
     words = [*WORDS]
     words[10], words[11] = words[11], words[10]
@@ -109,6 +142,12 @@ REFUSED = {
     "no problems": (lambda tuned, problems: problems.write_text(""), "is empty"),
     "no file of problems": (lambda tuned, problems: problems.unlink(), "there is no file"),
     "no answers": (lambda t, problems: problems.write_text('{"problem": "x"}\n'), "no 'answer'"),
+    "two answers": (
+        lambda tuned, problems: problems.write_text(
+            '{"problem": "x", "answer": 1}\n{"problem": "x", "answer": 2}\n'
+        ),
+        "has one problem with two answers",
+    ),
     "no model": (lambda tuned, problems: shutil.rmtree(tuned), "there is no model directory"),
     "no weights": (
         lambda tuned, problems: (tuned / "model.safetensors").unlink(),

@@ -1,5 +1,6 @@
 """Studies and paths: what a study file may say, and what is said when it says something else."""
 
+import json
 import pickle
 
 import pytest
@@ -239,3 +240,57 @@ def test_rules_are_checked_before_anything_runs(changes, message):
 def test_the_rules_of_the_shipped_studies_are_rules():
     for name in ("tiny", "smoke"):
         check_rules(load_study(name))
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{y}: &{y} [{', '.join([f'*{x}'] * 10)}]\n" for x, y in zip("abcdefgh", "bcdefghi")
+)
+NOT_YAML = {
+    "tab": ("name:\n\tx: 1\n", "is not a valid YAML file"),
+    "key twice": ("name: x\ntitle: y\nname: z\n", "the key 'name' is given twice"),
+    "nested key twice": ("models: {a: 1, a: 2}\n", "the key 'a' is given twice"),
+    "key that is a list": ("{[1, 2]: 3}\n", "a key must be text"),
+    "key that is a mapping": ("? {a: 1}\n: 3\n", "a key must be text"),
+    "bomb of aliases": (BOMB, "aliases make more than 100000 values"),
+    "alias in itself": ("models: &m {a: *m}\n", "stands within what it refers to"),
+    "no such alias": ("models: *m\n", "undefined alias"),
+    "Python's object": ("name: !!python/object/apply:os.getcwd []\n", "could not determine"),
+    "two documents": ("name: x\n---\nname: y\n", "expected a single document"),
+    "latin-1": ("title: caf\xe9\n".encode("latin-1"), "not a valid YAML file"),
+    "UTF-16": ("title: x\n".encode("utf-16"), "not a valid YAML file"),
+    "NUL": ("title: \0\n", "not a valid YAML file"),
+    "no such day": ("title: 2024-13-45\n", "not a valid YAML file"),
+    "many digits": (f"seed: {'9' * 5000}\n", "not a valid YAML file"),
+    "nested deep": ("models: " + "[" * 5000, "not a valid YAML file"),
+    "a list": ("- name\n", "holds no study"),
+    "text": ("name\n", "holds no study"),
+    "empty": ("", "holds no study"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_YAML)
+def test_what_is_no_yaml_of_a_study_is_one_sentence(case, mini_root):
+    content, said = NOT_YAML[case]
+    file = mini_root / "notebooks/studies/odd.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(TokenshiftError) as error:
+        load_study("odd")
+    assert said in one_sentence(error) and "odd.yaml" in str(error.value)
+
+
+def test_aliases_and_merged_keys_are_followed(mini_root):
+    file = mini_root / "notebooks/studies/mini.yaml"
+    content = yaml.safe_load(file.read_text())
+    first = json.dumps(content.pop("benchmarks").popitem()[1])
+    two = f"benchmarks: {{one: &one {first}, two: {{<<: *one, label: Two}}}}\n"
+    file.write_text(yaml.safe_dump(content) + two)
+    one, two = load_study("mini").benchmarks.values()
+    assert two == one.model_copy(update={"label": "Two"})
+
+
+def test_a_long_value_is_cut_in_its_sentence(mini_root):
+    with pytest.raises(TokenshiftError) as error:
+        load_study("mini").with_overrides(**{"sampling.top_p": "9" * 10_000})
+    one_sentence(error)
+    with pytest.raises(TokenshiftError, match="is a number of very many digits"):
+        load_study("mini").with_overrides(backend=10**5000)

@@ -56,7 +56,7 @@ def display(path: str | Path) -> str:
     path = Path(path)
     try:
         return path.resolve().relative_to(root()).as_posix()
-    except ValueError:
+    except (ValueError, RuntimeError):  # outside the root, or symbolic links in a circle
         return path.as_posix()
 
 

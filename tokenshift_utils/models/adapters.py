@@ -15,7 +15,7 @@ from tokenshift_utils.study.checkpoints import ADAPTER, directory_fingerprint
 
 def adapter_rank(directory: Path) -> int:
     """The rank of a LoRA adapter."""
-    content = json.loads((directory / ADAPTER).read_text())
+    content = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
     if content.get("peft_type") != "LORA":
         raise TokenshiftError(
             f"the adapter in {directory} is of type {content.get('peft_type')}: give a LoRA adapter"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
+import sys
 from pathlib import Path
+
+import yaml
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
@@ -12,7 +14,8 @@ from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.study.checkpoints import load_config, model_ends
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer
-from tokenshift_utils.tasks.benchmarks import load_benchmark, read_rows
+from tokenshift_utils.tasks.benchmarks import load_benchmark
+from tokenshift_utils.tasks.rows import read_rows
 
 LONGEST = 8000  # new tokens a response, as in the paper, where the models can go that far
 
@@ -38,6 +41,7 @@ benchmarks:
     path: {problems}
     label: {label}
     columns: {columns} # id null: problems are numbered from 0
+    duplicates: drop # a problem that stands in several rows counts once
 prompt: # the whole prompt; for the user's turn of a chat template name a model: `chat: tuned`
   template: "{{problem}}"
 stop_tokens: [] # more tokens that end a response, beside the models' own
@@ -62,8 +66,10 @@ problems_per_shard: 10
 def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None) -> Path:
     """Write a study file for a pair of model directories; returns it.
 
-    ``problems`` has JSON lines with ``problem`` and ``answer``; an ``id`` where all have one.
-    ``name`` None makes one of the directories' names.
+    ``problems`` has rows (JSON lines or Parquet) with ``problem`` and ``answer``, and an ``id`` where
+    all have one; or rows as verl's data have them, with ``prompt`` and ``reward_model``. A problem
+    that stands in several rows counts once, which is said. ``name`` None makes one of the
+    directories' names.
 
     Raises
     ------
@@ -77,23 +83,21 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         raise TokenshiftError(
             f"there is a study {paths.display(file)} already; give another --name, or remove it"
         )
-    rows = read_rows(problems)
+    rows = [row for _, row in read_rows(problems)]
     draft = file.with_name(f"{file.name}.tmp.yaml")
     configs = [load_config(directory) for directory in (base, tuned)]
     content = _TEMPLATE.format(
-        name=json.dumps(name),
-        title=json.dumps(f"{tuned.resolve().name} against {base.resolve().name}"),
+        name=_quoted(name),
+        title=_quoted(f"{tuned.resolve().name} against {base.resolve().name}"),
         dtype=_dtype(configs),
         base=_place(base),
         tuned=_place(tuned),
-        benchmark=json.dumps(
+        benchmark=_quoted(
             re.sub(r"[^A-Za-z0-9._-]+", "-", problems.stem).strip("._-") or "problems"
         ),
         problems=_place(problems),
-        label=json.dumps(problems.stem),
-        columns="{problem: problem, answer: answer}"
-        if all("id" in row for row in rows)
-        else "{id: null, problem: problem, answer: answer}",
+        label=_quoted(problems.stem),
+        columns=_columns(rows),
         length=LONGEST,
     )
     try:
@@ -107,12 +111,30 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+    if len(prompts) < len(rows):
+        print(
+            f"{problems.name} has {len(prompts)} problems in {len(rows)} rows; each counts once",
+            file=sys.stderr,
+        )
     return file
+
+
+def _columns(rows: list[dict]) -> str:
+    """Where problem, answer and id stand, for the study file."""
+    numbered = "" if all(row.get("id") is not None for row in rows) else "id: null, "
+    if "problem" not in rows[0] and {"prompt", "reward_model"} <= set(rows[0]):
+        return f"{{{numbered}problem: prompt, answer: reward_model}}"
+    return f"{{{numbered}problem: problem, answer: answer}}"
 
 
 def _place(path: Path) -> str:
     """A path as a study has it: relative to the root where it lies inside, else absolute."""
-    return json.dumps(paths.display(path.resolve()))
+    return _quoted(paths.display(path.resolve()))
+
+
+def _quoted(text: str) -> str:
+    """Text as YAML on one line, whatever characters it has."""
+    return yaml.safe_dump(text, default_style='"', width=float("inf")).rstrip("\n")
 
 
 def _dtype(configs: list) -> str:

@@ -95,7 +95,7 @@ def countable(study: Study) -> Iterator[Study]:
                     raise
                 file = Path(directory) / f"{name}.jsonl"
                 rows = ({"id": i, "problem": str(i), "answer": "0"} for i in range(spec.problems))
-                file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
                 benchmarks[name] = Benchmark(path=str(file), label=spec.label, limit=spec.limit)
         yield study.model_copy(update={"benchmarks": benchmarks})
 

@@ -298,7 +298,7 @@ def _read_manifest(study: Study) -> dict:
     """The study's manifest: one entry for each notebook, of its last complete run."""
     file = paths.results(study.name) / "manifest.json"
     if file.is_file():
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     return {"study": study.name, "notebooks": {}}
 
 
@@ -306,7 +306,7 @@ def _write_manifest(study: Study, manifest: dict) -> None:
     manifest["notebooks"] = dict(sorted(manifest["notebooks"].items()))
     file = paths.results(study.name) / "manifest.json"
     draft = file.with_suffix(".tmp")
-    draft.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    draft.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.replace(file)
 
 

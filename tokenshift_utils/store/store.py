@@ -54,7 +54,7 @@ class Store:
         """Whether a shard is there and its bytes match its checksum."""
         file = self.file(kind, key, shard)
         try:
-            expected = file.with_suffix(".sha256").read_text().split()[0]
+            expected = file.with_suffix(".sha256").read_text(encoding="utf-8").split()[0]
             status = file.stat()
             return _file_digest(str(file), status.st_size, status.st_mtime_ns) == expected
         except (FileNotFoundError, IndexError):

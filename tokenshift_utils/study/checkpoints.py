@@ -126,7 +126,9 @@ def check_weights(directory: Path) -> None:
     """Refuse weight files that are missing or were cut short, by their headers."""
     check_model_directory(directory)
     for index in directory.glob("*.safetensors.index.json"):
-        for name in sorted(set(json.loads(index.read_text())["weight_map"].values())):
+        for name in sorted(
+            set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        ):
             if not (directory / name).is_file():
                 raise TokenshiftError(
                     f"the model in {directory} lacks {name}, which {index.name} lists; fetch it again"

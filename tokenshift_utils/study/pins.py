@@ -116,7 +116,7 @@ def pin(file: Path) -> dict[str, str]:
 
 def _unpinned_places(text: str) -> list[tuple[int, int, str, str]]:
     """(start, stop, repository, kind) of every unpinned revision in a study's YAML, in order."""
-    found = []
+    found = set()  # an alias leads to the same place again
 
     def visit(node: yaml.Node, repo_type: str) -> None:
         if isinstance(node, yaml.SequenceNode):
@@ -128,7 +128,7 @@ def _unpinned_places(text: str) -> list[tuple[int, int, str, str]]:
         revision = children.get("revision")
         if "hub" in children and revision is not None and revision.value == UNPINNED:
             span = revision.start_mark.index, revision.end_mark.index
-            found.append((*span, children["hub"].value, repo_type))
+            found.add((*span, children["hub"].value, repo_type))
         for key, child in children.items():
             visit(child, "dataset" if key in ("benchmarks", "training") else repo_type)
 

@@ -172,6 +172,7 @@ class Benchmark(DataSet):
     """Problems and answers.
 
     ``problems`` is how many there must be, ``limit`` how many of them, from the first, are used.
+    A problem that stands in several rows is refused, or with ``duplicates: drop`` counts once.
     """
 
     label: str
@@ -179,6 +180,7 @@ class Benchmark(DataSet):
     choices: Choices | None = None
     problems: Count | None = None
     limit: Count | None = None
+    duplicates: Literal["refuse", "drop"] = "refuse"
 
 
 class Prompt(Part):

@@ -6,6 +6,8 @@ nothing is a ``TokenshiftError`` of one sentence that names the file and the key
 """
 
 import json
+import reprlib
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,6 +41,8 @@ from tokenshift_utils.study.schema import (
     distinct,
 )
 from tokenshift_utils.study.training_schema import Training
+
+_LARGEST = 100_000  # values of a study file; ours have some hundred
 
 
 class Study(Part):
@@ -317,7 +321,7 @@ def load_study(name_or_path: str | Path) -> Study:
     where = paths.display(file)
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise TokenshiftError(f"{where} is not a valid YAML file: {reason}") from None
     if not isinstance(content, dict):
@@ -326,18 +330,55 @@ def load_study(name_or_path: str | Path) -> Study:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which YAML's own loader silently keeps the last."""
+    """YAML that refuses a key given twice, of which YAML's own loader silently keeps the last.
+
+    Aliases (``*name``) are followed up to `_LARGEST` values in all: a few lines of them can stand
+    for billions, which whatever goes through the study would unfold.
+    """
+
+    def get_single_node(self):
+        node = super().get_single_node()
+        _unfolded(node, {})
+        return node
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise _refused("a key must be text", key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is given twice", key_node.start_mark
-                )
+                raise _refused(f"the key '{key}' is given twice", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _refused(reason: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
+
+
+def _unfolded(node: yaml.Node | None, sizes: dict[yaml.Node, int | None]) -> int:
+    """How many values a node stands for with all aliases followed; None in ``sizes``: not yet known.
+
+    Raises
+    ------
+    yaml.YAMLError
+        Where they are too many, or a node is within itself.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if node not in sizes:
+        sizes[node] = None
+        parts = [part for item in node.value for part in (item if type(item) is tuple else (item,))]
+        size = 1 + sum(_unfolded(part, sizes) for part in parts)
+        if size > _LARGEST:
+            raise _refused(f"aliases make more than {_LARGEST} values of it", node)
+        sizes[node] = size
+    if sizes[node] is None:
+        raise _refused("an alias stands within what it refers to", node)
+    return sizes[node]
 
 
 def _validated(content: dict, where: str) -> Study:
@@ -362,6 +403,16 @@ def _sentence(error: ValidationError) -> str:
     elif isinstance(first["input"], (dict, list)):
         sentence = f"'{key}': {message}"
     else:
-        sentence = f"'{key}' is {first['input']!r}: {message[0].lower()}{message[1:]}"
+        sentence = f"'{key}' is {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
     others = len(problems) - 1
     return sentence + (f" (and {others} more)" if others else "")
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence, cut where it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 80
+    try:
+        return short.repr(value)
+    except ValueError:  # more digits than Python writes
+        return "a number of very many digits"

@@ -95,7 +95,7 @@ def _description(directory: Path) -> dict[str, Any]:
     """What must be equal for two tokenizers to be one, by the name it has in messages."""
     tokenizer = load_tokenizer(directory)
     file = directory / "tokenizer.json"
-    content = json.loads(file.read_text()) if file.is_file() else {}
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     model = content.get("model") or {}
     added = tokenizer.added_tokens_decoder
     return {

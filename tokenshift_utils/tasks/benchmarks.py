@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.tasks.cells import text_of
+from tokenshift_utils.tasks.rows import read_rows
 
 if TYPE_CHECKING:
     from tokenshift_utils.study.study import Benchmark, Study
@@ -31,57 +33,6 @@ class Problem:
     answer: str
     verifier: str = "boxed"
     options: tuple[int, ...] | None = None
-
-
-def read_rows(file: Path) -> list[dict]:
-    """The JSON objects of a .jsonl file, one a line; blank lines are skipped."""
-    if not file.is_file():
-        raise TokenshiftError(f"there is no file {paths.display(file)}; correct the path")
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise TokenshiftError(
-                f"{paths.display(file)}, line {number} is not JSON ({error.msg}); "
-                "give one JSON object a line"
-            ) from error
-        if not isinstance(row, dict):
-            raise TokenshiftError(f"{paths.display(file)}, line {number} is not a JSON object")
-        rows.append(row)
-    if not rows:
-        raise TokenshiftError(f"{paths.display(file)} is empty; give one JSON object a line")
-    return rows
-
-
-def _read_parquet(file: Path) -> list[dict]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not file.is_file():
-        raise TokenshiftError(f"there is no file {paths.display(file)}; correct the path")
-    try:
-        return pq.read_table(file).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise TokenshiftError(f"{paths.display(file)} can't be read ({error})") from None
-
-
-def _read_data_set(directory: Path, spec: Benchmark) -> list[dict]:
-    """The rows of a data set whose files are in the hub's local cache; no script of it is run."""
-    from datasets import disable_progress_bars, load_dataset
-
-    from tokenshift_utils.errors import first_line
-
-    disable_progress_bars()
-    try:
-        return load_dataset(str(directory), name=spec.config, split=spec.split).to_list()
-    except Exception as error:
-        raise TokenshiftError(
-            f"the data set {spec.hub} in {directory} can't be read ({first_line(error)}); see that "
-            "'config' and 'split' are its own, or download it again"
-        ) from error
 
 
 def option_order(seed: int, benchmark: str, problem: str, number: int) -> tuple[int, ...]:
@@ -107,29 +58,62 @@ def _choice(spec: Benchmark, cells: dict[str, str], seed: int, name: str) -> dic
 
 
 def _problems(
-    rows: list[dict], where: str, spec: Benchmark, name: str, seed: int, verifier: str
-) -> tuple[Problem, ...]:
-    """Rows as problems. Ids and answers may be numbers; they become text."""
+    place: Path, spec: Benchmark, name: str, seed: int, verifier: str
+) -> tuple[int, tuple[Problem, ...]]:
+    """How many rows there are, and their problems: of repeated ones the first, or none allowed.
+
+    Intervals resample problems, so one that counts several times would make them too narrow.
+    """
+    where = f"the data set {spec.hub}" if spec.hub else paths.display(place)
     named = {key: column for key, column in spec.columns if column is not None}
     named |= {column: column for column in spec.choices.wrong} if spec.choices else {}
-    problems, seen = [], set()
-    for number, row in enumerate(rows):
+    problems: list[Problem] = []
+    ids: set[str] = set()
+    first_of: dict[tuple[str, ...], tuple[str, str]] = {}  # a problem's texts: row and answer
+    repeats: list[tuple[str, str]] = []
+    number = 0
+    for number, (row_name, row) in enumerate(read_rows(place, spec), start=1):
+        at = f"{where}, {row_name}"
         missing = [column for column in named.values() if row.get(column) in (None, "")]
         if missing:
             raise TokenshiftError(
-                f"{where}, row {number + 1} has no '{missing[0]}'; every problem needs "
+                f"{at} has no '{missing[0]}'; every problem needs "
                 f"{', '.join(named.values())}, and this one has {', '.join(map(str, row))}"
             )
-        cells = {"id": str(number)} | {key: str(row[column]) for key, column in named.items()}
-        if cells["id"] in seen:
-            raise TokenshiftError(
-                f"{where}, row {number + 1} repeats the id '{cells['id']}'; make ids unique"
-            )
-        seen.add(cells["id"])
-        content = {key: cells[key] for key in ("id", "problem", "answer")}
-        content |= _choice(spec, cells, seed, name) if spec.choices else {}
-        problems.append(Problem(verifier=verifier, **content))
-    return tuple(problems)
+        cells = {"id": str(number - 1)}
+        cells |= {key: text_of(row[column], at, column) for key, column in named.items()}
+        options = [cells[column] for column in spec.choices.wrong] if spec.choices else []
+        answer = _normal(cells["answer"])
+        shown = sorted(map(_normal, (cells["answer"], *options))) if options else []
+        content = (_normal(cells["problem"]), *shown)
+        first, known = first_of.setdefault(content, (row_name, answer))
+        if first != row_name:
+            if known != answer:
+                raise TokenshiftError(
+                    f"{where} has one problem with two answers, {known[:40]!r} in {first} and "
+                    f"{answer[:40]!r} in {row_name}; keep the right one"
+                )
+            repeats.append((first, row_name))
+            continue
+        if cells["id"] in ids:
+            raise TokenshiftError(f"{at} repeats the id '{cells['id']}'; make ids unique")
+        ids.add(cells["id"])
+        kept = {key: cells[key] for key in ("id", "problem", "answer")}
+        kept |= _choice(spec, cells, seed, name) if spec.choices else {}
+        problems.append(Problem(verifier=verifier, **kept))
+    if repeats and spec.duplicates == "refuse":
+        first, again = repeats[0]
+        others = f" (and {len(repeats) - 1} more repeat one)" if len(repeats) > 1 else ""
+        raise TokenshiftError(
+            f"{where} has the same problem in {first} and {again}{others}, which would make "
+            "intervals too narrow; leave the repeated rows out, or say 'duplicates: drop' of this "
+            f"benchmark to keep the first of each, {len(problems)} of {number}"
+        )
+    return number, tuple(problems)
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split())
 
 
 def load_benchmark(study: Study, name: str) -> list[Problem]:
@@ -138,7 +122,8 @@ def load_benchmark(study: Study, name: str) -> list[Problem]:
     Raises
     ------
     TokenshiftError
-        Where the benchmark is missing, empty or not as the study says.
+        Where the benchmark is missing, empty or not as the study says, where a cell is no text and
+        no number, and where a problem or an id is repeated.
     """
     place = study.benchmark_path(name)
     modified = place.stat().st_mtime_ns if place.is_file() else 0
@@ -151,19 +136,15 @@ def _read(
     place: Path, modified_ns: int, spec: Benchmark, name: str, seed: int, verifier: str
 ) -> tuple[Problem, ...]:
     """A benchmark, read once while it stays as it is."""
-    where = paths.display(place)
-    if spec.hub is not None:
-        rows, where = _read_data_set(place, spec), f"the data set {spec.hub}"
-    else:
-        rows = _read_parquet(place) if place.suffix == ".parquet" else read_rows(place)
-    if not rows:
-        raise TokenshiftError(f"{where} is empty; give at least one problem")
-    if spec.problems not in (None, len(rows)):
+    rows, problems = _problems(place, spec, name, seed, verifier)
+    if spec.problems not in (None, len(problems)):
+        where = f"the data set {spec.hub}" if spec.hub else paths.display(place)
+        dropped = "" if rows == len(problems) else f", {len(problems)} of them distinct,"
         raise TokenshiftError(
-            f"{where} has {len(rows)} rows where the study says 'problems: {spec.problems}'; see "
-            "whether it is the version and the split that you mean"
+            f"{where} has {rows} rows{dropped} where the study says 'problems: {spec.problems}'; "
+            "see whether it is the version and the split that you mean"
         )
-    return _problems(rows, where, spec, name, seed, verifier)
+    return problems
 
 
 def digest(problems: list[Problem]) -> str:

@@ -140,6 +140,7 @@ def _start_judge() -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # math-verify warns that it sets no limit itself
         text=True,
+        encoding="utf-8",
     )
     if judge.stdout.readline().strip() != "ready":
         judge.wait()

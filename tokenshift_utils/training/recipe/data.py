@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tokenshift_utils import paths
-from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
-from tokenshift_utils.study.training_schema import TrainingData
-from tokenshift_utils.tasks.benchmarks import read_rows
+from tokenshift_utils.tasks.cells import text_of
 from tokenshift_utils.tasks.prompts import prompt_text
-
-BATCH = 10_000  # rows that are Python objects at once: DAPO-Math-17k has 1.8 million
+from tokenshift_utils.tasks.rows import read_rows
 
 
 def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
@@ -29,7 +24,7 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
     Raises
     ------
     TokenshiftError
-        Where the data are missing, can't be read, or a row lacks its problem or answer.
+        Where the data are missing, can't be read, or a row's problem or answer is none.
     """
     spec = study.training.data
     place = study.training_data_path()
@@ -37,18 +32,12 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
     answers: dict[str, str] = {}
     contradicted, rows = set(), 0
     column = spec.prompt or spec.problem
-    for row in _rows(place, spec, where):
+    needed = {path.partition(".")[0] for path in (column, spec.answer)}
+    for name, row in read_rows(place, spec, needed):
         rows += 1
-        text, answer = _at(row, column), _at(row, spec.answer)
-        for path, value in ((column, text), (spec.answer, answer)):
-            if not isinstance(value, (str, int, float)) or value == "":
-                raise TokenshiftError(
-                    f"{where} has no '{path}' in row {rows}; its columns are {', '.join(row)}"
-                )
-        if answers.setdefault(str(text), str(answer)) != str(answer):
+        text, answer = (_text_at(row, path, where, name) for path in (column, spec.answer))
+        if answers.setdefault(text, answer) != answer:
             contradicted.add(text)
-    if not answers:
-        raise TokenshiftError(f"{where} has no rows")
     if spec.prompt:  # all that the user says: nothing of the study's template goes around it
         prompt = study.prompt.model_copy(update={"template": "{problem}"})
         study = study.model_copy(update={"prompt": prompt})
@@ -69,34 +58,13 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
     return table, counts | {"problems": len(table)}
 
 
-def _rows(place: Path, spec: TrainingData, where: str) -> Iterator[dict]:
-    """Rows with the columns that are needed; of a .jsonl file, whole ones."""
-    if spec.hub is None and place.suffix != ".parquet":
-        yield from read_rows(place)
-        return
-    try:
-        if spec.hub is None:
-            data = pq.read_table(place)
-        else:
-            from datasets import disable_progress_bars, load_dataset
-
-            disable_progress_bars()
-            data = load_dataset(str(place), name=spec.config, split=spec.split)
-    except FileNotFoundError:
-        raise TokenshiftError(f"{where} is not there; correct 'training.data'") from None
-    except Exception as error:
-        raise TokenshiftError(f"{where} can't be read ({first_line(error)})") from error
-    needed = {path.partition(".")[0] for path in (spec.prompt or spec.problem, spec.answer)}
-    for name in needed - set(data.column_names):
+def _text_at(row: dict, path: str, where: str, name: str) -> str:
+    value = _at(row, path)
+    if value in (None, "", []):
         raise TokenshiftError(
-            f"{where} has no column '{name}'; its columns are {', '.join(data.column_names)}"
+            f"{where} has no '{path}' in {name}; its columns are {', '.join(row)}"
         )
-    if spec.hub is None:
-        batches = data.select(sorted(needed)).to_batches(BATCH)
-    else:
-        batches = data.select_columns(sorted(needed)).with_format("arrow").iter(BATCH)
-    for batch in batches:
-        yield from batch.to_pylist()
+    return text_of(value, f"{where}, {name}", path)
 
 
 def _at(row: dict, path: str) -> Any:

@@ -192,7 +192,7 @@ def _write_logs(run: Run, history: list[dict], seconds: float, resumed: bool) ->
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     log.to_csv(partial / "log.csv", index=False, float_format="%.5g")
-    (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(run.logs, ignore_errors=True)
     partial.rename(run.logs)
     shutil.rmtree(run.work)

@@ -88,7 +88,7 @@ def write_accelerate(study: Study) -> Path:
     """Write accelerate's config file."""
     file = training_directory(study) / "accelerate.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(study.training.accelerate))
+    file.write_text(yaml.safe_dump(study.training.accelerate), encoding="utf-8")
     return file
 
 

@@ -48,14 +48,14 @@ def prepare(run: Run, fresh: bool = False) -> None:
         shutil.rmtree(run.work, ignore_errors=True)
         (run.logs / "summary.json").unlink(missing_ok=True)
     begun = run.work / "key"
-    if begun.is_file() and begun.read_text() != run.key:
+    if begun.is_file() and begun.read_text(encoding="utf-8") != run.key:
         raise TokenshiftError(
             f"{paths.display(run.work)} holds a run of other settings that was stopped: put those "
             "back to go on with it, or add --fresh to drop it"
         )
     if not begun.is_file() and not run.is_done():
         run.work.mkdir(parents=True, exist_ok=True)
-        begun.write_text(run.key)
+        begun.write_text(run.key, encoding="utf-8")
 
 
 def write_start(study: Study) -> None:
@@ -69,7 +69,7 @@ def write_start(study: Study) -> None:
     base, spec = study.model_path(study.base), study.model(study.base)
     check_model(base, spec.trust_remote_code)
     tokenizer = load_tokenizer(base)
-    config = json.loads((base / "config.json").read_text())
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     if spec.max_position_embeddings is not None:
         config["max_position_embeddings"] = spec.max_position_embeddings
     ends = {*model_ends(base), *stop_token_ids(tokenizer, study.stop_tokens)}
@@ -95,9 +95,9 @@ def write_start(study: Study) -> None:
 
 def _write(file: Path, text: str) -> None:
     """Write where it says something else: another run may be reading."""
-    if file.is_symlink() or not file.is_file() or file.read_text() != text:
+    if file.is_symlink() or not file.is_file() or file.read_text(encoding="utf-8") != text:
         draft = file.with_name(f".{file.name}.partial")
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
         draft.replace(file)
 
 
@@ -119,4 +119,9 @@ def _prepare_problems(study: Study) -> None:
     draft.replace(problems_file(study))
     known = {"of": of, "digest": digest(table.to_pydict()), "counts": counts}
     _write(work_directory(study) / "problems.json", json.dumps(known, indent=1) + "\n")
-    print(f"{counts['problems']} problems to train on, of {counts['rows']} rows", flush=True)
+    several = f"; {counts['other_answer']} come with several answers, of which the first is kept"
+    print(
+        f"{counts['problems']} problems to train on, of {counts['rows']} rows"
+        f"{several if counts['other_answer'] else ''}",
+        flush=True,
+    )

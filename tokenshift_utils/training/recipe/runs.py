@@ -107,7 +107,7 @@ class Run:
         summary = self.logs / "summary.json"
         return (
             summary.is_file()
-            and json.loads(summary.read_text())["key"] == self.key
+            and json.loads(summary.read_text(encoding="utf-8"))["key"] == self.key
             and all(
                 any(place.glob("*.safetensors"))
                 for place in (self.model, *self.checkpoints.values())
@@ -157,7 +157,11 @@ def problems_file(study: Study) -> Path:
 def read_prepared(study: Study) -> dict:
     """What is known of the prepared problems: ``of``, ``digest`` and ``counts``."""
     file = work_directory(study) / "problems.json"
-    return json.loads(file.read_text()) if file.is_file() else {"of": None, "digest": None}
+    return (
+        json.loads(file.read_text(encoding="utf-8"))
+        if file.is_file()
+        else {"of": None, "digest": None}
+    )
 
 
 # Settings -----------------------------------------------------------------------------------------

@@ -33,12 +33,12 @@ def write_cards(study: Study, plan: Plan, names: list[str]) -> None:
     for name in names:
         for variant in (name, *(f"{name}@{n}" for n in plan.checkpoints.get(name, ()))):
             text = _card(study, plan, name, variant)
-            (study.model_path(variant) / "README.md").write_text(text)
+            (study.model_path(variant) / "README.md").write_text(text, encoding="utf-8")
 
 
 def _card(study: Study, plan: Plan, name: str, variant: str) -> str:
     logs = paths.resolve(study.weighted.log_dir) / name
-    summary = json.loads((logs / "summary.json").read_text())
+    summary = json.loads((logs / "summary.json").read_text(encoding="utf-8"))
     recipe = plan.base if name == study.base else {**plan.rl, **plan.sft}[name]
     is_rl = isinstance(recipe, RLRecipe)
     sections = [

@@ -98,7 +98,7 @@ def _forget(study: Study, run: Run) -> None:
 def is_done(study: Study, comparison: Comparison, run: Run) -> bool:
     """Whether a run's summary is there and of this recipe, seed, base model and measurement."""
     summary = run_directory(study, *run) / "summary.json"
-    return summary.is_file() and json.loads(summary.read_text())["key"] == _key(
+    return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["key"] == _key(
         study, comparison, run
     )
 
@@ -213,11 +213,11 @@ def train_run(study: Study, comparison: Comparison, run: Run, progress: Progress
     started, work, (arm, seed) = time.time(), _work(study, run), run
     recipe, key = comparison.arms[arm].recipe, _key(study, comparison, run)
     begun = work / "key"  # of the run that a checkpoint is of: another one's is no use
-    resumed = begun.is_file() and begun.read_text() == key
+    resumed = begun.is_file() and begun.read_text(encoding="utf-8") == key
     if not resumed:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        begun.write_text(key)
+        begun.write_text(key, encoding="utf-8")
     base = HFPolicy.load(study.model_path(study.base), study.base)
     model, tokenizer = load_base(study)
     evaluator = Evaluator(
@@ -275,7 +275,7 @@ def train_run(study: Study, comparison: Comparison, run: Run, progress: Progress
     _token_table(tokenizer, comparison, tables).to_csv(
         partial / "tokens.csv", index=False, float_format="%.5g"
     )
-    (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     shutil.rmtree(work)

@@ -76,7 +76,7 @@ def write_benchmarks(study: Study) -> None:
         ]
         path = study.benchmark_path(tier)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -> None:
@@ -180,7 +180,7 @@ def _stage(study: Study, plan: Plan, name: str, progress_file: Path) -> None:
         "seconds": round(time.time() - started),
         "resumed": resumed,
     }
-    _summary_path(study, name).write_text(json.dumps(summary, indent=1) + "\n")
+    _summary_path(study, name).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(work)
 
 
@@ -229,7 +229,7 @@ def _is_done(study: Study, plan: Plan, name: str) -> bool:
     models = [name, *(f"{name}@{n}" for n in plan.checkpoints.get(name, ()))]
     return (
         summary.exists()
-        and json.loads(summary.read_text())["key"] == _key(study, plan, name)
+        and json.loads(summary.read_text(encoding="utf-8"))["key"] == _key(study, plan, name)
         and all((study.model_path(model) / "model.safetensors").exists() for model in models)
     )
 

@@ -20,7 +20,7 @@ class Progress(TrainerCallback):
 
     def _write(self, state) -> None:
         temporary = self.file.with_suffix(".partial")
-        temporary.write_text(f"{state.global_step} {state.max_steps}")
+        temporary.write_text(f"{state.global_step} {state.max_steps}", encoding="utf-8")
         os.replace(temporary, self.file)
 
     @staticmethod
@@ -28,5 +28,5 @@ class Progress(TrainerCallback):
         """Updates finished and in all; 0 and 0 before training begins."""
         if not file.exists():
             return 0, 0
-        done, total = file.read_text().split()
+        done, total = file.read_text(encoding="utf-8").split()
         return int(done), int(total)
