@@ -1,6 +1,7 @@
 """What a study reads, checked before anything is computed or written."""
 
 import json
+import sys
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -9,7 +10,7 @@ from tokenshift_utils.benchmarks import load_benchmark
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import check_model_directory, is_adapter
 from tokenshift_utils.hf_policy import load_config
-from tokenshift_utils.prompts import prompt_text, stop_token_ids
+from tokenshift_utils.prompts import check_prompt, prompt_text, stop_token_ids
 from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import (
     check_same_tokenizer,
@@ -21,12 +22,14 @@ from tokenshift_utils.tokenizer_checks import (
 def check_inputs(study: Study) -> None:
     """Look at all benchmarks and models of a study, without loading a weight.
 
+    A chat template that writes the date is said on stderr.
+
     Raises
     ------
     TokenshiftError
         For a missing or empty benchmark, a missing or damaged model, a tokenizer that doesn't
         survive its loading or differs from the base's, another vocabulary, a stop token that is
-        none, or a chat template that isn't there.
+        none, or a chat template that isn't there or makes no prompt.
     """
     problems = {name: load_benchmark(study, name) for name in study.benchmarks}
     names = [
@@ -38,13 +41,16 @@ def check_inputs(study: Study) -> None:
     for name in names:
         if name != study.base:
             directory = study.model_path(name)
-            if is_adapter(directory):  # (which has the base model's tokenizer)
+            if is_adapter(directory):
                 check_weights(directory)
+                check_same_tokenizer(base, directory)
                 continue
             size = check_model(directory, study.model(name).trust_remote_code)
             check_same_tokenizer(base, directory)
             check_same_size(base, own_size, directory, size)
     stop_token_ids(load_tokenizer(base), study.stop_tokens)
+    if remark := check_prompt(study):
+        print(f"warning: {remark}", file=sys.stderr)
     prompt_text(study, problems[study.cross_benchmark][0].problem)
 
 
