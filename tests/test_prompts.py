@@ -1,6 +1,8 @@
 """Prompts as plain text and as chats, and the tokens that end a response."""
 
+import json
 import shutil
+from datetime import datetime
 
 import pytest
 from transformers import AutoTokenizer
@@ -87,3 +89,63 @@ def test_responses_end_on_the_studys_stop_tokens_too(study):
 def test_a_stop_token_that_is_none_is_refused(study):
     with pytest.raises(TokenshiftError, match="which is no token"):
         check_inputs(study.with_overrides(stop_tokens=["<|im_end|>"]))
+
+
+def with_template(study, template):
+    """The study as a chat by a template of the tuned model's."""
+    directory = study.model_path("tuned")
+    (directory / "chat_template.jinja").unlink(missing_ok=True)
+    file = directory / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": template}))
+    return study.model_copy(update={"prompt": Prompt(template="{problem}", chat="tuned")})
+
+
+REFUSAL = "{% if messages[0].role == 'system' %}{{ raise_exception('No system turns') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (REFUSAL.replace("system", "user", 1) + TEMPLATE, r"makes no prompt: No system turns \("),
+        ("{% for m in messages %}{{ m.content }", "makes no prompt: unexpected '}'"),
+        ("{{ messages[0].content.nothing.more }}", "no attribute 'nothing'"),
+        ("{{ tools | length }}" + TEMPLATE, "NoneType"),
+        ("{{ 1 / 0 }}", "makes no prompt: division by zero"),
+        ("{% for i in range(10**9) %}{% endfor %}", "makes no prompt: Range too big"),
+        ("{{ messages[0].role }}", "leaves the problem out"),
+        ("{{ range(10**4) | random }}" + TEMPLATE, "something else every time"),
+        ("{{ strftime_now('%H:%M:%S') }}" + TEMPLATE, "writes the time of day"),
+    ],
+)
+def test_a_chat_template_that_makes_no_prompt_is_one_sentence(study, template, message):
+    with pytest.raises(TokenshiftError, match=f"chat template of the model 'tuned'.*{message}"):
+        check_inputs(with_template(study, template))
+
+
+def test_a_template_without_system_turns(study, capsys):
+    chat = with_template(study, REFUSAL + TEMPLATE)
+    check_inputs(chat)
+    assert capsys.readouterr().err == ""
+    prompt = Prompt(template="{problem}", chat="tuned", system="be brief")
+    with pytest.raises(TokenshiftError, match="No system turns.*leave 'prompt.system' out"):
+        check_inputs(chat.model_copy(update={"prompt": prompt}))
+
+
+def test_a_date_in_a_prompt_is_said_and_makes_other_records(study, monkeypatch, capsys):
+    from transformers.utils import chat_template_utils
+
+    def on(year):
+        class Clock:
+            now = staticmethod(lambda: datetime(year, 5, 6, 7, 8, 9))
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        return key(dated), prompt_text(dated, "1+1")
+
+    dated = with_template(study, "Today is {{ strftime_now('%d %b %Y') }}. " + TEMPLATE)
+    check_inputs(dated)
+    assert "warning: the chat template of the model 'tuned' writes the date" in (
+        capsys.readouterr().err
+    )
+    first, text = on(2024)
+    assert text == "Today is 06 May 2024. <user>1+1\n<assistant>"
+    assert on(2024)[0] == first and on(2025)[0] != first

@@ -14,13 +14,14 @@ from itertools import product
 import torch
 from datasets import Dataset
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from tokenshift_utils.bench.cross_sampling import seconds
 from tokenshift_utils.measures.weighting import SIGNALS, Weighting
 from tokenshift_utils.store.executor import one_thread
 from tokenshift_utils.study.study import load_study
+from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 PLAIN = "none (TRL's own)"
@@ -96,7 +97,7 @@ def _trainer(directory, scratch: str, name: str, rows: int) -> GRPOTrainer:
         own["reference"] = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     return (DivergenceWeightedGRPOTrainer if own else GRPOTrainer)(
         model=model,
-        processing_class=AutoTokenizer.from_pretrained(directory),
+        processing_class=load_tokenizer(directory),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         train_dataset=Dataset.from_dict({"prompt": ["question:"] * rows}),
         args=GRPOConfig(

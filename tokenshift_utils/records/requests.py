@@ -74,9 +74,7 @@ def check_pair(first: Path, second: Path) -> None:
 
 def study_policy(study: Study, model: str) -> Policy:
     """The policy of a model of the study, known to share the base model's tokenizer."""
-    path = study.model_path(model)
-    if not is_adapter(path):  # (which has the base model's)
-        check_pair(study.model_path(study.base), path)
+    check_pair(study.model_path(study.base), study.model_path(model))
     return load_policy(study, model)
 
 

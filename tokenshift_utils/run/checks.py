@@ -1,5 +1,7 @@
 """What a study reads, checked before anything is computed or written."""
 
+import sys
+
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.study.checkpoints import (
@@ -14,7 +16,7 @@ from tokenshift_utils.study.tokenizers import (
     load_tokenizer,
 )
 from tokenshift_utils.tasks.benchmarks import load_benchmark
-from tokenshift_utils.tasks.prompts import prompt_text, stop_token_ids
+from tokenshift_utils.tasks.prompts import check_prompt, prompt_text, stop_token_ids
 
 
 def check_rules(study: Study) -> None:
@@ -39,12 +41,14 @@ def check_rules(study: Study) -> None:
 def check_inputs(study: Study) -> None:
     """Look at all benchmarks and models of a study, without loading a weight.
 
+    A chat template that writes the date is said on stderr.
+
     Raises
     ------
     TokenshiftError
         For a missing or empty benchmark, a missing or damaged model, a tokenizer that doesn't
         survive its loading or differs from the base's, another vocabulary, a stop token that is
-        none, a chat template that isn't there, or a rule that isn't one.
+        none, a chat template that isn't there or makes no prompt, or a rule that isn't one.
     """
     check_rules(study)
     problems = {name: load_benchmark(study, name) for name in study.benchmarks}
@@ -57,11 +61,14 @@ def check_inputs(study: Study) -> None:
     for name in names:
         if name != study.base:
             directory = study.model_path(name)
-            if is_adapter(directory):  # (which has the base model's tokenizer)
+            if is_adapter(directory):
                 check_weights(directory)
+                check_same_tokenizer(base, directory)
                 continue
             size = check_model(directory, study.model(name).trust_remote_code)
             check_same_tokenizer(base, directory)
             check_same_size(base, own_size, directory, size)
     stop_token_ids(load_tokenizer(base), study.stop_tokens)
+    if remark := check_prompt(study):
+        print(f"warning: {remark}", file=sys.stderr)
     prompt_text(study, problems[study.cross_benchmark][0].problem)

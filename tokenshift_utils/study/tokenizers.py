@@ -2,7 +2,7 @@
 
 ``AutoTokenizer`` picks a class by the model type and may thereby replace a directory's tokenizer by
 another that maps text to other ids without a word; two models of one size may still number their
-tokens differently. Both are found here before anything is computed.
+tokens differently. Both are found here before anything is computed, by what tokenizers do.
 """
 
 from __future__ import annotations
@@ -16,27 +16,78 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.study.checkpoints import is_adapter
+from tokenshift_utils.study.tokenizer_probes import backend, first_difference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBES = 256  # tokens, evenly spread over the vocabulary, whose text must survive a round trip
+FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
+FILES += ("chat_template*", "config.json", "*.model", "*.tiktoken")
+NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+_known: dict[tuple, tuple[Any, dict]] = {}  # what is known to load some files unchanged
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory brings a tokenizer."""
+    names = ("tokenizer.json", "tokenizer_config.json")
+    return any((directory / name).is_file() for name in names)
 
 
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a local model directory; code that lies beside it is never run."""
+    """The tokenizer of a local model directory; code that lies beside it is never run.
+
+    Where ``AutoTokenizer`` makes something else of its tokenizer.json, the class that takes that
+    file as it stands is used, with the special tokens and the chat template that the directory names.
+
+    Raises
+    ------
+    TokenshiftError
+        Where there is none, it cannot be loaded, or none of the classes loads it unchanged.
+    """
     directory = Path(directory)
-    if not any(
-        (directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
-    ):
+    if not has_tokenizer(directory):
         raise TokenshiftError(
             f"there is no tokenizer in {directory} (no tokenizer.json); "
             "the model is incomplete: train or fetch it again"
         )
-    try:
-        from transformers import AutoTokenizer  # (seconds, which a run with records need not wait)
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # (seconds, so not above)
 
-        return AutoTokenizer.from_pretrained(
+    state = _state(directory)
+    if state in _known:
+        loader, named = _known[state]
+        return _load(loader, directory, named)
+    try:
+        tokenizer = _load(AutoTokenizer, directory)
+    except TokenshiftError:
+        if not (directory / "tokenizer.json").is_file():
+            raise
+        tokenizer, named = None, {}
+    else:
+        if _change(tokenizer, directory) is None:
+            _known[state] = AutoTokenizer, {}
+            return tokenizer
+        named = {name: getattr(tokenizer, name, None) for name in NAMED}
+    plain = _load(PreTrainedTokenizerFast, directory, named)
+    if _change(plain, directory) is not None:
+        _refuse_change(plain if tokenizer is None else tokenizer, directory)
+    _known[state] = PreTrainedTokenizerFast, named
+    return plain
+
+
+def _state(directory: Path) -> tuple:
+    """What tells whether the files of a tokenizer have changed."""
+    files = sorted({file for pattern in FILES for file in directory.glob(pattern)})
+    status = [file.stat() for file in files]
+    found = [(f.name, s.st_size, s.st_mtime_ns) for f, s in zip(files, status, strict=True)]
+    return (str(directory.resolve()), *found)
+
+
+def _load(loader: Any, directory: Path, named: dict[str, str | None] | None = None) -> Any:
+    """A tokenizer by one class; ``named`` are special tokens, used where the files name none."""
+    try:
+        tokenizer = loader.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:
@@ -44,6 +95,125 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
             f"the tokenizer in {directory} cannot be loaded ({first_line(error)}); "
             "its files may be damaged: train or fetch the model again"
         ) from error
+    tokenizer.encode(
+        "a", add_special_tokens=False
+    )  # (forgets a truncation or padding in its files)
+    vocabulary = tokenizer.get_vocab() if named else {}
+    for name, token in (named or {}).items():
+        if token in vocabulary and getattr(tokenizer, name) is None:
+            setattr(tokenizer, name, token)
+    return tokenizer
+
+
+def _own(tokenizer: Any, directory: Path) -> tuple[Tokenizer, dict[str, int]]:
+    """A directory's tokenizer.json as the library reads it, with its vocabulary.
+
+    What its other files add to ``tokenizer`` is added, as they say.
+    """
+    try:
+        own = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    except Exception as error:
+        raise TokenshiftError(
+            f"the tokenizer in {directory} cannot be loaded (tokenizer.json: {first_line(error)}); "
+            "its files may be damaged: train or fetch the model again"
+        ) from error
+    own.no_truncation()
+    own.no_padding()
+    own.encode_special_tokens = bool(tokenizer.split_special_tokens)
+    vocabulary, declared = own.get_vocab(), _declared(directory)
+    for token in (t for _, t in sorted(tokenizer.added_tokens_decoder.items())):
+        if str(token) not in vocabulary and str(token) in declared:
+            own.add_tokens([token])
+            vocabulary[str(token)] = own.token_to_id(str(token))
+    return own, vocabulary
+
+
+def _declared(directory: Path) -> set[str]:
+    """Every string in the files that may name tokens beside tokenizer.json."""
+    found: set[str] = set()
+
+    def collect(part: Any) -> None:
+        if isinstance(part, str):
+            found.add(part)
+        elif isinstance(part, dict):
+            found.update(part)
+            collect(list(part.values()))
+        elif isinstance(part, list):
+            for value in part:
+                collect(value)
+
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (directory / name).is_file():
+            collect(json.loads((directory / name).read_text(encoding="utf-8-sig")))
+    return found
+
+
+def _special(added: dict[int, Any]) -> dict[str, int]:
+    return {str(token): i for i, token in added.items() if token.special}
+
+
+def _change(tokenizer: Any, directory: Path) -> str | None:
+    """What a loaded tokenizer does otherwise than its directory's tokenizer.json, as the end of a
+    sentence; None where nothing."""
+    own, vocabulary = _own(tokenizer, directory)
+    loaded = tokenizer.get_vocab()
+    if loaded != vocabulary:
+        token, *ids = _first_entry(loaded, vocabulary)
+        return (
+            f"numbers {token!r} differently from its own tokenizer.json ({ids[0]}, there {ids[1]})"
+        )
+    added = [tokenizer.added_tokens_decoder, own.get_added_tokens_decoder()]
+    special = [_special(tokens) for tokens in added]
+    promoted = set(map(str, tokenizer.all_special_tokens))
+    extra = {t: i for t, i in special[0].items() if t in special[1] or t not in promoted}
+    if extra != special[1]:
+        token, *ids = _first_entry(extra, special[1])
+        kinds = ["no special token" if i == "absent" else "a special token" for i in ids]
+        return f"has {token!r} as {kinds[0]}, which is {kinds[1]} in its own tokenizer.json"
+    found = first_difference(
+        backend(tokenizer) or tokenizer, own, vocabulary, _suspects(*added), skip=False
+    )
+    if found is None:
+        return None
+    made = f"({_short(found.first)}, there {_short(found.second)})"
+    if isinstance(found.given, str):
+        return f"numbers {found.given!r} differently from its own tokenizer.json {made}"
+    return f"turns the ids {found.given} into another text than its own tokenizer.json {made}"
+
+
+def _short(made: Any) -> str:
+    """Ids or a text, cut to a readable length."""
+    text = repr(made) if isinstance(made, str) else str(made)
+    return text if len(text) <= 120 else f"{text[:120]}…"
+
+
+def _first_entry(a: dict[str, int], b: dict[str, int]) -> tuple[str, Any, Any]:
+    """The lowest id where two vocabularies part: its token, and the token's id in each."""
+    token = min(
+        (t for t in a.keys() | b.keys() if a.get(t) != b.get(t)),
+        key=lambda t: (a.get(t, b.get(t)), t),
+    )
+    return token, a.get(token, "absent"), b.get(token, "absent")
+
+
+def _suspects(a: dict[int, Any], b: dict[int, Any]) -> list[str]:
+    """Added tokens of two tokenizers by their text, those that they treat differently first."""
+    kinds = [{str(t): _flags(t) for t in added.values()} for added in (a, b)]
+    tokens = dict.fromkeys([*kinds[0], *kinds[1]])
+    return sorted(tokens, key=lambda t: kinds[0].get(t) == kinds[1].get(t))
+
+
+def _flags(token: Any) -> tuple[bool, ...]:
+    return token.lstrip, token.rstrip, token.single_word, token.normalized, token.special
+
+
+def _refuse_change(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    change = _change(tokenizer, directory)
+    if change is not None:
+        raise TokenshiftError(
+            f"the tokenizer in {directory} loads as a {type(tokenizer).__name__} that {change}; "
+            "save it with a model type and tokenizer class that load it unchanged"
+        )
 
 
 def _is_text(text: str) -> bool:
@@ -58,8 +228,8 @@ def check_tokenizer(
 ) -> None:
     """Refuse a tokenizer that did not survive its loading from ``directory``.
 
-    Its ids must lie inside the model's vocabulary, it must number text as the directory's
-    tokenizer.json does, and encoding then decoding must not change a text.
+    Its ids must lie inside the model's vocabulary, it must number text and turn ids into text as
+    the directory's tokenizer.json does, and encoding then decoding must not change a text.
     """
     directory = Path(directory)
     vocabulary = tokenizer.get_vocab()
@@ -69,21 +239,13 @@ def check_tokenizer(
             f"the tokenizer in {directory} numbers the token {token!r} {highest}, but the model's "
             f"vocabulary has only {vocab_size} ids; give the model its own tokenizer"
         )
+    if (directory / "tokenizer.json").is_file():
+        _refuse_change(tokenizer, directory)
     special = set(tokenizer.all_special_ids)
     plain = [i for i in sorted(vocabulary.values()) if i not in special]
     texts = [tokenizer.decode([i]) for i in plain[:: max(1, len(plain) // PROBES)]]
-    texts = [t for t in texts if _is_text(t)]
-    file = directory / "tokenizer.json"
-    own = Tokenizer.from_file(str(file)) if file.is_file() else None
-    for text in texts:
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        if own is not None and ids != own.encode(text, add_special_tokens=False).ids:
-            raise TokenshiftError(
-                f"the tokenizer in {directory} loads as a {type(tokenizer).__name__} that numbers "
-                f"{text!r} differently from its own tokenizer.json; save it with a model type and "
-                "tokenizer class that load it unchanged"
-            )
-        back = tokenizer.decode(ids)
+    for text in filter(_is_text, texts):
+        back = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False))
         if back != text:
             raise TokenshiftError(
                 f"the tokenizer in {directory} turns {text!r} into {back!r} by encoding and "
@@ -91,55 +253,108 @@ def check_tokenizer(
             )
 
 
-def _description(directory: Path) -> dict[str, Any]:
-    """What must be equal for two tokenizers to be one, by the name it has in messages."""
-    tokenizer = load_tokenizer(directory)
-    file = directory / "tokenizer.json"
-    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    model = content.get("model") or {}
-    added = tokenizer.added_tokens_decoder
-    return {
-        "vocabulary": tokenizer.get_vocab(),
-        "merges": [m if isinstance(m, str) else " ".join(m) for m in model.get("merges") or []],
-        "special tokens": {str(t): i for i, t in added.items() if t.special},
-        "text processing": [
-            content.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")
-        ],
-        "chat template": tokenizer.chat_template,
-    }
-
-
-def _difference(what: str, a: Any, b: Any) -> str:
-    """Where two descriptions part, in a few words."""
-    if isinstance(a, dict):
-        token = min(
-            (t for t in a.keys() | b.keys() if a.get(t) != b.get(t)),
-            key=lambda t: (a.get(t, b.get(t)), t),
-        )
-        numbers = [d.get(token, "absent") for d in (a, b)]
-        return (
-            f"in their {what} ({token!r} is {numbers[0]} in the first, {numbers[1]} in the second)"
-        )
-    if what == "merges":
-        first = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-        return f"in their merges (the first difference is at rule {first})"
-    return f"in their {what}"
-
-
 def check_same_tokenizer(first: str | Path, second: str | Path) -> None:
-    """Refuse two model directories whose tokenizers differ.
+    """Refuse two model directories whose tokenizers do something differently.
 
-    Compared are the whole vocabulary, merges, special tokens, text processing and chat template.
-    Which special token ends a response may differ (generation stops on either model's), and one of
-    the two may lack a chat template.
+    Compared are the whole vocabulary, the merges or scores, the special tokens, the ids of many
+    texts, the texts of many ids, and what the chat templates write. How the files say it, which
+    version saved them and which special token ends a response may differ (generation stops on
+    either model's), and one of the two may lack a chat template. An adapter that brings no tokenizer
+    is run with its base model's.
     """
     first, second = Path(first), Path(second)
-    a, b = _description(first), _description(second)
-    for what in a:
-        if what == "chat template" and None in (a[what], b[what]):
-            continue
-        if a[what] != b[what]:
-            raise TokenshiftError(
-                f"the tokenizers of {first} and {second} differ {_difference(what, a[what], b[what])}; "
-                "compare models that share one tokenizer"
-            )
+    if is_adapter(second) and not has_tokenizer(second):
+        return
+    a, b = load_tokenizer(first), load_tokenizer(second)
+    if type(a) is type(b) and _contents(first) == _contents(second):
+        return
+    difference = _difference(a, b)
+    if difference is not None:
+        raise TokenshiftError(
+            f"the tokenizers of {first} and {second} differ in their {difference}; "
+            "compare models that share one tokenizer"
+        )
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    """The files that say what a tokenizer does, beside the class that loads them."""
+    files = {f for pattern in FILES if pattern != "config.json" for f in directory.glob(pattern)}
+    return {file.name: file.read_bytes() for file in files}
+
+
+def _difference(a: Any, b: Any) -> str | None:
+    """Where two tokenizers part, with an example."""
+    vocabularies = [t.get_vocab() for t in (a, b)]
+    if vocabularies[0] != vocabularies[1]:
+        return f"vocabulary ({_entry(*vocabularies)})"
+    added = [t.added_tokens_decoder for t in (a, b)]
+    special = [_special(tokens) for tokens in added]
+    if special[0] != special[1]:
+        return f"special tokens ({_entry(*special)})"
+    found = first_difference(a, b, vocabularies[0], _suspects(*added))
+    rule = _rules_differ(a, b)
+    if rule is not None:
+        example = "" if found is None else f"; {found}"
+        return f"{rule}{example})"
+    if found is not None:
+        return f"text processing ({found})"
+    return _template_difference(a, b)
+
+
+def _entry(a: dict[str, int], b: dict[str, int]) -> str:
+    token, *ids = _first_entry(a, b)
+    return f"{token!r} is {ids[0]} in the first, {ids[1]} in the second"
+
+
+def _rules_differ(a: Any, b: Any) -> str | None:
+    """Where the merges or the scores of two vocabularies part, as the beginning of a remark."""
+    inner = [backend(t) for t in (a, b)]
+    if None in inner:
+        return None
+    # The model is the last part, and most of it, so it is only read where it isn't the same text.
+    models = [t.to_str().partition('"model":{')[2] for t in inner]
+    if models[0] == models[1]:
+        return None
+    x, y = (json.loads("{" + text[:-1]) for text in models)
+    if isinstance(x.get("vocab"), list) and x["vocab"] != y.get("vocab"):  # Unigram's
+        at = next((i for i, (p, q) in enumerate(zip(x["vocab"], y["vocab"])) if p != q), 0)
+        return f"scores (the first difference is at token {at}"
+    merges = [model.get("merges") or [] for model in (x, y)]
+    if merges[0] != merges[1]:
+        same = (p == q for p, q in zip(*merges))
+        at = next((i for i, equal in enumerate(same) if not equal), min(map(len, merges)))
+        return f"merges (the first difference is at rule {at}"
+    return None
+
+
+CHATS = (
+    [{"role": "user", "content": "Hi"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " What is 1+2?\n"}],
+    [
+        {"role": "user", "content": "a\n\nb"},
+        {"role": "assistant", "content": "<think>\nc\n</think>\n\nd "},
+        {"role": "user", "content": "e"},
+    ],
+)
+
+
+def _template_difference(a: Any, b: Any) -> str | None:
+    if None in (a.chat_template, b.chat_template) or a.chat_template == b.chat_template:
+        return None
+    for chat in CHATS:
+        for prompt in (True, False):
+            first, second = (_written(t, chat, prompt) for t in (a, b))
+            if first != second:
+                return (
+                    f"chat template (of {chat[-1]['content']!r} the first makes {_short(first)}, "
+                    f"the second {_short(second)})"
+                )
+    return None
+
+
+def _written(tokenizer: Any, chat: list, prompt: bool) -> str:
+    """What a chat template makes of a chat, be it an error."""
+    try:
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
+    except Exception as error:  # noqa: BLE001 (a template may raise anything)
+        return f"no prompt ({first_line(error)})"

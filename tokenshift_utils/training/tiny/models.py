@@ -12,12 +12,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 from tqdm import tqdm
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.study.study import Study
+from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training import logs as training_logs
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.cards import write_cards
@@ -190,7 +191,7 @@ def load_base(study: Study) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     model = LlamaForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager"
     )
-    return model, AutoTokenizer.from_pretrained(directory)
+    return model, load_tokenizer(directory)
 
 
 def ship(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
