@@ -28,7 +28,7 @@ SAMPLER = (
     "teacher_forcing",
 )
 ENGINE = ("engines", "listed", "vllm_mixing", "vllm_policy", "vllm_sampler", "vllm_scoring")
-MODULES = (*SAMPLER, "benchmarks", "judge", "prompts", "records", "rollouts", "verify")
+MODULES = (*SAMPLER, "answers", "benchmarks", "judge", "prompts", "records", "rollouts", "verify")
 
 
 @dataclass(frozen=True)

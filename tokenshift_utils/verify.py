@@ -38,8 +38,8 @@ from tokenshift_utils.answers import (
 )
 
 LONGEST = 500  # characters; what is longer and no plain number is no answer
-SECONDS = 3.0  # of processor time for one comparison; what takes longer is not equal
-_LABEL = re.compile(r"(?i)Answer\s*(?:\*\*|__)?\s*:")
+SECONDS = 2.0  # of processor time for one comparison; what takes longer is not equal
+_LABEL = re.compile(r"(?i)Answer\s*(?:(?:\*\*|__)\s*)?:")
 _OPENERS = re.compile(r"(?:[\s*_`$]|\\[\[(])*")
 # what may stand before an "=" that leads to the answer: a name (x, f(x), total cost) or numbers
 _NAME = re.compile(r"\\?[A-Za-z][A-Za-z ]*(?:_\{?\w+\}?)?(?:\(\w\))?")
@@ -183,7 +183,7 @@ def answers_equal(own: str, answer: str) -> bool:
     """Whether two answers are the same number, expression or text.
 
     ``033`` is 33 and ``1,234`` is 1234. Digits apart (``1 7``) are refused, unless they are groups
-    of three. A unit counts where both have one. So does what can't be compared in ``SECONDS``.
+    of three; so is what can't be compared in ``SECONDS``. A unit counts where both have one.
     """
     own, answer = own.strip(), answer.strip()
     if own == answer:
