@@ -422,7 +422,18 @@ def test_the_letter_of_an_option_with_its_text(own):
 @pytest.mark.parametrize(
     "own",
     [
-        *("C or D", "(C) or (D)", "C, D", "CD", "C and D", "C/D", "(C), (D)", "C. or D.", "C & D"),
+        *(
+            "C or D",
+            "(C) or (D)",
+            "C, D",
+            "CD",
+            "C and D",
+            "C. A and B",
+            "C/D",
+            "(C), (D)",
+            "C. or D.",
+            "C & D",
+        ),
         *(
             r"\text{C} \text{ or } \text{D}",
             "(C) (D)",
