@@ -6,8 +6,8 @@ NVIDIA-NeMo/Gym, verl-project/verl).
 
 import pytest
 
-from tokenshift_utils import verify
-from tokenshift_utils.verify import (
+from tokenshift_utils.tasks import verifier
+from tokenshift_utils.tasks.verifier import (
     answer_opening,
     answers_equal,
     chosen,
@@ -484,7 +484,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("own", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_answers_are_wrong_and_soon_so(own, monkeypatch):
-    monkeypatch.setattr(verify, "SECONDS", 0.5)
+    monkeypatch.setattr(verifier, "SECONDS", 0.5)
     for text in (rf"\boxed{{{own}}}", f"Answer: {own}", rf"\boxed{{{own}}}" * 3):
         for rule in ("boxed", "last_boxed", "answer_line"):
             assert not is_correct(text, "7", rule) and not is_correct(text, "B", rule, choice=True)
