@@ -37,7 +37,7 @@ ENDLESS = [
         (r"\boxed{\boxed{3}}", None),
         (r"\boxed{3", None),
         (r"\boxed{}", None),
-        (r"\boxed 3", None),
+        (r"\boxed 3", "3"),
     ],
 )
 def test_exactly_one_closed_box(text, answer):

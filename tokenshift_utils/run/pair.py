@@ -45,7 +45,7 @@ benchmarks:
 prompt: # the whole prompt; for the user's turn of a chat template name a model: `chat: tuned`
   template: "{{problem}}"
 stop_tokens: [] # more tokens that end a response, beside the models' own
-verifier: boxed # or answer_line
+verifier: boxed # two boxes are no answer; or last_boxed, the last one counts; or answer_line
 
 sampling: {{temperature: 1.0, top_p: 0.7, max_new_tokens: {length}}}
 samples: {{accuracy: 8, controls: 8, shifts: 4, checkpoints: 4, cross_sampling: 4}} # a problem

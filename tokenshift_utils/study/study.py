@@ -65,7 +65,7 @@ class Study(Part):
     benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
     prompt: Prompt
     stop_tokens: Annotated[tuple[str, ...], AfterValidator(distinct)] = ()
-    verifier: Literal["boxed", "answer_line"]
+    verifier: Literal["boxed", "last_boxed", "answer_line"]  # verify.py says what each reads
     sampling: Sampling
     samples: Samples
     divergence_support: Literal["nucleus", "full"] = "nucleus"

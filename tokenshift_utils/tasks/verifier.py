@@ -4,11 +4,16 @@ A study names the rule by which the final answer is found:
 
 - ``boxed``: the content of the response's one ``\\boxed{...}``, found by matching braces (so that
   ``\\boxed{\\frac{1}{3}}`` is a third). No box, two boxes or an unclosed one: no answer.
-- ``answer_line``: what follows the last ``Answer:`` on its line, as DAPO's own verifier has it
-  (the last match of ``(?i)Answer\\s*:\\s*([^\\n]+)``); dollar signs around it and a box are removed.
+- ``last_boxed``: the content of the last one, as most graders of mathematics have it.
+- ``answer_line``: what follows the last ``Answer:`` that has something behind it, as DAPO's own
+  verifier has it (verl's ``math_dapo.py``): without Markdown, dollar signs, a box and units, and
+  behind the last ``=`` where what stands before it is a name or a sum.
 
-Integers are compared as integers, letters of multiple choice as letters, everything else by
-math-verify, in a process of its own that is ended when an expression takes too long.
+Where there is no ``\\boxed``, an ``\\fbox`` is a box.
+
+Numbers are compared as numbers of any length, letters of multiple choice as letters, words as text,
+and everything else by math-verify, in a process of its own that is ended when an expression takes
+too long.
 """
 
 from __future__ import annotations
@@ -22,49 +27,117 @@ import sys
 import threading
 from functools import lru_cache
 
-BOX = "\\boxed{"
-LONGEST = 500  # characters; longer contents are no answers
-SECONDS = 5.0  # of processor time for one comparison; what takes longer is not equal
-_INTEGER = re.compile(r"[+-]?\d+")
-_SPLIT_DIGITS = re.compile(r"\d\s+\d")
-_ANSWER_LINE = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
-# a letter by itself, or with its option's text behind it: B, (B), \text{B}, **B**, B) 3 metres
+from tokenshift_utils.tasks.answers import (
+    brackets,
+    expression,
+    folded,
+    is_prose,
+    number,
+    undress,
+    unit,
+)
+
+LONGEST = 500  # characters; what is longer and no plain number is no answer
+SECONDS = 2.0  # of processor time for one comparison; what takes longer is not equal
+_LABEL = re.compile(r"(?i)Answer\s*(?:(?:\*\*|__)\s*)?:")
+_OPENERS = re.compile(r"(?:[\s*_`$]|\\[\[(])*")
+# what may stand before an "=" that leads to the answer: a name (x, f(x), total cost) or numbers
+_NAME = re.compile(r"\\?[A-Za-z][A-Za-z ]*(?:_\{?\w+\}?)?(?:\(\w\))?")
+_SUM = re.compile(r"(?:[-+*/^().\d\s{}]|\\(?:times|cdot|div|frac))+")
 _LETTER = re.compile(
-    r"\**(?:\\(?:text|textbf|mathrm)\{)?\(?([A-Za-z])(?:[).:}*](?!.*\([A-Za-z]\)).*)?"
+    r"(?:(?:the\s+)?(?:correct\s+|final\s+|best\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?\s*)?"
+    r"([(\[]?)\s*([A-Za-z])\s*(?:([)\].:}]+)|(?=\s[-(\u2013\u2014])|$)\s*(.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+# a second option behind the first: "or D", ", (D)", "/ D", "(D)", "C) 3 m or D) 4 m"
+_SECOND = re.compile(
+    r"(?:[\s,;/&|+]|\b(?:or|and)\b)*[(\[]?[A-Z][)\].:]*(?:(?:[\s,;/&|]|\b(?:or|and)\b)+[(\[]?[A-Z][)\].:]*)*"
+    r"|(?:.*[\s,;])?\bor\b\s*(?:\([A-J]\)|[A-J][).:]).*"
+    r"|.*[,;]\s*(?:\([A-J]\)|[A-J][).:])\s.*"
+    r"|(?:or|and)\b.*",
+    re.DOTALL,
 )
 
 
-def box_start(text: str) -> int | None:
-    """Index of the one ``\\boxed{`` in ``text``, or None where there is none or more than one."""
-    start = text.find(BOX)
-    return None if start < 0 or text.find(BOX, start + 1) >= 0 else start
+def _boxes(text: str) -> list[int]:
+    """Where the boxes of a text begin."""
+    for name in (r"\\boxed(?![A-Za-z])", r"\\fbox(?![A-Za-z])"):
+        found = [match.start() for match in re.finditer(name, text)]
+        if found:
+            return found
+    return []
 
 
-def boxed(text: str) -> str | None:
-    """The content of the one closed ``\\boxed{...}``, stripped; None where there is no such box."""
-    start = box_start(text)
-    if start is None:
-        return None
+def _content(text: str, start: int) -> str | None:
+    """The content of the box that begins at ``start``, stripped; None where it isn't closed."""
+    found = re.compile(r"\\f?box(?:ed)?\s*").match(text, start)
+    if text[found.end() : found.end() + 1] != "{":  # \\boxed 5
+        bare = re.compile(r"[^\s$\\{}]+").match(text, found.end())
+        return bare[0].rstrip(".,;:") or None if bare else None
     depth = 0
-    for i in range(start + len(BOX) - 1, len(text)):
+    for i in range(found.end(), len(text)):
         if text[i - 1] == "\\" and text[i - 2 : i] != "\\\\":
             continue  # \{ and \} are characters, not braces
         depth += {"{": 1, "}": -1}.get(text[i], 0)
         if depth == 0:
-            return text[start + len(BOX) : i].strip() or None
+            return text[found.end() + 1 : i].strip() or None
+    return None
+
+
+def boxed(text: str) -> str | None:
+    """The content of the one closed ``\\boxed{...}``, stripped; None where there is no such box."""
+    starts = _boxes(text)
+    return _content(text, starts[0]) if len(starts) == 1 else None
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last box, stripped; None where there is none or it isn't closed."""
+    starts = _boxes(text)
+    return _content(text, starts[-1]) if starts else None
+
+
+def _answer_line(text: str) -> tuple[int, str] | None:
+    """Where the last ``Answer:`` with an answer stands, and the rest of its line."""
+    end = len(text)
+    for label in reversed(list(_LABEL.finditer(text))):
+        start = _OPENERS.match(text, label.end(), end).end()
+        opened = text[label.end() : start].rpartition("\n")[2]
+        line = opened + text[start:end].partition("\n")[0]
+        end = label.start()
+        if line.strip(" \t\r*_`$"):
+            return label.start(), line.strip()
     return None
 
 
 def answer_line(text: str) -> str | None:
     """What follows the last ``Answer:``, to the end of its line; None where there is none."""
-    matches = _ANSWER_LINE.findall(text)
-    if not matches:
-        return None
-    last = matches[-1].strip().strip("$").strip()
-    return boxed(last) or last or None
+    line = _line(text)
+    if line is None or len(line) > LONGEST:
+        return line
+    own = _after_equals(undress(line))
+    value = unit(own, glued=True)[0]
+    return (value if number(value) else own) or None
 
 
-_RULES = {"boxed": boxed, "answer_line": answer_line}
+def _line(text: str) -> str | None:
+    """The line of the last answer as it is written, or the content of its last box."""
+    found = _answer_line(text)
+    return found and (last_boxed(found[1]) or found[1])
+
+
+def _after_equals(own: str) -> str:
+    """What stands behind the last "=" of an answer that is no equation."""
+    *before, last = own.split("=")
+    leads = last and "," not in own and all(_leads(part.strip()) for part in before)
+    return last.strip() if leads else own
+
+
+def _leads(text: str) -> bool:
+    """Whether the answer is what is equal to this, and no equation."""
+    return bool(_NAME.fullmatch(text) or _SUM.fullmatch(text))
+
+
+_RULES = {"boxed": boxed, "last_boxed": last_boxed, "answer_line": answer_line}
 
 
 def extract_answer(text: str, verifier: str = "boxed") -> str | None:
@@ -74,40 +147,93 @@ def extract_answer(text: str, verifier: str = "boxed") -> str | None:
 
 def answer_opening(text: str, verifier: str = "boxed") -> int | None:
     """Index at which the final answer opens: the last box, or the last ``Answer:``; else None."""
-    if verifier == "boxed":
-        start = text.rfind(BOX)
-        return None if start < 0 else start
-    return max((match.start() for match in _ANSWER_LINE.finditer(text)), default=None)
+    if verifier == "answer_line":
+        found = _answer_line(text)
+        return None if found is None else found[0]
+    return max(_boxes(text), default=None)
 
 
 def is_correct(text: str, answer: str, verifier: str = "boxed", choice: bool = False) -> bool:
     """Whether the response ``text`` has a final answer that equals ``answer``.
 
-    With ``choice`` the answer is an option's letter, and only a letter equals it.
+    With ``choice`` the answer is an option's letter, and only a letter equals it, whatever text of
+    the option stands behind; two letters are no answer.
     """
-    own = extract_answer(text, verifier)
+    own = _line(text) if verifier == "answer_line" else extract_answer(text, verifier)
     if own is None:
         return False
     if choice:
-        letter = _LETTER.fullmatch(own)
-        return letter is not None and letter[1].upper() == answer.upper()
+        return chosen(own) == answer.upper()
+    if verifier == "answer_line" and len(own) <= LONGEST and "=" not in answer:
+        own = _after_equals(undress(own))
     return answers_equal(own, str(answer))
 
 
-def answers_equal(own: str, answer: str) -> bool:
-    """Whether two answers are the same number or expression.
+def chosen(own: str) -> str | None:
+    """The letter of the one option that an answer of multiple choice names: B, (B), B) 3 metres."""
+    own = re.sub(r"\*\*|`", "", undress(own[: 4 * LONGEST]))
+    found = _LETTER.fullmatch(re.sub(r"^[{$\s]+", "", own))
+    if not found or (found[1] and not found[3]):
+        return None
+    rest = found[4].strip(" $}*_")
+    return None if rest and _SECOND.fullmatch(rest) else found[2].upper()
 
-    ``033`` is 33. Digits apart (``1 7``) are refused: math-verify would read them as a sum. So is
-    what can't be compared within ``SECONDS``.
+
+def answers_equal(own: str, answer: str) -> bool:
+    """Whether two answers are the same number, expression or text.
+
+    ``033`` is 33 and ``1,234`` is 1234. Digits apart (``1 7``) are refused, unless they are groups
+    of three; so is what can't be compared in ``SECONDS``. A unit counts where both have one.
     """
     own, answer = own.strip(), answer.strip()
-    if _INTEGER.fullmatch(own) and _INTEGER.fullmatch(answer):
-        return int(own) == int(answer)
+    if own == answer:
+        return bool(own)
+    if max(len(own), len(answer)) > LONGEST:
+        return number(own) is not None and number(own) == number(answer)
+    return _equal(undress(own), undress(answer))
+
+
+def _equal(own: str, answer: str) -> bool:
+    """Whether two undressed answers are the same."""
+    if not own or not answer:
+        return False
     if own == answer:
         return True
-    if len(own) > LONGEST or _SPLIT_DIGITS.search(own):
+    numbers = number(own), number(answer)
+    if None not in numbers:
+        if numbers[0] == numbers[1]:
+            return True
+        if not numbers[0][2] and not numbers[1][2]:
+            return False
+    percent = own.endswith("%"), answer.endswith("%")
+    if any(percent):
+        return _equal_percent(own.rstrip("% "), answer.rstrip("% "), *percent)
+    (value, mine), (right, asked) = unit(own, glued=True), unit(answer)
+    if (value, right) != (own, answer):
+        return (mine == asked or not mine or not asked) and _equal(value, right)
+    if is_prose(own) or is_prose(answer):
+        return folded(own) == folded(answer)
+    kinds = brackets(own), brackets(answer)
+    if all(kinds) and kinds[0] != kinds[1]:
         return False
-    return _verified(own, answer)
+    if ", " in answer and number(own) and "," in own:
+        own = own.replace(",", ", ")
+    own, answer = expression(own), expression(answer)
+    return bool(own and answer) and (own == answer or _verified(own, answer))
+
+
+def _equal_percent(own: str, answer: str, mine: bool, asked: bool) -> bool:
+    """Two answers of which at least one has a percent sign: 50% is 50 where 50 is asked, and 0.5.
+
+    What is asked below 1 without the sign is a fraction, of which 0.5% is not one half.
+    """
+    if mine and asked:
+        return _equal(own, answer)
+    whole, part = (own, answer) if mine else (answer, own)  # with the sign, without
+    value = number(part)
+    if (value is None or value[1] or not value[2]) and _equal(own, answer):
+        return True
+    return _equal(rf"\frac{{{whole}}}{{100}}", part)
 
 
 # The process that compares expressions ----------------------------------------------------------
