@@ -191,6 +191,24 @@ def check_prompts(prompts: Sequence[Sequence[int]], **beside: Sequence | None) -
         raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
 
 
+def check_positions(
+    policy: Policy, prompts: Sequence[Sequence[int]], new: Sequence[int] | int
+) -> None:
+    """Refuse texts of more tokens than a policy has positions for.
+
+    ``new`` is how many tokens stand behind each prompt, at most.
+    """
+    if policy.positions is None or not len(prompts):
+        return
+    news = [new] * len(prompts) if isinstance(new, int) else new
+    longest = max(len(prompt) + more for prompt, more in zip(prompts, news))
+    if longest > policy.positions:
+        raise TokenshiftError(
+            f"a text of {longest} tokens, prompt and response, is asked of {policy.name}, which has "
+            f"positions for {policy.positions}: shorten prompts or responses"
+        )
+
+
 def check_rows(
     prompts: Sequence[Sequence[int]],
     row_keys: Sequence[int],
@@ -222,6 +240,8 @@ def generate(
     prompt should stand together: it is read once for all that enter at one time.
     """
     check_rows(prompts, row_keys, sampling, first)
+    limit = sampling.max_new_tokens
+    check_positions(policy, prompts, limit if first is None else [limit - f for f in first])
     if not len(prompts):
         return []
     session = policy.open(min(batch_size, len(prompts)))

@@ -22,11 +22,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tokenshift_utils.decoding import check_prompts, generate
+from tokenshift_utils.decoding import check_positions, check_prompts, generate
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import check_model_directory, directory_fingerprint
 from tokenshift_utils.kv_cache import RaggedCache, attention_mask, attention_windows
 from tokenshift_utils.policy import Continuation, Sampling, Session
+from tokenshift_utils.positions import position_limit
 from tokenshift_utils.teacher_forcing import (
     CHUNK,
     SplitModel,
@@ -46,13 +47,21 @@ class HFSession:
     """Rows of text in a ragged cache. See ``policy.Session``.
 
     ``model`` may be the body of one; ``read`` then returns last hidden states in place of logits.
+    ``positions`` is how many the model has. A text fits with the token that comes next, so that
+    the last one is free; there what only fills a row up is put, where it would lie beyond.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int, windows: dict[str, int | None]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: int,
+        windows: dict[str, int | None],
+        positions: int | None = None,
+    ) -> None:
         self._model = model
         self._has_head = model.get_output_embeddings() is not None
         self._cache = RaggedCache(model.config, rows)
-        self._windows = windows
+        self._windows, self._positions = windows, positions
         self._longest = 0  # at least the length of every row
         self.device = input_device(model)
         self.length = torch.zeros(rows, dtype=torch.long, device=self.device)
@@ -99,10 +108,12 @@ class HFSession:
             # fills the row up goes behind it in the cache, where nothing looks.
             order = (order - (n - counts)[:, None]) % n
             tokens = tokens.gather(1, order)
-        columns = length[:, None] + order
+        columns = _within(length[:, None] + order, self._positions)
         place = self._cache.place
         place.rows, place.columns = rows, columns
         place.width = (self._longest if rows is None else int(length.max())) + n
+        if self._positions is not None:
+            place.width = min(place.width, self._positions)
         kept = {"logits_to_keep": 1 if last else n} if self._has_head else {}
         output = self._model(
             input_ids=tokens,
@@ -139,8 +150,8 @@ class UncachedSession:
     For models whose state cannot be cut (recurrent layers) or that take no mask of the caller's.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int) -> None:
-        self._model = model
+    def __init__(self, model: PreTrainedModel, rows: int, positions: int | None = None) -> None:
+        self._model, self._positions = model, positions
         self.device = input_device(model)
         self.length = torch.zeros(rows, dtype=torch.long, device=self.device)
         self._text = torch.zeros(rows, 0, dtype=torch.long, device=self.device)
@@ -188,7 +199,7 @@ class UncachedSession:
         rows = torch.arange(len(self.length), device=self.device) if rows is None else rows
         columns = self._put(rows, self.length[rows], tokens)
         self.length[rows] += tokens.shape[1] if counts is None else counts
-        return rows, self.length[rows, None] - 1 if last else columns
+        return rows, self.length[rows, None] - 1 if last else _within(columns, self._positions)
 
     def rewind(self, length: Tensor) -> None:
         """Forget what lies beyond ``length`` [B] in each row."""
@@ -197,6 +208,11 @@ class UncachedSession:
     def keep(self, rows: Tensor) -> None:
         """Keep only the rows listed, in that order."""
         self.length, self._text = self.length[rows], self._text[rows]
+
+
+def _within(columns: Tensor, positions: int | None) -> Tensor:
+    """Columns of tokens, those that no position is left for at the last one: they mean nothing."""
+    return columns if positions is None else columns.clamp_max(positions - 1)
 
 
 class HFPolicy:
@@ -286,8 +302,13 @@ class HFPolicy:
     def open(self, rows: int) -> Session:
         """A session of so many rows without text."""
         if self._windows is None:
-            return UncachedSession(self.model, rows)
-        return HFSession(self.model, rows, self._windows)
+            return UncachedSession(self.model, rows, self.positions)
+        return HFSession(self.model, rows, self._windows, self.positions)
+
+    @cached_property
+    def positions(self) -> int | None:
+        """How many tokens a text may have; None where any number can be read."""
+        return position_limit(self.model)
 
     @cached_property
     def _windows(self) -> dict[str, int | None] | None:
@@ -334,7 +355,7 @@ class HFPolicy:
         The prompt fills the cache and gives position 0; then each block of the response is one
         forward, so that never more than ``SCORED_LOGITS`` logits are held.
         """
-        check_prompts(prompts, responses=responses)
+        self._check_given(prompts, responses)
         longest = max((len(response) for response in responses), default=0)
         if not longest:
             return
@@ -350,11 +371,12 @@ class HFPolicy:
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Teacher forcing on hidden states that are kept. See ``policy.KeepsStates``."""
-        check_prompts(prompts, responses=responses)
+        self._check_given(prompts, responses)
         if not self._is_split:
             return None
         split, windows = SplitModel(self.model), self._windows
-        opened = None if windows is None else partial(HFSession, split.body, windows=windows)
+        settings = {"windows": windows, "positions": self.positions}
+        opened = None if windows is None else partial(HFSession, split.body, **settings)
         states = read_states(split, opened, prompts, responses)
 
         @torch.inference_mode()
@@ -362,6 +384,12 @@ class HFPolicy:
             return split.logits(states[rows.to(states.device), positions.to(states.device)])
 
         return logits
+
+    def _check_given(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> None:
+        check_prompts(prompts, responses=responses)
+        check_positions(self, prompts, [len(response) for response in responses])
 
     @cached_property
     def _is_split(self) -> bool:

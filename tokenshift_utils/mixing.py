@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tokenshift_utils import measures
-from tokenshift_utils.decoding import Lanes
+from tokenshift_utils.decoding import Lanes, check_positions
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.nucleus import Nucleus, log_softmax32, truncate
 from tokenshift_utils.policy import Policy, Sampling, Session, stop_ids
@@ -181,6 +181,8 @@ def cross_sample(
         raise TokenshiftError("the insertion 'own' needs row keys of another stream (own_keys)")
     if not len(prompts):
         raise TokenshiftError("there are no prompts to cross-sample")
+    for policy in (primary, intervention):
+        check_positions(policy, prompts, sampling.max_new_tokens)
     kind = getattr(primary, "mixer", Mixer)
     mixer = kind(primary, intervention, prompts, row_keys, rule, sampling, batch_size, insertion)
     if own_keys is not None:

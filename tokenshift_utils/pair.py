@@ -11,6 +11,7 @@ from tokenshift_utils.benchmarks import load_benchmark, read_rows
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.hf_policy import load_config, model_ends
 from tokenshift_utils.inputs import check_inputs
+from tokenshift_utils.positions import made_for
 from tokenshift_utils.study import load_study
 from tokenshift_utils.tokenizer_checks import load_tokenizer
 
@@ -139,7 +140,9 @@ def _ids(ids: tuple[int, ...]) -> str:
 def _length(configs: list, tokenizer, prompts: list[str]) -> int:
     """New tokens that fit behind the longest prompt within both models' contexts, at most LONGEST."""
     longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in prompts)
-    contexts = [c.get_text_config(decoder=True).max_position_embeddings for c in configs]
+    contexts = [n for n in map(made_for, configs) if n is not None]
+    if not contexts:
+        return LONGEST
     length = min(LONGEST, min(contexts) - longest)
     if length < 1:
         raise TokenshiftError(

@@ -21,6 +21,7 @@ import pyarrow as pa
 from safetensors import safe_open
 
 from tokenshift_utils import hub, loading, records
+from tokenshift_utils.context import check_lengths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.executor import Artefact, Job, jobs_of
 from tokenshift_utils.hf_policy import load_config
@@ -184,7 +185,14 @@ def row_bytes(kind: str, top_k: int) -> int:
 
 
 def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
-    """What a study takes, as text."""
+    """What a study takes, as text, and whether texts may be too long for its models.
+
+    Raises
+    ------
+    TokenshiftError
+        Where there is no telling how large the models are, or texts are longer than they can read.
+    """
+    too_long = check_lengths(study)
     shape, work = shape_of(study), count_work(study, assumed.mean_tokens)
     parts = [
         _tokens(study, work, assumed),
@@ -193,6 +201,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
         _disk(study, shape, work),
         *([_training(study, shape, assumed)] if study.training else []),
     ]
+    parts += [f"Warning: {too_long}"] if too_long else []
     return f"{study.title}\n\n" + "\n\n".join(parts)
 
 

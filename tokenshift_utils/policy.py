@@ -92,7 +92,10 @@ class Session(Protocol):
 
 
 class Policy(Protocol):
-    """A model with its tokenizer. ``fingerprint`` changes whenever its outputs could."""
+    """A model with its tokenizer. ``fingerprint`` changes whenever its outputs could.
+
+    ``positions`` is how many tokens a text may have, None where any number can be read.
+    """
 
     name: str
     vocab_size: int
@@ -101,6 +104,9 @@ class Policy(Protocol):
 
     @property
     def fingerprint(self) -> str: ...
+
+    @property
+    def positions(self) -> int | None: ...
 
     def open(self, rows: int) -> Session:
         """A session of so many rows without text."""

@@ -25,7 +25,7 @@ from tokenshift_utils.verify import extract_answer, is_correct
 
 SAMPLER = (
     *("decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy"),
-    "teacher_forcing",
+    *("positions", "teacher_forcing"),
 )
 ENGINE = ("engines", "listed", "vllm_mixing", "vllm_policy", "vllm_sampler", "vllm_scoring")
 MODULES = (*SAMPLER, "benchmarks", "judge", "prompts", "records", "rollouts", "verify")

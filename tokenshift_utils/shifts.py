@@ -8,10 +8,11 @@ another model's, or mixed ones.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,9 @@ from tokenshift_utils.store import code_version
 from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import check_same_tokenizer
 from tokenshift_utils.verify import answer_opening
+
+if TYPE_CHECKING:
+    from tokenshift_utils.hf_policy import HFPolicy
 
 MODULES = (*SAMPLER, "memory", "records", "shifts")
 
@@ -490,6 +494,33 @@ def read_responses(file: Path, tokenizer: Any, vocab_size: int) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def _tell_lengths(
+    base: tuple[HFPolicy, Path], tuned: tuple[HFPolicy, Path], trajectories: pd.DataFrame, file: str
+) -> None:
+    """Say on stderr where a row is longer than a model was made for; refuse what it cannot read."""
+    from tokenshift_utils.positions import made_for
+
+    lengths = trajectories["prompt_ids"].map(len) + trajectories["response_ids"].map(len)
+    contexts = [(p.positions or made_for(p.model.config), p.positions, d) for p, d in (base, tuned)]
+    passed = [c for c in contexts if c[0] is not None and lengths.max() > c[0]]
+    if not passed:
+        return
+    room, firm, directory = min(passed, key=lambda c: (c[1] is None, c[0]))
+    row = lengths.idxmax()
+    sentence = (
+        f"{file}, row {row + 1} has {lengths[row]} tokens, prompt and response "
+        f"({int((lengths > room).sum())} rows are too long), more than the {room} that the model in "
+        f"{directory} "
+    )
+    if firm is not None:
+        raise TokenshiftError(f"{sentence}has positions for: shorten the row or leave it out")
+    print(
+        f"warning: {sentence}was made for, so that shifts beyond say little about it: shorten the "
+        "row or leave it out",
+        file=sys.stderr,
+    )
+
+
 def shifts_of_files(
     base_dir: str | Path,
     tuned_dir: str | Path,
@@ -519,6 +550,7 @@ def shifts_of_files(
     check_same_tokenizer(base_dir, tuned_dir)
     size = min(base.vocab_size, tuned.vocab_size)
     trajectories = read_responses(Path(responses_jsonl), base.tokenizer, size)
+    _tell_lengths((base, base_dir), (tuned, tuned_dir), trajectories, Path(responses_jsonl).name)
     total = int(trajectories["response_ids"].map(len).sum())
     with tqdm(total=total, unit="position", desc="shifts") as bar:
         table = shift_table(
