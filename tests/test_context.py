@@ -25,19 +25,19 @@ from transformers import (
     Qwen2Config,
 )
 
-from tokenshift_utils import context
-from tokenshift_utils.cli import main
-from tokenshift_utils.context import check_lengths
-from tokenshift_utils.cross_sampling import get_cross_sampling
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.pair import LONGEST, write_pair
-from tokenshift_utils.plan import plan
-from tokenshift_utils.policy import Sampling
-from tokenshift_utils.positions import made_for
-from tokenshift_utils.rollouts import get_rollouts
-from tokenshift_utils.shifts import get_shifts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.records.cross_sampling import get_cross_sampling
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.run.cli import main
+from tokenshift_utils.run.pair import LONGEST, write_pair
+from tokenshift_utils.run.plan import plan
+from tokenshift_utils.study.positions import made_for
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks import context
+from tokenshift_utils.tasks.context import check_lengths
 
 IDS = {
     "vocab_size": len(WORDS),

@@ -12,14 +12,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from test_mixing import plain_cross
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from tokenshift_utils.decoding import Lanes
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy, UncachedSession
-from tokenshift_utils.mixing import cross_sample
-from tokenshift_utils.noise import row_key
-from tokenshift_utils.nucleus import log_softmax32, truncate
-from tokenshift_utils.policy import Sampling
-from tokenshift_utils.rules import Rule
+from tokenshift_utils.measures.noise import row_key
+from tokenshift_utils.measures.nucleus import log_softmax32, truncate
+from tokenshift_utils.models.decoding import Lanes
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.models.sessions import UncachedSession
+from tokenshift_utils.pairs.cross_sample import cross_sample
+from tokenshift_utils.pairs.rules import Rule
 
 STOPS = (0, 7)
 
