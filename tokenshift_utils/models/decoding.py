@@ -23,11 +23,16 @@ REFILL_AT = 1 / 16  # share of lanes that must be idle before new texts enter: e
 class Lanes:
     """The texts that the rows of some sessions are at.
 
+    Any number of tokens may be written behind a text: what lies beyond its limit is dropped. An
+    idle lane has a text of one token that means nothing, so that what is read and written along
+    with busy lanes starts anew every time, at the left, and never grows.
+
     Attributes
     ----------
     item : int64 [B], which text each lane writes; -1: idle
-    text : int64 [B, columns], prompt and response; what lies beyond ``size`` means nothing
-    size : int64 [B], tokens of the text so far
+    text : int64 [B, columns], prompt and response; what lies beyond ``size`` means nothing, and
+        the last column never does: it takes what is dropped
+    size : int64 [B], tokens of the text so far; 1 in idle lanes
     keys : int64 [B], the noise's row keys
     """
 
@@ -39,7 +44,6 @@ class Lanes:
         limit: int,
         stops: Sequence[int],
         rows: int,
-        spare: int,
         device: torch.device,
     ) -> None:
         check_prompts(prompts)
@@ -54,7 +58,7 @@ class Lanes:
         self._next = 0
         self._limit, self._stops = limit, torch.tensor(stops, dtype=torch.long, device=device)
         rows = min(rows, len(prompts))
-        columns = int(lengths.max()) + limit - int(first.min()) + spare
+        columns = int(lengths.max()) + limit - int(first.min()) + 1
         whole = {"dtype": torch.long, "device": device}
         self.item = torch.full((rows,), -1, **whole)
         self.text = torch.zeros(rows, columns, **whole)
@@ -91,6 +95,7 @@ class Lanes:
     def write(self, tokens: Tensor, values: Tensor | None = None) -> None:
         """Put ``tokens`` [B, n] behind the texts without making them longer."""
         columns = self.size[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        columns = columns.clamp_max(self.text.shape[1] - 1)
         self.text.scatter_(1, columns, tokens)
         if values is not None:
             self._values.scatter_(1, columns, values.to(torch.float64))
@@ -99,10 +104,10 @@ class Lanes:
         """Add the first ``counts`` [B] of ``tokens`` [B, n] to the texts of busy lanes.
 
         A text whose last token is a stop id, or that is at its limit, is finished and its lane
-        idle. Returns the number finished.
+        idle; a stop id further ahead is the caller's to cut at. Returns the number finished.
         """
         self.write(tokens, values)
-        self.size += counts * self.busy
+        self.size += torch.minimum(counts, self._limit - self.position) * self.busy
         done = self.busy & (torch.isin(self.pending, self._stops) | (self.position >= self._limit))
         lanes = done.nonzero().squeeze(-1)
         if len(lanes):
@@ -114,6 +119,7 @@ class Lanes:
                 self.ids[i] = texts[row, start:end].tolist()
                 self.values[i] = values_[row, start:end].tolist()
             self.item[lanes] = -1
+            self.size[lanes], self._origin[lanes] = 1, 0
         return len(lanes)
 
     def settle(self, eager: Sequence[Session], lagging: Sequence[Session] = ()) -> bool:
@@ -127,7 +133,7 @@ class Lanes:
         if len(idle) == len(self) and not waiting:
             return False
         for session in eager:
-            session.rewind(torch.where(busy, self.size - 1, 0))
+            session.rewind(self.size - 1)
         if waiting and len(idle) >= max(1, int(REFILL_AT * len(self))):
             self._enter(idle[:waiting], eager, lagging)
         elif not waiting and len(self) - len(idle) <= COMPACT_BELOW * len(self):
@@ -185,6 +191,24 @@ def check_prompts(prompts: Sequence[Sequence[int]], **beside: Sequence | None) -
         raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
 
 
+def check_positions(
+    policy: Policy, prompts: Sequence[Sequence[int]], new: Sequence[int] | int
+) -> None:
+    """Refuse texts of more tokens than a policy has positions for.
+
+    ``new`` is how many tokens stand behind each prompt, at most.
+    """
+    if policy.positions is None or not len(prompts):
+        return
+    news = [new] * len(prompts) if isinstance(new, int) else new
+    longest = max(len(prompt) + more for prompt, more in zip(prompts, news))
+    if longest > policy.positions:
+        raise TokenshiftError(
+            f"a text of {longest} tokens, prompt and response, is asked of {policy.name}, which has "
+            f"positions for {policy.positions}: shorten prompts or responses"
+        )
+
+
 def check_rows(
     prompts: Sequence[Sequence[int]],
     row_keys: Sequence[int],
@@ -216,11 +240,13 @@ def generate(
     prompt should stand together: it is read once for all that enter at one time.
     """
     check_rows(prompts, row_keys, sampling, first)
+    limit = sampling.max_new_tokens
+    check_positions(policy, prompts, limit if first is None else [limit - f for f in first])
     if not len(prompts):
         return []
     session = policy.open(min(batch_size, len(prompts)))
     lanes = Lanes(
-        prompts, row_keys, first, sampling.max_new_tokens, stop_ids, batch_size, 0, session.device
+        prompts, row_keys, first, sampling.max_new_tokens, stop_ids, batch_size, session.device
     )
     while lanes.settle([session]):
         logp = log_softmax32(session.read(lanes.pending[:, None])[:, 0], sampling.temperature)

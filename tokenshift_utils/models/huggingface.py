@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.models.decoding import check_prompts, generate
+from tokenshift_utils.models.decoding import check_positions, check_prompts, generate
 from tokenshift_utils.models.kv_cache import attention_windows
 from tokenshift_utils.models.policy import Continuation, Sampling, Session
 from tokenshift_utils.models.sessions import HFSession, UncachedSession, _cache_fault
@@ -35,11 +35,17 @@ from tokenshift_utils.study.checkpoints import (
     eos_ids,
     load_config,
 )
+from tokenshift_utils.study.positions import position_limit
 from tokenshift_utils.study.tokenizers import check_tokenizer, load_tokenizer
 
 DEFAULT_BATCH = 256
 SCORED_LOGITS = 2**26  # logits that `score` holds at once, at most (256 MiB in float32)
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+def _within(columns: Tensor, positions: int | None) -> Tensor:
+    """Columns of tokens, those that no position is left for at the last one: they mean nothing."""
+    return columns if positions is None else columns.clamp_max(positions - 1)
 
 
 class HFPolicy:
@@ -132,8 +138,13 @@ class HFPolicy:
     def open(self, rows: int) -> Session:
         """A session of so many rows without text."""
         if self._windows is None:
-            return UncachedSession(self.model, rows)
-        return HFSession(self.model, rows, self._windows)
+            return UncachedSession(self.model, rows, self.positions)
+        return HFSession(self.model, rows, self._windows, self.positions)
+
+    @cached_property
+    def positions(self) -> int | None:
+        """How many tokens a text may have; None where any number can be read."""
+        return position_limit(self.model)
 
     @cached_property
     def _windows(self) -> dict[str, int | None] | None:
@@ -180,7 +191,7 @@ class HFPolicy:
         The prompt fills the cache and gives position 0; then each block of the response is one
         forward, so that never more than ``SCORED_LOGITS`` logits are held.
         """
-        check_prompts(prompts, responses=responses)
+        self._check_given(prompts, responses)
         longest = max((len(response) for response in responses), default=0)
         if not longest:
             return
@@ -196,11 +207,12 @@ class HFPolicy:
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Teacher forcing on hidden states that are kept. See ``policy.KeepsStates``."""
-        check_prompts(prompts, responses=responses)
+        self._check_given(prompts, responses)
         if not self._is_split:
             return None
         split, windows = SplitModel(self.model), self._windows
-        opened = None if windows is None else partial(HFSession, split.body, windows=windows)
+        settings = {"windows": windows, "positions": self.positions}
+        opened = None if windows is None else partial(HFSession, split.body, **settings)
         states = read_states(split, opened, prompts, responses)
 
         @torch.inference_mode()
@@ -208,6 +220,12 @@ class HFPolicy:
             return split.logits(states[rows.to(states.device), positions.to(states.device)])
 
         return logits
+
+    def _check_given(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> None:
+        check_prompts(prompts, responses=responses)
+        check_positions(self, prompts, [len(response) for response in responses])
 
     @cached_property
     def _is_split(self) -> bool:

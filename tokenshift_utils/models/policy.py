@@ -89,6 +89,7 @@ class Policy(Protocol):
     What an engine can do is declared: ``top_logprobs`` is how many log-probs it returns for a
     position (-1: of the whole vocabulary), ``draws_inside`` whether tokens are drawn inside it, so
     that a mixture asks it for drafts in place of logits.
+    ``positions`` is how many tokens a text may have, None where any number can be read.
     """
 
     name: str
@@ -100,6 +101,9 @@ class Policy(Protocol):
 
     @property
     def fingerprint(self) -> str: ...
+
+    @property
+    def positions(self) -> int | None: ...
 
     def open(self, rows: int) -> Session:
         """A session of so many rows without text."""

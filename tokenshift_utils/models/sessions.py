@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tokenshift_utils.errors import first_line
+from tokenshift_utils.models.huggingface import _within
 from tokenshift_utils.models.kv_cache import RaggedCache, attention_mask
 from tokenshift_utils.models.teacher_forcing import CHUNK, input_device
 
@@ -17,13 +18,21 @@ class HFSession:
     """Rows of text in a ragged cache. See ``policy.Session``.
 
     ``model`` may be the body of one; ``read`` then returns last hidden states in place of logits.
+    ``positions`` is how many the model has. A text fits with the token that comes next, so that
+    the last one is free; there what only fills a row up is put, where it would lie beyond.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int, windows: dict[str, int | None]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: int,
+        windows: dict[str, int | None],
+        positions: int | None = None,
+    ) -> None:
         self._model = model
         self._has_head = model.get_output_embeddings() is not None
         self._cache = RaggedCache(model.config, rows)
-        self._windows = windows
+        self._windows, self._positions = windows, positions
         self._longest = 0  # at least the length of every row
         self.device = input_device(model)
         self.length = torch.zeros(rows, dtype=torch.long, device=self.device)
@@ -70,10 +79,12 @@ class HFSession:
             # fills the row up goes behind it in the cache, where nothing looks.
             order = (order - (n - counts)[:, None]) % n
             tokens = tokens.gather(1, order)
-        columns = length[:, None] + order
+        columns = _within(length[:, None] + order, self._positions)
         place = self._cache.place
         place.rows, place.columns = rows, columns
         place.width = (self._longest if rows is None else int(length.max())) + n
+        if self._positions is not None:
+            place.width = min(place.width, self._positions)
         kept = {"logits_to_keep": 1 if last else n} if self._has_head else {}
         output = self._model(
             input_ids=tokens,
@@ -110,8 +121,8 @@ class UncachedSession:
     For models whose state cannot be cut (recurrent layers) or that take no mask of the caller's.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int) -> None:
-        self._model = model
+    def __init__(self, model: PreTrainedModel, rows: int, positions: int | None = None) -> None:
+        self._model, self._positions = model, positions
         self.device = input_device(model)
         self.length = torch.zeros(rows, dtype=torch.long, device=self.device)
         self._text = torch.zeros(rows, 0, dtype=torch.long, device=self.device)
@@ -159,7 +170,7 @@ class UncachedSession:
         rows = torch.arange(len(self.length), device=self.device) if rows is None else rows
         columns = self._put(rows, self.length[rows], tokens)
         self.length[rows] += tokens.shape[1] if counts is None else counts
-        return rows, self.length[rows, None] - 1 if last else columns
+        return rows, self.length[rows, None] - 1 if last else _within(columns, self._positions)
 
     def rewind(self, length: Tensor) -> None:
         """Forget what lies beyond ``length`` [B] in each row."""

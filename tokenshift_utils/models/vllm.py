@@ -88,6 +88,11 @@ class VLLMPolicy:
             "of the whole vocabulary: set vllm.top_logprobs to -1, or temperature 1 and top-p below 1"
         )
 
+    @property
+    def positions(self) -> int | None:
+        """How many tokens a text may have, where the study says; else the engine refuses more."""
+        return self.setup.max_model_len
+
     def forget(self) -> None:
         """Drop cached texts, so that what comes does not depend on what was."""
         vllm_engine.engine(self.setup).reset_prefix_cache()

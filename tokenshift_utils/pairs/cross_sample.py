@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.models.decoding import check_positions
 from tokenshift_utils.models.policy import Policy, Sampling
 from tokenshift_utils.pairs.engine_mixer import EngineMixer
 from tokenshift_utils.pairs.mixer import THEIR_TOKEN, Insertion, MixedRun, Mixer
@@ -66,6 +67,8 @@ def cross_sample(
         raise TokenshiftError("the insertion 'own' needs row keys of another stream (own_keys)")
     if not len(prompts):
         raise TokenshiftError("there are no prompts to cross-sample")
+    for policy in (primary, intervention):
+        check_positions(policy, prompts, sampling.max_new_tokens)
     kind = EngineMixer if primary.draws_inside else Mixer
     mixer = kind(primary, intervention, prompts, row_keys, rule, sampling, batch_size, insertion)
     if own_keys is not None:

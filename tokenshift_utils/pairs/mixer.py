@@ -144,7 +144,7 @@ class Mixer:
         self.stops = stop_ids(primary, intervention)
         device = self.sessions[0].device
         self.lanes = Lanes(
-            prompts, row_keys, None, sampling.max_new_tokens, self.stops, rows, BLOCKS[-1], device
+            prompts, row_keys, None, sampling.max_new_tokens, self.stops, rows, device
         )
         self.own_keys = self.lanes.all_keys
         self.spent = torch.zeros(len(prompts), dtype=torch.long, device=device)  # firings a text

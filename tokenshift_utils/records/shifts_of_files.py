@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pandas as pd
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -11,7 +14,11 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.records.responses import read_responses
 from tokenshift_utils.records.shifts import shift_table
+from tokenshift_utils.study.positions import made_for
 from tokenshift_utils.study.tokenizers import check_same_tokenizer
+
+if TYPE_CHECKING:
+    from tokenshift_utils.models.huggingface import HFPolicy
 
 
 def shifts_of_files(
@@ -45,6 +52,7 @@ def shifts_of_files(
     check_same_tokenizer(base_dir, tuned_dir)
     size = min(base.vocab_size, tuned.vocab_size)
     trajectories = read_responses(Path(responses_jsonl), base.tokenizer, size)
+    _tell_lengths((base, base_dir), (tuned, tuned_dir), trajectories, Path(responses_jsonl).name)
     total = int(trajectories["response_ids"].map(len).sum())
     with tqdm(total=total, unit="position", desc="shifts") as bar:
         table = shift_table(
@@ -57,3 +65,28 @@ def shifts_of_files(
     finally:
         temporary.unlink(missing_ok=True)
     return table.num_rows
+
+
+def _tell_lengths(
+    base: tuple[HFPolicy, Path], tuned: tuple[HFPolicy, Path], trajectories: pd.DataFrame, file: str
+) -> None:
+    """Say on stderr where a row is longer than a model was made for; refuse what it cannot read."""
+    lengths = trajectories["prompt_ids"].map(len) + trajectories["response_ids"].map(len)
+    contexts = [(p.positions or made_for(p.model.config), p.positions, d) for p, d in (base, tuned)]
+    passed = [c for c in contexts if c[0] is not None and lengths.max() > c[0]]
+    if not passed:
+        return
+    room, firm, directory = min(passed, key=lambda c: (c[1] is None, c[0]))
+    row = lengths.idxmax()
+    sentence = (
+        f"{file}, row {row + 1} has {lengths[row]} tokens, prompt and response "
+        f"({int((lengths > room).sum())} rows are too long), more than the {room} that the model in "
+        f"{directory} "
+    )
+    if firm is not None:
+        raise TokenshiftError(f"{sentence}has positions for: shorten the row or leave it out")
+    print(
+        f"warning: {sentence}was made for, so that shifts beyond say little about it: shorten the "
+        "row or leave it out",
+        file=sys.stderr,
+    )

@@ -12,6 +12,7 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.study.checkpoints import load_config, model_ends
+from tokenshift_utils.study.positions import made_for
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.tasks.benchmarks import load_benchmark
@@ -161,7 +162,9 @@ def _ids(ids: tuple[int, ...]) -> str:
 def _length(configs: list, tokenizer, prompts: list[str]) -> int:
     """New tokens that fit behind the longest prompt within both models' contexts, at most LONGEST."""
     longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in prompts)
-    contexts = [c.get_text_config(decoder=True).max_position_embeddings for c in configs]
+    contexts = [n for n in map(made_for, configs) if n is not None]
+    if not contexts:
+        return LONGEST
     length = min(LONGEST, min(contexts) - longest)
     if length < 1:
         raise TokenshiftError(

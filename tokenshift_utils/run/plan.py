@@ -32,6 +32,7 @@ from tokenshift_utils.study import pins
 from tokenshift_utils.study.checkpoints import load_config
 from tokenshift_utils.study.schema import Benchmark, Shape
 from tokenshift_utils.study.study import Study
+from tokenshift_utils.tasks.context import check_lengths
 
 SECTIONS = {
     "01_divergence_characterization": divergence.requests,
@@ -189,7 +190,14 @@ def row_bytes(kind: str, top_k: int) -> int:
 
 
 def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
-    """What a study takes, as text."""
+    """What a study takes, as text, and whether texts may be too long for its models.
+
+    Raises
+    ------
+    TokenshiftError
+        Where there is no telling how large the models are, or texts are longer than they can read.
+    """
+    too_long = check_lengths(study)
     shape, work = shape_of(study), count_work(study, assumed.mean_tokens)
     parts = [
         _tokens(study, work, assumed),
@@ -198,6 +206,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
         _disk(study, shape, work),
         *([_training(study, shape, assumed)] if study.training else []),
     ]
+    parts += [f"Warning: {too_long}"] if too_long else []
     return f"{study.title}\n\n" + "\n\n".join(parts)
 
 

@@ -76,14 +76,16 @@ def reproduce(
     from tqdm import tqdm
 
     from tokenshift_utils.run.checks import check_inputs
+    from tokenshift_utils.tasks.context import check_lengths
 
     loaded = load_study(study)
     notebooks = select_notebooks(loaded, only)
     given = _parameters_of_each(notebooks, loaded, parameters or {})
     pins.fetch(loaded)
     check_inputs(loaded)
+    too_long = check_lengths(loaded)
     moving = pins.unpinned(loaded)
-    for sentence in _remarks(loaded, notebooks, only, moving):
+    for sentence in _remarks(loaded, notebooks, only, moving, too_long):
         print(sentence, file=sys.stderr)
     with _environment(executor), executor_running(loaded), _ended_as_interrupted():
         if fresh:
@@ -138,12 +140,17 @@ def select_notebooks(study: Study, only: Iterable[str] = ()) -> list[Path]:
 
 
 def _remarks(
-    study: Study, notebooks: list[Path], only: Iterable[str], moving: dict[str, str]
+    study: Study,
+    notebooks: list[Path],
+    only: Iterable[str],
+    moving: dict[str, str],
+    too_long: str,
 ) -> list[str]:
-    """What to say before a run: which notebooks are left out, and what is not pinned."""
+    """What to say before a run: notebooks left out, what is not pinned, and texts too long."""
     left_out = [] if only else [p for p in available_notebooks() if p not in notebooks]
     said = [f"left out: {lacks_section(path.stem, study)}" for path in left_out]
-    return said + ([f"warning: {pins.unpinned_warning(study, moving)}"] if moving else [])
+    said += [f"warning: {pins.unpinned_warning(study, moving)}"] if moving else []
+    return said + ([f"warning: {too_long}"] if too_long else [])
 
 
 def _parameters_of_each(

@@ -249,6 +249,9 @@ def run(study: Study, artefacts: Iterable[Artefact]) -> None:
     plan = missing(study, jobs_of(study, artefacts))
     if not plan:
         return
+    from tokenshift_utils.tasks.context import tell_lengths  # (transformers, where work is done)
+
+    tell_lengths(study, [artefact.parts(study) for artefact in {job.artefact for job in plan}])
     weights = {job: job.artefact.weights(study)[job.shard] for job in plan}
     kinds = sorted({job.artefact.kinds[0] for job in plan})
     pool = _pool(study)
