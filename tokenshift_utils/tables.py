@@ -1,7 +1,7 @@
 """Tables: a value with its interval in three columns for machines, in one cell for readers.
 
 A frame holds an estimate as columns x, x_low, x_high. The csv keeps them; text, Markdown and LaTeX
-show "0.83 [0.80, 0.86]".
+show "0.83 [0.80, 0.86]", or "0.83 (too few for an interval)" where there is none.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _LATEX = {
 }
 
 
+NO_INTERVAL = "too few for an interval"
 SETTINGS = ("threshold", "gain", "rate", "temperature", "top_p")  # shown as the study gives them
 
 
@@ -71,7 +72,9 @@ def text_table(frame: pd.DataFrame) -> pd.DataFrame:
             out[title] = []
             for v, a, b in values:
                 d = _at_least_two_digits(v, column_decimals)
-                interval = "" if math.isnan(a) else f" [{_number(a, d)}, {_number(b, d)}]"
+                interval = f" [{_number(a, d)}, {_number(b, d)}]"
+                if math.isnan(a):
+                    interval = "" if math.isnan(v) else f" ({NO_INTERVAL})"
                 out[title].append(_number(v, d) + interval)
         elif name in SETTINGS and pd.api.types.is_float_dtype(column):
             out[title] = ["–" if math.isnan(v) else f"{v:g}" for v in column]
