@@ -1,13 +1,14 @@
 """The command ``tokenshift``. Heavy imports wait for the command that needs them."""
 
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 import yaml
 
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import REPORT, TokenshiftError, sentence_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -264,13 +265,30 @@ def spread_lists(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; a user's mistake is one sentence and exit code 2."""
+    """Run the command; a user's mistake, or their machine's, is one sentence and exit code 2.
+
+    A fault of this package keeps its traceback, says where to report it and ends with 1.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # whatever the locale can't write
     try:
         app(spread_lists(arguments), standalone_mode=True)
     except TokenshiftError as error:
-        traceback = getattr(error, "traceback", "")
-        if traceback:
-            typer.echo(traceback, err=True)
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        if fault := getattr(error, "traceback", ""):
+            typer.echo(fault, err=True)
+            _end(f"{error}; {REPORT}", 1)
+        _end(str(error), 2)
+    except KeyboardInterrupt:
+        _end("interrupted; the same command goes on from what is finished", 130)
+    except Exception as error:  # noqa: BLE001  nothing leaves a command bare
+        if said := sentence_of(error):
+            _end(said, 2)
+        typer.echo(traceback.format_exc(), err=True)
+        _end(f"{type(error).__name__}: {error}; {REPORT}", 1)
+
+
+def _end(sentence: str, status: int) -> NoReturn:
+    typer.echo(f"error: {' '.join(sentence.splitlines())}", err=True)
+    sys.exit(status)

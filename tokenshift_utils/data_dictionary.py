@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from tokenshift_utils import paths, records
 from tokenshift_utils.cross_sampling import get_cross_sampling
+from tokenshift_utils.files import write_bytes, write_text
 from tokenshift_utils.rollouts import get_rollouts
 from tokenshift_utils.shifts import get_shifts
 from tokenshift_utils.single_token import get_single_token
@@ -67,7 +68,7 @@ def write_dictionary() -> Path:
     """Write the data dictionary; returns its file."""
     file = dictionary_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render(), encoding="utf-8")
+    write_text(file, render())
     return file
 
 
@@ -100,5 +101,7 @@ def _write_sample(kind: str, frame: pd.DataFrame) -> Path:
     table = pa.Table.from_pandas(rows, schema=records.schema(kind), preserve_index=False)
     file = sample_file(kind)
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata(None), file, compression="zstd")
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+    write_bytes(file, sink.getvalue().to_pybytes())
     return file

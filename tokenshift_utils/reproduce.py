@@ -1,6 +1,7 @@
 """Run the notebooks of a study through Papermill, and say what they made."""
 
 import csv
+import importlib.util
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -16,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenshift_utils import hub, paths
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import TokenshiftError, first_line, said_as_sentence
 from tokenshift_utils.executor import EXECUTOR_VARIABLE, chosen_executor, executor_running
+from tokenshift_utils.files import read_json, write_text
 from tokenshift_utils.notebook import (
     PARAMETERS,
     available_notebooks,
@@ -85,9 +88,9 @@ def reproduce(
     for sentence in _remarks(loaded, notebooks, only, moving):
         print(sentence, file=sys.stderr)
     with _environment(executor), executor_running(loaded), _ended_as_interrupted():
-        if fresh:
-            shutil.rmtree(paths.records(loaded.name), ignore_errors=True)
-        manifest = _read_manifest(loaded)
+        manifest = read_manifest(loaded.name)
+        if fresh and paths.records(loaded.name).exists():
+            shutil.rmtree(paths.records(loaded.name))
         bar = tqdm(notebooks, unit="notebook", dynamic_ncols=True)
         for source in bar:
             bar.set_description(source.stem)
@@ -106,7 +109,7 @@ def reproduce(
             }
             if moving:
                 manifest["notebooks"][source.stem]["unpinned"] = moving
-            _write_manifest(loaded, manifest)
+            write_manifest(manifest)
     return manifest
 
 
@@ -176,6 +179,13 @@ def study_argument(study: str | Path) -> str:
 def _environment(executor: str | None):
     """What the kernels inherit: this root, where to compute, no downloads, one thread each."""
     before = dict(os.environ)
+    # Kernels read and write nothing of the user's settings: a home that cannot be written to, a
+    # profile's startup files, matplotlib's settings and backend have no part in a run.
+    own = tempfile.TemporaryDirectory(prefix="tokenshift-", ignore_cleanup_errors=True)
+    os.environ["JUPYTER_RUNTIME_DIR"] = os.environ["IPYTHONDIR"] = own.name
+    matplotlib = Path(importlib.util.find_spec("matplotlib").origin).parent
+    os.environ["MATPLOTLIBRC"] = str(matplotlib / "mpl-data" / "matplotlibrc")
+    os.environ.pop("MPLBACKEND", None)
     if executor is not None:
         os.environ[EXECUTOR_VARIABLE] = executor
     os.environ[paths.HOME_VARIABLE] = str(paths.root())
@@ -188,6 +198,7 @@ def _environment(executor: str | None):
     finally:
         os.environ.clear()
         os.environ.update(before)
+        own.cleanup()
 
 
 @contextmanager
@@ -205,26 +216,28 @@ def _ended_as_interrupted():
 
 def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
     """Execute one notebook; only a complete one takes the place of an earlier one."""
-    import nbformat
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
+
+    from tokenshift_utils.kernel import ThisInterpreter
 
     target = paths.results(study.name) / "notebooks" / source.name
     partial = target.with_suffix(".partial.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         execute_notebook(
-            source,
-            partial,
+            _literal(source),
+            _literal(partial),
             parameters,
             kernel_name="python3",
+            kernel_manager_class=ThisInterpreter,
             progress_bar=False,
             # the notebook's own progress bars: to a person at a terminal, not into a log
             stderr_file=sys.stderr if sys.stderr.isatty() else None,
             start_timeout=120,
             # errors of cells are reported anyway; the rest of what a local kernel logs is noise
             extra_arguments=["--log-level=CRITICAL"],
-            cwd=paths.notebooks(),
+            cwd=_literal(paths.notebooks()),
         )
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
@@ -233,6 +246,8 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
         kept = f"as far as it got it is kept as {paths.display(partial)}"
         if error.ename == "TokenshiftError":
             raise TokenshiftError(f"{where}: {error.evalue}; {kept}") from None
+        if said := said_as_sentence([error.ename], error.evalue):
+            raise TokenshiftError(f"{where}: {said}") from None
         traceback = _ANSI.sub("", "\n".join(error.traceback))
         raise NotebookFailed(
             f"{where} ({error.ename}: {error.evalue}); {kept}", traceback
@@ -242,14 +257,39 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
             f"notebook {source.stem} stopped because its kernel died, most often for lack of "
             f"memory; as far as it got it is kept as {paths.display(partial)}"
         ) from None
+    except RuntimeError as error:
+        if "kernel" not in str(error).lower():
+            raise
+        raise TokenshiftError(
+            f"the kernel of notebook {source.stem} did not start ({first_line(error)}): see whether "
+            f"'{sys.executable} -m ipykernel_launcher --version' runs, and install tokenshift_utils "
+            "again if not"
+        ) from None
     except KeyboardInterrupt:
         raise _interrupted(source) from None
     finally:
-        if partial.exists():
-            notebook = nbformat.read(partial, as_version=4)
-            strip_run(notebook)
-            nbformat.write(notebook, partial)
+        _tidy(partial)
     partial.replace(target)
+
+
+def _literal(path: Path) -> str:
+    """A path for Papermill, which reads the paths it is given as templates of ``str.format``."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _tidy(partial: Path) -> None:
+    """Strip what was executed so far; where the disk took only a piece of it, drop that."""
+    import nbformat
+
+    if not partial.exists():
+        return
+    try:
+        notebook = nbformat.read(partial, as_version=4)
+        strip_run(notebook)
+        write_text(partial, nbformat.writes(notebook) + "\n")
+    except (OSError, ValueError):
+        partial.unlink()
+        raise
 
 
 def _interrupted(source: Path) -> NotebookFailed:
@@ -293,20 +333,38 @@ def _made(directory: Path, number: str, suffix: str) -> list[str]:
     return sorted(file.stem for file in directory.glob(f"{number}_*{suffix}"))
 
 
-def _read_manifest(study: Study) -> dict:
-    """The study's manifest: one entry for each notebook, of its last complete run."""
-    file = paths.results(study.name) / "manifest.json"
-    if file.is_file():
-        return json.loads(file.read_text())
-    return {"study": study.name, "notebooks": {}}
+def read_manifest(study_name: str) -> dict:
+    """A study's manifest: one entry for each notebook, of its last complete run.
+
+    Raises
+    ------
+    TokenshiftError
+        Where the file is there and is no manifest.
+    """
+    file = paths.results(study_name) / "manifest.json"
+    if not file.exists():
+        return {"study": study_name, "notebooks": {}}
+    remedy = "delete it, and run the study's notebooks again, which write it"
+    manifest = read_json(file, remedy)
+    try:
+        runs = manifest["notebooks"]
+        sound = manifest["study"] == study_name and all(
+            isinstance(runs[name][kind], list) for name in runs for kind in ("figures", "tables")
+        )
+    except (TypeError, KeyError):
+        sound = False
+    if not sound:
+        raise TokenshiftError(
+            f"{paths.display(file)} is no manifest of study {study_name}: {remedy}"
+        )
+    return manifest
 
 
-def _write_manifest(study: Study, manifest: dict) -> None:
+def write_manifest(manifest: dict) -> None:
+    """Put a manifest in the place of its study's."""
     manifest["notebooks"] = dict(sorted(manifest["notebooks"].items()))
-    file = paths.results(study.name) / "manifest.json"
-    draft = file.with_suffix(".tmp")
-    draft.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    draft.replace(file)
+    file = paths.results(manifest["study"]) / "manifest.json"
+    write_text(file, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def summary(manifest: dict) -> str:

@@ -25,6 +25,7 @@ from tokenshift_utils import executor, measures, records
 from tokenshift_utils.benchmarks import read_rows
 from tokenshift_utils.cross_sampling import CrossSampling, cross_sampling_artefacts
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import write_bytes
 from tokenshift_utils.memory import halving, positions_at_once
 from tokenshift_utils.nucleus import log_softmax32, on_supports, truncate
 from tokenshift_utils.policy import KeepsStates, Policy, Sampling
@@ -524,10 +525,7 @@ def shifts_of_files(
         table = shift_table(
             base, tuned, "given", trajectories, sampling, top_k, batch_size, bar.update
         )
-    temporary = out.with_name(f"{out.name}.tmp")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(out, sink.getvalue().to_pybytes())
     return table.num_rows

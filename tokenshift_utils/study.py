@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tokenshift_utils import hub, paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import read_text
 from tokenshift_utils.study_parts import (
     Batch,
     Benchmark,
@@ -295,7 +296,7 @@ def study_file(name_or_path: str | Path) -> Path:
     """
     text = str(name_or_path)
     if text.endswith((".yaml", ".yml")) or "/" in text:
-        candidates = [Path(text).expanduser().absolute(), paths.resolve(text)]
+        candidates = [paths.expand(text).absolute(), paths.resolve(text)]
     else:
         candidates = [paths.studies() / f"{text}.yaml"]
     for file in candidates:
@@ -318,8 +319,8 @@ def load_study(name_or_path: str | Path) -> Study:
     file = study_file(name_or_path)
     where = paths.display(file)
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(read_text(file), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise TokenshiftError(f"{where} is not a valid YAML file: {reason}") from None
     if not isinstance(content, dict):

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tokenshift_utils.files import write_text
+
 __all__ = ["text_table", "to_latex", "to_markdown", "write_table"]
 
 _LATEX = {
@@ -133,7 +135,7 @@ def write_table(frame: pd.DataFrame, directory: Path, name: str) -> list[Path]:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{name}.{ending}" for ending in ("csv", "md", "tex")]
-    frame.to_csv(paths[0], index=False, float_format="%.8g", lineterminator="\n")
-    paths[1].write_text(to_markdown(frame), encoding="utf-8")
-    paths[2].write_text(to_latex(frame), encoding="utf-8")
+    csv = frame.to_csv(index=False, float_format="%.8g", lineterminator="\n")
+    for path, text in zip(paths, (csv, to_markdown(frame), to_latex(frame))):
+        write_text(path, text)
     return paths
