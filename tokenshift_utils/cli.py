@@ -20,6 +20,11 @@ app = typer.Typer(
 bench = typer.Typer(no_args_is_help=True, help="Measure speed on the machine at hand.")
 app.add_typer(bench, name="bench")
 
+store = typer.Typer(
+    no_args_is_help=True, help="Look after the records under results/<study>/records."
+)
+app.add_typer(store, name="store")
+
 StudyOption = Annotated[str, typer.Option("--study", help="A study's name, or a study file.")]
 
 
@@ -185,6 +190,64 @@ def data_dictionary(study: StudyOption = "tiny") -> None:
 
     for file in [write_dictionary(), *write_samples(load_study(study))]:
         typer.echo(f"wrote {file}")
+
+
+@app.command()
+def verify(study: StudyOption = "tiny") -> None:
+    """Prove that figures, tables and notebooks are what the manifest says, and of one run."""
+    from tokenshift_utils import provenance
+    from tokenshift_utils.study import load_study
+
+    loaded = load_study(study)
+    if found := provenance.verify(loaded):
+        raise TokenshiftError(
+            f"{'; '.join(found)}: restore the files, or run tokenshift reproduce --study {study}"
+        )
+    typer.echo(f"the results of study {loaded.name} are what its manifest says, and of one run")
+
+
+@app.command()
+def explain(
+    file: Annotated[Path, typer.Argument(help="A figure, table, executed notebook or record.")],
+) -> None:
+    """Print the chain from study to a file: models, code, records, notebook, with checksums."""
+    from tokenshift_utils.provenance import explain
+
+    typer.echo(explain(file))
+
+
+@store.command("ls")
+def store_ls() -> None:
+    """List the records of every study: what they are, shards, bytes, when last read."""
+    from tokenshift_utils.store_care import list_records
+
+    typer.echo(list_records())
+
+
+@store.command("verify")
+def store_verify() -> None:
+    """Check every shard against its checksum; one that differs is computed anew when asked for."""
+    from tokenshift_utils.store_care import broken_shards
+
+    checked, broken = broken_shards()
+    if broken:
+        raise TokenshiftError(
+            f"{len(broken)} of {checked} shards do not match their checksum ({', '.join(broken)}): "
+            "the next run computes them anew; look after the disk that holds them"
+        )
+    typer.echo(f"all {checked} shards match their checksums")
+
+
+@store.command("prune")
+def store_prune(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove them; else they are only named.")
+    ] = False,
+) -> None:
+    """Remove the records that no study file's last run read, and what stopped runs left."""
+    from tokenshift_utils.store_care import prune
+
+    typer.echo(prune(yes))
 
 
 @bench.command("cross-sampling")

@@ -2,7 +2,6 @@
 
 import csv
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -19,8 +18,14 @@ from typing import Any
 
 from tokenshift_utils import hub, paths
 from tokenshift_utils.errors import TokenshiftError, first_line, said_as_sentence
-from tokenshift_utils.executor import EXECUTOR_VARIABLE, chosen_executor, executor_running
-from tokenshift_utils.files import read_json, write_text
+from tokenshift_utils.executor import (
+    EXECUTOR_VARIABLE,
+    chosen_executor,
+    executor_running,
+    noting_reads,
+)
+from tokenshift_utils.files import write_text
+from tokenshift_utils.manifest import read_manifest, write_manifest
 from tokenshift_utils.notebook import (
     PARAMETERS,
     available_notebooks,
@@ -77,6 +82,7 @@ def reproduce(
     """
     from tqdm import tqdm
 
+    from tokenshift_utils import provenance
     from tokenshift_utils.inputs import check_inputs
 
     loaded = load_study(study)
@@ -91,11 +97,15 @@ def reproduce(
         manifest = read_manifest(loaded.name)
         if fresh and paths.records(loaded.name).exists():
             shutil.rmtree(paths.records(loaded.name))
+        origin = provenance.made_from(loaded)
         bar = tqdm(notebooks, unit="notebook", dynamic_ncols=True)
         for source in bar:
             bar.set_description(source.stem)
             started = time.time()
-            _execute(source, loaded, {"study": study_argument(study)} | given[source.stem])
+            overview = source.stem.startswith("00")
+            inputs = provenance.read_by_overview(loaded.name) if overview else {}
+            with noting_reads() as records:
+                _execute(source, loaded, {"study": study_argument(study)} | given[source.stem])
             _drop_stale(loaded, source.stem[:2], started)
             manifest["notebooks"][source.stem] = {
                 "parameters": given[source.stem],
@@ -106,6 +116,10 @@ def reproduce(
                 "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
                 "figures": _made(paths.figures(loaded.name), source.stem[:2], ".png"),
                 "tables": _made(paths.tables(loaded.name), source.stem[:2], ".csv"),
+                **origin,
+                "records": records,
+                "inputs": inputs,
+                "outputs": provenance.made(loaded.name, source.stem[:2]),
             }
             if moving:
                 manifest["notebooks"][source.stem]["unpinned"] = moving
@@ -237,7 +251,7 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
             start_timeout=120,
             # errors of cells are reported anyway; the rest of what a local kernel logs is noise
             extra_arguments=["--log-level=CRITICAL"],
-            cwd=_literal(paths.notebooks()),
+            cwd=paths.notebooks(),
         )
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
@@ -331,40 +345,6 @@ def _drop_stale(study: Study, number: str, started: float) -> None:
 
 def _made(directory: Path, number: str, suffix: str) -> list[str]:
     return sorted(file.stem for file in directory.glob(f"{number}_*{suffix}"))
-
-
-def read_manifest(study_name: str) -> dict:
-    """A study's manifest: one entry for each notebook, of its last complete run.
-
-    Raises
-    ------
-    TokenshiftError
-        Where the file is there and is no manifest.
-    """
-    file = paths.results(study_name) / "manifest.json"
-    if not file.exists():
-        return {"study": study_name, "notebooks": {}}
-    remedy = "delete it, and run the study's notebooks again, which write it"
-    manifest = read_json(file, remedy)
-    try:
-        runs = manifest["notebooks"]
-        sound = manifest["study"] == study_name and all(
-            isinstance(runs[name][kind], list) for name in runs for kind in ("figures", "tables")
-        )
-    except (TypeError, KeyError):
-        sound = False
-    if not sound:
-        raise TokenshiftError(
-            f"{paths.display(file)} is no manifest of study {study_name}: {remedy}"
-        )
-    return manifest
-
-
-def write_manifest(manifest: dict) -> None:
-    """Put a manifest in the place of its study's."""
-    manifest["notebooks"] = dict(sorted(manifest["notebooks"].items()))
-    file = paths.results(manifest["study"]) / "manifest.json"
-    write_text(file, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def summary(manifest: dict) -> str:
