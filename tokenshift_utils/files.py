@@ -62,5 +62,11 @@ def write_bytes(file: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
+    except OSError as error:
+        error.filename, error.filename2 = (
+            str(file),
+            None,
+        )  # writes don't say where, drafts aren't it
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -301,8 +301,10 @@ def _tidy(partial: Path) -> None:
         notebook = nbformat.read(partial, as_version=4)
         strip_run(notebook)
         write_text(partial, nbformat.writes(notebook) + "\n")
-    except (OSError, ValueError):
-        partial.unlink()
+    except ValueError:
+        partial.unlink()  # what stopped the run says why
+    except OSError:
+        partial.unlink(missing_ok=True)
         raise
 
 

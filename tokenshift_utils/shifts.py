@@ -463,7 +463,9 @@ def _ids(row: dict, what: str, tokenizer: Any, vocab_size: int, where: str) -> l
     elif isinstance(row.get(what), str):
         ids = tokenizer.encode(row[what], add_special_tokens=False)
     else:
-        raise TokenshiftError(f"{where} has neither '{what}' (text) nor '{what}_ids' (token ids)")
+        raise TokenshiftError(
+            f"{where} has neither '{what}' (text) nor '{what}_ids' (token ids): give one of them"
+        )
     if not ids:
         raise TokenshiftError(f"{where} has a {what} without tokens; remove the row or fill it")
     return ids
@@ -513,7 +515,7 @@ def shifts_of_files(
     base_dir, tuned_dir, out = Path(base_dir), Path(tuned_dir), Path(out_parquet)
     if not out.absolute().parent.is_dir():
         raise TokenshiftError(
-            f"there is no directory {out.absolute().parent} to write {out.name} in"
+            f"there is no directory {out.absolute().parent} to write {out.name} in: make it first"
         )
     base = HFPolicy.load(base_dir, base_dir.name, dtype)
     tuned = HFPolicy.load(tuned_dir, tuned_dir.name, dtype)

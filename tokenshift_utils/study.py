@@ -274,7 +274,9 @@ class Study(Part):
             for parent in parents:
                 part = part.get(parent) if isinstance(part, dict) else None
             if not isinstance(part, dict) or last not in part:
-                raise TokenshiftError(f"study {self.name} has no key '{key}' to override")
+                raise TokenshiftError(
+                    f"study {self.name} has no key '{key}' to override: check its spelling"
+                )
             part[last] = value
         return _validated(content, f"study {self.name}, overridden")
 

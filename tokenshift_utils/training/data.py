@@ -48,7 +48,7 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
         if answers.setdefault(str(text), str(answer)) != str(answer):
             contradicted.add(text)
     if not answers:
-        raise TokenshiftError(f"{where} has no rows")
+        raise TokenshiftError(f"{where} has no rows: give at least one")
     if spec.prompt:  # all that the user says: nothing of the study's template goes around it
         prompt = study.prompt.model_copy(update={"template": "{problem}"})
         study = study.model_copy(update={"prompt": prompt})
@@ -64,7 +64,7 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
         if not len(table):
             raise TokenshiftError(
                 f"{where} has no prompt of at most {spec.max_prompt_tokens} tokens "
-                "('training.data.max_prompt_tokens')"
+                "('training.data.max_prompt_tokens'): raise it, or give shorter problems"
             )
     return table, counts | {"problems": len(table)}
 
@@ -85,7 +85,9 @@ def _rows(place: Path, spec: TrainingData, where: str) -> Iterator[dict]:
     except FileNotFoundError:
         raise TokenshiftError(f"{where} is not there; correct 'training.data'") from None
     except Exception as error:
-        raise TokenshiftError(f"{where} can't be read ({first_line(error)})") from error
+        raise TokenshiftError(
+            f"{where} can't be read ({first_line(error)}): fetch it again"
+        ) from error
     needed = {path.partition(".")[0] for path in (spec.prompt or spec.problem, spec.answer)}
     for name in needed - set(data.column_names):
         raise TokenshiftError(
