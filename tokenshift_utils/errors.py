@@ -5,6 +5,7 @@ disk, a missing permission, a damaged file) reaches a command as an exception of
 library: `sentence_of` says it as plainly. Everything else is a fault of this package.
 """
 
+import builtins
 import errno
 import json
 import os
@@ -99,7 +100,7 @@ _OS_ERRORS = {"OSError", "IOError", "SafetensorError", "EnvironmentError"}
 
 def _is_machine(kind: str) -> bool:
     name = kind.rpartition(".")[2]
-    builtin = getattr(__import__("builtins"), name, None)
+    builtin = getattr(builtins, name, None)
     return name in _OS_ERRORS or (isinstance(builtin, type) and issubclass(builtin, OSError))
 
 
