@@ -138,7 +138,7 @@ def test_a_promise_is_made_and_has_its_test(promise):
 def test_an_impossible_token_is_never_drawn():
     import torch
 
-    from tokenshift_utils.noise import draw
+    from tokenshift_utils.measures.noise import draw
 
     keys = torch.arange(4000)
     logp = torch.tensor([0.5, 0.0, 0.5]).log()
@@ -149,7 +149,7 @@ def test_an_impossible_token_is_never_drawn():
 def test_equal_figures_are_equal_files(tmp_path):
     import matplotlib.pyplot as plt
 
-    from tokenshift_utils.style import save_figure, use_style
+    from tokenshift_utils.report.style import save_figure, use_style
 
     made = []
     for name in ("a", "b"):

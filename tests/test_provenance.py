@@ -7,8 +7,8 @@ import pytest
 from test_reproduce import write_notebook
 
 from tokenshift_utils import paths
-from tokenshift_utils.cli import main
-from tokenshift_utils.reproduce import reproduce
+from tokenshift_utils.run.cli import main
+from tokenshift_utils.run.reproduce import reproduce
 
 READS = """from tokenshift_utils import get_shifts
 import pandas as pd

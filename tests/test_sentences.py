@@ -15,9 +15,10 @@ from conftest import CHECKOUT
 from test_provenance import said
 from test_reproduce import TABLE, write_notebook
 
-from tokenshift_utils import cli, errors, files, paths
+from tokenshift_utils import errors, files, paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.store import Store
+from tokenshift_utils.run import cli
+from tokenshift_utils.store.store import Store
 
 NUMBERS = sorted({*errors._OF_THE_MACHINE, errno.ENOTSUP, errno.ETIMEDOUT, errno.ECONNREFUSED})
 
@@ -56,7 +57,7 @@ def test_exceptions_of_libraries_are_sentences_and_our_own_faults_are_none():
 
 def stop_with(monkeypatch, error):
     monkeypatch.setattr(
-        "tokenshift_utils.study.load_study", lambda name: (_ for _ in ()).throw(error)
+        "tokenshift_utils.study.study.load_study", lambda name: (_ for _ in ()).throw(error)
     )
 
 
@@ -178,7 +179,7 @@ def test_a_damaged_study_file_is_one_sentence(content, mini_root, capsys):
 
 
 def test_a_study_file_may_open_with_a_byte_order_mark(mini_root):
-    from tokenshift_utils.study import load_study
+    from tokenshift_utils.study.study import load_study
 
     file = mini_root / "notebooks/studies/mini.yaml"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
@@ -258,7 +259,7 @@ def draw(directory: Path) -> bytes:
     """A figure with what matplotlib would take for formulas, and a logarithmic axis."""
     import matplotlib.pyplot as plt
 
-    from tokenshift_utils import style
+    from tokenshift_utils.report import style
 
     style.use_style()
     fig, ax = plt.subplots()
@@ -286,7 +287,7 @@ def test_figures_are_the_same_under_any_settings_and_text_is_no_formula(tmp_path
 def test_log_axes_still_show_powers_of_ten_and_labels_their_dollars(tmp_path):
     import matplotlib.pyplot as plt
 
-    from tokenshift_utils import style
+    from tokenshift_utils.report import style
 
     style.use_style()
     fig, ax = plt.subplots()

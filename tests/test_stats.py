@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenshift_utils.stats import Bootstrap, Estimate, simultaneous
+from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 
 
 def responses(by_problem, benchmark="b"):
@@ -225,8 +225,8 @@ def test_a_share_counts_the_rows_of_its_denominator_as_observations():
 
 
 def test_a_claim_from_too_little_is_not_testable_and_says_why():
-    from tokenshift_utils.analysis_common import evidence
-    from tokenshift_utils.claims import evaluate
+    from tokenshift_utils.sections.claims import evaluate
+    from tokenshift_utils.sections.common import evidence
 
     frame = many(problems=3, samples=2)
     estimate = Bootstrap(frame).accuracy(frame)

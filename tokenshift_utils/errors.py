@@ -5,6 +5,8 @@ disk, a missing permission, a damaged file) reaches a command as an exception of
 library: `sentence_of` says it as plainly. Everything else is a fault of this package.
 """
 
+from __future__ import annotations
+
 import builtins
 import errno
 import json
@@ -120,3 +122,9 @@ def damaged(error: BaseException) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"it is no JSON: {error.msg} at line {error.lineno}"
     return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, cut to a readable length, or its class."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

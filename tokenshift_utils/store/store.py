@@ -1,0 +1,154 @@
+"""Where computed records live: files keyed by a hash of all that determined them.
+
+A shard is ``<records>/<kind>/<key>/<shard>.parquet`` beside a sha256 of its bytes. It is written to
+a temporary file and renamed, so that what is there is whole; one that does not match its checksum
+counts as missing. ``key.json`` beside the shards says in words what the key stands for.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from tokenshift_utils.files import unusable, write_bytes, write_text
+from tokenshift_utils.store.columns import KINDS, schema
+
+KEY_LENGTH = 16
+
+
+def canonical(parts: dict) -> str:
+    """JSON with sorted keys and no spaces: equal content gives equal text."""
+    return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def artefact_key(parts: dict) -> str:
+    """The key of an artefact: 16 hex digits of a sha256 over what determined it."""
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def source_digest(source: str) -> str:
+    """A hash of what Python code does: comments, docstrings and layout do not count."""
+    tree = _without_docstrings(ast.parse(source))
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+
+
+@lru_cache(maxsize=32)
+def code_version(modules: tuple[str, ...]) -> str:
+    """A hash of the named modules of the package, for the keys of what they compute."""
+    digests = []
+    for name in sorted(modules):
+        origin = importlib.util.find_spec(f"tokenshift_utils.{name}").origin
+        digests.append(source_digest(Path(origin).read_text(encoding="utf-8")))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:KEY_LENGTH]
+
+
+@lru_cache(maxsize=100_000)
+def _file_digest(file: str, size: int, modified_ns: int) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Store:
+    """The shards under one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def file(self, kind: str, key: str, shard: int) -> Path:
+        """Where a shard is, or would be."""
+        return self.root / kind / key / f"{shard:04d}.parquet"
+
+    def intact(self, kind: str, key: str, shard: int) -> bool:
+        """Whether a shard is there and its bytes match its checksum."""
+        file = self.file(kind, key, shard)
+        try:
+            expected = file.with_suffix(".sha256").read_bytes().split()[:1]
+            status = file.stat()
+            found = _file_digest(str(file), status.st_size, status.st_mtime_ns)
+            return [found.encode()] == expected
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return False
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # replaced by another machine while read over NFS
+                return False
+            raise
+
+    def read(self, kind: str, key: str, shard: int, columns: Iterable[str] | None = None):
+        """A shard as an Arrow table, all columns or some.
+
+        Raises
+        ------
+        TokenshiftError
+            Where the file, whatever its checksum says, holds no such records.
+        """
+        file = self.file(kind, key, shard)
+        names = None if columns is None else list(columns)
+        remedy = "delete it and run the same command again, which computes it anew"
+        try:
+            with pq.ParquetFile(file) as shard_file:
+                self._check_columns(kind, shard_file.schema_arrow, names)
+                table = shard_file.read(columns=names)
+            return table if names is None else table.select(names)
+        except (pa.ArrowException, ValueError) as error:
+            raise unusable(file, error, remedy) from None
+
+    @staticmethod
+    def _check_columns(kind: str, found: pa.Schema, names: list[str] | None) -> None:
+        wanted = schema(kind) if kind in KINDS else found
+        if kind in KINDS and not found.equals(wanted):
+            odd = sorted(set(found.names) ^ set(wanted.names)) or ["their types"]
+            raise ValueError(f"its columns are not those of {kind}: {', '.join(odd)}")
+        if lacking := [name for name in names or () if name not in found.names]:
+            raise ValueError(f"it lacks the column {lacking[0]}")
+
+    def write(self, kind: str, key: str, shard: int, content: pa.Table, parts: dict) -> None:
+        """Write a shard so that a reader sees all of it or none."""
+        file = self.file(kind, key, shard)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file.parent / "key.json", json.dumps(parts, indent=1, sort_keys=True))
+        sink = pa.BufferOutputStream()
+        pq.write_table(content, sink, compression="zstd")
+        data = sink.getvalue().to_pybytes()
+        digest = hashlib.sha256(data).hexdigest()
+        # The checksum first: a crash between the two leaves a shard that counts as missing.
+        write_text(file.with_suffix(".sha256"), f"{digest}  {file.name}\n")
+        write_bytes(file, data)
+
+    @contextmanager
+    def lock(self, kind: str, key: str, shard: int) -> Iterator[None]:
+        """Hold a shard while it is computed, so that two processes do not both do it.
+
+        The operating system's lock, which ends with whoever holds it. Where the file system has
+        none it goes without: both then write the same, one after the other.
+        """
+        file = self.file(kind, key, shard)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file.with_suffix(".lock"), fallback_to_soft=False)
+        try:
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+        try:
+            yield
+        finally:
+            lock.release()
