@@ -403,6 +403,7 @@ def test_single_token_effects_by_hand():
         columns=["problem", "stratum", "stratum_low", "stratum_high", "stratum_positions", "js",
                  "effective", "effect"],
     )  # fmt: skip
+    records = pd.concat([records] * 5, ignore_index=True)  # two rows would carry no interval
     records = records.assign(
         primary="base", intervention="dapo", direction="forward", benchmark="easy", sample=0
     )
@@ -414,7 +415,7 @@ def test_single_token_effects_by_hand():
     assert list(table["effect_different"])[1:] == pytest.approx([0.5, 0.5])
     assert list(table["decisive"]) == pytest.approx([0.0, 0.5, 0.05])
     assert list(table["js"]) == pytest.approx([0.01, 0.3, 0.9 * 0.01 + 0.1 * 0.3])
-    assert list(table["positions"]) == [2, 2, 4] and list(table["pool"]) == [90, 10, 100]
+    assert list(table["positions"]) == [10, 10, 20] and list(table["pool"]) == [90, 10, 100]
     low, high = table.loc["0.1 to 0.7", ["effect_low", "effect_high"]]
     assert (low, high) == (0.0, 0.5)  # problem p alone, and problem q alone
     assert "+25.0 points" in single.say_effects(table.reset_index())

@@ -191,3 +191,50 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         ):
             hits[name] += estimate.low <= truth <= estimate.high
     assert all(0.90 <= count / trials <= 0.98 for count in hits.values()), hits
+
+
+@pytest.mark.parametrize("problems, samples", [(1, 40), (3, 3), (9, 1)])
+def test_too_little_is_said_in_place_of_an_interval(problems, samples):
+    frame = many(problems=problems, samples=samples)
+    boot, rows = Bootstrap(frame, resamples=50), np.ones(problems * samples)
+    parts = (
+        boot.accuracy(frame),
+        boot.ratio(frame, frame["correct"]),
+        boot.quantiles(frame, frame["correct"], [0.5])[0],
+        boot.variance_explained(frame, rows, frame["sample"]),
+        boot.accuracy(frame) - boot.accuracy(frame),
+        boot.accuracy(frame) / 2.0,
+    )
+    for estimate in parts:
+        assert np.isnan(estimate.interval()).all()
+        assert f"{problems} problem" in estimate.why
+        assert f"{problems * samples} observations" in estimate.why
+
+
+def test_a_share_counts_the_rows_of_its_denominator_as_observations():
+    """Nine high-JS positions among a thousand carry no interval of what share of them is so."""
+    frame = many(problems=50, samples=20)
+    among = np.zeros(len(frame))
+    among[np.arange(0, 900, 100)] = 1
+    boot = Bootstrap(frame)
+    few = boot.ratio(frame, among * frame["correct"], among)
+    assert np.isfinite(few.value) and np.isnan(few.low) and "9 observations" in few.why
+    among[950] = 1
+    enough = boot.ratio(frame, among * frame["correct"], among)
+    assert enough.why == "" and np.isfinite(enough.interval()).all()
+
+
+def test_a_claim_from_too_little_is_not_testable_and_says_why():
+    from tokenshift_utils.sections.claims import evaluate
+    from tokenshift_utils.sections.common import evidence
+
+    frame = many(problems=3, samples=2)
+    estimate = Bootstrap(frame).accuracy(frame)
+    for note, opening in (("", "too few"), ("JS > 0.1", "JS > 0.1; too few")):
+        found = evidence([("near_zero_share", "dapo", estimate, note)])
+        table = evaluate({"base": "base", "dapo": "rl"}, found).set_index(["claim", "subject"])
+        row = table.loc[("1-sparsity-dapo", "dapo")]
+        assert row["verdict"] == "not testable"
+        assert (
+            row["measured"].startswith(opening) and "3 problems, 6 observations" in row["measured"]
+        )

@@ -27,9 +27,9 @@ def test_readers_see_the_interval_beside_the_value():
     assert list(text["growth"]) == ["∞", "0.000"] and list(text["finished"]) == ["yes", "no"]
 
 
-def test_a_value_without_interval_stands_alone():
+def test_a_value_without_interval_says_so():
     frame = FRAME.assign(share=0.5)
-    assert text_table(frame)["share"].iloc[1] == "0.500"
+    assert text_table(frame)["share"].iloc[1] == "0.500 (too few for an interval)"
 
 
 def test_small_and_large_numbers_keep_three_digits():

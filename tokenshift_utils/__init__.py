@@ -3,7 +3,7 @@
 The rooms, from the ground up; each imports only what stands above it in this list (the test command
 holds the line, by the layers contract in pyproject.toml):
 
-errors, paths   one sentence for a user's mistake; where things are
+errors, paths, files  one sentence for a user's mistake; where things are; whole files in UTF-8
 measures        divergences, nuclei, noise, weights: tensors only
 report          estimates with intervals, tables, style of figures: no study
 study           study files, models and tokenizers as files

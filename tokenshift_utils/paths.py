@@ -29,7 +29,7 @@ def root() -> Path:
     """
     home = os.environ.get(HOME_VARIABLE)
     if home:
-        directory = Path(home).expanduser().resolve()
+        directory = expand(home).resolve()
         if not _is_root(directory):
             raise TokenshiftError(
                 f"{HOME_VARIABLE} is {directory}, which holds no notebooks/studies: set it to a "
@@ -48,7 +48,17 @@ def root() -> Path:
 
 def resolve(path: str | Path) -> Path:
     """A path of a study file as an absolute path (relative ones are relative to the root)."""
-    return root() / Path(path).expanduser()
+    return root() / expand(path)
+
+
+def expand(path: str | Path) -> Path:
+    """A path with ``~`` read as a home directory; a TokenshiftError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise TokenshiftError(
+            f"the home directory in {path} is not known: give the path in full"
+        ) from None
 
 
 def display(path: str | Path) -> str:

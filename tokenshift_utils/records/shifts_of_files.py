@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import write_bytes
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.records.responses import read_responses
 from tokenshift_utils.records.shifts import shift_table
@@ -45,7 +47,7 @@ def shifts_of_files(
         raise TokenshiftError(f"{out} is a directory; give --out a file to write in it")
     if not out.absolute().parent.is_dir():
         raise TokenshiftError(
-            f"there is no directory {out.absolute().parent} to write {out.name} in"
+            f"there is no directory {out.absolute().parent} to write {out.name} in: make it first"
         )
     base = HFPolicy.load(base_dir, base_dir.name, dtype)
     tuned = HFPolicy.load(tuned_dir, tuned_dir.name, dtype)
@@ -58,12 +60,9 @@ def shifts_of_files(
         table = shift_table(
             base, tuned, "given", trajectories, sampling, top_k, batch_size, bar.update
         )
-    temporary = out.with_name(f"{out.name}.tmp")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(out, sink.getvalue().to_pybytes())
     return table.num_rows
 
 

@@ -267,7 +267,7 @@ class SingleToken(Request):
         if primary == intervention or study.base not in (primary, intervention):
             raise TokenshiftError(
                 f"single-token effects are between {study.base} and another model, not between "
-                f"{primary} and {intervention}"
+                f"{primary} and {intervention}: give {study.base} as one of the two"
             )
         settings = study.cross_sampling.single_token
         if settings is None:

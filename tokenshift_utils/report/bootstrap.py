@@ -9,7 +9,9 @@ is paired, problem by problem.
 - share of positions: ratio of sums over the drawn problems, so that long responses count by length;
 - quantile: of all positions of the drawn problems, values sorted once.
 
-Intervals are percentile intervals. Where every problem agrees (a share of exactly 0 or 1) they have
+Intervals are percentile intervals. One from fewer than `MIN_PROBLEMS` problems or `MIN_EVENTS`
+observations (responses or positions that count in the denominator) would be a number without
+meaning: there is none then, and the estimate says why. Where every problem agrees (a share of exactly 0 or 1) they have
 no width; that means "not seen to vary", not certainty.
 """
 
@@ -20,8 +22,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-__all__ = ["Bootstrap", "Estimate", "simultaneous"]
+__all__ = ["MIN_EVENTS", "MIN_PROBLEMS", "Bootstrap", "Estimate", "simultaneous", "too_few"]
 
+MIN_PROBLEMS = 2
+MIN_EVENTS = 10
 # Below this share of resamples in which a quantity exists, no interval is given.
 MIN_DEFINED = 0.95
 
@@ -35,11 +39,13 @@ class Estimate:
     value : the estimate on all problems (NaN where it does not exist).
     draws : [resamples] the same statistic on the resampled problems.
     confidence : level of `low` and `high`.
+    why : why there is no interval, where too little was observed for one; else "".
     """
 
     value: float
     draws: np.ndarray = field(repr=False)
     confidence: float = 0.95
+    why: str = ""
 
     def interval(self, settings: int = 1) -> tuple[float, float]:
         """Percentile interval; for one of several `settings`, at a Bonferroni-corrected level."""
@@ -63,17 +69,19 @@ class Estimate:
         low, high = self.interval()
         return {name: self.value, f"{name}_low": low, f"{name}_high": high}
 
-    def _with(self, value: float, draws: np.ndarray) -> Estimate:
-        return Estimate(float(value), draws, self.confidence)
+    def _with(self, other: Estimate | float, value: float, draws: np.ndarray) -> Estimate:
+        why = self.why or (other.why if isinstance(other, Estimate) else "")
+        return Estimate(float(value), draws, self.confidence, why)
 
     def __add__(self, other: Estimate | float) -> Estimate:
-        return self._with(self.value + _value(other), self.draws + _draws(other))
+        return self._with(other, self.value + _value(other), self.draws + _draws(other))
 
     def __sub__(self, other: Estimate | float) -> Estimate:
-        return self._with(self.value - _value(other), self.draws - _draws(other))
+        return self._with(other, self.value - _value(other), self.draws - _draws(other))
 
     def __truediv__(self, other: Estimate | float) -> Estimate:
-        return self._with(_divide(self.value, _value(other)), _divide(self.draws, _draws(other)))
+        value = _divide(self.value, _value(other))
+        return self._with(other, value, _divide(self.draws, _draws(other)))
 
 
 def _value(x: Estimate | float) -> float:
@@ -90,6 +98,17 @@ def _divide(a, b):
     return np.divide(a, b, out=np.full(np.broadcast_shapes(a.shape, b.shape), np.nan), where=b != 0)
 
 
+def too_few(problems: int, events: int) -> str:
+    """Why so many problems and observations give no interval; "" where they give one."""
+    if problems >= MIN_PROBLEMS and events >= MIN_EVENTS:
+        return ""
+    counted = ", ".join(
+        f"{number} {noun}{'' if number == 1 else 's'}"
+        for noun, number in (("problem", problems), ("observation", events))
+    )
+    return f"too few for an interval ({counted}; at least {MIN_PROBLEMS} and {MIN_EVENTS})"
+
+
 def simultaneous(estimates: list[Estimate], which: str) -> tuple[float, float, float]:
     """(value, low, high) of the smallest or largest of several estimates.
 
@@ -100,10 +119,11 @@ def simultaneous(estimates: list[Estimate], which: str) -> tuple[float, float, f
     if not estimates:
         return np.nan, np.nan, np.nan
     intervals = [e.interval(len(estimates)) for e in estimates]
+    value = pick(e.value for e in estimates)
     if any(np.isnan(low) for low, _ in intervals):
-        return np.nan, np.nan, np.nan
+        return (value if all(np.isfinite(e.value) for e in estimates) else np.nan, np.nan, np.nan)
     return (
-        pick(e.value for e in estimates),
+        value,
         pick(low for low, _ in intervals),
         pick(high for _, high in intervals),
     )
@@ -147,14 +167,16 @@ class Bootstrap:
             codes, weights=np.asarray(values, dtype=np.float64), minlength=len(self.problems)
         )
 
-    def estimate(self, numerator: np.ndarray, denominator: np.ndarray) -> Estimate:
-        """sum(numerator) / sum(denominator) over problems, both [problems]."""
-        value = _divide(numerator.sum(), denominator.sum())
-        if len(self.problems) < 2 or (denominator > 0).sum() < 2:
-            draws = np.full(self.resamples, np.nan)  # one problem says nothing of their spread
-        else:
-            draws = _divide(self.weights @ numerator, self.weights @ denominator)
-        return Estimate(float(value), draws, self.confidence)
+    def estimate(self, numerator: np.ndarray, denominator: np.ndarray, events: int) -> Estimate:
+        """sum(numerator) / sum(denominator) over problems, both [problems], from `events` rows."""
+        value = float(_divide(numerator.sum(), denominator.sum()))
+        if why := too_few(int((denominator > 0).sum()), events):
+            return self._without_interval(value, why)
+        draws = _divide(self.weights @ numerator, self.weights @ denominator)
+        return Estimate(value, draws, self.confidence)
+
+    def _without_interval(self, value: float, why: str) -> Estimate:
+        return Estimate(value, np.full(self.resamples, np.nan), self.confidence, why)
 
     def accuracy(self, frame: pd.DataFrame, column: str = "correct") -> Estimate:
         """Mean over problems of the mean over samples of `column` (one row a response)."""
@@ -163,6 +185,7 @@ class Bootstrap:
         return self.estimate(
             np.nan_to_num(_divide(self._sum(codes, frame[column]), count)),
             (count > 0).astype(np.float64),
+            len(codes),
         )
 
     def mean_of_benchmarks(self, frame: pd.DataFrame, column: str = "correct") -> Estimate:
@@ -176,8 +199,9 @@ class Bootstrap:
     def ratio(self, frame: pd.DataFrame, numerator, denominator=None) -> Estimate:
         """Ratio of sums over rows; `denominator` None counts rows. Both are arrays of [rows]."""
         codes = self.codes(frame)
-        below = np.ones(len(codes)) if denominator is None else denominator
-        return self.estimate(self._sum(codes, numerator), self._sum(codes, below))
+        below = np.ones(len(codes)) if denominator is None else np.asarray(denominator)
+        events = int(np.count_nonzero(below))
+        return self.estimate(self._sum(codes, numerator), self._sum(codes, below), events)
 
     def quantiles(self, frame: pd.DataFrame, values, levels) -> list[Estimate]:
         """Quantiles of values [rows] pooled over the drawn problems.
@@ -188,18 +212,18 @@ class Bootstrap:
         """
         values, codes = np.asarray(values, dtype=np.float64), self.codes(frame)
         levels = np.asarray(levels, dtype=np.float64)
+        why = too_few(len(np.unique(codes)), len(values))
         if len(values) == 0:
-            nothing = np.full(self.resamples, np.nan)
-            return [Estimate(np.nan, nothing, self.confidence) for _ in levels]
+            return [self._without_interval(np.nan, why) for _ in levels]
         order = np.argsort(values, kind="stable")
         values, codes = values[order], codes[order]
-        single = len(self.problems) < 2 or len(np.unique(codes)) < 2
         ones = np.ones((1, len(self.problems)))
-        weights = ones if single else np.concatenate([ones, self.weights])
+        weights = ones if why else np.concatenate([ones, self.weights])
         found = _weighted_quantiles(values, codes, weights, levels)
-        draws = np.full((self.resamples, len(levels)), np.nan) if single else found[1:]
+        if why:
+            return [self._without_interval(float(value), why) for value in found[0]]
         return [
-            Estimate(float(found[0, i]), draws[:, i], self.confidence) for i in range(len(levels))
+            Estimate(float(found[0, i]), found[1:, i], self.confidence) for i in range(len(levels))
         ]
 
     def variance_explained(self, frame: pd.DataFrame, values, groups) -> Estimate:
@@ -219,8 +243,8 @@ class Bootstrap:
         s = np.bincount(cells, weights=values, minlength=size).reshape(shape)
         q = self._sum(codes, values**2)
         value = _epsilon_squared(np.ones((1, shape[0])), n, s, q)[0]
-        if shape[0] < 2:
-            return Estimate(float(value), np.full(self.resamples, np.nan), self.confidence)
+        if why := too_few(len(np.unique(codes)), len(values)):
+            return self._without_interval(float(value), why)
         parts = [
             _epsilon_squared(block, n, s, q)
             for block in np.array_split(self.weights, max(1, self.resamples // 100))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 import seaborn as sns
+
+from tokenshift_utils.files import write_bytes
 
 __all__ = [
     "COLORS",
     "color",
     "label_ends",
+    "log_scale",
     "name_lines",
     "panels_width",
     "save_figure",
@@ -31,7 +36,12 @@ _SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def use_style() -> None:
-    """Set the style of all figures made after this call."""
+    """Set the style of all figures made after this call, whatever the user's settings are.
+
+    Text is drawn as it is: names and tokens may hold dollar signs, which matplotlib would read as
+    formulas; on logarithmic axes, see `log_scale`, its own numbers are.
+    """
+    matplotlib.rcdefaults()
     sns.set_theme(
         context="paper",
         style="ticks",
@@ -55,6 +65,8 @@ def use_style() -> None:
             "grid.color": "#E6E6E6",
             "grid.linewidth": 0.7,
             "axes.axisbelow": True,
+            "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it
+            "text.parse_math": False,
         },
     )
 
@@ -72,6 +84,16 @@ def color(study, model: str) -> str:
 def panels_width(count: int) -> float:
     """Inches across for `count` panels side by side: never wider than a page."""
     return min(7.6, 3.8 * max(count, 1))
+
+
+def log_scale(ax, *names: str) -> None:
+    """Make the axes of these names, "x" or "y", logarithmic, with powers of ten for numbers."""
+    for name in names:
+        ax.set(**{f"{name}scale": "log"})
+        axis = getattr(ax, f"{name}axis")
+        # More ticks than are drawn: one made later would show its formula's source.
+        for tick in (*axis.get_major_ticks(64), *axis.get_minor_ticks(256)):
+            tick.label1.set_parse_math(True)
 
 
 def name_lines(ax, names: dict[str, str], at: tuple[float, float] = (0.97, 0.97)) -> None:
@@ -120,7 +142,10 @@ def save_figure(fig, directory: Path, name: str) -> list[Path]:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{name}.png", directory / f"{name}.pdf"]
-    fig.savefig(paths[0], metadata={"Software": None})
-    fig.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    undated = {"CreationDate": None, "Producer": None, "Creator": None}
+    for path, metadata in zip(paths, ({"Software": None}, undated)):
+        drawn = io.BytesIO()
+        fig.savefig(drawn, format=path.suffix[1:], metadata=metadata)
+        write_bytes(path, drawn.getvalue())
     plt.close(fig)
     return paths

@@ -1,7 +1,7 @@
 """Tables: a value with its interval in three columns for machines, in one cell for readers.
 
 A frame holds an estimate as columns x, x_low, x_high. The csv keeps them; text, Markdown and LaTeX
-show "0.83 [0.80, 0.86]".
+show "0.83 [0.80, 0.86]", or "0.83 (too few for an interval)" where there is none.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from tokenshift_utils.files import write_text
 
 __all__ = ["text_table", "to_latex", "to_markdown", "write_table"]
 
@@ -30,6 +32,7 @@ _LATEX = {
 }
 
 
+NO_INTERVAL = "too few for an interval"
 SETTINGS = ("threshold", "gain", "rate", "temperature", "top_p")  # shown as the study gives them
 
 
@@ -71,7 +74,9 @@ def text_table(frame: pd.DataFrame) -> pd.DataFrame:
             out[title] = []
             for v, a, b in values:
                 d = _at_least_two_digits(v, column_decimals)
-                interval = "" if math.isnan(a) else f" [{_number(a, d)}, {_number(b, d)}]"
+                interval = f" [{_number(a, d)}, {_number(b, d)}]"
+                if math.isnan(a):
+                    interval = "" if math.isnan(v) else f" ({NO_INTERVAL})"
                 out[title].append(_number(v, d) + interval)
         elif name in SETTINGS and pd.api.types.is_float_dtype(column):
             out[title] = ["–" if math.isnan(v) else f"{v:g}" for v in column]
@@ -130,7 +135,7 @@ def write_table(frame: pd.DataFrame, directory: Path, name: str) -> list[Path]:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{name}.{ending}" for ending in ("csv", "md", "tex")]
-    frame.to_csv(paths[0], index=False, float_format="%.8g", lineterminator="\n")
-    paths[1].write_text(to_markdown(frame), encoding="utf-8")
-    paths[2].write_text(to_latex(frame), encoding="utf-8")
+    csv = frame.to_csv(index=False, float_format="%.8g", lineterminator="\n")
+    for path, text in zip(paths, (csv, to_markdown(frame), to_latex(frame))):
+        write_text(path, text)
     return paths

@@ -1,13 +1,14 @@
 """The command ``tokenshift``. Heavy imports wait for the command that needs them."""
 
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 import yaml
 
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import REPORT, TokenshiftError, sentence_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +19,11 @@ app = typer.Typer(
 
 bench = typer.Typer(no_args_is_help=True, help="Measure speed on the machine at hand.")
 app.add_typer(bench, name="bench")
+
+store = typer.Typer(
+    no_args_is_help=True, help="Look after the records under results/<study>/records."
+)
+app.add_typer(store, name="store")
 
 StudyOption = Annotated[str, typer.Option("--study", help="A study's name, or a study file.")]
 
@@ -187,6 +193,64 @@ def data_dictionary(study: StudyOption = "tiny") -> None:
         typer.echo(f"wrote {file}")
 
 
+@app.command()
+def verify(study: StudyOption = "tiny") -> None:
+    """Prove that figures, tables and notebooks are what the manifest says, and of one run."""
+    from tokenshift_utils.run import provenance
+    from tokenshift_utils.study.study import load_study
+
+    loaded = load_study(study)
+    if found := provenance.verify(loaded):
+        raise TokenshiftError(
+            f"{'; '.join(found)}: restore the files, or run tokenshift reproduce --study {study}"
+        )
+    typer.echo(f"the results of study {loaded.name} are what its manifest says, and of one run")
+
+
+@app.command()
+def explain(
+    file: Annotated[Path, typer.Argument(help="A figure, table, executed notebook or record.")],
+) -> None:
+    """Print the chain from study to a file: models, code, records, notebook, with checksums."""
+    from tokenshift_utils.run.provenance import explain
+
+    typer.echo(explain(file))
+
+
+@store.command("ls")
+def store_ls() -> None:
+    """List the records of every study: what they are, shards, bytes, when last read."""
+    from tokenshift_utils.run.store_care import list_records
+
+    typer.echo(list_records())
+
+
+@store.command("verify")
+def store_verify() -> None:
+    """Check every shard against its checksum; one that differs is computed anew when asked for."""
+    from tokenshift_utils.run.store_care import broken_shards
+
+    checked, broken = broken_shards()
+    if broken:
+        raise TokenshiftError(
+            f"{len(broken)} of {checked} shards do not match their checksum ({', '.join(broken)}): "
+            "the next run computes them anew; look after the disk that holds them"
+        )
+    typer.echo(f"all {checked} shards match their checksums")
+
+
+@store.command("prune")
+def store_prune(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove them; else they are only named.")
+    ] = False,
+) -> None:
+    """Remove the records that no study file's last run read, and what stopped runs left."""
+    from tokenshift_utils.run.store_care import prune
+
+    typer.echo(prune(yes))
+
+
 @bench.command("cross-sampling")
 def bench_cross_sampling(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of cases.")] = False,
@@ -265,13 +329,30 @@ def spread_lists(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; a user's mistake is one sentence and exit code 2."""
+    """Run the command; a user's mistake, or their machine's, is one sentence and exit code 2.
+
+    A fault of this package keeps its traceback, says where to report it and ends with 1.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # whatever the locale can't write
     try:
         app(spread_lists(arguments), standalone_mode=True)
     except TokenshiftError as error:
-        traceback = getattr(error, "traceback", "")
-        if traceback:
-            typer.echo(traceback, err=True)
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        if fault := getattr(error, "traceback", ""):
+            typer.echo(fault, err=True)
+            _end(f"{error}; {REPORT}", 1)
+        _end(str(error), 2)
+    except KeyboardInterrupt:
+        _end("interrupted; the same command goes on from what is finished", 130)
+    except Exception as error:  # noqa: BLE001  nothing leaves a command bare
+        if said := sentence_of(error):
+            _end(said, 2)
+        typer.echo(traceback.format_exc(), err=True)
+        _end(f"{type(error).__name__}: {error}; {REPORT}", 1)
+
+
+def _end(sentence: str, status: int) -> NoReturn:
+    typer.echo(f"error: {' '.join(sentence.splitlines())}", err=True)
+    sys.exit(status)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenshift_utils import paths
+from tokenshift_utils.files import write_bytes, write_text
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.records.fetch import fetch
@@ -70,7 +71,7 @@ def write_dictionary() -> Path:
     """Write the data dictionary; returns its file."""
     file = dictionary_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render(), encoding="utf-8")
+    write_text(file, render())
     return file
 
 
@@ -103,5 +104,7 @@ def _write_sample(kind: str, frame: pd.DataFrame) -> Path:
     table = pa.Table.from_pandas(rows, schema=columns.schema(kind), preserve_index=False)
     file = sample_file(kind)
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata(None), file, compression="zstd")
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+    write_bytes(file, sink.getvalue().to_pybytes())
     return file

@@ -1,13 +1,14 @@
 """Run the notebooks of a study through Papermill, and say what they made."""
 
 import csv
-import json
+import importlib.util
 import os
 import platform
 import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenshift_utils import paths
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import TokenshiftError, first_line, said_as_sentence
+from tokenshift_utils.files import write_text
+from tokenshift_utils.run.manifest import read_manifest, write_manifest
 from tokenshift_utils.run.notebook import (
     PARAMETERS,
     available_notebooks,
@@ -24,7 +27,12 @@ from tokenshift_utils.run.notebook import (
     lacks_section,
     versions,
 )
-from tokenshift_utils.store.executor import EXECUTOR_VARIABLE, chosen_executor, executor_running
+from tokenshift_utils.store.executor import (
+    EXECUTOR_VARIABLE,
+    chosen_executor,
+    executor_running,
+    noting_reads,
+)
 from tokenshift_utils.study import pins
 from tokenshift_utils.study.study import Study, load_study, study_file
 
@@ -75,6 +83,7 @@ def reproduce(
     """
     from tqdm import tqdm
 
+    from tokenshift_utils.run import provenance
     from tokenshift_utils.run.checks import check_inputs
     from tokenshift_utils.tasks.context import check_lengths
 
@@ -88,14 +97,18 @@ def reproduce(
     for sentence in _remarks(loaded, notebooks, only, moving, too_long):
         print(sentence, file=sys.stderr)
     with _environment(executor), executor_running(loaded), _ended_as_interrupted():
-        if fresh:
-            shutil.rmtree(paths.records(loaded.name), ignore_errors=True)
-        manifest = _read_manifest(loaded)
+        manifest = read_manifest(loaded.name)
+        if fresh and paths.records(loaded.name).exists():
+            shutil.rmtree(paths.records(loaded.name))
+        origin = provenance.made_from(loaded)
         bar = tqdm(notebooks, unit="notebook", dynamic_ncols=True)
         for source in bar:
             bar.set_description(source.stem)
             started = time.time()
-            _execute(source, loaded, {"study": study_argument(study)} | given[source.stem])
+            overview = source.stem.startswith("00")
+            inputs = provenance.read_by_overview(loaded.name) if overview else {}
+            with noting_reads() as records:
+                _execute(source, loaded, {"study": study_argument(study)} | given[source.stem])
             _drop_stale(loaded, source.stem[:2], started)
             manifest["notebooks"][source.stem] = {
                 "parameters": given[source.stem],
@@ -106,10 +119,14 @@ def reproduce(
                 "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
                 "figures": _made(paths.figures(loaded.name), source.stem[:2], ".png"),
                 "tables": _made(paths.tables(loaded.name), source.stem[:2], ".csv"),
+                **origin,
+                "records": records,
+                "inputs": inputs,
+                "outputs": provenance.made(loaded.name, source.stem[:2]),
             }
             if moving:
                 manifest["notebooks"][source.stem]["unpinned"] = moving
-            _write_manifest(loaded, manifest)
+            write_manifest(manifest)
     return manifest
 
 
@@ -184,6 +201,13 @@ def study_argument(study: str | Path) -> str:
 def _environment(executor: str | None):
     """What the kernels inherit: this root, where to compute, no downloads, one thread each."""
     before = dict(os.environ)
+    # Kernels read and write nothing of the user's settings: a home that cannot be written to, a
+    # profile's startup files, matplotlib's settings and backend have no part in a run.
+    own = tempfile.TemporaryDirectory(prefix="tokenshift-", ignore_cleanup_errors=True)
+    os.environ["JUPYTER_RUNTIME_DIR"] = os.environ["IPYTHONDIR"] = own.name
+    matplotlib = Path(importlib.util.find_spec("matplotlib").origin).parent
+    os.environ["MATPLOTLIBRC"] = str(matplotlib / "mpl-data" / "matplotlibrc")
+    os.environ.pop("MPLBACKEND", None)
     if executor is not None:
         os.environ[EXECUTOR_VARIABLE] = executor
     os.environ[paths.HOME_VARIABLE] = str(paths.root())
@@ -196,6 +220,7 @@ def _environment(executor: str | None):
     finally:
         os.environ.clear()
         os.environ.update(before)
+        own.cleanup()
 
 
 @contextmanager
@@ -213,19 +238,21 @@ def _ended_as_interrupted():
 
 def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
     """Execute one notebook; only a complete one takes the place of an earlier one."""
-    import nbformat
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
+
+    from tokenshift_utils.run.kernel import ThisInterpreter
 
     target = paths.results(study.name) / "notebooks" / source.name
     partial = target.with_suffix(".partial.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         execute_notebook(
-            source,
-            partial,
+            _literal(source),
+            _literal(partial),
             parameters,
             kernel_name="python3",
+            kernel_manager_class=ThisInterpreter,
             progress_bar=False,
             # the notebook's own progress bars: to a person at a terminal, not into a log
             stderr_file=sys.stderr if sys.stderr.isatty() else None,
@@ -241,6 +268,8 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
         kept = f"as far as it got it is kept as {paths.display(partial)}"
         if error.ename == "TokenshiftError":
             raise TokenshiftError(f"{where}: {error.evalue}; {kept}") from None
+        if said := said_as_sentence([error.ename], error.evalue):
+            raise TokenshiftError(f"{where}: {said}") from None
         traceback = _ANSI.sub("", "\n".join(error.traceback))
         raise NotebookFailed(
             f"{where} ({error.ename}: {error.evalue}); {kept}", traceback
@@ -250,14 +279,41 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
             f"notebook {source.stem} stopped because its kernel died, most often for lack of "
             f"memory; as far as it got it is kept as {paths.display(partial)}"
         ) from None
+    except RuntimeError as error:
+        if "kernel" not in str(error).lower():
+            raise
+        raise TokenshiftError(
+            f"the kernel of notebook {source.stem} did not start ({first_line(error)}): see whether "
+            f"'{sys.executable} -m ipykernel_launcher --version' runs, and install tokenshift_utils "
+            "again if not"
+        ) from None
     except KeyboardInterrupt:
         raise _interrupted(source) from None
     finally:
-        if partial.exists():
-            notebook = nbformat.read(partial, as_version=4)
-            strip_run(notebook)
-            nbformat.write(notebook, partial)
+        _tidy(partial)
     partial.replace(target)
+
+
+def _literal(path: Path) -> str:
+    """A path for Papermill, which reads the paths it is given as templates of ``str.format``."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _tidy(partial: Path) -> None:
+    """Strip what was executed so far; where the disk took only a piece of it, drop that."""
+    import nbformat
+
+    if not partial.exists():
+        return
+    try:
+        notebook = nbformat.read(partial, as_version=4)
+        strip_run(notebook)
+        write_text(partial, nbformat.writes(notebook) + "\n")
+    except ValueError:
+        partial.unlink()  # what stopped the run says why
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _interrupted(source: Path) -> NotebookFailed:
@@ -299,22 +355,6 @@ def _drop_stale(study: Study, number: str, started: float) -> None:
 
 def _made(directory: Path, number: str, suffix: str) -> list[str]:
     return sorted(file.stem for file in directory.glob(f"{number}_*{suffix}"))
-
-
-def _read_manifest(study: Study) -> dict:
-    """The study's manifest: one entry for each notebook, of its last complete run."""
-    file = paths.results(study.name) / "manifest.json"
-    if file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
-    return {"study": study.name, "notebooks": {}}
-
-
-def _write_manifest(study: Study, manifest: dict) -> None:
-    manifest["notebooks"] = dict(sorted(manifest["notebooks"].items()))
-    file = paths.results(study.name) / "manifest.json"
-    draft = file.with_suffix(".tmp")
-    draft.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(file)
 
 
 def summary(manifest: dict) -> str:

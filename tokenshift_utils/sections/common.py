@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
+from tokenshift_utils.report.tables import NO_INTERVAL
 from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS
 
 __all__ = [
@@ -65,8 +66,9 @@ def evidence(rows: list[tuple]) -> pd.DataFrame:
             triple = (estimate.value, *estimate.interval())
         else:
             triple = estimate
-        if np.isnan(triple).any() and not note:
-            note = "too few problems show it for an interval"
+        if np.isnan(triple).any() and not (note and np.isnan(triple[0])):
+            why = getattr(estimate, "why", "") or "too few problems show it for an interval"
+            note = f"{note}; {why}" if note else why
         out.append((quantity, subject, *triple, note))
     return pd.DataFrame(out, columns=list(EVIDENCE_COLUMNS))
 
@@ -84,7 +86,7 @@ def percent(row, name: str, decimals: int = 1) -> str:
     if np.isnan(value):
         return "not measurable"
     if np.isnan(low):
-        return f"{value:.{decimals}f}% (no interval)"
+        return f"{value:.{decimals}f}% ({NO_INTERVAL})"
     return f"{value:.{decimals}f}% [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 

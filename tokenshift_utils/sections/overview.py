@@ -17,6 +17,7 @@ import pandas as pd
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import read_csv
 from tokenshift_utils.report.tables import to_markdown
 from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS, VERDICTS, evaluate
 
@@ -29,6 +30,7 @@ __all__ = [
     "section_claims",
 ]
 
+RUN_AGAIN = "delete it and run the notebook that makes it again (tokenshift reproduce)"
 SECTIONS = {
     "1": "Divergence characterization",
     "2": "Cross-sampling",
@@ -40,7 +42,7 @@ SECTIONS = {
 def read_evidence(study) -> pd.DataFrame:
     """The evidence that the notebooks wrote for this study, together; empty where there is none."""
     files = sorted(paths.tables(study.name).glob("[0-9][0-9]_*evidence.csv"))
-    parts = [pd.read_csv(file, keep_default_na=True, dtype={"note": object}) for file in files]
+    parts = [read_csv(file, RUN_AGAIN, dtype={"note": object}) for file in files]
     parts = [part for part in parts if len(part)]
     if not parts:
         return pd.DataFrame(columns=list(EVIDENCE_COLUMNS))
@@ -82,8 +84,8 @@ def claims_markdown(study_name: str) -> str:
         raise TokenshiftError(
             f"there is no {paths.display(file)}: run tokenshift reproduce --study {study_name}"
         )
-    table = pd.read_csv(file)
-    return to_markdown(table[["claim", "says", "subject", "measured", "verdict"]])
+    shown = ["claim", "says", "subject", "measured", "verdict"]
+    return to_markdown(read_csv(file, RUN_AGAIN, usecols=shown)[shown])
 
 
 def _picture(file: Path) -> str:

@@ -13,10 +13,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
@@ -29,6 +31,7 @@ from tokenshift_utils.store.store import Store, artefact_key
 from tokenshift_utils.study.study import Study
 
 EXECUTOR_VARIABLE = "TOKENSHIFT_EXECUTOR"
+READS_VARIABLE = "TOKENSHIFT_READS"  # a file that gathers what is read, see noting_reads
 EXECUTORS = ("local", "ray")
 SEEN_WITHIN = 120.0  # seconds; network file systems hide another machine's new file for up to 60
 
@@ -81,9 +84,52 @@ def is_done(study: Study, job: Job) -> bool:
 
 def read(study: Study, artefact: Artefact, kind: str, columns=None) -> pa.Table:
     """All shards of a computed artefact, in order, as one table."""
+    note_read(study, artefact)
     key, files = key_of(study, artefact), store(study)
     shards = range(len(artefact.weights(study)))
     return pa.concat_tables([files.read(kind, key, shard, columns) for shard in shards])
+
+
+@contextmanager
+def noting_reads() -> Iterator[list[str]]:
+    """Note what this process, and those that it starts, read of the store: ``kind/key``, sorted.
+
+    The list is filled at the end. What was needed to compute a record counts as read with it.
+    """
+    before, found = os.environ.get(READS_VARIABLE), []
+    with tempfile.TemporaryDirectory(prefix="tokenshift-") as directory:
+        file = Path(directory) / "reads"
+        os.environ[READS_VARIABLE] = str(file)
+        try:
+            yield found
+        finally:
+            os.environ.pop(READS_VARIABLE)
+            if before is not None:
+                os.environ[READS_VARIABLE] = before
+        if file.exists():
+            found += sorted(set(file.read_text(encoding="utf-8").split()))
+
+
+def note_read(study: Study, artefact: Artefact) -> None:
+    """Say that an artefact was read: to `noting_reads`, and by the time of its key.json."""
+    kept, waiting = set(), [artefact]
+    while waiting:
+        one = waiting.pop()
+        if one in kept:
+            continue
+        kept.add(one)
+        waiting += {
+            job.artefact
+            for shard in range(len(one.weights(study)))
+            for job in one.needs(study, shard)
+        }
+    keys = [f"{kind}/{key_of(study, one)}" for one in kept for kind in one.kinds]
+    for key in keys:
+        with suppress(OSError):  # a store that can only be read
+            os.utime(paths.records(study.name) / key / "key.json")
+    if noted := os.environ.get(READS_VARIABLE):
+        with open(noted, "a", encoding="utf-8") as stream:
+            stream.write("".join(f"{key}\n" for key in keys))
 
 
 def read_shard(study: Study, job: Job, kind: str, columns=None) -> pa.Table:

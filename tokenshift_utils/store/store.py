@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,6 +18,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
+
+from tokenshift_utils.files import unusable, write_bytes, write_text
+from tokenshift_utils.store.columns import KINDS, schema
 
 KEY_LENGTH = 16
 
@@ -54,10 +55,11 @@ class Store:
         """Whether a shard is there and its bytes match its checksum."""
         file = self.file(kind, key, shard)
         try:
-            expected = file.with_suffix(".sha256").read_text(encoding="utf-8").split()[0]
+            expected = file.with_suffix(".sha256").read_bytes().split()[:1]
             status = file.stat()
-            return _file_digest(str(file), status.st_size, status.st_mtime_ns) == expected
-        except (FileNotFoundError, IndexError):
+            found = _file_digest(str(file), status.st_size, status.st_mtime_ns)
+            return [found.encode()] == expected
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return False
         except OSError as error:
             if error.errno == errno.ESTALE:  # replaced by another machine while read over NFS
@@ -65,37 +67,45 @@ class Store:
             raise
 
     def read(self, kind: str, key: str, shard: int, columns: Iterable[str] | None = None):
-        """A shard as an Arrow table, all columns or some."""
+        """A shard as an Arrow table, all columns or some.
+
+        Raises
+        ------
+        TokenshiftError
+            Where the file, whatever its checksum says, holds no such records.
+        """
+        file = self.file(kind, key, shard)
         names = None if columns is None else list(columns)
-        return pq.read_table(self.file(kind, key, shard), columns=names)
+        remedy = "delete it and run the same command again, which computes it anew"
+        try:
+            with pq.ParquetFile(file) as shard_file:
+                self._check_columns(kind, shard_file.schema_arrow, names)
+                table = shard_file.read(columns=names)
+            return table if names is None else table.select(names)
+        except (pa.ArrowException, ValueError) as error:
+            raise unusable(file, error, remedy) from None
+
+    @staticmethod
+    def _check_columns(kind: str, found: pa.Schema, names: list[str] | None) -> None:
+        wanted = schema(kind) if kind in KINDS else found
+        if kind in KINDS and not found.equals(wanted):
+            odd = sorted(set(found.names) ^ set(wanted.names)) or ["their types"]
+            raise ValueError(f"its columns are not those of {kind}: {', '.join(odd)}")
+        if lacking := [name for name in names or () if name not in found.names]:
+            raise ValueError(f"it lacks the column {lacking[0]}")
 
     def write(self, kind: str, key: str, shard: int, content: pa.Table, parts: dict) -> None:
         """Write a shard so that a reader sees all of it or none."""
         file = self.file(kind, key, shard)
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._replace(
-            file.parent / "key.json", json.dumps(parts, indent=1, sort_keys=True).encode()
-        )
+        write_text(file.parent / "key.json", json.dumps(parts, indent=1, sort_keys=True))
         sink = pa.BufferOutputStream()
         pq.write_table(content, sink, compression="zstd")
         data = sink.getvalue().to_pybytes()
         digest = hashlib.sha256(data).hexdigest()
         # The checksum first: a crash between the two leaves a shard that counts as missing.
-        self._replace(file.with_suffix(".sha256"), f"{digest}  {file.name}\n".encode())
-        self._replace(file, data)
-
-    @staticmethod
-    def _replace(file: Path, data: bytes) -> None:
-        # not the process id: other machines have the same ones
-        temporary = file.with_name(f"{file.name}.{secrets.token_hex(8)}.tmp")
-        try:
-            with open(temporary, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(file.with_suffix(".sha256"), f"{digest}  {file.name}\n")
+        write_bytes(file, data)
 
     @contextmanager
     def lock(self, kind: str, key: str, shard: int) -> Iterator[None]:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import read_text
 from tokenshift_utils.study import hub
 from tokenshift_utils.study.schema import (
     Batch,
@@ -275,7 +276,9 @@ class Study(Part):
             for parent in parents:
                 part = part.get(parent) if isinstance(part, dict) else None
             if not isinstance(part, dict) or last not in part:
-                raise TokenshiftError(f"study {self.name} has no key '{key}' to override")
+                raise TokenshiftError(
+                    f"study {self.name} has no key '{key}' to override: check its spelling"
+                )
             part[last] = value
         return _validated(content, f"study {self.name}, overridden")
 
@@ -297,7 +300,7 @@ def study_file(name_or_path: str | Path) -> Path:
     """
     text = str(name_or_path)
     if text.endswith((".yaml", ".yml")) or "/" in text:
-        candidates = [Path(text).expanduser().absolute(), paths.resolve(text)]
+        candidates = [paths.expand(text).absolute(), paths.resolve(text)]
     else:
         candidates = [paths.studies() / f"{text}.yaml"]
     for file in candidates:
@@ -320,7 +323,7 @@ def load_study(name_or_path: str | Path) -> Study:
     file = study_file(name_or_path)
     where = paths.display(file)
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        content = yaml.load(read_text(file), Loader=_UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise TokenshiftError(f"{where} is not a valid YAML file: {reason}") from None

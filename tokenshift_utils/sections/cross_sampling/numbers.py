@@ -171,7 +171,7 @@ def gap_share(after: Estimate, before: Estimate, goal: Estimate) -> tuple[Estima
     gap = goal - before
     low, high = gap.interval()
     if not (low > 0 or high < 0):
-        return None, "RL and base do not differ in accuracy here"
+        return None, gap.why or "RL and base do not differ in accuracy here"
     return (after - before) / gap, ""
 
 

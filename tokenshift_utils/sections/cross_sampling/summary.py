@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tokenshift_utils.report.bootstrap import MIN_DEFINED, Bootstrap, Estimate
+from tokenshift_utils.report.tables import NO_INTERVAL
 from tokenshift_utils.sections.common import by_benchmark, percent, plan
 from tokenshift_utils.sections.cross_sampling.numbers import own_accuracy
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting, roles
@@ -171,7 +172,7 @@ def _summary(curve: Curve, random: Curve, before: Estimate, gap: Estimate, contr
     low, high = gap.interval()
     nothing = (np.nan,) * 3
     if not (low > 0 or high < 0):
-        note = "RL and base do not differ in accuracy here"
+        note = gap.why or "RL and base do not differ in accuracy here"
         return _columns(nothing, np.nan, nothing, "–", note)
     to_reach = share_to_reach(curve, before, gap)
     reached = "yes" if np.isfinite(to_reach[0]) else "not reached"
@@ -214,5 +215,7 @@ def say_summary(study, table: pd.DataFrame) -> str:
 def _share(row, name: str) -> str:
     """A share in percent with its interval, whose upper end may be "not reached"."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if np.isnan(low):
+        return f"{row[name]:.2%} ({NO_INTERVAL})"
     ends = ["not reached" if np.isinf(end) else f"{end:.2%}" for end in (low, high)]
     return f"{row[name]:.2%} [{', '.join(ends)}]"

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import color, name_lines, panels_width
+from tokenshift_utils.report.style import color, log_scale, name_lines, panels_width
 from tokenshift_utils.sections.common import of_kind
 from tokenshift_utils.sections.divergence.numbers import SUPPORTS
 
@@ -55,10 +55,12 @@ def plot_js_distribution(
             above = 1 - np.searchsorted(ordered, grid, side="right") / len(ordered)
             style = "-" if support == "nucleus" else ":"
             right.plot(grid, 100 * above, style, color=hue)
-    left.set(xscale="log", yscale="log", xlabel="JS (nats; leftmost bar: below 1e-6)")
+    log_scale(left, "x", "y")
+    left.set(xlabel="JS (nats; leftmost bar: below 1e-6)")
     left.set_ylabel("positions (%)")
     left.set_title("Histogram, truncated distributions")
-    right.set(xscale="log", xlabel="x (nats)", ylabel="positions with JS > x (%)", ylim=(0, None))
+    log_scale(right, "x")
+    right.set(xlabel="x (nats)", ylabel="positions with JS > x (%)", ylim=(0, None))
     right.set_title("Survival: truncated —, full ····")
     name_lines(left, names, at=(0.85, 0.97))
     return fig
@@ -166,7 +168,8 @@ def plot_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> Figure:
         shown = np.ma.masked_equal(counts[model].T, 0)
         mesh = ax.pcolormesh(x_edges, y_edges, shown, norm=norm, cmap="cividis", rasterized=True)
         ax.axvline(study.thresholds.high_js, color="#D55E00", linewidth=1)
-        ax.set(xscale="log", xlabel="JS (nats; leftmost: below 1e-6)")
+        log_scale(ax, "x")
+        ax.set(xlabel="JS (nats; leftmost: below 1e-6)")
         ax.set_title(study.models[model].label)
     axes[0, 0].set_ylabel("entropy of base (nats)")
     if mesh is not None:
@@ -190,7 +193,7 @@ def plot_identity(study, table: pd.DataFrame) -> Figure:
         text = [
             f"{t.strip() or repr(t)}  ({n:,})" for t, n in zip(rows["token"], rows["occurrences"])
         ]
-        ax.set_yticks(range(len(rows)), [t.replace("$", r"\$") for t in text], fontsize=9)
+        ax.set_yticks(range(len(rows)), text, fontsize=9)
         ax.set(xlim=(0, 100), xlabel="occurrences (%)", title=study.models[model].label)
         ax.grid(False)
     if models:

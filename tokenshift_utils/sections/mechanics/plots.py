@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import color, label_ends, name_lines
+from tokenshift_utils.report.style import color, label_ends, log_scale, name_lines
 from tokenshift_utils.sections.mechanics.numbers import RANKS, RARE
 
 __all__ = ["plot_evolution", "plot_mass", "plot_overlap", "plot_rank"]
@@ -67,7 +67,8 @@ def plot_rank(study, table: pd.DataFrame, shifts: dict[str, pd.DataFrame]) -> Fi
         style = "--" if study.models[model].kind == "sft" else "-"
         right.plot(grid, 100 * below, style, color=color(study, model))
     right.axvline(RARE, color="#999999", linewidth=0.8)
-    right.set(xscale="log", xlabel="x", ylabel="with base probability < x (%)", ylim=(0, 102))
+    log_scale(right, "x")
+    right.set(xlabel="x", ylabel="with base probability < x (%)", ylim=(0, 102))
     right.set_title("Base's probability of it")
     name_lines(right, _names(study, table), at=(0.03, 0.97))
     return fig

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import COLORS, name_lines
+from tokenshift_utils.report.style import COLORS, log_scale, name_lines
 from tokenshift_utils.sections.objective.numbers import (
     BASELINE,
     COMPARED_WITH,
@@ -62,7 +62,8 @@ def plot_weights(weights: pd.DataFrame, met: pd.DataFrame) -> Figure:
             ax.annotate(f"{share}%", (kl, weight), xytext=(5, inwards), textcoords="offset points",
                         fontsize=8.5, color=_color(arm))  # fmt: skip
     ax.axhline(1, color="#999999", linewidth=0.8)
-    ax.set(xscale="log", xlim=(1e-9, 1e-2))
+    log_scale(ax, "x")
+    ax.set(xlim=(1e-9, 1e-2))
     ax.margins(y=0.12)
     ax.set(xlabel="k3 of a token (nats)", ylabel="weight of its advantage")
     name_lines(ax, names, at=(0.03, 0.97))

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import color, panels_width
+from tokenshift_utils.report.style import color, log_scale, panels_width
 
 __all__ = ["plot_sampling", "plot_sources", "plot_support"]
 
@@ -39,7 +39,8 @@ def plot_support(study, shifts: dict[str, pd.DataFrame]) -> Figure:
         ax.axvline(cut, color="#D55E00", linewidth=1)
         ax.axhline(cut, color="#D55E00", linewidth=1)
         ax.plot([_FLOOR, np.log(2)], [_FLOOR, np.log(2)], color="#999999", linewidth=0.8)
-        ax.set(xscale="log", yscale="log", title=study.models[model].label)
+        log_scale(ax, "x", "y")
+        ax.set(title=study.models[model].label)
         ax.set_xlabel("JS, full vocabulary (nats)")
     axes[0, 0].set_ylabel("JS, truncated (nats; lowest: < 1e-6)")
     if mesh is not None:

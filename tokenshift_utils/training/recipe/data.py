@@ -38,6 +38,8 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
         text, answer = (_text_at(row, path, where, name) for path in (column, spec.answer))
         if answers.setdefault(text, answer) != answer:
             contradicted.add(text)
+    if not answers:
+        raise TokenshiftError(f"{where} has no rows: give at least one")
     if spec.prompt:  # all that the user says: nothing of the study's template goes around it
         prompt = study.prompt.model_copy(update={"template": "{problem}"})
         study = study.model_copy(update={"prompt": prompt})
@@ -53,7 +55,7 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
         if not len(table):
             raise TokenshiftError(
                 f"{where} has no prompt of at most {spec.max_prompt_tokens} tokens "
-                "('training.data.max_prompt_tokens')"
+                "('training.data.max_prompt_tokens'): raise it, or give shorter problems"
             )
     return table, counts | {"problems": len(table)}
 

@@ -141,7 +141,8 @@ def train_run(run: Run, *callbacks: TrainerCallback, **settings) -> None:
     if config.world_size != training.accelerate.get("num_processes", 1):
         raise TokenshiftError(
             f"{run.name} runs in {config.world_size} processes, where 'training.accelerate' of study "
-            f"{study.name} has num_processes {training.accelerate.get('num_processes', 1)}"
+            f"{study.name} has num_processes {training.accelerate.get('num_processes', 1)}: start it with "
+            "'tokenshift train'"
         )
     rewards = [correctness(study.verifier)]
     if training.overlong_buffer is not None:

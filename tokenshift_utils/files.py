@@ -1,0 +1,72 @@
+"""Whole files: text is UTF-8 whatever the locale, and a file is replaced as a whole or not at all."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from tokenshift_utils import paths
+from tokenshift_utils.errors import TokenshiftError, damaged
+
+
+def read_text(file: Path, remedy: str = "save it as UTF-8") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises
+    ------
+    TokenshiftError
+        Where it is not UTF-8: names the file and says the remedy.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeError as error:
+        raise unusable(file, error, remedy) from None
+
+
+def read_json(file: Path, remedy: str) -> Any:
+    """The content of a JSON file; a TokenshiftError that names it and says the remedy if it is none."""
+    try:
+        return json.loads(read_text(file, remedy))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise unusable(file, error, remedy) from None
+
+
+def read_csv(file: Path, remedy: str, **options):
+    """A table that this package wrote; a TokenshiftError that names the file where it is damaged."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(file, encoding="utf-8", **options)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, ValueError) as error:
+        raise unusable(file, error, remedy) from None
+
+
+def unusable(file: Path, error: BaseException, remedy: str) -> TokenshiftError:
+    """The sentence for a file whose content cannot be used."""
+    return TokenshiftError(f"{paths.display(file)} is damaged ({damaged(error)}): {remedy}")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Put a text in UTF-8, line ends as they are, in the place of a file; see `write_bytes`."""
+    write_bytes(file, text.encode("utf-8"))
+
+
+def write_bytes(file: Path, data: bytes) -> None:
+    """Put data in the place of a file: a reader, or a crash, sees all of it or what was before."""
+    # not the process id: other machines have the same ones
+    temporary = file.with_name(f"{file.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        error.filename, error.filename2 = (
+            str(file),
+            None,
+        )  # writes don't say where, drafts aren't it
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
