@@ -10,8 +10,7 @@ from tokenshift_utils.errors import TokenshiftError
 
 FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 CODE = "*.py"  # a model's own code, where it has any
-
-
+LFS = b"version https://git-lfs"  # how a pointer to a file begins
 ADAPTER = "adapter_config.json"
 
 
@@ -26,13 +25,30 @@ def check_model_directory(directory: Path) -> None:
         raise TokenshiftError(
             f"there is no model directory {directory}; correct the path, or train or fetch the model"
         )
+    inner = sorted(d.parent.name for d in directory.glob(f"*/{ADAPTER}"))
+    if inner and not is_adapter(directory) and not (directory / "config.json").is_file():
+        raise TokenshiftError(
+            f"{directory} holds adapters in folders of their own ({', '.join(inner)}); "
+            f"give one of them, as {directory / inner[0]}"
+        )
     configuration = ADAPTER if is_adapter(directory) else "config.json"
     for pattern in (configuration, "*.safetensors"):
         if not any(directory.glob(pattern)):
+            pickled = sorted(f.name for p in ("*.bin", "*.pth") for f in directory.glob(p))
+            cause = "the model is incomplete: train or fetch it again"
+            if pickled and pattern != configuration:
+                cause = f"{pickled[0]} may hold code and is not read: save it as safetensors"
+            raise TokenshiftError(f"the model directory {directory} has no {pattern}; {cause}")
+    for file in fingerprinted(directory):
+        if file.stat().st_size < 1024 and file.read_bytes().startswith(LFS):
             raise TokenshiftError(
-                f"the model directory {directory} has no {pattern}; the model is incomplete: "
-                "train or fetch it again"
+                f"{file} is not the file itself but git-lfs's pointer to it: fetch it (git lfs pull)"
             )
+
+
+def fingerprinted(directory: Path) -> list[Path]:
+    """A model's files that its fingerprint is made of, sorted."""
+    return sorted({f for pattern in (*FINGERPRINTED, CODE) for f in directory.glob(pattern)})
 
 
 @lru_cache(maxsize=4096)
@@ -48,8 +64,18 @@ def directory_fingerprint(directory: str | Path) -> str:
     directory = Path(directory)
     check_model_directory(directory)
     digest = hashlib.sha256()
-    for file in sorted({f for pattern in (*FINGERPRINTED, CODE) for f in directory.glob(pattern)}):
+    for file in fingerprinted(directory):
         status = file.stat()
         content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
         digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def weights_fingerprint(directory: Path) -> str:
+    """sha256 over a model's weights alone."""
+    check_model_directory(directory)
+    digest = hashlib.sha256()
+    for file in sorted(directory.glob("*.safetensors")):
+        status = file.stat()
+        digest.update(_file_digest(file.resolve(), status.st_size, status.st_mtime_ns).encode())
     return digest.hexdigest()

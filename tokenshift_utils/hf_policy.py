@@ -6,7 +6,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -20,11 +19,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from tokenshift_utils.decoding import check_prompts, generate
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import check_model_directory, directory_fingerprint
+from tokenshift_utils.fingerprints import (
+    check_model_directory,
+    directory_fingerprint,
+    is_adapter,
+)
 from tokenshift_utils.kv_cache import RaggedCache, attention_mask, attention_windows
 from tokenshift_utils.policy import Continuation, Sampling, Session
 from tokenshift_utils.teacher_forcing import (
@@ -36,6 +38,7 @@ from tokenshift_utils.teacher_forcing import (
     split_fault,
 )
 from tokenshift_utils.tokenizer_checks import check_tokenizer, first_line, load_tokenizer
+from tokenshift_utils.weights import check_files, check_loaded, quiet_loading
 
 DEFAULT_BATCH = 256
 SCORED_LOGITS = 2**26  # logits that `score` holds at once, at most (256 MiB in float32)
@@ -206,6 +209,8 @@ class HFPolicy:
     the caller's business and may change between calls.
     """
 
+    directory: Path | None = None  # where it was loaded from
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str):
         self.model = model
         self.tokenizer = tokenizer
@@ -236,6 +241,7 @@ class HFPolicy:
             load_config(directory, trust_remote_code),
             directory_fingerprint(directory),
         )
+        check_files(directory)
         tokenizer = load_tokenizer(directory)
         check_tokenizer(tokenizer, config.get_text_config(decoder=True).vocab_size, directory)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -243,7 +249,7 @@ class HFPolicy:
         # its softmax in float64.
         attention = "eager" if device == "cpu" and dtype == "float32" else "sdpa"
         try:
-            with _no_progress_bars():
+            with quiet_loading():
                 model, report = AutoModelForCausalLM.from_pretrained(
                     directory,
                     dtype=DTYPES[dtype],
@@ -252,6 +258,7 @@ class HFPolicy:
                     trust_remote_code=trust_remote_code,
                     attn_implementation=attention,
                     device_map=device_map,
+                    ignore_mismatched_sizes=True,  # (they are reported, and refused)
                     output_loading_info=True,
                 )
         except Exception as error:
@@ -261,16 +268,11 @@ class HFPolicy:
             raise TokenshiftError(
                 f"the model in {directory} cannot be loaded ({first_line(error)}); {cause}"
             ) from error
-        absent = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-        if absent:
-            raise TokenshiftError(
-                f"the weights in {directory} lack or misshape {len(absent)} tensors, the first "
-                f"{absent[0]}; the directory is incomplete: fetch or train it again"
-            )
+        check_loaded(model, report, directory)
         if device_map is None:
             model = model.to(device)
         policy = cls(model.eval(), tokenizer, name)
-        policy.fingerprint = fingerprint
+        policy.fingerprint, policy.directory = fingerprint, directory
         return policy
 
     @cached_property
@@ -419,21 +421,14 @@ def eos_ids(
     return tuple(sorted(int(i) for i in ids))
 
 
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Load without transformers' bar: a tiny model is there at once."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def load_config(directory: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
     """A model directory's configuration; refuses what is missing or cannot be read."""
     check_model_directory(directory)
+    if is_adapter(directory):
+        raise TokenshiftError(
+            f"{directory} holds a PEFT adapter and no model of its own: give it as the tuned model, "
+            "beside the base model that it goes on"
+        )
     try:
         return AutoConfig.from_pretrained(
             directory, local_files_only=True, trust_remote_code=trust_remote_code

@@ -1,13 +1,11 @@
 """What a study reads, checked before anything is computed or written."""
 
-import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from tokenshift_utils.adapters import check_adapter
 from tokenshift_utils.benchmarks import load_benchmark
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import check_model_directory, is_adapter
+from tokenshift_utils.fingerprints import is_adapter
 from tokenshift_utils.hf_policy import load_config
 from tokenshift_utils.prompts import prompt_text, stop_token_ids
 from tokenshift_utils.study import Study
@@ -16,6 +14,7 @@ from tokenshift_utils.tokenizer_checks import (
     check_tokenizer,
     load_tokenizer,
 )
+from tokenshift_utils.weights import check_weights
 
 
 def check_inputs(study: Study) -> None:
@@ -38,8 +37,11 @@ def check_inputs(study: Study) -> None:
     for name in names:
         if name != study.base:
             directory = study.model_path(name)
-            if is_adapter(directory):  # (which has the base model's tokenizer)
-                check_weights(directory)
+            if is_adapter(directory):
+                trusted = study.model(study.base).trust_remote_code
+                check_adapter(directory, base, trusted, study.backend == "vllm")
+                if (directory / "tokenizer.json").is_file():  # (else it has the base model's)
+                    check_same_tokenizer(base, directory)
                 continue
             size = check_model(directory, study.model(name).trust_remote_code)
             check_same_tokenizer(base, directory)
@@ -60,30 +62,12 @@ def check_same_size(base: Path, base_size: int, tuned: Path, tuned_size: int) ->
 def check_model(directory: Path, trust_remote_code: bool = False) -> int:
     """Refuse a model directory whose configuration, weight files or tokenizer can't be used.
 
-    Of the weights only the headers are read; a file that was cut short doesn't match its header.
+    Of the weights only the headers are read; a file that was cut short doesn't match its header,
+    and every tensor must find its place in the model.
     Returns how many tokens the model gives probabilities to.
     """
     config = load_config(directory, trust_remote_code)
-    check_weights(directory)
+    check_weights(directory, trust_remote_code)
     vocab_size = config.get_text_config(decoder=True).vocab_size
     check_tokenizer(load_tokenizer(directory), vocab_size, directory)
     return vocab_size
-
-
-def check_weights(directory: Path) -> None:
-    """Refuse weight files that are missing or were cut short, by their headers."""
-    check_model_directory(directory)
-    for index in directory.glob("*.safetensors.index.json"):
-        for name in sorted(set(json.loads(index.read_text())["weight_map"].values())):
-            if not (directory / name).is_file():
-                raise TokenshiftError(
-                    f"the model in {directory} lacks {name}, which {index.name} lists; fetch it again"
-                )
-    for file in sorted(directory.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise TokenshiftError(
-                f"the weights in {file} are damaged ({error}); fetch or train the model again"
-            ) from None

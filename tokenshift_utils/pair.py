@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenshift_utils import paths
 from tokenshift_utils.benchmarks import load_benchmark, read_rows
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.fingerprints import is_adapter
 from tokenshift_utils.hf_policy import load_config, model_ends
 from tokenshift_utils.inputs import check_inputs
 from tokenshift_utils.study import load_study
@@ -62,6 +63,8 @@ problems_per_shard: 10
 def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None) -> Path:
     """Write a study file for a pair of model directories; returns it.
 
+    ``tuned`` may hold a PEFT adapter on the base.
+
     ``problems`` has JSON lines with ``problem`` and ``answer``; an ``id`` where all have one.
     ``name`` None makes one of the directories' names.
 
@@ -79,7 +82,8 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         )
     rows = read_rows(problems)
     draft = file.with_name(f"{file.name}.tmp.yaml")
-    configs = [load_config(directory) for directory in (base, tuned)]
+    models = [base] if is_adapter(tuned) else [base, tuned]
+    configs = [load_config(directory) for directory in models]
     content = _TEMPLATE.format(
         name=json.dumps(name),
         title=json.dumps(f"{tuned.resolve().name} against {base.resolve().name}"),
@@ -100,7 +104,8 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         draft.write_text(content, encoding="utf-8")
         study = load_study(draft)
         check_inputs(study)
-        _check_ends(base, tuned)
+        if len(models) == 2:
+            _check_ends(base, tuned)
         prompts = [p.problem for p in load_benchmark(study, next(iter(study.benchmarks)))]
         length = _length(configs, load_tokenizer(base), prompts)
         draft.write_text(content.replace(f"tokens: {LONGEST}", f"tokens: {length}"), "utf-8")

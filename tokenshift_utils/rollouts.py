@@ -24,7 +24,7 @@ from tokenshift_utils.tokenizer_checks import check_same_tokenizer
 from tokenshift_utils.verify import extract_answer, is_correct
 
 SAMPLER = (
-    *("decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy"),
+    *("adapters", "decoding", "hf_policy", "kv_cache", "measures", "noise", "nucleus", "policy"),
     "teacher_forcing",
 )
 ENGINE = ("engines", "listed", "vllm_mixing", "vllm_policy", "vllm_sampler", "vllm_scoring")

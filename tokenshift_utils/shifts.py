@@ -25,6 +25,7 @@ from tokenshift_utils import executor, measures, records
 from tokenshift_utils.benchmarks import read_rows
 from tokenshift_utils.cross_sampling import CrossSampling, cross_sampling_artefacts
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.fingerprints import is_adapter
 from tokenshift_utils.memory import halving, positions_at_once
 from tokenshift_utils.nucleus import log_softmax32, on_supports, truncate
 from tokenshift_utils.policy import KeepsStates, Policy, Sampling
@@ -502,10 +503,12 @@ def shifts_of_files(
 ) -> int:
     """Write the shifts of any two checkpoints on any responses; no answers needed.
 
+    ``tuned_dir`` may hold a PEFT adapter on the base.
     ``sampling`` gives the temperature and top-p of the distributions compared, the paper's 1 and
     0.7 where None. The file appears only when it is whole. Returns the number of positions.
     """
     # Imported late: loading transformers takes seconds, which readers of records need not wait.
+    from tokenshift_utils.adapters import put_on
     from tokenshift_utils.hf_policy import HFPolicy
 
     sampling = sampling or Sampling(temperature=1.0, top_p=0.7)
@@ -515,8 +518,12 @@ def shifts_of_files(
             f"there is no directory {out.absolute().parent} to write {out.name} in"
         )
     base = HFPolicy.load(base_dir, base_dir.name, dtype)
-    tuned = HFPolicy.load(tuned_dir, tuned_dir.name, dtype)
-    check_same_tokenizer(base_dir, tuned_dir)
+    if is_adapter(tuned_dir):
+        tuned = put_on(base, tuned_dir, tuned_dir.name)
+    else:
+        tuned = HFPolicy.load(tuned_dir, tuned_dir.name, dtype)
+    if not is_adapter(tuned_dir) or (tuned_dir / "tokenizer.json").is_file():
+        check_same_tokenizer(base_dir, tuned_dir)
     size = min(base.vocab_size, tuned.vocab_size)
     trajectories = read_responses(Path(responses_jsonl), base.tokenizer, size)
     total = int(trajectories["response_ids"].map(len).sum())
