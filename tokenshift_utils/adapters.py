@@ -174,7 +174,8 @@ def _beside(model: PreTrainedModel, tensors: Iterable[str], copied: bool) -> Pre
 def _places(whole: Any, names: Iterable[str]) -> dict[str, Tensor]:
     """An adapter's tensors in a model by their names in a file: what PEFT would save of it.
 
-    And tensors of the base by these ``names``, since a file may hold such (embeddings).
+    And tensors of the base by these ``names``, since a file may hold such (embeddings). "default" is
+    PEFT's name of the adapter in the model, which no file has.
     """
     from peft import get_peft_model_state_dict
 
@@ -182,7 +183,8 @@ def _places(whole: Any, names: Iterable[str]) -> dict[str, Tensor]:
         warnings.simplefilter("ignore")
         places = dict(get_peft_model_state_dict(whole, save_embedding_layers=False))
     everything = whole.state_dict()
-    return places | {key: everything[key] for key in names if key in everything}
+    base = [key for key in names if key in everything and ".default" not in key]
+    return places | {key: everything[key] for key in base}
 
 
 def _check_places(

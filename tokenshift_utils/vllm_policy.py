@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tokenshift_utils import engines
-from tokenshift_utils.adapters import adapter_rank
+from tokenshift_utils.adapters import adapter_rank, check_adapter
 from tokenshift_utils.decoding import check_prompts, check_rows
 from tokenshift_utils.engines import Ask, Setup
 from tokenshift_utils.errors import TokenshiftError
@@ -28,6 +28,7 @@ from tokenshift_utils.nucleus import GROWTH, log_softmax32
 from tokenshift_utils.policy import Continuation, Sampling
 from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import check_tokenizer, load_tokenizer
+from tokenshift_utils.weights import check_weights
 
 LONG = 2**14  # vocabularies above it are not returned whole at every position
 
@@ -46,6 +47,9 @@ class VLLMPolicy:
     ) -> None:
         directory = setup.directory
         config = load_config(directory, setup.trusted)
+        check_weights(directory, setup.trusted)
+        if adapter is not None:
+            check_adapter(adapter, directory, setup.trusted, vllm=True)
         self.setup, self.name, self.adapter = setup, name, adapter
         self.top_logprobs = top_logprobs
         self.vocab_size = int(config.get_text_config(decoder=True).vocab_size)
