@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.weights import check_weights
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.study.weights import check_weights
 
 Q = "model.layers.0.self_attn.q_proj"
 LORA = {f"{Q}.lora_A.default.weight": torch.ones(4, 32), f"{Q}.lora_B.weight": torch.ones(32, 4)}
