@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 import yaml
-from conftest import WORDS, write_benchmark, write_tokenizer
+from conftest import WORDS, fetch_both, write_benchmark, write_tokenizer
 from test_bad_input import edit, refusal, shifts
 from test_reproduce import write_notebook
 from transformers import (
@@ -28,9 +28,10 @@ from transformers import (
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
-from tokenshift_utils.records.cross_sampling import get_cross_sampling
-from tokenshift_utils.records.rollouts import get_rollouts
-from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.records.cross_sampling import CrossSampling
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.run.cli import main
 from tokenshift_utils.run.pair import LONGEST, write_pair
 from tokenshift_utils.run.plan import plan
@@ -106,9 +107,11 @@ def study_of(root, config, **changes):
 def asks(study):
     """What makes records, each alone."""
     return {
-        "rollouts": lambda: get_rollouts(study, "tuned", samples=1),
-        "scoring": lambda: get_shifts(study, "tuned", samples=1),
-        "cross-sampling": lambda: get_cross_sampling(study, "base", "tuned", samples=1),
+        "rollouts": lambda: fetch(study, Rollouts.of(study, "tuned", samples=1)),
+        "scoring": lambda: fetch(study, Shifts.of(study, "tuned", samples=1)),
+        "cross-sampling": lambda: fetch_both(
+            study, CrossSampling.of(study, "base", "tuned", samples=1)
+        ),
     }
 
 
@@ -149,7 +152,7 @@ def test_another_limit_is_seen_where_it_is_asked_for(root):
     study = study_of(root, TABLES["gpt2"]).with_overrides(**{"sampling.max_new_tokens": 5})
     assert check_lengths(study) == ""
     with pytest.raises(TokenshiftError, match=f"responses up to {N} more"):
-        get_rollouts(study, "tuned", samples=1, sampling={"max_new_tokens": N})
+        fetch(study, Rollouts.of(study, "tuned", samples=1, sampling={"max_new_tokens": N}))
 
 
 @pytest.mark.parametrize("kind", [*TABLES, *ENDLESS])

@@ -10,9 +10,9 @@ from tokenshift_utils import paths
 from tokenshift_utils.run.cli import main
 from tokenshift_utils.run.reproduce import reproduce
 
-READS = """from tokenshift_utils import get_shifts
+READS = """from tokenshift_utils import Shifts, fetch
 import pandas as pd
-shifts = get_shifts(nb.study, "tuned")
+shifts = fetch(nb.study, Shifts.of(nb.study, "tuned"))
 nb.table(pd.DataFrame({"x": [len(shifts)]}), "evidence")"""
 FIGURE = """import matplotlib.pyplot as plt
 fig, ax = plt.subplots()

@@ -1,84 +1,391 @@
-"""PEFT adapters as tuned models: the base is loaded once, the adapter switched on and off."""
+"""PEFT adapters as tuned models: each beside the base model, whose weights both use.
+
+An adapter gets a tree of modules of its own over the base's tensors, so that the base stays as it
+was, whatever PEFT does to a model, and PEFT loads the adapter as it does by itself.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
+import re
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.models.huggingface import HFPolicy
-from tokenshift_utils.study.checkpoints import ADAPTER, directory_fingerprint
+from tokenshift_utils.models.teacher_forcing import input_device
+from tokenshift_utils.study.checkpoints import (
+    ADAPTER,
+    directory_fingerprint,
+    load_config,
+    weights_fingerprint,
+)
+from tokenshift_utils.study.weights import check_files, file_shapes, wrapped
+
+WEIGHTS = "adapter_model.safetensors"
+KEPT = 4  # adapters that stay on a base
+# Types that are shown (in the tests) to give PEFT's own logits here.
+TYPES = (
+    *("ADALORA", "BOFT", "C3A", "DELORA", "FOURIERFT", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR"),
+    *("LORA", "MISS", "OFT", "RANDLORA", "ROAD", "SHIRA", "TRAINABLE_TOKENS", "VBLORA", "VERA"),
+    "WAVEFT",
+)
+PROMPTS = (
+    *("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING"),
+    *("PROMPT_TUNING", "P_TUNING"),
+)
+INITS = (True, False, None, "gaussian", "orthogonal", "eva", "pissa", "olora")
+CHANGING_INITS = ("pissa", "olora")  # they change the base's weights too, when they are loaded
+TEXTS = ("What is 12 + 34? The answer is", "Let x = 3.\n\nThen", "def f(n):\n    return n")
+# Options of LoRA that vLLM has no place for, or reads over.
+NOT_IN_VLLM = (
+    *("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters"),
+    *("rank_pattern", "alpha_pattern", "layer_replication", "lora_bias", "use_qalora"),
+)
 
 
 def adapter_rank(directory: Path) -> int:
-    """The rank of a LoRA adapter."""
-    content = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
+    """The rank of a LoRA adapter, for vLLM, which takes no other."""
+    content = _config(directory)
     if content.get("peft_type") != "LORA":
         raise TokenshiftError(
-            f"the adapter in {directory} is of type {content.get('peft_type')}: give a LoRA adapter"
+            f"the adapter in {directory} is of type {content.get('peft_type')}: give a LoRA "
+            "adapter, merge it into the base, or use the backend transformers"
         )
     return max([content["r"], *(content.get("rank_pattern") or {}).values()])
 
 
-class Switched:
-    """A module of a model with adapters in it, run with the one named, or without (None).
+def check_adapter(
+    directory: Path, base: Path, trust_remote_code: bool = False, vllm: bool = False
+) -> None:
+    """Refuse an adapter that can't be put on the model in ``base`` just as PEFT would.
 
-    The modules in it are switched likewise.
+    Of the weights only names and shapes are read; each must find its place, and each place its
+    tensor. ``vllm`` refuses what that engine can't. Warns where another base is named.
     """
-
-    def __init__(self, module: nn.Module, whole: Any, adapter: str | None) -> None:
-        self._module, self._whole, self._adapter = module, whole, adapter
-
-    def __call__(self, *args: Any, **settings: Any) -> Any:
-        if self._adapter is None:
-            with self._whole.disable_adapter():
-                return self._module(*args, **settings)
-        if self._whole.active_adapter != self._adapter:
-            self._whole.set_adapter(self._adapter)
-        return self._module(*args, **settings)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._module, name)
-        return self.like(value) if isinstance(value, nn.Module) else value
-
-    def like(self, module: nn.Module) -> Switched:
-        """A module in this one, with the same adapter."""
-        return Switched(module, self._whole, self._adapter)
-
-    def beside(self, adapter: str) -> Switched:
-        """The same module with another adapter."""
-        return Switched(self._module, self._whole, adapter)
+    check_files(directory)
+    content = _config(directory)
+    _check_kind(directory, content)
+    if vllm:
+        _check_engine(directory, content)
+    shapes = file_shapes(directory / WEIGHTS)
+    _check_base(directory, content, base)
+    _check_vocabulary(directory, shapes, load_config(base, trust_remote_code), base)
+    peft = _peft(directory)
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            model = AutoModelForCausalLM.from_config(
+                load_config(base, trust_remote_code), trust_remote_code=trust_remote_code
+            )
+            config = peft.PeftConfig.from_pretrained(str(directory))
+            if isinstance(getattr(config, "init_lora_weights", None), str):
+                config.init_lora_weights = True  # (others compute with weights; there are none)
+            whole = peft.get_peft_model(model, config, low_cpu_mem_usage=True)
+    except ValueError as error:
+        raise _misfit(directory, base.name, _said(error)) from error
+    except (RuntimeError, KeyError, TypeError, AttributeError, ImportError):
+        return  # (some types take weights to be built; their loading looks again)
+    _check_places(directory, base.name, _places(whole, shapes), shapes)
 
 
 def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
-    """The policy of a LoRA adapter on a loaded model; ``base`` stays the model without it.
+    """The policy of an adapter on a loaded model; ``base`` stays the model without it.
 
-    Both run the same weights in memory, and the adapter's own beside them.
+    Both run the same weights in memory, and the adapter's own beside them. What the adapter's file
+    holds is compared with what was loaded, and logits on a few texts: the base's with those before,
+    and the tuned model's with those of PEFT's own forward. Raises ``TokenshiftError``.
     """
+    fingerprint = directory_fingerprint(directory)
+    kept: dict[tuple[str, str], HFPolicy] = vars(base).setdefault("adapted", {})
+    if (name, fingerprint) in kept:
+        return kept[name, fingerprint]
+    peft, content = _peft(directory), _config(directory)
+    check_files(directory)
+    _check_kind(directory, content)
+    if base.directory is not None:
+        _check_base(directory, content, base.directory)
+    if any(weight.device.type == "meta" for weight in base.model.parameters()):
+        raise TokenshiftError(
+            f"{base.name} is partly kept off its devices, where no adapter goes on: give it a "
+            "device_map of devices with memory enough, or merge the adapter in "
+            f"{directory} into it"
+        )
+    tensors = load_file(directory / WEIGHTS)
+    shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
+    _check_vocabulary(directory, shapes, base.model.config, Path(base.name))
+    before = _logits(base, base.model)
+    copied = content.get("init_lora_weights") in CHANGING_INITS
+    own = _beside(base.model, tensors, copied)
     try:
-        from peft import PeftModel
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # (what it warns of is found below)
+            whole = peft.PeftModel.from_pretrained(own, str(directory), torch_device="cpu").eval()
+    except Exception as error:
+        raise _misfit(directory, base.name, _said(error)) from error
+    places = _places(whole, shapes)
+    _check_places(directory, base.name, places, shapes)
+    for key, tensor in tensors.items():
+        if not torch.equal(places[key].cpu(), tensor.to(places[key].dtype)):
+            raise _misfit(directory, base.name, f"its tensor {key} is not what PEFT made of it")
+    policy = HFPolicy(whole.get_base_model(), base.tokenizer, name)
+    after = _logits(policy, policy.model)
+    if not _same(_logits(base, base.model), before):
+        raise _misfit(directory, base.name, "it changes the base's own weights")
+    if not _same(after, _logits(policy, whole)):
+        raise _misfit(directory, base.name, "it works only in PEFT's own forward")
+    if _same(after, before):
+        warnings.warn(
+            f"the adapter in {directory} gives the very logits of {base.name} on a few texts: it "
+            "may never have been trained",
+            stacklevel=2,
+        )
+    policy.fingerprint = f"{base.fingerprint}+{fingerprint}"
+    while len(kept) >= KEPT:
+        del kept[next(iter(kept))]
+    kept[name, fingerprint] = policy
+    return policy
+
+
+def _beside(model: PreTrainedModel, tensors: Iterable[str], copied: bool) -> PreTrainedModel:
+    """A tree of modules like ``model``'s over the same weights.
+
+    Copied are vectors (biases and norms, which an adapter may replace), weights that the adapter's
+    file holds itself, and all where ``copied``.
+    """
+    names = {re.sub(r"^base_model\.model\.|\.base_layer(?=\.)", "", key) for key in tensors}
+    weights = list(model.named_parameters(remove_duplicate=False))  # (tied ones by each name)
+    own = {id(weight) for name, weight in weights if name in names}
+    memo: dict[int, Any] = {}
+    for _, weight in weights:
+        data = weight.detach()
+        if copied or weight.dim() < 2 or id(weight) in own:
+            data = data.clone()
+        memo.setdefault(id(weight), nn.Parameter(data, requires_grad=False))
+    beside = copy.deepcopy(model, memo)
+    vars(beside).pop("hf_device_map", None)  # (PEFT would spread the model anew)
+    return beside
+
+
+def _places(whole: Any, names: Iterable[str]) -> dict[str, Tensor]:
+    """An adapter's tensors in a model by their names in a file: what PEFT would save of it.
+
+    And tensors of the base by these ``names``, since a file may hold such (embeddings). "default" is
+    PEFT's name of the adapter in the model, which no file has.
+    """
+    from peft import get_peft_model_state_dict
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        places = dict(get_peft_model_state_dict(whole, save_embedding_layers=False))
+    everything = whole.state_dict()
+    base = [key for key in names if key in everything and ".default" not in key]
+    return places | {key: everything[key] for key in base}
+
+
+def _check_places(
+    directory: Path, base: str, places: Mapping[str, Tensor], shapes: Mapping[str, list[int]]
+) -> None:
+    """Refuse tensors without a place, places without a tensor, and other shapes."""
+    unexpected, missing = (
+        sorted(shapes.keys() - places.keys()),
+        sorted(places.keys() - shapes.keys()),
+    )
+    if unexpected:
+        sought = f" (PEFT looks for {missing[0]})" if missing else ""
+        fault = (
+            f"{len(unexpected)} of its {len(shapes)} tensors find no module, the first "
+            f"{unexpected[0]}{sought}"
+        )
+        if said := wrapped(unexpected, missing):
+            fault = f"its weights {said}"
+        raise _misfit(directory, base, fault)
+    if missing:
+        raise _misfit(
+            directory,
+            base,
+            f"{len(missing)} of {len(places)} tensors that its adapter_config.json asks for are "
+            f"not in its file, the first {missing[0]}",
+        )
+    for key, shape in shapes.items():
+        if list(places[key].shape) != shape:
+            raise _misfit(
+                directory,
+                base,
+                f"its tensor {key} has shape {shape}, the model a place of shape "
+                f"{list(places[key].shape)}",
+            )
+
+
+def _misfit(directory: Path, base: str, fault: str) -> TokenshiftError:
+    return TokenshiftError(
+        f"the adapter in {directory} does not fit {base}: {fault}; save it with PEFT's "
+        "save_pretrained, on the base model that it was trained on"
+    )
+
+
+def _said(error: BaseException) -> str:
+    """PEFT's own words, in one line of a readable length."""
+    return f"PEFT says: {' '.join(str(error).split())[:300] or type(error).__name__}"
+
+
+def _peft(directory: Path) -> Any:
+    try:
+        import peft
     except ImportError as error:
         raise TokenshiftError(
-            f"'{name}' is a PEFT adapter, and peft cannot be imported here ({first_line(error)}): "
-            "install the extra 'peft'"
+            f"{directory} holds a PEFT adapter, and peft cannot be imported here "
+            f"({first_line(error)}): install the extra 'peft'"
         ) from error
-    adapter_rank(directory)
-    fingerprint = directory_fingerprint(directory)
-    own = f"adapter_{fingerprint[:16]}"
+    return peft
+
+
+def _config(directory: Path) -> dict[str, Any]:
     try:
-        if not isinstance(base.model, Switched):
-            whole = PeftModel.from_pretrained(base.model, str(directory), own)
-            base.model = Switched(base.model, whole, None)
-        elif own not in base.model._whole.peft_config:
-            base.model._whole.load_adapter(str(directory), own)
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        content = json.loads((directory / ADAPTER).read_text("utf-8-sig"))
+    except (ValueError, OSError) as error:
         raise TokenshiftError(
-            f"the adapter in {directory} does not fit {base.name} ({first_line(error)}); "
-            "put it on the base model that it was trained on"
-        ) from error
-    policy = HFPolicy(base.model.beside(own), base.tokenizer, name)
-    policy.fingerprint = f"{base.fingerprint}+{fingerprint}"
-    return policy
+            f"{directory / ADAPTER} cannot be read ({first_line(error)}); save the adapter again"
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get("peft_type"), str):
+        raise TokenshiftError(f"{directory / ADAPTER} names no 'peft_type'; save the adapter again")
+    return content
+
+
+def _check_kind(directory: Path, content: dict[str, Any]) -> None:
+    """Refuse adapters that no tree of modules alone is, or that aren't known to be read rightly."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind, merge = content["peft_type"], "merge it into the base (PEFT's merge_and_unload)"
+    what = f"the adapter in {directory}"
+    if kind in PROMPTS:
+        raise TokenshiftError(
+            f"{what} is of type {kind}: it puts learned vectors into the prompt in place of "
+            "changing modules, so the two models would not read one text; give a LoRA adapter"
+        )
+    if kind not in TYPES:
+        raise TokenshiftError(
+            f"{what} is of type {kind}, which is not known to be run here as PEFT runs it; {merge}"
+        )
+    if content.get("task_type") not in (None, "CAUSAL_LM"):
+        raise TokenshiftError(
+            f"{what} was made for the task {content['task_type']}; give one of a causal language "
+            "model (CAUSAL_LM)"
+        )
+    if content.get("alora_invocation_tokens"):
+        raise TokenshiftError(
+            f"{what} is an activated LoRA, which works only behind its invocation tokens; give one "
+            "that works everywhere"
+        )
+    if content.get("init_lora_weights") not in INITS:
+        raise TokenshiftError(
+            f"{what} was begun by '{content['init_lora_weights']}', which changed the base's weights "
+            "in a way that its files do not hold: save it converted (save_pretrained with "
+            f"path_initial_model_for_weight_conversion), or {merge}"
+        )
+    known = PEFT_TYPE_TO_CONFIG_MAPPING[kind].__dataclass_fields__
+    foreign = sorted(key for key, value in content.items() if value and key not in known)
+    if foreign:
+        raise TokenshiftError(
+            f"{what} has an option that the installed peft does not know ({foreign[0]}); install "
+            f"the peft that saved it, or {merge}"
+        )
+    if not (directory / WEIGHTS).is_file():
+        raise TokenshiftError(f"{what} has no {WEIGHTS}; save it again as safetensors")
+
+
+def _check_engine(directory: Path, content: dict[str, Any]) -> None:
+    """Refuse what vLLM doesn't apply as PEFT does."""
+    adapter_rank(directory)
+    used = [key for key in NOT_IN_VLLM if content.get(key)]
+    if content.get("bias", "none") != "none":
+        used.append("bias")
+    if content.get("init_lora_weights") in CHANGING_INITS:
+        used.append("init_lora_weights")
+    if used:
+        raise TokenshiftError(
+            f"the adapter in {directory} uses {', '.join(used)}, which vllm does not apply: merge "
+            "it into the base, or use the backend transformers"
+        )
+
+
+def _check_base(directory: Path, content: dict[str, Any], base: Path) -> None:
+    """Compare the base that an adapter names with the one it is put on.
+
+    Where the one named is here, its weights must be the same; where only a name is there, another
+    one is warned of.
+    """
+    named = content.get("base_model_name_or_path")
+    what = f"the adapter in {directory}"
+    if not named:
+        warnings.warn(f"{what} does not say on which base it was trained", stacklevel=3)
+        return
+    if Path(named).resolve() == base.resolve():
+        return
+    if (Path(named) / "config.json").is_file():
+        try:
+            same = weights_fingerprint(Path(named)) == weights_fingerprint(base)
+        except TokenshiftError:
+            same = True  # (there are no weights to compare)
+        if not same:
+            raise TokenshiftError(
+                f"{what} was trained on {named}, whose weights are not those of {base}; give that "
+                f"base, or correct base_model_name_or_path in its {ADAPTER}"
+            )
+        return
+    names = {base.name, base.resolve().name}
+    names |= {p.name.split("--")[-1] for p in base.parents if p.name.startswith("models--")}
+    recorded = json.loads((base / "config.json").read_text("utf-8-sig")).get("_name_or_path") or ""
+    names.add(Path(recorded).name)
+    if Path(named).name.casefold() not in {name.casefold() for name in names if name}:
+        warnings.warn(
+            f"{what} was trained on {named}, and is put on {base}: its numbers mean something "
+            "only where these are the same model",
+            stacklevel=3,
+        )
+    revision = content.get("revision") or ""
+    if base.parent.name == "snapshots" and len(revision) == 40 and revision != base.name:
+        warnings.warn(
+            f"{what} was trained on revision {revision} of {named}, and is put on {base.name}",
+            stacklevel=3,
+        )
+
+
+def _check_vocabulary(
+    directory: Path, shapes: Mapping[str, list[int]], config: Any, base: Path
+) -> None:
+    """Refuse an adapter that brings embeddings of a vocabulary of another size."""
+    size = int(config.get_text_config(decoder=True).vocab_size)
+    for key, shape in shapes.items():
+        whole = re.search(r"\.(embed_tokens|lm_head|wte|embed_in|embed_out)\b.*\bweight$", key)
+        if whole and "lora_" not in key and len(shape) == 2 and shape[0] != size:
+            raise TokenshiftError(
+                f"the adapter in {directory} does not fit {base.name}: its vocabulary was resized "
+                f"to {shape[0]} tokens ({key}), the base has {size}; compare it with a base of that "
+                "vocabulary"
+            )
+
+
+@torch.inference_mode()
+def _logits(policy: HFPolicy, model: Any) -> list[Tensor]:
+    """Logits of a few texts, ``[n, V]`` each."""
+    device = input_device(policy.model)
+    texts = [policy.tokenizer.encode(text, add_special_tokens=False)[:64] for text in TEXTS]
+    texts.append([i * 7919 % policy.vocab_size for i in range(1, 33)])
+    return [
+        model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0]
+        for ids in texts
+        if ids
+    ]
+
+
+def _same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second))

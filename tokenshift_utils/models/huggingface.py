@@ -6,7 +6,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.models.decoding import check_positions, check_prompts, generate
@@ -30,22 +28,14 @@ from tokenshift_utils.models.teacher_forcing import (
     read_states,
     split_fault,
 )
-from tokenshift_utils.study.checkpoints import (
-    directory_fingerprint,
-    eos_ids,
-    load_config,
-)
+from tokenshift_utils.study.checkpoints import directory_fingerprint, load_config
 from tokenshift_utils.study.positions import position_limit
-from tokenshift_utils.study.tokenizers import check_tokenizer, load_tokenizer
+from tokenshift_utils.study.tokenizers import check_tokenizer, eos_ids, load_tokenizer
+from tokenshift_utils.study.weights import check_files, check_loaded, quiet_loading
 
 DEFAULT_BATCH = 256
 SCORED_LOGITS = 2**26  # logits that `score` holds at once, at most (256 MiB in float32)
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-
-
-def _within(columns: Tensor, positions: int | None) -> Tensor:
-    """Columns of tokens, those that no position is left for at the last one: they mean nothing."""
-    return columns if positions is None else columns.clamp_max(positions - 1)
 
 
 class HFPolicy:
@@ -57,6 +47,7 @@ class HFPolicy:
 
     top_logprobs = -1
     draws_inside = False
+    directory: Path | None = None  # where it was loaded from
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str):
         self.model = model
@@ -88,6 +79,7 @@ class HFPolicy:
             load_config(directory, trust_remote_code),
             directory_fingerprint(directory),
         )
+        check_files(directory)
         tokenizer = load_tokenizer(directory)
         check_tokenizer(tokenizer, config.get_text_config(decoder=True).vocab_size, directory)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -95,7 +87,7 @@ class HFPolicy:
         # its softmax in float64.
         attention = "eager" if device == "cpu" and dtype == "float32" else "sdpa"
         try:
-            with _no_progress_bars():
+            with quiet_loading():
                 model, report = AutoModelForCausalLM.from_pretrained(
                     directory,
                     dtype=DTYPES[dtype],
@@ -104,6 +96,7 @@ class HFPolicy:
                     trust_remote_code=trust_remote_code,
                     attn_implementation=attention,
                     device_map=device_map,
+                    ignore_mismatched_sizes=True,  # (they are reported, and refused)
                     output_loading_info=True,
                 )
         except Exception as error:
@@ -113,16 +106,11 @@ class HFPolicy:
             raise TokenshiftError(
                 f"the model in {directory} cannot be loaded ({first_line(error)}); {cause}"
             ) from error
-        absent = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-        if absent:
-            raise TokenshiftError(
-                f"the weights in {directory} lack or misshape {len(absent)} tensors, the first "
-                f"{absent[0]}; the directory is incomplete: fetch or train it again"
-            )
+        check_loaded(model, report, directory)
         if device_map is None:
             model = model.to(device)
         policy = cls(model.eval(), tokenizer, name)
-        policy.fingerprint = fingerprint
+        policy.fingerprint, policy.directory = fingerprint, directory
         return policy
 
     @cached_property
@@ -238,15 +226,3 @@ class HFPolicy:
                 stacklevel=2,
             )
         return not fault
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Load without transformers' bar: a tiny model is there at once."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

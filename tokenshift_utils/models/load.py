@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.policy import Policy
 from tokenshift_utils.study.checkpoints import directory_fingerprint, is_adapter
 from tokenshift_utils.tasks.prompts import stop_token_ids
@@ -39,7 +40,11 @@ def _policy(study: Study, model_name: str) -> Policy:
     if is_adapter(path):
         from tokenshift_utils.models.adapters import put_on
 
-        return put_on(_policy(study, study.base), path, model_name)
+        try:
+            return put_on(_policy(study, study.base), path, model_name)
+        except TokenshiftError:
+            _loaded.forget()  # (the base may not be what it was)
+            raise
     placed, fingerprint = json.dumps(study.device_map), directory_fingerprint(path)
     return _loaded(path, model_name, study.dtype, placed, trusted, fingerprint)
 
@@ -61,6 +66,7 @@ def _keep_last(load: Callable[..., Policy]) -> Callable[..., Policy]:
             kept[key] = load(*key)
         return kept[key]
 
+    loaded.forget = kept.clear
     return loaded
 
 

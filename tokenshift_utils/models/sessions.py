@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tokenshift_utils.errors import first_line
-from tokenshift_utils.models.huggingface import _within
 from tokenshift_utils.models.kv_cache import RaggedCache, attention_mask
 from tokenshift_utils.models.teacher_forcing import CHUNK, input_device
 
@@ -208,3 +207,8 @@ def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabul
     except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
         return f"it does not work with a cache of ours ({first_line(error)})"
     return ""
+
+
+def _within(columns: Tensor, positions: int | None) -> Tensor:
+    """Columns of tokens, those that no position is left for at the last one: they mean nothing."""
+    return columns if positions is None else columns.clamp_max(positions - 1)

@@ -20,19 +20,15 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.nucleus import GROWTH, log_softmax32
 from tokenshift_utils.measures.top_logprobs import Listed, join
 from tokenshift_utils.models import vllm_engine
-from tokenshift_utils.models.adapters import adapter_rank
+from tokenshift_utils.models.adapters import adapter_rank, check_adapter
 from tokenshift_utils.models.decoding import check_prompts, check_rows
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.models.sessions import UncachedSession
 from tokenshift_utils.models.vllm_engine import Ask, Setup
-from tokenshift_utils.study.checkpoints import (
-    directory_fingerprint,
-    is_adapter,
-    load_config,
-    model_ends,
-)
+from tokenshift_utils.study.checkpoints import directory_fingerprint, is_adapter, load_config
 from tokenshift_utils.study.study import Study
-from tokenshift_utils.study.tokenizers import check_tokenizer, load_tokenizer
+from tokenshift_utils.study.tokenizers import check_tokenizer, load_tokenizer, model_ends
+from tokenshift_utils.study.weights import check_weights
 
 LONG = 2**14  # vocabularies above it are not returned whole at every position
 
@@ -52,6 +48,9 @@ class VLLMPolicy:
     ) -> None:
         directory = setup.directory
         config = load_config(directory, setup.trusted)
+        check_weights(directory, setup.trusted)
+        if adapter is not None:
+            check_adapter(adapter, directory, setup.trusted, vllm=True)
         self.setup, self.name, self.adapter = setup, name, adapter
         self.top_logprobs = top_logprobs
         self.vocab_size = int(config.get_text_config(decoder=True).vocab_size)

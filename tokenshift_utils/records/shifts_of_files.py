@@ -16,6 +16,7 @@ from tokenshift_utils.files import write_bytes
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.records.responses import read_responses
 from tokenshift_utils.records.shifts import shift_table
+from tokenshift_utils.study.checkpoints import is_adapter
 from tokenshift_utils.study.positions import made_for
 from tokenshift_utils.study.tokenizers import check_same_tokenizer
 
@@ -35,10 +36,12 @@ def shifts_of_files(
 ) -> int:
     """Write the shifts of any two checkpoints on any responses; no answers needed.
 
+    ``tuned_dir`` may hold a PEFT adapter on the base.
     ``sampling`` gives the temperature and top-p of the distributions compared, the paper's 1 and
     0.7 where None. The file appears only when it is whole. Returns the number of positions.
     """
     # Imported late: loading transformers takes seconds, which readers of records need not wait.
+    from tokenshift_utils.models.adapters import put_on
     from tokenshift_utils.models.huggingface import HFPolicy
 
     sampling = sampling or Sampling(temperature=1.0, top_p=0.7)
@@ -50,8 +53,12 @@ def shifts_of_files(
             f"there is no directory {out.absolute().parent} to write {out.name} in: make it first"
         )
     base = HFPolicy.load(base_dir, base_dir.name, dtype)
-    tuned = HFPolicy.load(tuned_dir, tuned_dir.name, dtype)
-    check_same_tokenizer(base_dir, tuned_dir)
+    if is_adapter(tuned_dir):
+        tuned = put_on(base, tuned_dir, tuned_dir.name)
+    else:
+        tuned = HFPolicy.load(tuned_dir, tuned_dir.name, dtype)
+    if not is_adapter(tuned_dir) or (tuned_dir / "tokenizer.json").is_file():
+        check_same_tokenizer(base_dir, tuned_dir)
     size = min(base.vocab_size, tuned.vocab_size)
     trajectories = read_responses(Path(responses_jsonl), base.tokenizer, size)
     _tell_lengths((base, base_dir), (tuned, tuned_dir), trajectories, Path(responses_jsonl).name)

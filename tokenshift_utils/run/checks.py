@@ -3,18 +3,15 @@
 import sys
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.models.adapters import check_adapter
 from tokenshift_utils.pairs.rules import Rule
-from tokenshift_utils.study.checkpoints import (
-    check_model,
-    check_same_size,
-    check_weights,
-    is_adapter,
-)
+from tokenshift_utils.study.checkpoints import is_adapter
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import (
     check_same_tokenizer,
     load_tokenizer,
 )
+from tokenshift_utils.study.weights import check_model, check_same_size
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.prompts import check_prompt, prompt_text, stop_token_ids
 
@@ -62,7 +59,8 @@ def check_inputs(study: Study) -> None:
         if name != study.base:
             directory = study.model_path(name)
             if is_adapter(directory):
-                check_weights(directory)
+                trusted = study.model(study.base).trust_remote_code
+                check_adapter(directory, base, trusted, study.backend == "vllm")
                 check_same_tokenizer(base, directory)
                 continue
             size = check_model(directory, study.model(name).trust_remote_code)

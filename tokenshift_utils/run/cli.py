@@ -106,7 +106,9 @@ def train(
 @app.command()
 def shifts(
     base: Annotated[Path, typer.Option(help="Directory of the base model.")],
-    tuned: Annotated[Path, typer.Option(help="Directory of the tuned model.")],
+    tuned: Annotated[
+        Path, typer.Option(help="Directory of the tuned model, or of a PEFT adapter.")
+    ],
     responses: Annotated[
         Path, typer.Option(help="JSON lines: prompt and response, as text or token ids.")
     ],
@@ -121,7 +123,9 @@ def shifts(
 @app.command()
 def pair(
     base: Annotated[Path, typer.Option(help="Directory of the base model.")],
-    tuned: Annotated[Path, typer.Option(help="Directory of the tuned model.")],
+    tuned: Annotated[
+        Path, typer.Option(help="Directory of the tuned model, or of a PEFT adapter.")
+    ],
     problems: Annotated[Path, typer.Option(help="JSON lines: problem and answer.")],
     name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
 ) -> None:

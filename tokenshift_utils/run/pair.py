@@ -11,10 +11,10 @@ import yaml
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.run.checks import check_inputs
-from tokenshift_utils.study.checkpoints import load_config, model_ends
+from tokenshift_utils.study.checkpoints import is_adapter, load_config
 from tokenshift_utils.study.positions import made_for
 from tokenshift_utils.study.study import load_study
-from tokenshift_utils.study.tokenizers import load_tokenizer
+from tokenshift_utils.study.tokenizers import load_tokenizer, model_ends
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.rows import read_rows
 
@@ -67,6 +67,8 @@ problems_per_shard: 10
 def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None) -> Path:
     """Write a study file for a pair of model directories; returns it.
 
+    ``tuned`` may hold a PEFT adapter on the base.
+
     ``problems`` has rows (JSON lines or Parquet) with ``problem`` and ``answer``, and an ``id`` where
     all have one; or rows as verl's data have them, with ``prompt`` and ``reward_model``. A problem
     that stands in several rows counts once, which is said. ``name`` None makes one of the
@@ -86,7 +88,8 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         )
     rows = [row for _, row in read_rows(problems)]
     draft = file.with_name(f"{file.name}.tmp.yaml")
-    configs = [load_config(directory) for directory in (base, tuned)]
+    models = [base] if is_adapter(tuned) else [base, tuned]
+    configs = [load_config(directory) for directory in models]
     content = _TEMPLATE.format(
         name=_quoted(name),
         title=_quoted(f"{tuned.resolve().name} against {base.resolve().name}"),
@@ -105,7 +108,8 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         draft.write_text(content, encoding="utf-8")
         study = load_study(draft)
         check_inputs(study)
-        _check_ends(base, tuned)
+        if len(models) == 2:
+            _check_ends(base, tuned)
         prompts = [p.problem for p in load_benchmark(study, next(iter(study.benchmarks)))]
         length = _length(configs, load_tokenizer(base), prompts)
         draft.write_text(content.replace(f"tokens: {LONGEST}", f"tokens: {length}"), "utf-8")

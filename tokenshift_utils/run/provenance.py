@@ -11,7 +11,8 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_json, read_text
 from tokenshift_utils.run.manifest import read_manifest
-from tokenshift_utils.store.store import canonical, source_digest
+from tokenshift_utils.store.code import source_digest
+from tokenshift_utils.store.store import canonical
 from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.study.study import Study, available_studies, load_study
 

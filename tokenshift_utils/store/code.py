@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Rooms and modules that records do not depend on but by values that their keys hold already.
 BY_VALUE = ("errors", "files", "paths", "records", "report", "store", "study")
 # Modules of those rooms that do decide what is computed.
-FOLLOWED = ("records.requests", "store.columns", "study.checkpoints", "study.tokenizers")
+FOLLOWED = (
+    *("records.requests", "store.columns", "study.checkpoints", "study.positions"),
+    *("study.tokenizer_probes", "study.tokenizers"),
+)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

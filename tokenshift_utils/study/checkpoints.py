@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import lru_cache
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig
 
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.study.tokenizers import check_tokenizer, load_tokenizer
 
 FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 CODE = "*.py"  # a model's own code, where it has any
-
-
+LFS = b"version https://git-lfs"  # how a pointer to a file begins
 ADAPTER = "adapter_config.json"
 
 
@@ -31,13 +27,30 @@ def check_model_directory(directory: Path) -> None:
         raise TokenshiftError(
             f"there is no model directory {directory}; correct the path, or train or fetch the model"
         )
+    inner = sorted(d.parent.name for d in directory.glob(f"*/{ADAPTER}"))
+    if inner and not is_adapter(directory) and not (directory / "config.json").is_file():
+        raise TokenshiftError(
+            f"{directory} holds adapters in folders of their own ({', '.join(inner)}); "
+            f"give one of them, as {directory / inner[0]}"
+        )
     configuration = ADAPTER if is_adapter(directory) else "config.json"
     for pattern in (configuration, "*.safetensors"):
         if not any(directory.glob(pattern)):
+            pickled = sorted(f.name for p in ("*.bin", "*.pth") for f in directory.glob(p))
+            cause = "the model is incomplete: train or fetch it again"
+            if pickled and pattern != configuration:
+                cause = f"{pickled[0]} may hold code and is not read: save it as safetensors"
+            raise TokenshiftError(f"the model directory {directory} has no {pattern}; {cause}")
+    for file in fingerprinted(directory):
+        if file.stat().st_size < 1024 and file.read_bytes().startswith(LFS):
             raise TokenshiftError(
-                f"the model directory {directory} has no {pattern}; the model is incomplete: "
-                "train or fetch it again"
+                f"{file} is not the file itself but git-lfs's pointer to it: fetch it (git lfs pull)"
             )
+
+
+def fingerprinted(directory: Path) -> list[Path]:
+    """A model's files that its fingerprint is made of, sorted."""
+    return sorted({f for pattern in (*FINGERPRINTED, CODE) for f in directory.glob(pattern)})
 
 
 @lru_cache(maxsize=4096)
@@ -53,30 +66,31 @@ def directory_fingerprint(directory: str | Path) -> str:
     directory = Path(directory)
     check_model_directory(directory)
     digest = hashlib.sha256()
-    for file in sorted({f for pattern in (*FINGERPRINTED, CODE) for f in directory.glob(pattern)}):
+    for file in fingerprinted(directory):
         status = file.stat()
         content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
         digest.update(f"{file.name} {content}\n".encode())
     return digest.hexdigest()
 
 
-def eos_ids(
-    config: PreTrainedConfig,
-    generation: GenerationConfig | None,
-    tokenizer: PreTrainedTokenizerBase,
-) -> tuple[int, ...]:
-    """Every id that ends a response: by both configurations (or None) and by the tokenizer."""
-    named = [config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
-    named.append(generation.eos_token_id if generation is not None else None)
-    ids: set[int] = set()
-    for value in named:
-        ids.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
-    return tuple(sorted(int(i) for i in ids))
+def weights_fingerprint(directory: Path) -> str:
+    """sha256 over a model's weights alone."""
+    check_model_directory(directory)
+    digest = hashlib.sha256()
+    for file in sorted(directory.glob("*.safetensors")):
+        status = file.stat()
+        digest.update(_file_digest(file.resolve(), status.st_size, status.st_mtime_ns).encode())
+    return digest.hexdigest()
 
 
 def load_config(directory: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
     """A model directory's configuration; refuses what is missing or cannot be read."""
     check_model_directory(directory)
+    if is_adapter(directory):
+        raise TokenshiftError(
+            f"{directory} holds a PEFT adapter and no model of its own: give it as the tuned model, "
+            "beside the base model that it goes on"
+        )
     try:
         return AutoConfig.from_pretrained(
             directory, local_files_only=True, trust_remote_code=trust_remote_code
@@ -90,54 +104,3 @@ def load_config(directory: Path, trust_remote_code: bool = False) -> PreTrainedC
         raise TokenshiftError(
             f"{directory}/config.json cannot be read ({first_line(error)}); fetch or train it again"
         ) from error
-
-
-def model_ends(directory: Path) -> tuple[int, ...]:
-    """Ids of the tokens that end a model's response, read without its weights."""
-    generation = None
-    if (directory / "generation_config.json").is_file():
-        generation = GenerationConfig.from_pretrained(directory, local_files_only=True)
-    return eos_ids(load_config(directory), generation, load_tokenizer(directory))
-
-
-def check_same_size(base: Path, base_size: int, tuned: Path, tuned_size: int) -> None:
-    """Refuse two models that give probabilities to different numbers of tokens."""
-    if base_size != tuned_size:
-        raise TokenshiftError(
-            f"{base} and {tuned} give probabilities to {base_size} and {tuned_size} tokens; compare "
-            "models whose vocabularies have one size"
-        )
-
-
-def check_model(directory: Path, trust_remote_code: bool = False) -> int:
-    """Refuse a model directory whose configuration, weight files or tokenizer can't be used.
-
-    Of the weights only the headers are read; a file that was cut short doesn't match its header.
-    Returns how many tokens the model gives probabilities to.
-    """
-    config = load_config(directory, trust_remote_code)
-    check_weights(directory)
-    vocab_size = config.get_text_config(decoder=True).vocab_size
-    check_tokenizer(load_tokenizer(directory), vocab_size, directory)
-    return vocab_size
-
-
-def check_weights(directory: Path) -> None:
-    """Refuse weight files that are missing or were cut short, by their headers."""
-    check_model_directory(directory)
-    for index in directory.glob("*.safetensors.index.json"):
-        for name in sorted(
-            set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        ):
-            if not (directory / name).is_file():
-                raise TokenshiftError(
-                    f"the model in {directory} lacks {name}, which {index.name} lists; fetch it again"
-                )
-    for file in sorted(directory.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise TokenshiftError(
-                f"the weights in {file} are damaged ({error}); fetch or train the model again"
-            ) from None

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.study.checkpoints import is_adapter
+from tokenshift_utils.study.checkpoints import is_adapter, load_config
 from tokenshift_utils.study.tokenizer_probes import backend, first_difference
 
 if TYPE_CHECKING:
@@ -358,3 +359,25 @@ def _written(tokenizer: Any, chat: list, prompt: bool) -> str:
         return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
     except Exception as error:  # noqa: BLE001 (a template may raise anything)
         return f"no prompt ({first_line(error)})"
+
+
+def eos_ids(
+    config: PreTrainedConfig,
+    generation: GenerationConfig | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[int, ...]:
+    """Every id that ends a response: by both configurations (or None) and by the tokenizer."""
+    named = [config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
+    named.append(generation.eos_token_id if generation is not None else None)
+    ids: set[int] = set()
+    for value in named:
+        ids.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
+    return tuple(sorted(int(i) for i in ids))
+
+
+def model_ends(directory: Path) -> tuple[int, ...]:
+    """Ids of the tokens that end a model's response, read without its weights."""
+    generation = None
+    if (directory / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(directory, local_files_only=True)
+    return eos_ids(load_config(directory), generation, load_tokenizer(directory))

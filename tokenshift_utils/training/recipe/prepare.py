@@ -10,14 +10,10 @@ import pyarrow.parquet as pq
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.study.checkpoints import (
-    FINGERPRINTED,
-    check_model,
-    directory_fingerprint,
-    model_ends,
-)
+from tokenshift_utils.study.checkpoints import FINGERPRINTED, directory_fingerprint
 from tokenshift_utils.study.study import Study
-from tokenshift_utils.study.tokenizers import load_tokenizer
+from tokenshift_utils.study.tokenizers import load_tokenizer, model_ends
+from tokenshift_utils.study.weights import check_model
 from tokenshift_utils.tasks.prompts import prompt_parts, stop_token_ids
 from tokenshift_utils.training.recipe.data import read_problems
 from tokenshift_utils.training.recipe.runs import (
