@@ -136,6 +136,8 @@ EVERYTHING = {"rollouts", "shifts", "precision", "cross_sampling", "single_token
         ("pairs/mixer", {"cross_sampling"}),
         ("records/precision", {"precision"}),
         ("records/single_token", {"single_token"}),
+        ("models/vllm", set()),  # the backend of other studies
+        ("models/vllm_sampler", set()),
         ("report/tables", set()),
         ("sections/claims", set()),
         ("store/executor", set()),

@@ -9,9 +9,9 @@ from test_hf_policy import SMALL, NoTokenizer, plain_logits
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models import memory, teacher_forcing
 from tokenshift_utils.models.huggingface import HFPolicy
-from tokenshift_utils.models.load import _keep_last, load_policy
-from tokenshift_utils.models.memory import OutOfMemory, halving, positions_at_once
-from tokenshift_utils.models.policy import KeepsStates, Sampling
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.memory import OutOfMemory, halving, keep_last, positions_at_once
+from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.models.sessions import HFSession
 from tokenshift_utils.models.teacher_forcing import SplitModel
 from tokenshift_utils.pairs.compare import score_pair
@@ -70,7 +70,7 @@ def plain(policy):
 @pytest.mark.filterwarnings("ignore:.*reads every text anew")
 def test_any_architecture_is_scored_as_by_its_plain_forward(name, monkeypatch):
     policy = build(name)
-    assert isinstance(policy, KeepsStates) and policy._is_split
+    assert policy.keeps_states and policy._is_split
     want = plain(policy)
     torch.testing.assert_close(scored(policy), want, rtol=0, atol=1e-10)
     monkeypatch.setattr(teacher_forcing, "CHUNK", 3)  # pieces of the body
@@ -311,7 +311,7 @@ def test_a_study_spreads_its_models(mini_root, monkeypatch):
 def test_few_policies_stay_loaded(on_gpus, kept, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpus)
     loaded = []
-    load = _keep_last(lambda name: loaded.append(name) or name)
+    load = keep_last(lambda name: loaded.append(name) or name)
     for name in ("base", *"abcd"):
         load(name)
         load("base")  # in use all the time

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.teacher_forcing import input_device
 from tokenshift_utils.study.checkpoints import (
     ADAPTER,
@@ -29,6 +28,9 @@ from tokenshift_utils.study.checkpoints import (
     weights_fingerprint,
 )
 from tokenshift_utils.study.weights import check_files, file_shapes, wrapped
+
+if TYPE_CHECKING:
+    from tokenshift_utils.models.huggingface import HFPolicy
 
 WEIGHTS = "adapter_model.safetensors"
 KEPT = 4  # adapters that stay on a base
@@ -136,7 +138,7 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
     for key, tensor in tensors.items():
         if not torch.equal(places[key].cpu(), tensor.to(places[key].dtype)):
             raise _misfit(directory, base.name, f"its tensor {key} is not what PEFT made of it")
-    policy = HFPolicy(whole.get_base_model(), base.tokenizer, name)
+    policy = type(base)(whole.get_base_model(), base.tokenizer, name)
     after = _logits(policy, policy.model)
     if not _same(_logits(base, base.model), before):
         raise _misfit(directory, base.name, "it changes the base's own weights")

@@ -1,4 +1,7 @@
-"""The Policy protocol on transformers: any causal language model, through its own forward."""
+"""The Policy protocol on transformers: any causal language model, through its own forward.
+
+The backend ``transformers`` of a study; the last few policies stay loaded.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,8 +22,10 @@ from transformers import (
 )
 
 from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.models.adapters import put_on
 from tokenshift_utils.models.decoding import check_positions, check_prompts, generate
 from tokenshift_utils.models.kv_cache import attention_windows
+from tokenshift_utils.models.memory import keep_last
 from tokenshift_utils.models.policy import Continuation, Sampling, Session
 from tokenshift_utils.models.sessions import HFSession, UncachedSession, _cache_fault
 from tokenshift_utils.models.teacher_forcing import (
@@ -28,10 +34,13 @@ from tokenshift_utils.models.teacher_forcing import (
     read_states,
     split_fault,
 )
-from tokenshift_utils.study.checkpoints import directory_fingerprint, load_config
+from tokenshift_utils.study.checkpoints import directory_fingerprint, is_adapter, load_config
 from tokenshift_utils.study.positions import position_limit
 from tokenshift_utils.study.tokenizers import check_tokenizer, eos_ids, load_tokenizer
 from tokenshift_utils.study.weights import check_files, check_loaded, quiet_loading
+
+if TYPE_CHECKING:
+    from tokenshift_utils.study.study import Study
 
 DEFAULT_BATCH = 256
 SCORED_LOGITS = 2**26  # logits that `score` holds at once, at most (256 MiB in float32)
@@ -47,6 +56,7 @@ class HFPolicy:
 
     top_logprobs = -1
     draws_inside = False
+    keeps_states = True
     directory: Path | None = None  # where it was loaded from
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str):
@@ -226,3 +236,28 @@ class HFPolicy:
                 stacklevel=2,
             )
         return not fault
+
+
+def load(study: Study, model_name: str) -> HFPolicy:
+    """The policy of a model or checkpoint of the study. See ``load.load_policy``.
+
+    One whose files have changed since is loaded again. A PEFT adapter goes on the base model, which
+    is loaded once for both.
+    """
+    path, trusted = study.model_path(model_name), study.model(model_name).trust_remote_code
+    if is_adapter(path):
+        try:
+            return put_on(load(study, study.base), path, model_name)
+        except TokenshiftError:
+            _loaded.forget()  # (the base may not be what it was)
+            raise
+    placed, fingerprint = json.dumps(study.device_map), directory_fingerprint(path)
+    return _loaded(path, model_name, study.dtype, placed, trusted, fingerprint)
+
+
+@keep_last
+def _loaded(
+    path: Path, name: str, dtype: str, device_map: str, trusted: bool, fingerprint: str
+) -> HFPolicy:
+    placed = json.loads(device_map)
+    return HFPolicy.load(path, name, dtype, device_map=placed, trust_remote_code=trusted)

@@ -1,9 +1,10 @@
-"""How much is computed at once: as much as memory allows, and half of it where it did not."""
+"""What memory allows: how many models stay loaded, and how much is computed at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from functools import wraps
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -69,3 +70,24 @@ def halving(total: int, size: int, work: Callable[[int, int], T]) -> Iterator[tu
             continue
         yield start, stop, done.pop()
         start = stop
+
+
+def keep_last(load: Callable[..., T]) -> Callable[..., T]:
+    """Keep what the last calls loaded: four models on a CPU, two on GPUs, whose memory is scarce.
+
+    The one that was unused longest goes before another is loaded; ``forget()`` drops all.
+    """
+    kept: dict[tuple, T] = {}
+
+    @wraps(load)
+    def loaded(*key: Any) -> T:
+        if key in kept:
+            kept[key] = kept.pop(key)
+        else:
+            while len(kept) >= (2 if torch.cuda.is_available() else 4):
+                del kept[next(iter(kept))]
+            kept[key] = load(*key)
+        return kept[key]
+
+    loaded.forget = kept.clear
+    return loaded

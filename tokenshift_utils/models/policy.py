@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.nucleus import check_temperature, check_top_p
+
+if TYPE_CHECKING:
+    from tokenshift_utils.measures.top_logprobs import Listed
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,13 @@ class Session(Protocol):
 class Policy(Protocol):
     """A model with its tokenizer. ``fingerprint`` changes whenever its outputs could.
 
-    What an engine can do is declared: ``top_logprobs`` is how many log-probs it returns for a
-    position (-1: of the whole vocabulary), ``draws_inside`` whether tokens are drawn inside it, so
-    that a mixture asks it for drafts in place of logits.
-    ``positions`` is how many tokens a text may have, None where any number can be read.
+    What it can do it declares, and nothing is found out by trying:
+
+    - ``top_logprobs``: how many log-probs it returns for a position (-1: of the whole vocabulary);
+    - ``draws_inside``: tokens are drawn inside an engine, which a mixture asks for drafts in place
+      of logits: it is an ``Engine`` too;
+    - ``keeps_states``: it can keep a model's hidden states: it ``KeepsStates`` too;
+    - ``positions``: how many tokens a text may have, None where any number can be read.
     """
 
     name: str
@@ -98,6 +104,7 @@ class Policy(Protocol):
     tokenizer: Any
     top_logprobs: int
     draws_inside: bool
+    keeps_states: bool
 
     @property
     def fingerprint(self) -> str: ...
@@ -141,8 +148,7 @@ class Policy(Protocol):
         ...
 
 
-@runtime_checkable
-class KeepsStates(Protocol):
+class KeepsStates(Policy, Protocol):
     """A policy that can keep a model's hidden states, and make logits of them where wanted."""
 
     def scorer(
@@ -154,6 +160,55 @@ class KeepsStates(Protocol):
         ``[n, V]`` that emit the tokens there, as ``Policy.score`` does. None where a model cannot
         be used so.
         """
+        ...
+
+
+class Engine(Policy, Protocol):
+    """A policy that draws inside (``draws_inside``), and may list the most probable tokens only.
+
+    A list (``Listed``) is what is known of the distributions at some places; it covers the nucleus
+    at ``top_p``, however few log-probs ``top_logprobs`` asks for.
+    """
+
+    def check(self, sampling: Sampling) -> None:
+        """Refuse (``TokenshiftError``) sampling that lists of this length do not suffice for."""
+        ...
+
+    def forget(self) -> None:
+        """Drop cached texts, so that what comes does not depend on what was."""
+        ...
+
+    def draft(
+        self,
+        texts: Sequence[Sequence[int]],
+        row_keys: Sequence[int],
+        positions: Sequence[int],
+        tokens: int,
+        sampling: Sampling,
+        stops: Sequence[int],
+    ) -> list[tuple[list[int], Listed]]:
+        """Up to so many tokens behind each text, drawn with the noise of ``row_keys`` from response
+        position ``positions`` on, up to a stop id, and the lists that they come from."""
+        ...
+
+    def read(
+        self,
+        texts: Sequence[Sequence[int]],
+        tokens: Sequence[Sequence[int]],
+        top_p: float | None = None,
+        count: int | None = None,
+    ) -> list[Listed]:
+        """The lists from which ``tokens`` behind each text would come; ``count`` log-probs a place,
+        ``top_logprobs`` where None."""
+        ...
+
+    def score_listed(
+        self,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        top_p: float | None = None,
+    ) -> list[Listed]:
+        """The lists at every position of given responses, one a response."""
         ...
 
 

@@ -42,6 +42,7 @@ class VLLMPolicy:
 
     device = torch.device("cpu")  # where its answers are
     draws_inside = True
+    keeps_states = False
 
     def __init__(
         self, setup: Setup, name: str, top_logprobs: int = -1, adapter: Path | None = None

@@ -12,7 +12,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.nucleus import log_softmax32
 from tokenshift_utils.measures.table import Compared, measure
 from tokenshift_utils.models.memory import halving, positions_at_once
-from tokenshift_utils.models.policy import KeepsStates, Policy, Sampling
+from tokenshift_utils.models.policy import Policy, Sampling
 
 
 def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float, k: int) -> dict:
@@ -59,7 +59,7 @@ def _readers(
     """
     readers = []
     for policy in policies:
-        reader = policy.scorer(prompts, responses) if isinstance(policy, KeepsStates) else None
+        reader = policy.scorer(prompts, responses) if policy.keeps_states else None
         if reader is None:
             break
         readers.append(reader)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from tokenshift_utils.measures.table import MEASURES
 from tokenshift_utils.measures.top_logprobs import Aligned, align, join
-from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.models.policy import Engine, Sampling
 from tokenshift_utils.pairs.compare import compare
-
-if TYPE_CHECKING:
-    from tokenshift_utils.models.vllm import VLLMPolicy
 
 
 @torch.inference_mode()
 def score_pair(
-    base: VLLMPolicy,
-    tuned: VLLMPolicy,
+    base: Engine,
+    tuned: Engine,
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     sampling: Sampling,
@@ -50,7 +46,7 @@ def score_pair(
 
 
 def _name(
-    columns: dict, pair: Aligned, base: VLLMPolicy, prompt: Sequence[int], response: Sequence[int]
+    columns: dict, pair: Aligned, base: Engine, prompt: Sequence[int], response: Sequence[int]
 ) -> None:
     """Give tokens their ids, and measures of whole distributions what is known of these."""
     names = pair.names.numpy()

@@ -18,6 +18,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures import noise
 from tokenshift_utils.measures.nucleus import truncate
 from tokenshift_utils.measures.top_logprobs import Aligned, Listed, align, join
+from tokenshift_utils.models.policy import Engine
 from tokenshift_utils.pairs.mixer import BLOCKS, SWITCH_COLUMNS, Mixer, describe_switch
 
 REQUEST = 2.0  # what a round's two requests a row cost beside their tokens, in steps
@@ -33,9 +34,9 @@ class Block:
 
 
 class EngineMixer(Mixer):
-    """``mixer.Mixer`` on two ``vllm.VLLMPolicy``."""
+    """``mixer.Mixer`` on two policies that draw inside."""
 
-    def __init__(self, primary, intervention, *others) -> None:
+    def __init__(self, primary: Engine, intervention: Engine, *others) -> None:
         super().__init__(primary, intervention, *others)
         self.engines = primary, intervention
         for policy in self.engines:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
-from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.load import backend_code, load_policy
 from tokenshift_utils.models.policy import Policy, Sampling
 from tokenshift_utils.store.code import code_version
 from tokenshift_utils.store.executor import Job
@@ -108,12 +108,13 @@ def common_parts(study: Study, benchmark: str, models: Sequence[str], code: str)
     used = {m: study.model_path(m) for m in models}
     if any(map(is_adapter, used.values())):
         used[study.base] = study.model_path(study.base)
-    engine = {"engine": study.vllm.model_dump()} if study.backend == "vllm" else {}
+    engine = {} if study.engines is None else {"engine": study.engines.model_dump()}
     return engine | {
         "benchmark": benchmark,
         "problems": files.digest(files.load_benchmark(study, benchmark)),
         "models": {m: directory_fingerprint(path) for m, path in used.items()},
         "backend": study.backend,
+        "backend_code": backend_code(study),
         "dtype": study.dtype,
         "seed": study.seed,
         "prompt": prompt_parts(study),

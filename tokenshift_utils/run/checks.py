@@ -4,6 +4,7 @@ import sys
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.adapters import check_adapter
+from tokenshift_utils.models.load import check_backend
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.study.checkpoints import is_adapter
 from tokenshift_utils.study.study import Study
@@ -18,7 +19,7 @@ from tokenshift_utils.tasks.prompts import check_prompt, prompt_text, stop_token
 
 def check_rules(study: Study) -> None:
     """Refuse rules that there are not, thresholds that mean nothing, and what an engine lacks."""
-    partial = study.backend == "vllm" and study.vllm.top_logprobs != -1
+    partial = study.engines is not None and study.engines.top_logprobs != -1
     for name, thresholds in study.cross_sampling.rules.thresholds.items():
         key = f"'cross_sampling.rules.{name}' of study {study.name}"
         for threshold in thresholds:
@@ -43,10 +44,11 @@ def check_inputs(study: Study) -> None:
     Raises
     ------
     TokenshiftError
-        For a missing or empty benchmark, a missing or damaged model, a tokenizer that doesn't
+        For a backend that isn't there, a missing or empty benchmark, a missing or damaged model, a tokenizer that doesn't
         survive its loading or differs from the base's, another vocabulary, a stop token that is
         none, a chat template that isn't there or makes no prompt, or a rule that isn't one.
     """
+    check_backend(study)
     check_rules(study)
     problems = {name: load_benchmark(study, name) for name in study.benchmarks}
     names = [
@@ -60,7 +62,7 @@ def check_inputs(study: Study) -> None:
             directory = study.model_path(name)
             if is_adapter(directory):
                 trusted = study.model(study.base).trust_remote_code
-                check_adapter(directory, base, trusted, study.backend == "vllm")
+                check_adapter(directory, base, trusted, study.engines is not None)
                 check_same_tokenizer(base, directory)
                 continue
             size = check_model(directory, study.model(name).trust_remote_code)

@@ -136,7 +136,7 @@ def _gpus_used(study: Study) -> int:
             f"study {study.name} spreads its models by 'device_map': say in 'resources.gpus' over "
             "how many GPUs, so that Ray gives a shard as many"
         )
-    if study.backend != "vllm":
+    if study.engines is None:
         return 1
-    engines = [study.vllm.of(model) for model in study.models]
+    engines = [study.engines.of(model) for model in study.models]
     return max(1 + max(e.devices) if e.devices else e.tensor_parallel_size for e in engines)

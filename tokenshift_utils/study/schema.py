@@ -23,6 +23,15 @@ def _plain_name(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(_plain_name)]
 
+
+def _module_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+        raise ValueError("must be the name of a backend, or of a module as for import")
+    return name
+
+
+Backend = Annotated[str, AfterValidator(_module_name)]  # models/load.py knows which there are
+
 UNPINNED = "unpinned"  # a revision that nobody has named yet: the newest when it is downloaded
 
 

@@ -19,6 +19,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_text
 from tokenshift_utils.study import hub
 from tokenshift_utils.study.schema import (
+    Backend,
     Batch,
     Benchmark,
     Count,
@@ -55,7 +56,7 @@ class Study(Part):
     name: Name
     title: str
     note: str
-    backend: Literal["transformers", "vllm"]
+    backend: Backend
     dtype: Literal["float32", "float64", "bfloat16"]
     device_map: DeviceMap | None = None
     seed: int
@@ -87,12 +88,18 @@ class Study(Part):
     def __hash__(self) -> int:
         return hash(json.dumps(self.model_dump(), sort_keys=True))
 
+    @property
+    def engines(self) -> Engines | None:
+        """The settings of the engines that the backend starts; None where models run in this process
+        or another backend's module sees to them."""
+        return self.vllm if self.backend == "vllm" else None
+
     @model_validator(mode="after")
     def _engines_can(self):
         for name in self.vllm.models:
             if name not in self.models:
                 raise ValueError(f"'vllm.models' names '{name}', which is not in 'models'")
-        if self.backend != "vllm":
+        if self.engines is None:
             return self
         if self.workers > 1:
             raise ValueError(

@@ -100,8 +100,8 @@ def _passed(study: Study, model: str, tokens: int) -> _Context | None:
         return None
     own = made_for(config)
     made = spec.max_position_embeddings or own
-    if study.backend == "vllm":
-        room = study.vllm.of(model).max_model_len or made
+    if study.engines is not None:
+        room = study.engines.of(model).max_model_len or made
         # What an engine scores it is asked to go on from by a token.
         if room is None or tokens < room:
             return None
