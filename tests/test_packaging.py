@@ -24,7 +24,7 @@ RUN_NOT_IMPORTED = {
     "accelerate": ("accelerate.commands.launch", "tokenshift_utils/training/recipe/launch.py"),
     "ipykernel": ("python3", "notebooks/00_overview.py"),  # the kernel the notebooks name
     "jupyterlab": ("jupyter lab", "README.md"),
-    "jupytext": ("jupytext --sync", "README.md"),
+    "jupytext": ("jupytext --sync", "notebooks/guide/tests.md"),
     "nbval": ("--nbval-lax", "tests/test_smoke.py"),
     "ruff": ('"ruff"', "tests/test_packaging.py"),
 }
@@ -110,12 +110,31 @@ def test_ci_runs_the_readmes_test_command():
     assert "rm -rf .venv-test" in script and "torch==2.13.0" in script
 
 
-def test_readme_links_lead_somewhere():
-    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", README) + re.findall(
-        r'src="([^"]+)"', README
-    )
+def test_readme_is_one_page():
+    assert len(README.splitlines()) <= 130
+
+
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "notebooks/guide").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_readme_and_guide_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]+)?\)", page.read_text())
     assert links
-    assert [link for link in links if not (CHECKOUT / link).exists()] == []
+    for target, anchor in links:
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+            assert anchor[1:] in slugs, anchor
+
+
+def test_readme_and_index_lead_to_every_page_of_the_guide():
+    index = (CHECKOUT / "notebooks/guide/index.md").read_text()
+    for page in PAGES[1:]:
+        if page.name != "index.md":
+            assert f"(notebooks/guide/{page.name})" in README and f"({page.name})" in index
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check", "--diff"]])
@@ -129,6 +148,7 @@ def test_code_and_notebooks_are_linted_and_formatted(command):
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr
 
 
-def test_the_readme_shows_the_verdicts_of_the_committed_run():
-    shown = README.split("<!-- claims: printed by `tokenshift claims` -->\n")[1]
+def test_the_story_shows_the_verdicts_of_the_committed_run():
+    story = (CHECKOUT / "notebooks/guide/story.md").read_text()
+    shown = story.split("<!-- claims: printed by `tokenshift claims` -->\n")[1]
     assert shown.split("\n<!-- /claims -->")[0] == claims_markdown("tiny").strip()

@@ -1,4 +1,4 @@
-"""Promises of exactness in docstrings and README, each beside the test that would fail.
+"""Promises of exactness in docstrings, README and guide, each beside the test that would fail.
 
 A promise is quoted as its source has it, so that neither can change alone. Tests are
 ``module::name`` within this directory.
@@ -13,7 +13,7 @@ import tokenshift_utils
 
 TESTS = Path(__file__).parent
 PACKAGE = Path(tokenshift_utils.__file__).parent
-README = TESTS.parent / "README.md"
+PAGES = [TESTS.parent / "README.md", *sorted((TESTS.parent / "notebooks/guide").glob("*.md"))]
 
 # quoted words (spaces count as one) -> tests that hold them
 PROMISES = {
@@ -111,8 +111,8 @@ def one_spaced(text: str) -> str:
 
 
 def promised() -> str:
-    """The README and the package's source, in which all promises are made."""
-    files = [README, *sorted(PACKAGE.rglob("*.py"))]
+    """README, guide and the package's source, in which all promises are made."""
+    files = [*PAGES, *sorted(PACKAGE.rglob("*.py"))]
     return one_spaced("\n".join(file.read_text(encoding="utf-8") for file in files))
 
 

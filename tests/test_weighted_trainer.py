@@ -256,8 +256,9 @@ def test_old_log_probabilities_of_another_shape_are_refused(tiny_pair, tmp_path,
         loss_and_gradient(trainer, inputs)
 
 
-def test_the_readmes_lines_train(tiny_pair, tmp_path):
-    section = (CHECKOUT / "README.md").read_text().split("### The weighted objective")[1]
+def test_the_guides_lines_train(tiny_pair, tmp_path):
+    page = (CHECKOUT / "notebooks/guide/training.md").read_text()
+    section = page.split("## The weighted objective")[1]
     lines = section.split("```python\n")[1].split("```")[0]
     names = {
         "GRPOConfig": partial(

