@@ -187,6 +187,16 @@ def claims(study: StudyOption = "tiny") -> None:
     typer.echo(claims_markdown(load_study(study).name), nl=False)
 
 
+@app.command()
+def book(study: StudyOption = "tiny") -> None:
+    """Render guide, executed notebooks and API as one site that needs no network (extra 'book')."""
+    from tokenshift_utils import paths
+    from tokenshift_utils.run.book import book
+    from tokenshift_utils.study.study import load_study
+
+    typer.echo(f"wrote {paths.display(book(load_study(study)))}")
+
+
 @app.command("data-dictionary")
 def data_dictionary(study: StudyOption = "tiny") -> None:
     """Write the data dictionary of the records, and samples of a study's records."""
