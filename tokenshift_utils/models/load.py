@@ -50,7 +50,8 @@ def check_backend(study: Study) -> None:
     if study.backend not in BACKENDS and _file(study.backend) is None:
         raise TokenshiftError(
             f"study {study.name}: 'backend' is '{study.backend}', which is neither one of "
-            f"{', '.join(BACKENDS)} nor a module that Python finds here"
+            f"{', '.join(BACKENDS)} nor a module that Python finds here: correct it, or install its "
+            "package"
         )
 
 
