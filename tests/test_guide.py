@@ -12,13 +12,13 @@ from conftest import CHECKOUT
 
 GUIDE = CHECKOUT / "notebooks/guide"
 # A block whose first line is "# FILE, WHERE" is something to write; others show how to use it.
-BLOCK = re.compile(r"```(?:python|yaml)\n# ([\w./-]+\.(?:py|yaml)), (.+)\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"```(?:python|yaml)\n# ([\w./-]+\.(?:py|yaml)), ([^\n]+)\n(.*?)```", re.DOTALL)
 
 
 def put(text: str, where: str, block: str) -> str:
     """A file's text with a block of the guide in the place that the guide says."""
     if where == "at the end":
-        return f"{text}\n\n{block}" if block.startswith("def ") else text + block
+        return text + block
     lines = text.splitlines(keepends=True)
     verb, _, what = where.partition(" ")
     if verb == "inside":  # before the line that closes NAME = ( or {
@@ -48,7 +48,7 @@ def added(mini_root, tmp_path):
             file.write_text(block)
         else:
             file.write_text(put(file.read_text(), where, block))
-    assert len(blocks) == 11
+    assert len(blocks) == 12
     return copied
 
 
