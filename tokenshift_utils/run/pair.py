@@ -21,13 +21,13 @@ from tokenshift_utils.tasks.rows import read_rows
 LONGEST = 8000  # new tokens a response, as in the paper, where the models can go that far
 
 _TEMPLATE = """\
-# Written by `tokenshift pair`. Everything below is a choice that you may change; README.md and the
-# other studies here say what the keys mean. Paths are relative to the root of the checkout. JS
+# Written by `tokenshift pair`. Everything below is a choice that you may change; notebooks/guide and
+# the other studies here say what the keys mean. Paths are relative to the root of the checkout. JS
 # thresholds are in nats.
 name: {name}
 title: {title}
 note: Written by tokenshift pair; its settings are defaults, not those of any paper.
-backend: transformers # or vllm
+backend: transformers # or vllm, or a module of your own (notebooks/guide/adding.md)
 dtype: {dtype}
 seed: 20260322
 workers: 0 # processes of one thread each, on a CPU; 0 computes in the notebook's own process
