@@ -127,7 +127,7 @@ def test_everything_can_be_added_as_the_guide_says(added, mini_root):
     assert verdict in ("supported", "not supported", "undecided") and re.match(
         r"[\d.]+ \[", measured
     )
-    assert "hellinger_full" in (mini_root / "results/mini/tables/06_hellinger.md").read_text()
+    assert "hellinger full" in (mini_root / "results/mini/tables/06_hellinger.md").read_text()
 
 
 def test_a_backend_that_is_not_there_is_said(mini_root):
