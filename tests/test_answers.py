@@ -407,7 +407,6 @@ def test_an_equation_is_no_assignment():
             "C.",
             "(C) O(n) and O(1)",
             "C - 30",
-            "C. A and B",
             "Ｃ",
         ),
         *(r"\mathrm{(C)}", "C) E = mc^2", "(C) (E)-2-butene", r"C. \frac{1}{2}", "C:30"),

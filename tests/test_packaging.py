@@ -26,6 +26,7 @@ RUN_NOT_IMPORTED = {
     "jupyterlab": ("jupyter lab", "README.md"),
     "jupytext": ("jupytext --sync", "notebooks/guide/tests.md"),
     "myst-nb": ('"myst_nb"', "tokenshift_utils/run/book.py"),
+    "pytest-xdist": ("--dist loadfile", "pyproject.toml"),
     "nbval": ("--nbval-lax", "tests/test_smoke.py"),
     "ruff": ('"ruff"', "tests/test_packaging.py"),
     "sphinx": ('"-m", "sphinx"', "tokenshift_utils/run/book.py"),

@@ -38,7 +38,7 @@ def test_records_of_one_model_in_two_dtypes(study):
 
 def test_nothing_where_the_study_asks_for_nothing(mini_root):
     study = load_study("mini")
-    assert fetch(study, Precision.of(study)) is None
+    assert Precision.of(study) == []
     table = precision_table(study, None)
     assert table.empty and "does not measure" in say_precision(study, table, table)
     with pytest.raises(TokenshiftError, match="'precision.model' names the model 'other'"):

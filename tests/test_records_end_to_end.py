@@ -77,7 +77,7 @@ def test_rollouts_are_what_they_say(study, mini_root):
 
 
 def test_unfinished_responses_are_not_correct(study, mini_root, monkeypatch):
-    monkeypatch.setattr("tokenshift_utils.records.rollouts.is_correct", lambda *given: True)
+    monkeypatch.setattr("tokenshift_utils.records.requests.is_correct", lambda *given: True)
     frame = fetch(study, Rollouts.of(study, "base"))
     assert frame["correct"].equals(frame["finish_reason"] == "eos")
     assert 0 < frame["correct"].sum() < len(frame)
@@ -167,7 +167,7 @@ def test_sources(study, per_shard):
     own = fetch(study, Shifts.of(study, "tuned"), columns=["source", "token", *KEY])
     base = fetch(study, Shifts.of(study, "tuned", source="base"), columns=["source", "token", *KEY])
     mixed = fetch(
-        study, Shifts.of(study, "tuned", source=Mixed("base", "tuned", threshold=0.05), samples=2)
+        study, Shifts.of(study, "tuned", source=Mixed("base", "tuned", Rule("js", 0.05)), samples=2)
     )
     assert set(own["source"]) == {"tuned"} and set(base["source"]) == {"base"}
     assert set(mixed["source"]) == {"mixed:base<-tuned:js>0.05"}

@@ -92,7 +92,7 @@ def test_no_bytes_give_another_exception(tmp_path_factory, data):
         (LINE.encode("latin-1"), "line 1 is not UTF-8 (byte 0xe9 after 16 others)"),
         (b'{"a": 1}\n{"a": "\xed\xa0\xbd"}', "line 2 is not UTF-8"),
         (b'{"a": 1}\n{"a": "\0"}', "line 2 holds NUL bytes"),
-        (gzip.compress(LINE.encode()), "is gzip, not plain UTF-8 text; save or unpack"),
+        (gzip.compress(LINE.encode(), mtime=0), "is gzip, not plain UTF-8 text; save or unpack"),
         (b"PK\x03\x04....", "is zip"),
         (b"PAR1 and no more", "can't be read as Parquet"),
         (b"problem,answer\n1+1,2\n", "line 1 is not JSON"),

@@ -202,7 +202,7 @@ def pair(tiny_pair):
 
 
 def test_effect_equals_a_plain_loop(pair, monkeypatch):
-    monkeypatch.setattr("tokenshift_utils.records.rollouts.is_correct", checksum_is_odd)
+    monkeypatch.setattr("tokenshift_utils.records.requests.is_correct", checksum_is_odd)
     primary, prompt = pair[0], [4, 5, 6, 17, 25, 20, 26]
     keys = [[row_key(1, "bench", f"p{i}", 0, c) for c in range(2, 10)] for i in range(2)]
     one = Item(Problem("p", "question", "3"), 0, tuple(prompt), 0)
@@ -249,7 +249,7 @@ def study(mini_root):
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_records_are_what_they_say(study, direction, monkeypatch):
-    monkeypatch.setattr("tokenshift_utils.records.rollouts.is_correct", checksum_is_odd)
+    monkeypatch.setattr("tokenshift_utils.records.requests.is_correct", checksum_is_odd)
     names = ("base", "tuned") if direction == "forward" else ("tuned", "base")
     frame = fetch(study, SingleToken.of(study, *names))
     assert list(frame.columns) == [c.name for c in columns.describe("single_token")]
@@ -320,7 +320,7 @@ def test_shards_share_the_work_and_change_nothing(study, monkeypatch):
     counts = [part["stratum"].value_counts().sort_index() for part in (first, second)]
     assert (counts[0] - counts[1]).abs().max() <= 1
     monkeypatch.setattr(single_token, "PER_SHARD", 7)
-    monkeypatch.setattr(single_token, "code_version", lambda modules: "another")
+    monkeypatch.setattr("tokenshift_utils.records.requests.code_version", lambda *_: "another")
     again = fetch(study, SingleToken.of(study, "base", "tuned"))
     numbers = ["logp_primary_of_primary", "logp_intervention_of_intervention"]
     pd.testing.assert_frame_equal(whole, again, check_exact=False, atol=1e-5)
