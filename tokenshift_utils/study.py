@@ -60,7 +60,7 @@ class Study(Part):
     benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
     prompt: Prompt
     stop_tokens: Annotated[tuple[str, ...], AfterValidator(distinct)] = ()
-    verifier: Literal["boxed", "answer_line"]
+    verifier: Literal["boxed", "answer_line", "the_answer_is"]
     sampling: Sampling
     samples: Samples
     divergence_support: Literal["nucleus", "full"] = "nucleus"
@@ -213,9 +213,14 @@ class Study(Part):
         Raises
         ------
         TokenshiftError
-            Where a model of the hub is not in the local cache yet.
+            Where a model of the hub is not in the local cache yet, or one of a wheel not made.
         """
         spec = self.model(name)
+        if spec.wheel is not None:
+            from tokenshift_utils.models.gguf_wheel import check_made
+
+            what = f"model '{name}' of study {self.name}"
+            check_made(paths.resolve(spec.path), spec.wheel, what, self.name)
         if spec.path is not None:
             return paths.resolve(spec.path)
         return hub.cached(spec, f"model '{name}' of study {self.name}")

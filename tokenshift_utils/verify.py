@@ -6,9 +6,13 @@ A study names the rule by which the final answer is found:
   ``\\boxed{\\frac{1}{3}}`` is a third). No box, two boxes or an unclosed one: no answer.
 - ``answer_line``: what follows the last ``Answer:`` on its line, as DAPO's own verifier has it
   (the last match of ``(?i)Answer\\s*:\\s*([^\\n]+)``); dollar signs around it and a box are removed.
+- ``the_answer_is``: what follows the last ``The answer is:`` on its line. Its one number, whatever
+  stands around it (``$12.``, ``12 apples``), or where it has none, its text without the full stop.
+  Two numbers (``12 - 1``) are no answer. Compared as numbers, and text without regard to case.
 
-Integers are compared as integers, letters of multiple choice as letters, everything else by
-math-verify, in a process of its own that is ended when an expression takes too long.
+Of the first two, integers are compared as integers, letters of multiple choice as letters,
+everything else by math-verify, in a process of its own that is ended when an expression takes too
+long.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import re
 import subprocess
 import sys
 import threading
+from decimal import Decimal
 from functools import lru_cache
 
 BOX = "\\boxed{"
@@ -28,6 +33,8 @@ SECONDS = 5.0  # of processor time for one comparison; what takes longer is not 
 _INTEGER = re.compile(r"[+-]?\d+")
 _SPLIT_DIGITS = re.compile(r"\d\s+\d")
 _ANSWER_LINE = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
+_THE_ANSWER_IS = re.compile(r"(?i)the answer is\s*:")
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 # a letter by itself, or with its option's text behind it: B, (B), \text{B}, **B**, B) 3 metres
 _LETTER = re.compile(
     r"\**(?:\\(?:text|textbf|mathrm)\{)?\(?([A-Za-z])(?:[).:}*](?!.*\([A-Za-z]\)).*)?"
@@ -64,7 +71,21 @@ def answer_line(text: str) -> str | None:
     return boxed(last) or last or None
 
 
-_RULES = {"boxed": boxed, "answer_line": answer_line}
+def the_answer_is(text: str) -> str | None:
+    """The one number, or the text, behind the last ``The answer is:`` on its line; else None."""
+    matches = list(_THE_ANSWER_IS.finditer(text))
+    if not matches:
+        return None
+    last = text[matches[-1].end() :].partition("\n")[0]
+    numbers = _NUMBER.findall(last)
+    if len(numbers) > 1:
+        return None
+    if numbers:
+        return numbers[0].replace(",", "")
+    return last.strip().rstrip(".!").strip("*\"' ") or None
+
+
+_RULES = {"boxed": boxed, "answer_line": answer_line, "the_answer_is": the_answer_is}
 
 
 def extract_answer(text: str, verifier: str = "boxed") -> str | None:
@@ -77,7 +98,8 @@ def answer_opening(text: str, verifier: str = "boxed") -> int | None:
     if verifier == "boxed":
         start = text.rfind(BOX)
         return None if start < 0 else start
-    return max((match.start() for match in _ANSWER_LINE.finditer(text)), default=None)
+    line = _THE_ANSWER_IS if verifier == "the_answer_is" else _ANSWER_LINE
+    return max((match.start() for match in line.finditer(text)), default=None)
 
 
 def is_correct(text: str, answer: str, verifier: str = "boxed", choice: bool = False) -> bool:
@@ -91,7 +113,16 @@ def is_correct(text: str, answer: str, verifier: str = "boxed", choice: bool = F
     if choice:
         letter = _LETTER.fullmatch(own)
         return letter is not None and letter[1].upper() == answer.upper()
+    if verifier == "the_answer_is":
+        return _plain_equal(own, str(answer))
     return answers_equal(own, str(answer))
+
+
+def _plain_equal(own: str, answer: str) -> bool:
+    """Whether two plain answers are the same number, or the same words."""
+    if _NUMBER.fullmatch(own) and _NUMBER.fullmatch(answer):
+        return Decimal(own) == Decimal(answer)
+    return own.casefold() == answer.casefold()
 
 
 def answers_equal(own: str, answer: str) -> bool:
