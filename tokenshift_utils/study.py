@@ -145,11 +145,13 @@ class Study(Part):
                 known = ", ".join(self.models)
                 raise ValueError(f"'{key}' names the model '{name}', but 'models' has only {known}")
         for arm in self.training.arms if self.training else ():
-            made = self.models.get(arm)
-            if made is None or made.path is None or made.kind not in ("rl", "weighted"):
+            made, kinds = self.models.get(arm), ("rl", "weighted")
+            if self.training.arms[arm].kind != "rl":
+                kinds = ("sft",)
+            if made is None or made.path is None or made.kind not in kinds:
                 raise ValueError(
-                    f"'training.arms' has '{arm}', but 'models' has no such model of kind rl or "
-                    "weighted with a 'path', where training would leave it"
+                    f"'training.arms' has '{arm}', but 'models' has no such model of kind "
+                    f"{' or '.join(kinds)} with a 'path', where training would leave it"
                 )
         kinds = {"base": [name for name, spec in self.models.items() if spec.kind == "base"]}
         if kinds["base"] != [self.base]:

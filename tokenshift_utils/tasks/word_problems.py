@@ -46,12 +46,16 @@ COMPARED = {
 
 @dataclass(frozen=True)
 class WordProblem:
-    """A problem as it is asked, its answer, its level, and what it asks whatever the words."""
+    """A problem as it is asked, its answer, its level, and what it asks whatever the words.
+
+    ``solution`` is a right response in a style of its own, far from a chat model's.
+    """
 
     text: str
     answer: str
     level: str
     key: str
+    solution: str
 
 
 def held_out(key: str) -> bool:
@@ -164,7 +168,13 @@ class Arithmetic:
         answer = {"+": a + b, "-": a - b, "*": a * b}[self.operation]
         pair = (a, b) if self.operation == "-" else sorted((a, b))
         text = rng.choice(self.wordings)(rng, a, b)
-        return WordProblem(text, str(answer), level, f"{pair[0]} {self.operation} {pair[1]}")
+        what = {"+": "sum", "-": "difference", "*": "product"}[self.operation]
+        solution = (
+            f"Given: {a} and {b}. Required: their {what}. Computation: {a} {self.operation} {b} = "
+            f"{answer}. The answer is: {answer}"
+        )
+        key = f"{pair[0]} {self.operation} {pair[1]}"
+        return WordProblem(text, str(answer), level, key, solution)
 
 
 @dataclass(frozen=True)
@@ -185,7 +195,11 @@ class Order:
         first = rng.random() < 0.5
         text = f"{' '.join(said)} Who is the {most if first else least}?"
         answer = people[0] if first else people[-1]
-        return WordProblem(text, answer, level, "order " + " ".join(sorted(people)))
+        solution = (
+            f"Given: {len(people)} people. Order: {' > '.join(people)}. Required: the "
+            f"{'first' if first else 'last'}. The answer is: {answer}"
+        )
+        return WordProblem(text, answer, level, "order " + " ".join(sorted(people)), solution)
 
 
 def _pair(low: int, high: int, other_low: int | None = None, other_high: int | None = None):
@@ -215,9 +229,9 @@ def _both(low: int, high: int) -> tuple[Arithmetic, ...]:
 
 
 LEVELS: dict[str, tuple[Arithmetic | Order, ...]] = {
-    "times": (Arithmetic("*", _pair(2, 12), (_product, _product, _cost)),),
+    "times": (Arithmetic("*", _pair(3, 12, 3, 15), (_product, _product, _cost)),),
     "plus-minus": _both(2, 20),
-    "larger-times": (Arithmetic("*", _pair(13, 19, 3, 12), (_product, _product, _cost)),),
+    "larger-times": (Arithmetic("*", _pair(3, 12, 16, 25), (_product, _product, _cost)),),
     "larger-plus-minus": _both(21, 60),
     "order-3": (Order((3,)),),
     "order-4": (Order((4,)),),
@@ -269,12 +283,13 @@ def problem_set(name: str) -> list[WordProblem]:
 
 
 def write_sets(directory: Path) -> list[Path]:
-    """Write every set as JSON lines: id, problem, answer, level."""
+    """Write every set as JSON lines: id, problem, answer, level, and solutions of those to train on."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for name in SETS:
         rows = [
             {"id": f"{name}-{i:04d}", "problem": p.text, "answer": p.answer, "level": p.level}
+            | ({} if SETS[name].held else {"solution": p.solution})
             for i, p in enumerate(problem_set(name))
         ]
         file = directory / f"{name}.jsonl"

@@ -21,7 +21,8 @@ BATCH = 10_000  # rows that are Python objects at once: DAPO-Math-17k has 1.8 mi
 
 
 def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
-    """Prompts and answers to train on, and how many rows were left out, by why.
+    """Prompts, answers and solutions (of arms that learn them) to train on, and how many rows were
+    left out, by why.
 
     Of a problem that comes again the first answer is kept; ``other_answer`` counts the problems
     that come with another one later.
@@ -32,19 +33,25 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
         Where the data are missing, can't be read, or a row lacks its problem or answer.
     """
     spec = study.training.data
+    more = sorted({a.solution for a in study.training.arms.values() if a.solution is not None})
     place = study.training_data_path()
     where = f"the training data {spec.hub or paths.display(place)}"
     answers: dict[str, str] = {}
+    solutions: dict[str, list[str]] = {column: [] for column in more}
     contradicted, rows = set(), 0
     column = spec.prompt or spec.problem
-    for row in _rows(place, spec, where):
+    for row in _rows(place, spec, more, where):
         rows += 1
         text, answer = _at(row, column), _at(row, spec.answer)
-        for path, value in ((column, text), (spec.answer, answer)):
+        for path in (column, spec.answer, *more):
+            value = _at(row, path)
             if not isinstance(value, (str, int, float)) or value == "":
                 raise TokenshiftError(
                     f"{where} has no '{path}' in row {rows}; its columns are {', '.join(row)}"
                 )
+        if str(text) not in answers:
+            for path in more:
+                solutions[path].append(str(_at(row, path)))
         if answers.setdefault(str(text), str(answer)) != str(answer):
             contradicted.add(text)
     if not answers:
@@ -54,6 +61,7 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
         study = study.model_copy(update={"prompt": prompt})
     table = pa.table(
         {"prompt": [prompt_text(study, text) for text in answers], "answer": list(answers.values())}
+        | solutions
     )
     counts = {"rows": rows, "repeated": rows - len(answers), "other_answer": len(contradicted)}
     if spec.max_prompt_tokens is not None:
@@ -69,7 +77,7 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
     return table, counts | {"problems": len(table)}
 
 
-def _rows(place: Path, spec: TrainingData, where: str) -> Iterator[dict]:
+def _rows(place: Path, spec: TrainingData, more: list[str], where: str) -> Iterator[dict]:
     """Rows with the columns that are needed; of a .jsonl file, whole ones."""
     if spec.hub is None and place.suffix != ".parquet":
         yield from read_rows(place)
@@ -86,7 +94,7 @@ def _rows(place: Path, spec: TrainingData, where: str) -> Iterator[dict]:
         raise TokenshiftError(f"{where} is not there; correct 'training.data'") from None
     except Exception as error:
         raise TokenshiftError(f"{where} can't be read ({first_line(error)})") from error
-    needed = {path.partition(".")[0] for path in (spec.prompt or spec.problem, spec.answer)}
+    needed = {path.partition(".")[0] for path in (spec.prompt or spec.problem, spec.answer, *more)}
     for name in needed - set(data.column_names):
         raise TokenshiftError(
             f"{where} has no column '{name}'; its columns are {', '.join(data.column_names)}"

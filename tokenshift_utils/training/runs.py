@@ -42,6 +42,11 @@ OURS = {
     "vllm_server_host": "'training.server'",
     "vllm_server_port": "'training.server'",
 }
+# Of GRPOConfig: what makes the sizes of a rollout.
+SIZES = {
+    "gradient_accumulation_steps", "per_device_train_batch_size", "steps_per_generation",
+    "num_generations", "num_iterations", "max_completion_length",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,29 @@ class Run:
     def model(self) -> Path:
         """Where the trained model goes."""
         path = paths.resolve(self.study.models[self.arm].path)
-        first = self.seed == self.study.training.seeds[0]
-        return path if first else path.with_name(f"{path.name}-seed-{self.seed}")
+        return path if self.seed == self.seeds[0] else path.with_name(f"{path.name}-seed-{self.seed}")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the arm."""
+        return self.objective.seeds or self.study.training.seeds
+
+    @property
+    def rollouts(self) -> int:
+        """How many the run makes."""
+        return self.objective.rollouts or self.study.training.rollouts
+
+    @property
+    def trl(self) -> dict[str, Any]:
+        """The arm's settings of TRL."""
+        if self.objective.kind != "rl":
+            return self.objective.trl
+        return self.study.training.trl | self.objective.trl
 
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Where models go that the study wants from along the way, by rollouts made."""
-        if self.seed != self.study.training.seeds[0]:
+        if self.seed != self.seeds[0]:
             return {}
         steps = self.study.models[self.arm].checkpoints
         return {c.step: paths.resolve(c.path) for c in steps if c.path is not None}
@@ -93,8 +114,11 @@ class Run:
         content = self.study.training.model_dump(
             mode="json", include={"rollouts", "save_every", "overlong_buffer", "trl"}
         )
+        if self.study.training.lora is not None:
+            only = {"lora", "evaluate", "answers"}
+            content |= self.study.training.model_dump(mode="json", include=only)
         content |= {
-            "arm": self.objective.model_dump(),
+            "arm": self.objective.model_dump(mode="json"),
             "seed": self.seed,
             "base": directory_fingerprint(start_directory(self.study)),
             "problems": read_prepared(self.study)["digest"],
@@ -134,6 +158,16 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def weights_digest(directory: Path) -> str:
+    """sha256 of a model's one weight file, or of the digests of several."""
+    files = sorted(directory.glob("*.safetensors"))
+    found = []
+    for file in files:
+        with file.open("rb") as stream:
+            found.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
 def select_runs(study: Study, arm: str | None, seed: int | None) -> list[Run]:
     """The runs asked for, seed by seed over the arms, so that what is compared comes together."""
     training = study.training
@@ -141,12 +175,15 @@ def select_runs(study: Study, arm: str | None, seed: int | None) -> list[Run]:
         raise TokenshiftError(
             f"study {study.name} has no arm '{arm}': it has {', '.join(training.arms)}"
         )
-    if seed is not None and seed not in training.seeds:
+    arms = [arm] if arm else list(training.arms)
+    own = {name: training.arms[name].seeds or training.seeds for name in arms}
+    seeds = sorted({s for some in own.values() for s in some})
+    if seed is not None and seed not in seeds:
         raise TokenshiftError(
-            f"study {study.name} has no seed {seed}: it has {', '.join(map(str, training.seeds))}"
+            f"study {study.name} has no seed {seed}: it has {', '.join(map(str, seeds))}"
         )
-    seeds = training.seeds if seed is None else (seed,)
-    return [Run(study, a, s) for s in seeds for a in ([arm] if arm else training.arms)]
+    chosen = seeds if seed is None else [seed]
+    return [Run(study, name, s) for s in chosen for name in arms if s in own[name]]
 
 
 def problems_file(study: Study) -> Path:
@@ -188,9 +225,24 @@ class Sizes:
         )
 
 
+KINDS = {"rl": "GRPOConfig", "sft": "SFTConfig", "dpo": "DPOConfig"}
+
+
 def check_settings(study: Study) -> Sizes:
     """Refuse settings that TRL doesn't know or that leave a part of a rollout over."""
     training = study.training
+    for arm, objective in training.arms.items():
+        config = KINDS[objective.kind]
+        for name in objective.trl.keys() - _fields("trl", config).keys():
+            raise TokenshiftError(
+                f"study {study.name}: 'training.arms.{arm}.trl' has '{name}', which trl.{config} "
+                "doesn't know"
+            )
+        for name in SIZES & objective.trl.keys() if objective.kind == "rl" else ():
+            raise TokenshiftError(
+                f"study {study.name}: 'training.arms.{arm}.trl' has '{name}', which is the same for "
+                "all arms: set it in 'training.trl'"
+            )
     for key, known, what in (
         ("trl", _fields("trl", "GRPOConfig"), "trl.GRPOConfig"),
         ("server", _fields("trl.scripts.vllm_serve", "ScriptArguments"), "trl vllm-serve"),
