@@ -8,12 +8,13 @@ directory's float32 weights are the file's own numbers, not those it was once qu
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -154,14 +155,15 @@ def dequantise(file: Path, directory: Path, wheel: Wheel, what: str) -> None:
 
 @contextmanager
 def _quiet():
-    """Without transformers' bars and its warning that the file was dequantised."""
+    """Without transformers' bars, of which some ask nobody, and its warnings."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.set_verbosity(level)
         if shown:

@@ -186,6 +186,8 @@ def _visible(study: Study, use: str) -> dict[str, str]:
 def _line(study: Study, use: str, words: list[str]) -> str:
     if words[0] == "accelerate.commands.launch":
         words = ["accelerate", "launch", *words[1:]]
+    elif words[0] == MODULE:
+        words = ["python", "-m", *words]
     settings = [f"{name}={value}" for name, value in _visible(study, use).items()]
     return " ".join([*settings, shlex.join(words)])
 

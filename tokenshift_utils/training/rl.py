@@ -53,6 +53,7 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
     """
 
     sampling_rounds = MAX_SAMPLING_ROUNDS
+    first_round = 1.0  # groups of the first round of dynamic sampling, in those wanted
 
     def __init__(
         self,
@@ -142,6 +143,8 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         for round_ in range(self.sampling_rounds):
             rng = random.Random(f"rl {self.run_seed} rollout {rollout} round {round_}")
             count = wanted
+            if round_ == 0 and self.recipe.dynamic_sampling:
+                count = round(self.first_round * wanted)
             if round_ and not self.recipe.refill_whole:  # about half of the groups are informative
                 count = min(wanted, 2 * (wanted - len(kept)))
             groups = self._sample_round(rng, f"rollout {rollout} round {round_}", count)

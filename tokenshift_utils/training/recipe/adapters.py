@@ -138,6 +138,7 @@ class AdapterTrainer(RLVRTrainer):
     """The tiny study's trainer on a study's problems, its responses drawn with the adapter merged."""
 
     sampling_rounds = 4
+    first_round = 1.5  # a wider round takes a GPU hardly longer, a second one as long again
 
     def __init__(self, *args, run: Run, sampler: MergedSampler, **kwargs):
         super().__init__(*args, **kwargs)
