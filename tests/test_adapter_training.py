@@ -66,7 +66,9 @@ def recipe(mini_root, base, monkeypatch):
     A random model is never right: responses of an even length are taken to be.
     """
     for module in (adapters, sampler):
-        monkeypatch.setattr(module, "solves", lambda study, t, response, a: len(response.ids) % 2 == 0)
+        monkeypatch.setattr(
+            module, "solves", lambda study, t, response, a: len(response.ids) % 2 == 0
+        )
     file = mini_root / "notebooks/studies/mini.yaml"
     content = yaml.safe_load(file.read_text())
     content["models"] = {"base": {"path": str(base), "label": "Base", "kind": "base"}} | {
@@ -77,7 +79,8 @@ def recipe(mini_root, base, monkeypatch):
     content["prompt"] = {"template": "so {problem} ?\n"}
     content["sampling"]["max_new_tokens"] = 12
     rows = [
-        {"problem": f"{i}+1", "answer": str(i + 1), "solution": f" so {i}+1={i + 1}."} for i in range(8)
+        {"problem": f"{i}+1", "answer": str(i + 1), "solution": f" so {i}+1={i + 1}."}
+        for i in range(8)
     ]
     (mini_root / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -120,7 +123,10 @@ def test_a_run_leaves_adapter_card_and_logs_and_resumes_to_the_same(recipe, mini
     assert final["samples"].tolist() == [2] * 3
     assert summary["accuracy"]["sums"] == pytest.approx(final["correct"].sum() / 6, abs=1e-6)
     assert summary["shift"]["own"]["mean_js"] > 0 and summary["machine"]["torch"]
-    assert set(pd.read_csv(run.logs / "tokens.csv", keep_default_na=False)["phase"]) <= {"early", "late"}
+    assert set(pd.read_csv(run.logs / "tokens.csv", keep_default_na=False)["phase"]) <= {
+        "early",
+        "late",
+    }
     card = (run.model / "README.md").read_text()
     assert summary["base"]["weights_sha256"] in card and "--arm tuned --seed 1" in card
     assert "after 2 rollouts" in (run.checkpoints[2] / "README.md").read_text()
@@ -172,7 +178,9 @@ def test_base_answers_are_right_for_sft_and_in_pairs_for_dpo(recipe):
 def test_arms_have_settings_seeds_and_rollouts_of_their_own(recipe):
     study = recipe()
     run = Run(study, "high-kl", 2)
-    assert run.rollouts == 2 and run.model.name == "high-kl" and run.objective.weighting.alpha == 100
+    assert (
+        run.rollouts == 2 and run.model.name == "high-kl" and run.objective.weighting.alpha == 100
+    )
     assert Run(study, "simplerl", 1).trl["loss_type"] == "grpo"
     names = [run.name for run in launch.select_runs(study, None, None)]
     assert "dpo-seed-2" not in names and "high-kl-seed-1" not in names and "tuned-seed-2" in names

@@ -17,7 +17,15 @@ from tokenshift_utils.hf_policy import HFPolicy
 from tokenshift_utils.study import load_study
 
 FILE = "made_up/tiny.Q4_1.gguf"
-WORDS = [*"<|s|> <|e|> <|u|>".split(), *(chr(i) for i in range(33, 127)), "Ġ", "Ċ", "Ġt", "he", "Ġthe"]
+WORDS = [
+    *["<|s|>", "<|e|>", "<|u|>"],
+    *(chr(i) for i in range(33, 127)),
+    "Ġ",
+    "Ċ",
+    "Ġt",
+    "he",
+    "Ġthe",
+]
 CHAT = "{% for m in messages %}<|s|>{{ m['role'] }}\n{{ m['content'] }}<|e|>\n{% endfor %}"
 
 

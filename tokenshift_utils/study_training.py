@@ -75,7 +75,7 @@ class TrainingArm(Part):
     shuffle: bool = False
     dynamic_sampling: bool = False
     solution: str | None = None
-    trl: dict[str, Any] = {}
+    trl: dict[str, Any] = Field(default_factory=dict)
     seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(distinct)] | None = None
     rollouts: Count | None = None
 
@@ -157,7 +157,7 @@ class Training(Part):
     save_every: Count
     overlong_buffer: Count | None = None
     trl: dict[str, Any]
-    accelerate: dict[str, Any] = {}
+    accelerate: dict[str, Any] = Field(default_factory=dict)
     gpus: Gpus | None = None
     server: dict[str, Any] | None = None
 
@@ -169,9 +169,13 @@ class Training(Part):
                 raise ValueError("'lora' needs 'evaluate'")
             if self.accelerate or self.gpus or self.server:
                 raise ValueError("'accelerate', 'gpus' and 'server' don't go with 'lora'")
-            learning = [n for n, a in arms if a.kind == "dpo" or (a.kind, a.solution) == ("sft", None)]
+            learning = [
+                n for n, a in arms if a.kind == "dpo" or (a.kind, a.solution) == ("sft", None)
+            ]
             if learning and self.answers is None:
-                raise ValueError(f"the arm '{learning[0]}' learns from base's 'answers', which are not given")
+                raise ValueError(
+                    f"the arm '{learning[0]}' learns from base's 'answers', which are not given"
+                )
             return self
         for name, arm in arms:
             own = (arm.kind, arm.dynamic_sampling, arm.trl, arm.seeds, arm.rollouts)

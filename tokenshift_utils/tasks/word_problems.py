@@ -10,6 +10,7 @@ have one key. Texts vary in names, things, wording, and which number comes first
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -32,7 +33,20 @@ HOLDERS = (
     *("bag", "box", "basket", "jar", "shelf", "drawer", "tray", "crate", "bowl", "packet"),
     *("bucket", "case", "tin", "rack", "carton", "chest"),
 )
-GOODS = ("toy", "book", "hat", "cake", "ball", "lamp", "kite", "scarf", "plant", "game", "mug", "bag")
+GOODS = (
+    "toy",
+    "book",
+    "hat",
+    "cake",
+    "ball",
+    "lamp",
+    "kite",
+    "scarf",
+    "plant",
+    "game",
+    "mug",
+    "bag",
+)
 WANTED = ("tall", "old", "fast", "strong", "heavy", "rich")
 COMPARED = {
     "tall": ("taller", "shorter", "tallest", "shortest"),
@@ -79,10 +93,14 @@ def _product(rng: random.Random, a: int, b: int) -> str:
     many = _plural(holder)
     return rng.choice(
         (
-            f"{name} has {a} {many}. Each {holder} holds {b} {thing}. How many {thing} does {name} "
-            "have?",
-            f"There are {b} {thing} in each {holder}. {name} fills {a} {many}. How many {thing} are "
-            "there in all?",
+            (
+                f"{name} has {a} {many}. Each {holder} holds {b} {thing}. How many {thing} does {name} "
+                "have?"
+            ),
+            (
+                f"There are {b} {thing} in each {holder}. {name} fills {a} {many}. How many {thing} are "
+                "there in all?"
+            ),
             f"{name} buys {a} {many} with {b} {thing} in each of them. How many {thing} is that?",
             f"Each of {a} {many} has {b} {thing} in it. How many {thing} are there altogether?",
             f"{name} makes {b} {thing} every day. How many {thing} does {name} make in {a} days?",
@@ -97,14 +115,22 @@ def _sum(rng: random.Random, a: int, b: int) -> str:
     return rng.choice(
         (
             f"{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have now?",
-            f"{name} has {a} {thing} and {other} has {b} {thing}. How many {thing} do they have "
-            "together?",
-            f"{name} finds {a} {thing} in the morning and {b} {thing} in the evening. How many "
-            f"{thing} does {name} find in all?",
-            f"There are {a} {thing} on the table. {name} puts {b} more on it. How many {thing} are "
-            "on the table now?",
-            f"{other} gives {b} {thing} to {name}, who had {a} before. How many {thing} does "
-            f"{name} have now?",
+            (
+                f"{name} has {a} {thing} and {other} has {b} {thing}. How many {thing} do they have "
+                "together?"
+            ),
+            (
+                f"{name} finds {a} {thing} in the morning and {b} {thing} in the evening. How many "
+                f"{thing} does {name} find in all?"
+            ),
+            (
+                f"There are {a} {thing} on the table. {name} puts {b} more on it. How many {thing} are "
+                "on the table now?"
+            ),
+            (
+                f"{other} gives {b} {thing} to {name}, who had {a} before. How many {thing} does "
+                f"{name} have now?"
+            ),
         )
     )
 
@@ -114,12 +140,18 @@ def _difference(rng: random.Random, a: int, b: int) -> str:
     (name, other), thing = rng.sample(NAMES, 2), rng.choice(THINGS)
     return rng.choice(
         (
-            f"{name} has {a} {thing} and gives {b} of them to {other}. How many {thing} does {name} "
-            "have left?",
-            f"There are {a} {thing} on the table. {name} takes {b} of them away. How many {thing} "
-            "are left on the table?",
-            f"{name} has {a} {thing}. {other} has {b} {thing}. How many more {thing} does {name} "
-            f"have than {other}?",
+            (
+                f"{name} has {a} {thing} and gives {b} of them to {other}. How many {thing} does {name} "
+                "have left?"
+            ),
+            (
+                f"There are {a} {thing} on the table. {name} takes {b} of them away. How many {thing} "
+                "are left on the table?"
+            ),
+            (
+                f"{name} has {a} {thing}. {other} has {b} {thing}. How many more {thing} does {name} "
+                f"have than {other}?"
+            ),
             f"{name} had {a} {thing} and lost {b}. How many {thing} does {name} still have?",
             f"Of {a} {thing}, {b} are red and the others are blue. How many {thing} are blue?",
         )
@@ -133,8 +165,10 @@ def _cost(rng: random.Random, a: int, b: int) -> str:
         (
             f"A {good} costs {b} dollars. {name} buys {a} of them. How many dollars does {name} pay?",
             f"{name} sells {a} {good}s for {b} dollars each. How many dollars does {name} get?",
-            f"{name} earns {b} dollars an hour and works for {a} hours. How many dollars does "
-            f"{name} earn?",
+            (
+                f"{name} earns {b} dollars an hour and works for {a} hours. How many dollars does "
+                f"{name} earn?"
+            ),
         )
     )
 
@@ -144,12 +178,18 @@ def _change(rng: random.Random, a: int, b: int) -> str:
     name, good = rng.choice(NAMES), rng.choice(GOODS)
     return rng.choice(
         (
-            f"{name} pays for a {good} that costs {b} dollars with {a} dollars. How many dollars "
-            f"does {name} get back?",
-            f"{name} has {a} dollars and buys a {good} for {b} dollars. How many dollars does "
-            f"{name} have left?",
-            f"A {good} costs {a} dollars, and {name} has only {b} dollars. How many dollars does "
-            f"{name} still need?",
+            (
+                f"{name} pays for a {good} that costs {b} dollars with {a} dollars. How many dollars "
+                f"does {name} get back?"
+            ),
+            (
+                f"{name} has {a} dollars and buys a {good} for {b} dollars. How many dollars does "
+                f"{name} have left?"
+            ),
+            (
+                f"A {good} costs {a} dollars, and {name} has only {b} dollars. How many dollars does "
+                f"{name} still need?"
+            ),
         )
     )
 
@@ -189,7 +229,7 @@ class Order:
         more, less, most, least = COMPARED[rng.choice(WANTED)]
         said = [
             f"{a} is {more} than {b}." if rng.random() < 0.5 else f"{b} is {less} than {a}."
-            for a, b in zip(people, people[1:])
+            for a, b in itertools.pairwise(people)
         ]
         rng.shuffle(said)
         first = rng.random() < 0.5
@@ -286,10 +326,10 @@ def write_sets(directory: Path) -> list[Path]:
     """Write every set as JSON lines: id, problem, answer, level, and solutions of those to train on."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
-    for name in SETS:
+    for name, chosen in SETS.items():
         rows = [
             {"id": f"{name}-{i:04d}", "problem": p.text, "answer": p.answer, "level": p.level}
-            | ({} if SETS[name].held else {"solution": p.solution})
+            | ({} if chosen.held else {"solution": p.solution})
             for i, p in enumerate(problem_set(name))
         ]
         file = directory / f"{name}.jsonl"

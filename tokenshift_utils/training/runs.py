@@ -81,7 +81,9 @@ class Run:
     def model(self) -> Path:
         """Where the trained model goes."""
         path = paths.resolve(self.study.models[self.arm].path)
-        return path if self.seed == self.seeds[0] else path.with_name(f"{path.name}-seed-{self.seed}")
+        return (
+            path if self.seed == self.seeds[0] else path.with_name(f"{path.name}-seed-{self.seed}")
+        )
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -221,7 +221,10 @@ def token_rollouts(run: Run) -> dict[str, tuple[int, ...]]:
     """The rollouts whose tokens' k3 and weights are summed: early ones and late ones."""
     last = run.rollouts
     early = tuple(r for r in (2, 3, 4) if r < last)
-    return {"early": early, "late": tuple(r for r in (last - 2, last - 1, last) if r > max(early, default=0))}
+    return {
+        "early": early,
+        "late": tuple(r for r in (last - 2, last - 1, last) if r > max(early, default=0)),
+    }
 
 
 def _train_rl(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.DataFrame, pd.DataFrame]:
@@ -233,7 +236,9 @@ def _train_rl(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.DataFr
     if recipe.overlong_buffer:
         rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
     along = AlongTheWay(run, sizes.updates)
-    tables = {r: run.work / f"tokens-{r}.csv" for some in token_rollouts(run).values() for r in some}
+    tables = {
+        r: run.work / f"tokens-{r}.csv" for some in token_rollouts(run).values() for r in some
+    }
     trainer = AdapterTrainer(
         model=new_adapter(study, run.seed),
         processing_class=load_tokenizer(start_directory(study)),
@@ -476,7 +481,9 @@ def train_adapter(run: Run, *callbacks: TrainerCallback, **settings) -> None:
     final_table(final).to_csv(partial / "final.csv", index=False)
     if run.objective.kind == "rl":
         tokenizer = load_tokenizer(start_directory(study))
-        _token_table(run, tokenizer).to_csv(partial / "tokens.csv", index=False, float_format="%.5g")
+        _token_table(run, tokenizer).to_csv(
+            partial / "tokens.csv", index=False, float_format="%.5g"
+        )
     (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     for directory in (run.model, *run.checkpoints.values()):
         write_card(run, directory, summary, log, curve)

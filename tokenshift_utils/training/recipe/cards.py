@@ -22,8 +22,10 @@ def write_card(run: Run, directory: Path, summary: dict, log: pd.DataFrame, curv
     along = f", after {steps[directory]} rollouts" if directory in steps else ""
     said = [
         "---\nlibrary_name: peft\nlicense: apache-2.0\n---",
-        f"# {directory.name}\n\n{study.models[run.arm].label}{along}: a LoRA adapter of the study "
-        f"*{study.title}*, in bfloat16.",
+        (
+            f"# {directory.name}\n\n{study.models[run.arm].label}{along}: a LoRA adapter of the study "
+            f"*{study.title}*, in bfloat16."
+        ),
         f"## Base\n\n{base['label']}.\n\n{_base(base)}",
         f"## Data\n\n{_data(run, summary)}",
         f"## Recipe\n\n{to_markdown(_recipe(run, summary))}",
@@ -31,9 +33,11 @@ def write_card(run: Run, directory: Path, summary: dict, log: pd.DataFrame, curv
         f"--seed {run.seed}\n```\n\non {', '.join(f'{k} {v}' for k, v in summary['machine'].items())}"
         f"; {summary['seconds_training']} s of training"
         + (" since it went on from a checkpoint." if summary["resumed"] else "."),
-        f"## Accuracy at the end of the run\n\n{study.training.evaluate.final_samples} samples a "
-        f"problem at temperature {study.sampling.temperature:g} and top-p {study.sampling.top_p:g}, "
-        f"drawn in bfloat16.\n\n{to_markdown(_accuracy(summary))}",
+        (
+            f"## Accuracy at the end of the run\n\n{study.training.evaluate.final_samples} samples a "
+            f"problem at temperature {study.sampling.temperature:g} and top-p {study.sampling.top_p:g}, "
+            f"drawn in bfloat16.\n\n{to_markdown(_accuracy(summary))}"
+        ),
     ]
     if len(curve):
         few = study.training.evaluate

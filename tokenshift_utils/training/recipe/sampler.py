@@ -81,8 +81,12 @@ class BenchmarkEvaluator:
         study, tokenizer, rows = self.study, sampler.policy.tokenizer, []
         for name in study.benchmarks:
             for problem in load_benchmark(study, name)[:problems]:
-                ids = tokenizer.encode(prompt_text(study, problem.problem), add_special_tokens=False)
-                rows += [(name, problem.id, sample, ids, problem.answer) for sample in range(samples)]
+                ids = tokenizer.encode(
+                    prompt_text(study, problem.problem), add_special_tokens=False
+                )
+                rows += [
+                    (name, problem.id, sample, ids, problem.answer) for sample in range(samples)
+                ]
         keys = [row_key(self.seed, name, id_, sample) for name, id_, sample, _, _ in rows]
         prompts = [ids for _, _, _, ids, _ in rows]
         responses = sampler.sample(prompts, keys, study_sampling(study))
@@ -104,7 +108,9 @@ class BenchmarkEvaluator:
 
 def accuracy(answers: pd.DataFrame) -> dict[str, float]:
     """Accuracy by benchmark."""
-    return {k: float(v) for k, v in answers.groupby("benchmark", sort=False)["correct"].mean().items()}
+    return {
+        k: float(v) for k, v in answers.groupby("benchmark", sort=False)["correct"].mean().items()
+    }
 
 
 def final_table(answers: pd.DataFrame) -> pd.DataFrame:
