@@ -18,7 +18,7 @@ from tokenshift_utils.study import load_study
 
 FILE = "made_up/tiny.Q4_1.gguf"
 WORDS = [
-    *["<|s|>", "<|e|>", "<|u|>"],
+    *["<|s|>", "<|e|>", "<|endoftext|>"],
     *(chr(i) for i in range(33, 127)),
     "Ġ",
     "Ċ",
