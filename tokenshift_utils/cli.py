@@ -53,7 +53,10 @@ def train(
     arms: Annotated[
         bool, typer.Option("--arms", help="Instead: every run of the comparison of objectives.")
     ] = False,
-    arm: Annotated[str | None, typer.Option(help="Instead: the runs of this arm.")] = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(help="Instead: the runs of this arm; of a recipe's, several as A,B."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="With --arm or --arms: only this seed.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run; for studies with a recipe.")

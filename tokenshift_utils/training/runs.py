@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -119,25 +119,32 @@ class Run:
         if self.study.training.lora is not None:
             only = {"lora", "evaluate", "answers"}
             content |= self.study.training.model_dump(mode="json", include=only)
+            # Not the files around them, which another version of transformers words differently.
+            base = weights_digest(start_directory(self.study))
+        else:
+            base = directory_fingerprint(start_directory(self.study))
         content |= {
             "arm": self.objective.model_dump(mode="json"),
             "seed": self.seed,
-            "base": directory_fingerprint(start_directory(self.study)),
+            "base": base,
             "problems": read_prepared(self.study)["digest"],
             "verifier": self.study.verifier,
         }
         return digest(content)
 
     def is_done(self) -> bool:
-        """Whether its summary is there, of these settings, and its model."""
+        """Whether its summary is there, of these settings, and its model.
+
+        The adapter of a weighted arm's later seeds may be left out: its logs are what is compared.
+        """
         summary = self.logs / "summary.json"
+        places = [self.model, *self.checkpoints.values()]
+        if self.study.training.lora and self.objective.weighting and self.seed != self.seeds[0]:
+            places = []
         return (
             summary.is_file()
             and json.loads(summary.read_text())["key"] == self.key
-            and all(
-                any(place.glob("*.safetensors"))
-                for place in (self.model, *self.checkpoints.values())
-            )
+            and all(any(place.glob("*.safetensors")) for place in places)
         )
 
 
@@ -162,22 +169,32 @@ def digest(content: Any) -> str:
 
 def weights_digest(directory: Path) -> str:
     """sha256 of a model's one weight file, or of the digests of several."""
-    files = sorted(directory.glob("*.safetensors"))
     found = []
-    for file in files:
-        with file.open("rb") as stream:
-            found.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    for file in sorted(directory.glob("*.safetensors")):
+        status = file.stat()
+        found.append(_sha256(file.resolve(), status.st_size, status.st_mtime_ns))
     return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
+@lru_cache(maxsize=64)
+def _sha256(file: Path, size: int, modified_ns: int) -> str:
+    """A file's digest, made once while it stays as it is."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def select_runs(study: Study, arm: str | None, seed: int | None) -> list[Run]:
-    """The runs asked for, seed by seed over the arms, so that what is compared comes together."""
+    """The runs asked for, seed by seed over the arms, so that what is compared comes together.
+
+    ``arm`` names one, or several with commas between them; None: all.
+    """
     training = study.training
-    if arm is not None and arm not in training.arms:
-        raise TokenshiftError(
-            f"study {study.name} has no arm '{arm}': it has {', '.join(training.arms)}"
-        )
-    arms = [arm] if arm else list(training.arms)
+    arms = arm.split(",") if arm else list(training.arms)
+    for name in arms:
+        if name not in training.arms:
+            raise TokenshiftError(
+                f"study {study.name} has no arm '{name}': it has {', '.join(training.arms)}"
+            )
     own = {name: training.arms[name].seeds or training.seeds for name in arms}
     seeds = sorted({s for some in own.values() for s in some})
     if seed is not None and seed not in seeds:

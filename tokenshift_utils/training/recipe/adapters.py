@@ -277,6 +277,15 @@ def _machine_settings() -> dict:
 
 
 def _last_checkpoint(output: str) -> str | None:
+    """The last whole checkpoint; what a kill left half written is removed.
+
+    transformers writes ``trainer_state.json`` behind weights and optimiser.
+    """
+    for directory in Path(output).glob("checkpoint-*"):
+        try:
+            json.loads((directory / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(directory)
     return get_last_checkpoint(output) if Path(output).is_dir() else None
 
 

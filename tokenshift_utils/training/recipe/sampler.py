@@ -21,7 +21,7 @@ from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import load_tokenizer
 from tokenshift_utils.verify import is_correct
 
-BATCH = {"cuda": 1024, "cpu": 256}  # responses drawn together
+BATCH = {"cuda": 512, "cpu": 256}  # responses drawn together
 
 
 def device() -> str:
