@@ -17,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from unittest import mock
 
 import datasets
 import pandas as pd
@@ -276,6 +277,15 @@ def _machine_settings() -> dict:
     return {"use_cpu": device() == "cpu", "bf16": True, "disable_tqdm": True}
 
 
+def _score_responses_alone():
+    """Make TRL's language-model head score the responses' tokens alone on a CPU too.
+
+    TRL does so on devices with Triton and scores every position of a prompt elsewhere, for the sake
+    of compilers that want fixed shapes; here that would be five sixths of the head's work.
+    """
+    return mock.patch("trl.trainer.utils._use_triton", return_value=True)
+
+
 def _last_checkpoint(output: str) -> str | None:
     """The last whole checkpoint; what a kill left half written is removed.
 
@@ -444,11 +454,12 @@ def train_adapter(run: Run, *callbacks: TrainerCallback, **settings) -> None:
     prepare(run)
     resumed = _last_checkpoint(str(run.work / "checkpoints")) is not None
     rows = None
-    if run.objective.kind == "rl":
-        model, log, curve = _train_rl(run, callbacks, settings)
-    else:
-        model, log, rows = _train_offline(run, callbacks, settings)
-        curve = pd.DataFrame(columns=["rollout", "benchmark", "accuracy"])
+    with _score_responses_alone():
+        if run.objective.kind == "rl":
+            model, log, curve = _train_rl(run, callbacks, settings)
+        else:
+            model, log, rows = _train_offline(run, callbacks, settings)
+            curve = pd.DataFrame(columns=["rollout", "benchmark", "accuracy"])
     trained = time.time() - started
     save_adapter(run, model, run.model)
     final, shift = _measure(run, model)
