@@ -113,6 +113,9 @@ def test_a_run_leaves_adapter_card_and_logs_and_resumes_to_the_same(recipe, mini
     log, weights, summary = files(run)
     assert log["update"].tolist() == [1, 2, 3, 4, 5, 6]
     assert log["correct_mean"].dropna().between(0, 1).all() and log["groups_sampled"].sum() >= 6
+    # k3 is of the updates, not of rounding: nothing has moved at a rollout's first one
+    moved = log["k3_mean"].to_numpy()
+    assert (moved[::2] < 1e-9).all() and (moved[1::2] > 1e-9).all()
     assert {w.dtype for w in weights.values()} == {torch.bfloat16}
     assert not all((w == 0).all() for name, w in weights.items() if "lora_B" in name)
     kept = load_file(run.checkpoints[2] / "adapter_model.safetensors")

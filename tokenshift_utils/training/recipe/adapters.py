@@ -1,9 +1,11 @@
 """One run of a study that trains LoRA adapters: RL on drawn responses, SFT, or DPO.
 
 RL goes through the same trainer as the tiny study's (``training.rl.RLVRTrainer``: dynamic sampling,
-divergence weights), on the base in float32 under bfloat16 autocast; its responses come from a
-bfloat16 copy with the adapter merged, whose log-probabilities are not used. The adapter is saved in
-bfloat16, once at the end and along the way where the study has checkpoints.
+divergence weights), in float32: in bfloat16 a token's log-probability differs by some hundredths
+from one batch to another, and k3, which the weights are made of, would be of that more than of what
+an update did. On a GPU products are in TF32. Responses come from a bfloat16 copy with the adapter
+merged, whose log-probabilities are not used. The adapter is saved in bfloat16, at the end and along
+the way where the study has checkpoints.
 """
 
 from __future__ import annotations
@@ -230,7 +232,7 @@ def token_rollouts(run: Run) -> dict[str, tuple[int, ...]]:
 
 def _train_rl(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.DataFrame, pd.DataFrame]:
     study, training, sizes = run.study, run.study.training, check_settings(run.study)
-    config = grpo_config(run, **_machine_settings(), **settings)
+    config = grpo_config(run, **_machine_settings(bf16=False), **settings)
     recipe, evaluate = rl_recipe(run), training.evaluate
     moments = tuple(range(0, run.rollouts, evaluate.every))
     rewards = [correctness_reward]
@@ -260,7 +262,11 @@ def _train_rl(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.DataFr
     )
     along.trainer = trainer
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(config.output_dir))
+    torch.set_float32_matmul_precision("high")
+    try:
+        trainer.train(resume_from_checkpoint=_last_checkpoint(config.output_dir))
+    finally:
+        torch.set_float32_matmul_precision("highest")
     history = trainer.state.log_history
     log = tidy_log(history, sizes.updates, COLUMNS | {"groups_equal_share": "groups_equal"})
     rows = [
@@ -273,8 +279,8 @@ def _train_rl(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.DataFr
     return trainer.accelerator.unwrap_model(trainer.model), log, curve
 
 
-def _machine_settings() -> dict:
-    return {"use_cpu": device() == "cpu", "bf16": True, "disable_tqdm": True}
+def _machine_settings(bf16: bool) -> dict:
+    return {"use_cpu": device() == "cpu", "bf16": bf16, "disable_tqdm": True}
 
 
 def _score_responses_alone():
@@ -406,7 +412,7 @@ def _train_offline(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.D
     given = {"report_to": "none", "logging_steps": 1, "max_length": None}
     given |= {"save_strategy": "steps", "save_steps": 50, "save_total_limit": 1, **run.trl}
     given |= {"output_dir": str(run.work / "checkpoints"), "seed": run.seed}
-    given |= _machine_settings() | settings
+    given |= _machine_settings(bf16=True) | settings
     configs = {"sft": (SFTConfig, SFTTrainer), "dpo": (DPOConfig, DPOTrainer)}
     config_class, trainer_class = configs[kind]
     try:
