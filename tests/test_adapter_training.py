@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.fingerprints import check_trained_on
 from tokenshift_utils.policy import load_policy
 from tokenshift_utils.study import load_study
 from tokenshift_utils.training import launch
@@ -134,8 +135,16 @@ def test_a_run_leaves_adapter_card_and_logs_and_resumes_to_the_same(recipe, mini
     assert summary["base"]["weights_sha256"] in card and "--arm tuned --seed 1" in card
     assert "after 2 rollouts" in (run.checkpoints[2] / "README.md").read_text()
     # what was saved is what the analyses load
+    check_trained_on(run.model, study.model_path("base"))
     policy = load_policy(study, "tuned")
     assert policy.sample([[4, 5]], [0], adapters.Sampling(max_new_tokens=3))[0].ids
+
+    known = json.loads((run.model / "base.json").read_text())
+    (run.model / "base.json").write_text(json.dumps(known | {"weights_sha256": "0" * 64}))
+    with pytest.raises(
+        TokenshiftError, match="was trained on weights with the sha256 0+ .Base.*others"
+    ):
+        check_trained_on(run.model, study.model_path("base"))
 
     shutil.rmtree(run.logs)
     shutil.rmtree(run.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -53,3 +54,27 @@ def directory_fingerprint(directory: str | Path) -> str:
         content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
         digest.update(f"{file.name} {content}\n".encode())
     return digest.hexdigest()
+
+
+BASE = "base.json"  # in an adapter's directory: which weights it was trained on
+
+
+def weights_digest(directory: Path) -> str:
+    """sha256 of a model's one weight file, or of the digests of several."""
+    found = []
+    for file in sorted(directory.glob("*.safetensors")):
+        status = file.stat()
+        found.append(_file_digest(file.resolve(), status.st_size, status.st_mtime_ns))
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+def check_trained_on(adapter: Path, base: Path) -> None:
+    """Refuse an adapter that says it was trained on other weights than the base's."""
+    file = adapter / BASE
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    if known.get("weights_sha256") not in (None, weights_digest(base)):
+        raise TokenshiftError(
+            f"the adapter in {adapter} was trained on weights with the sha256 "
+            f"{known['weights_sha256']} ({known.get('label')}), and those in {base} are others: give "
+            "that base, or train the adapter again"
+        )

@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 
 from tokenshift_utils.benchmarks import load_benchmark
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import check_model_directory, is_adapter
+from tokenshift_utils.fingerprints import check_model_directory, check_trained_on, is_adapter
 from tokenshift_utils.hf_policy import load_config
 from tokenshift_utils.prompts import prompt_text, stop_token_ids
 from tokenshift_utils.study import Study
@@ -40,6 +40,7 @@ def check_inputs(study: Study) -> None:
             directory = study.model_path(name)
             if is_adapter(directory):  # (which has the base model's tokenizer)
                 check_weights(directory)
+                check_trained_on(directory, base)
                 continue
             size = check_model(directory, study.model(name).trust_remote_code)
             check_same_tokenizer(base, directory)

@@ -16,14 +16,14 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import directory_fingerprint
+from tokenshift_utils.fingerprints import directory_fingerprint, weights_digest
 from tokenshift_utils.study import Study
 from tokenshift_utils.study_training import TrainingArm
 
@@ -165,22 +165,6 @@ def start_directory(study: Study) -> Path:
 
 def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def weights_digest(directory: Path) -> str:
-    """sha256 of a model's one weight file, or of the digests of several."""
-    found = []
-    for file in sorted(directory.glob("*.safetensors")):
-        status = file.stat()
-        found.append(_sha256(file.resolve(), status.st_size, status.st_mtime_ns))
-    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
-
-
-@lru_cache(maxsize=64)
-def _sha256(file: Path, size: int, modified_ns: int) -> str:
-    """A file's digest, made once while it stays as it is."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def select_runs(study: Study, arm: str | None, seed: int | None) -> list[Run]:

@@ -34,6 +34,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.fingerprints import BASE, weights_digest
 from tokenshift_utils.hf_policy import HFPolicy
 from tokenshift_utils.noise import row_key
 from tokenshift_utils.policy import Sampling
@@ -61,7 +62,6 @@ from tokenshift_utils.training.runs import (
     problems_file,
     read_prepared,
     start_directory,
-    weights_digest,
     work_directory,
 )
 
@@ -115,7 +115,7 @@ def save_adapter(run: Run, model: PeftModel, directory: Path) -> None:
     (partial / "adapter_config.json").write_text(
         json.dumps(content, indent=1, sort_keys=True, default=str) + "\n"
     )
-    (partial / "base.json").write_text(json.dumps(base_identity(run.study), indent=1) + "\n")
+    (partial / BASE).write_text(json.dumps(base_identity(run.study), indent=1) + "\n")
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
 
