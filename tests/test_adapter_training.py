@@ -132,7 +132,7 @@ def test_a_run_leaves_adapter_card_and_logs_and_resumes_to_the_same(recipe, mini
         "late",
     }
     card = (run.model / "README.md").read_text()
-    assert summary["base"]["weights_sha256"] in card and "--arm tuned --seed 1" in card
+    assert summary["base"]["weights_digest"] in card and "--arm tuned --seed 1" in card
     assert "after 2 rollouts" in (run.checkpoints[2] / "README.md").read_text()
     # what was saved is what the analyses load
     check_trained_on(run.model, study.model_path("base"))
@@ -140,9 +140,9 @@ def test_a_run_leaves_adapter_card_and_logs_and_resumes_to_the_same(recipe, mini
     assert policy.sample([[4, 5]], [0], adapters.Sampling(max_new_tokens=3))[0].ids
 
     known = json.loads((run.model / "base.json").read_text())
-    (run.model / "base.json").write_text(json.dumps(known | {"weights_sha256": "0" * 64}))
+    (run.model / "base.json").write_text(json.dumps(known | {"weights_digest": "0" * 64}))
     with pytest.raises(
-        TokenshiftError, match="was trained on weights with the sha256 0+ .Base.*others"
+        TokenshiftError, match="was trained on weights with the digest 0+ .Base.*others"
     ):
         check_trained_on(run.model, study.model_path("base"))
 

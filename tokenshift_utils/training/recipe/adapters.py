@@ -123,7 +123,7 @@ def save_adapter(run: Run, model: PeftModel, directory: Path) -> None:
 def base_identity(study: Study) -> dict:
     """Which weights an adapter of the study goes on."""
     spec = study.models[study.base]
-    known = {"label": spec.label, "weights_sha256": weights_digest(study.model_path(study.base))}
+    known = {"label": spec.label, "weights_digest": weights_digest(study.model_path(study.base))}
     return known | ({"wheel": spec.wheel.model_dump()} if spec.wheel else {})
 
 

@@ -57,7 +57,7 @@ def write_card(run: Run, directory: Path, summary: dict, log: pd.DataFrame, curv
 
 
 def _base(base: dict) -> str:
-    sentence = f"Its weights (model.safetensors) have the sha256 `{base['weights_sha256']}`."
+    sentence = f"Its tensors, by name, have the sha256 `{base['weights_digest']}`."
     if "wheel" in base:
         wheel = base["wheel"]
         sentence += (
