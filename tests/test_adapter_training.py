@@ -1,19 +1,21 @@
 """Runs of a study that trains adapters: RL, SFT and DPO on a random model, on a CPU."""
 
 import json
+import os
 import shutil
+import sys
 
 import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import WORDS, write_model
+from conftest import CHECKOUT, WORDS, write_model
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import check_trained_on
-from tokenshift_utils.policy import load_policy
+from tokenshift_utils.policy import Sampling, load_policy
 from tokenshift_utils.study import load_study
 from tokenshift_utils.training import launch
 from tokenshift_utils.training.prepare import prepare
@@ -137,7 +139,7 @@ def test_a_run_leaves_adapter_card_and_logs_and_resumes_to_the_same(recipe, mini
     # what was saved is what the analyses load
     check_trained_on(run.model, study.model_path("base"))
     policy = load_policy(study, "tuned")
-    assert policy.sample([[4, 5]], [0], adapters.Sampling(max_new_tokens=3))[0].ids
+    assert policy.sample([[4, 5]], [0], Sampling(max_new_tokens=3))[0].ids
 
     known = json.loads((run.model / "base.json").read_text())
     (run.model / "base.json").write_text(json.dumps(known | {"weights_digest": "0" * 64}))
@@ -228,3 +230,19 @@ def test_settings_that_trl_does_not_know_are_named(arm, trl, said, recipe):
     arms = TRAINING["arms"] | {arm: TRAINING["arms"][arm] | {"trl": trl}}
     with pytest.raises(TokenshiftError, match=said):
         check_settings(recipe(arms=arms))
+
+
+@pytest.mark.slow
+def test_runs_go_side_by_side_and_one_that_stops_is_named(recipe, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(CHECKOUT), *filter(None, sys.path)]))
+    study = recipe(answers=TRAINING["answers"] | {"samples": 1})
+    with pytest.raises(
+        TokenshiftError, match=r"own-seed-1 stopped; .*output.log, ends with: .*noth"
+    ):
+        # a random model's own answers are all wrong, so that nothing can be learnt from them
+        launch.train_study("mini", "tuned,far,own", 1, processes=2)
+    out = capsys.readouterr().out
+    assert "tuned-seed-1 is done" in out and "far-seed-1 is done" in out
+    assert Run(study, "tuned", 1).is_done() and not Run(study, "own", 1).is_done()
+    launch.train_study("mini", "tuned,far", 1, processes=2)
+    assert capsys.readouterr().out.count("is done: results/mini/models") == 2

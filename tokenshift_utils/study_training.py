@@ -125,8 +125,8 @@ class Gpus(Part):
 
 
 class Answers(Part):
-    """What base answers, once for all arms that learn from it: so many responses to the first
-    problems of the data, of which at most ``kept`` right ones a problem are learnt from."""
+    """What base answers, once for all arms that learn from it: so many responses, drawn as the study
+    samples, to the first problems of the data, of which at most ``kept`` right ones a problem are learnt from."""
 
     problems: Count
     samples: Count

@@ -16,7 +16,7 @@ import platform
 import random
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
@@ -37,7 +37,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.fingerprints import BASE, weights_digest
 from tokenshift_utils.hf_policy import HFPolicy
 from tokenshift_utils.noise import row_key
-from tokenshift_utils.policy import Sampling
+from tokenshift_utils.rollouts import study_sampling
 from tokenshift_utils.study import Study
 from tokenshift_utils.tokenizer_checks import first_line, load_tokenizer
 from tokenshift_utils.training.arms import shift_summary
@@ -333,12 +333,16 @@ def _token_table(run: Run, tokenizer) -> pd.DataFrame:
 def base_answers(study: Study) -> pd.DataFrame:
     """What base answers to the training problems, drawn once for all arms that learn from it.
 
-    Columns: problem (its row), sample, text (with the end-of-turn token), correct; sampled at
-    temperature 1 without truncation, the finished ones only.
+    Columns: problem (its row), sample, text (with the end-of-turn token), correct; sampled as the
+    study samples, the finished ones only.
     """
     settings, seed = study.training.answers, study.training.seeds[0]
+    sampling = replace(study_sampling(study), max_new_tokens=check_settings(study).longest)
     problems = training_problems(study)[: settings.problems]
-    of = digest([settings.model_dump(), read_prepared(study)["digest"], seed, study.verifier])
+    of = digest(
+        [settings.model_dump(), asdict(sampling), read_prepared(study)["digest"], seed]
+        + [study.verifier]
+    )
     file = work_directory(study) / f"answers-{of}.parquet"
     with FileLock(file.with_suffix(".lock")):
         if not file.is_file():
@@ -349,7 +353,7 @@ def base_answers(study: Study) -> pd.DataFrame:
             responses = sampler.sample(
                 [ids[i] for i, _ in rows],
                 [row_key(seed, "answers", problems[i].expression, s) for i, s in rows],
-                Sampling(max_new_tokens=check_settings(study).longest),
+                sampling,
             )
             table = pd.DataFrame(
                 {
