@@ -62,9 +62,8 @@ class TrainingArm(Part):
     ``sft`` learns the base's own right answers (rejection sampling), or with ``solution`` a column
     of the data; ``dpo`` prefers the base's right answers to its wrong ones. ``trl`` goes before the
     study's (of kind rl) or to ``trl.SFTConfig`` or ``trl.DPOConfig``. ``dynamic_sampling`` drops
-    groups whose rewards are all equal and samples others; ``responses`` to each of ``problems``
-    problems are what base answers for sft and dpo. ``seeds`` and ``rollouts`` stand in for the
-    study's.
+    groups whose rewards are all equal and samples others. ``seeds`` and ``rollouts`` stand in for
+    the study's.
     """
 
     kind: Literal["rl", "sft", "dpo"] = "rl"
