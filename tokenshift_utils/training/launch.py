@@ -61,7 +61,7 @@ def train_study(
         raise TokenshiftError(
             f"study {study.name} trains whole models, one run at a time: leave --processes out"
         )
-    config = write_accelerate(study)
+    config = None if study.training.lora is not None else write_accelerate(study)
     print(f"a rollout is {sizes.said}", flush=True)
     if study.training.server is not None:
         print(f"server:\n  {server_line(study)}", flush=True)
@@ -157,11 +157,11 @@ def write_accelerate(study: Study) -> Path:
 # Commands -----------------------------------------------------------------------------------------
 
 
-def launch_command(run: Run, study: str, config: Path) -> list[str]:
-    """Arguments of ``python -m`` that start a run."""
-    launch = ["accelerate.commands.launch", "--config_file", str(config), "-m", MODULE]
-    if run.study.training.lora is not None:
-        launch = [MODULE]
+def launch_command(run: Run, study: str, config: Path | None) -> list[str]:
+    """Arguments of ``python -m`` that start a run, by accelerate where there is a config file."""
+    launch = [MODULE]
+    if config is not None:
+        launch = ["accelerate.commands.launch", "--config_file", str(config), "-m", MODULE]
     return [*launch, "--study", study, "--arm", run.arm, "--seed", str(run.seed)]
 
 
