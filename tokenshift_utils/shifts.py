@@ -93,7 +93,7 @@ def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float,
         "top_ids_tuned": tops[1][0],
         "top_logp_tuned": tops[1][1],
         "gain_in_base_topk": measures.mass_gained(logp_base, logp_tuned, tops[0][0]),
-        "unknown_mass": torch.zeros(len(tokens)),  # both are whole
+        "unknown_mass": torch.zeros(len(tokens), device=tokens.device),  # both are whole
     }
     return _arrays(columns)
 

@@ -26,8 +26,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 from filelock import FileLock
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -137,7 +143,30 @@ def machine() -> dict[str, str]:
 # RL -----------------------------------------------------------------------------------------------
 
 
-class AdapterTrainer(RLVRTrainer):
+class ResumesAdapter:
+    """Goes on from a checkpoint with the adapter that is trained.
+
+    TRL keeps the frozen start beside it, as adapter "ref", where a KL penalty or DPO asks for it.
+    PEFT then saves the trained one in the checkpoint itself and "ref" in a folder inside, and of
+    those two transformers' Trainer reads back the folder alone.
+    """
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model=model)
+        model = self.accelerator.unwrap_model(self.model if model is None else model)
+        weights = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
+        set_peft_model_state_dict(model, weights, adapter_name="default")
+
+
+class _SFTTrainer(ResumesAdapter, SFTTrainer):
+    pass
+
+
+class _DPOTrainer(ResumesAdapter, DPOTrainer):
+    pass
+
+
+class AdapterTrainer(ResumesAdapter, RLVRTrainer):
     """The tiny study's trainer on a study's problems, its responses drawn with the adapter merged."""
 
     sampling_rounds = 4
@@ -417,7 +446,7 @@ def _train_offline(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.D
     given |= {"save_strategy": "steps", "save_steps": 50, "save_total_limit": 1, **run.trl}
     given |= {"output_dir": str(run.work / "checkpoints"), "seed": run.seed}
     given |= _machine_settings(bf16=True) | settings
-    configs = {"sft": (SFTConfig, SFTTrainer), "dpo": (DPOConfig, DPOTrainer)}
+    configs = {"sft": (SFTConfig, _SFTTrainer), "dpo": (DPOConfig, _DPOTrainer)}
     config_class, trainer_class = configs[kind]
     try:
         config = config_class(**given)
