@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import check_trained_on
-from tokenshift_utils.policy import Sampling, load_policy
-from tokenshift_utils.study import load_study
-from tokenshift_utils.training import launch
-from tokenshift_utils.training.prepare import prepare
-from tokenshift_utils.training.recipe import adapters, sampler
-from tokenshift_utils.training.runs import Run, check_settings
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.study.checkpoints import check_trained_on
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.training.recipe import adapters, launch, sampler
+from tokenshift_utils.training.recipe.prepare import prepare
+from tokenshift_utils.training.recipe.runs import Run, check_settings
 
 SUPERVISED = {"per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 1e-2}
 TRAINING = {

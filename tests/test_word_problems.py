@@ -8,8 +8,8 @@ import pytest
 from conftest import CHECKOUT
 
 from tokenshift_utils.tasks import word_problems
+from tokenshift_utils.tasks.verifier import is_correct
 from tokenshift_utils.tasks.word_problems import LEVELS, SETS, draw, held_out, problem_set, problems
-from tokenshift_utils.verify import is_correct
 
 MORE = {"taller", "older", "faster", "stronger", "heavier", "richer"}
 TOP = {"tallest", "oldest", "fastest", "strongest", "heaviest", "richest"}

@@ -20,12 +20,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tokenshift_utils import paths
-from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.tokenizer_checks import first_line
+from tokenshift_utils.errors import TokenshiftError, first_line
 
 if TYPE_CHECKING:
-    from tokenshift_utils.study import Study
-    from tokenshift_utils.study_parts import Wheel
+    from tokenshift_utils.study.schema import Wheel
+    from tokenshift_utils.study.study import Study
 
 SOURCE = "source.json"  # in the model directory: of which file it was made
 

@@ -39,28 +39,18 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from tokenshift_utils import paths
-from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import BASE, weights_digest
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.noise import row_key
-from tokenshift_utils.rollouts import study_sampling
-from tokenshift_utils.study import Study
-from tokenshift_utils.tokenizer_checks import first_line, load_tokenizer
-from tokenshift_utils.training.arms import shift_summary
-from tokenshift_utils.training.grpo import COLUMNS, grpo_config
-from tokenshift_utils.training.prepare import prepare
+from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.measures.noise import row_key
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.records.requests import study_sampling
+from tokenshift_utils.study.checkpoints import BASE, weights_digest
+from tokenshift_utils.study.study import Study
+from tokenshift_utils.study.tokenizers import load_tokenizer
+from tokenshift_utils.training.logs import overlong_penalty, tidy_log
 from tokenshift_utils.training.recipe.cards import write_card
-from tokenshift_utils.training.recipe.sampler import (
-    BenchmarkEvaluator,
-    MergedSampler,
-    accuracy,
-    device,
-    final_table,
-    solves,
-)
-from tokenshift_utils.training.recipes import RLRecipe
-from tokenshift_utils.training.rl import RLVRTrainer, correctness_reward, overlong_penalty, tidy_log
-from tokenshift_utils.training.runs import (
+from tokenshift_utils.training.recipe.grpo import COLUMNS, grpo_config
+from tokenshift_utils.training.recipe.prepare import prepare
+from tokenshift_utils.training.recipe.runs import (
     KINDS,
     Run,
     check_settings,
@@ -70,6 +60,17 @@ from tokenshift_utils.training.runs import (
     start_directory,
     work_directory,
 )
+from tokenshift_utils.training.recipe.sampler import (
+    BenchmarkEvaluator,
+    MergedSampler,
+    accuracy,
+    device,
+    final_table,
+    solves,
+)
+from tokenshift_utils.training.tiny.comparison import shift_summary
+from tokenshift_utils.training.tiny.recipes import RLRecipe
+from tokenshift_utils.training.tiny.rlvr import RLVRTrainer, correctness_reward
 
 SHIFT_SAMPLES = 2  # responses a problem on which a finished run's shift from base is measured
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tokenshift_utils.tables import to_markdown
+from tokenshift_utils.report.tables import to_markdown
 
 if TYPE_CHECKING:
-    from tokenshift_utils.training.runs import Run
+    from tokenshift_utils.training.recipe.runs import Run
 
 CURVE_ROWS = 12  # of the training log, at most
 

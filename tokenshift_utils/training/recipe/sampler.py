@@ -11,15 +11,15 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
-from tokenshift_utils.benchmarks import load_benchmark
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.noise import row_key
-from tokenshift_utils.policy import Continuation, Sampling
-from tokenshift_utils.prompts import prompt_text
-from tokenshift_utils.rollouts import study_sampling
-from tokenshift_utils.study import Study
-from tokenshift_utils.tokenizer_checks import load_tokenizer
-from tokenshift_utils.verify import is_correct
+from tokenshift_utils.measures.noise import row_key
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.policy import Continuation, Sampling
+from tokenshift_utils.records.requests import study_sampling
+from tokenshift_utils.study.study import Study
+from tokenshift_utils.study.tokenizers import load_tokenizer
+from tokenshift_utils.tasks.benchmarks import load_benchmark
+from tokenshift_utils.tasks.prompts import prompt_text
+from tokenshift_utils.tasks.verifier import is_correct
 
 BATCH = {"cuda": 512, "cpu": 256}  # responses drawn together
 
