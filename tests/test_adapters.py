@@ -112,7 +112,10 @@ def test_a_study_of_an_adapter_is_that_of_the_merged_model(study):
 
 
 def test_records_of_an_adapter_depend_on_its_base(study):
-    assert set(common_parts(study, "sums", ["tuned"], "records.rollouts")["models"]) == {"tuned", "base"}
+    assert set(common_parts(study, "sums", ["tuned"], "records.rollouts")["models"]) == {
+        "tuned",
+        "base",
+    }
     assert set(common_parts(study, "sums", ["merged"], "records.rollouts")["models"]) == {"merged"}
 
 

@@ -169,3 +169,31 @@ def test_no_judge_is_left_behind():
     judge = verifier._judges[os.getpid()]
     verifier.stop_judge()
     assert judge.returncode is not None and os.getpid() not in verifier._judges
+
+
+# As a real base model answers; judged by hand.
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        ("Each bag holds 8 apples, so 8 x 3 = 24 apples. The answer is: 24", "24", True),
+        ("The answer is: 4.", "4", True),
+        ("The answer is: $60.00.", "60", True),
+        ("The answer is: 12 apples.", "12", True),
+        ("The answer is: 1,200", "1200", True),
+        ("so the answer is: It is: \nTom has 10 apples. Therefore, the answer is: 10.", "10", True),
+        ("The answer is: 7. No. The answer is: 8", "8", True),
+        ("The answer is: Mia.", "Mia", True),
+        ("The answer is: mia", "Mia", True),
+        ("The answer is: 9 + 10 = 19.", "19", False),
+        ("The answer is: 12 - 12 - 1 = 2 Sarah got an extreme loss", "2", False),
+        ("The answer is 8", "8", False),
+        ("The answer is:\n8", "8", False),
+        ("The answer is: -3", "3", False),
+        ("The answer is: Emma is richer than Lucy.", "Emma", False),
+        ("So Tom is the tallest.", "Tom", False),
+    ],
+)
+def test_the_answer_is_takes_one_number_or_a_name(text, answer, right):
+    assert is_correct(text, answer, "the_answer_is") is right
+    opens = answer_opening(text, "the_answer_is")
+    assert (opens is None) == ("nswer is:" not in text)

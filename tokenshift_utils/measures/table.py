@@ -152,4 +152,4 @@ def measure(at: Compared) -> dict[str, Tensor]:
     The distributions are taken to be whole: ``unknown_mass`` is 0.
     """
     columns = {"token": at.tokens} | {m.name: m.of(at) for m in MEASURES}
-    return columns | {"unknown_mass": torch.zeros(len(at.tokens))}
+    return columns | {"unknown_mass": torch.zeros(len(at.tokens), device=at.tokens.device)}

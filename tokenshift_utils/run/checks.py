@@ -6,7 +6,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.adapters import check_adapter
 from tokenshift_utils.models.load import check_backend
 from tokenshift_utils.pairs.rules import Rule
-from tokenshift_utils.study.checkpoints import is_adapter
+from tokenshift_utils.study.checkpoints import check_trained_on, is_adapter
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import (
     check_same_tokenizer,
@@ -64,6 +64,7 @@ def check_inputs(study: Study) -> None:
                 trusted = study.model(study.base).trust_remote_code
                 check_adapter(directory, base, trusted, study.engines is not None)
                 check_same_tokenizer(base, directory)
+                check_trained_on(directory, base)
                 continue
             size = check_model(directory, study.model(name).trust_remote_code)
             check_same_tokenizer(base, directory)

@@ -59,11 +59,17 @@ def train(
     arms: Annotated[
         bool, typer.Option("--arms", help="Instead: every run of the comparison of objectives.")
     ] = False,
-    arm: Annotated[str | None, typer.Option(help="Instead: the runs of this arm.")] = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(help="Instead: the runs of this arm; of a recipe's, several as A,B."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="With --arm or --arms: only this seed.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run; for studies with a recipe.")
     ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Runs of adapters that go side by side.")
+    ] = 1,
 ) -> None:
     """Train the models of the embedded study from nothing, on a CPU; resumable.
 
@@ -75,9 +81,10 @@ def train(
     comparing = arms or arm is not None
     if comparing and only:
         raise TokenshiftError("--only names shipped models; it doesn't go with --arms or --arm.")
+    loaded = load_study(study)
+    comparing = comparing or bool(loaded.training and loaded.training.lora)
     if seed is not None and not comparing:
         raise TokenshiftError("--seed goes with --arm or --arms; shipped models have one seed.")
-    loaded = load_study(study)
     if loaded.training is not None:
         from tokenshift_utils.run.reproduce import study_argument
         from tokenshift_utils.training.recipe.launch import train_study
@@ -87,7 +94,7 @@ def train(
                 f"study {loaded.name} trains by arm: give --arm with one of "
                 f"{', '.join(loaded.training.arms)}, or --arms"
             )
-        train_study(study_argument(study), arm, seed, fresh, dry_run)
+        train_study(study_argument(study), arm, seed, fresh, dry_run, processes)
         return
     if dry_run:
         raise TokenshiftError(
@@ -101,6 +108,17 @@ def train(
     from tokenshift_utils.training.tiny.models import train
 
     train(loaded, only, fresh)
+
+
+@app.command("word-problems")
+def word_problems(
+    out: Annotated[Path, typer.Option(help="The folder to write the problems to.")],
+) -> None:
+    """Write the word problems of the study smollm2: its benchmarks, and those to train on."""
+    from tokenshift_utils.tasks.word_problems import write_sets
+
+    for file in write_sets(out):
+        typer.echo(f"wrote {file}")
 
 
 @app.command()

@@ -285,10 +285,14 @@ compression, at most:
 
 def _training(study: Study, shape: Shape, assumed: Assumptions) -> str:
     """What the runs of the study's ``training`` section take, beside the analyses."""
-    from tokenshift_utils.training.recipe.runs import check_settings
+    from tokenshift_utils.training.recipe.runs import check_settings, select_runs
 
     training, sizes = study.training, check_settings(study)
-    runs = len(training.arms) * len(training.seeds)
+    every = select_runs(study, None, None)
+    runs = sum(run.objective.kind == "rl" for run in every)
+    others = (
+        f", and {len(every) - runs} of SFT or DPO, which are short" if len(every) > runs else ""
+    )
     responses = training.rollouts * sizes.rollout
     tokens = responses * min(sizes.longest, assumed.mean_tokens or sizes.longest)
     generate = 2 * shape.parameters * tokens / (assumed.generate_tflops * 1e12) / 3600
@@ -296,11 +300,14 @@ def _training(study: Study, shape: Shape, assumed: Assumptions) -> str:
     passes = 2 + 8 * sizes.iterations
     learn = passes * shape.parameters * tokens / (assumed.score_tflops * 1e12) / 3600
     checkpoint = (BYTES[study.dtype] + 12) * shape.parameters / GB
+    kept = f"""  checkpoint  {_figure(checkpoint):>15} GB, weights and Adam's float32 copy and moments
+"""
+    if training.lora is not None:  # of the adapter alone, some megabytes
+        kept = ""
     return f"""Training: {runs} runs ({len(training.arms)} arms, {len(training.seeds)} seeds) of \
-{training.rollouts} rollouts of {sizes.rollout:,} responses and {sizes.updates} updates
+{training.rollouts} rollouts of {sizes.rollout:,} responses and {sizes.updates} updates{others}
   responses   {responses:>15,} a run; at most {tokens:,} tokens generated
   GPU-hours   {_figure(generate):>15} a run to generate, {_figure(learn)} to learn; \
 {_figure(runs * (generate + learn))} in all
-  checkpoint  {_figure(checkpoint):>15} GB, weights and Adam's float32 copy and moments
-  assumed: the speeds above, on every GPU at once (some wait while others work), and {passes} operations
+{kept}  assumed: the speeds above, on every GPU at once (some wait while others work), and {passes} operations
   a parameter and token of learning"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -81,6 +82,48 @@ def weights_fingerprint(directory: Path) -> str:
         status = file.stat()
         digest.update(_file_digest(file.resolve(), status.st_size, status.st_mtime_ns).encode())
     return digest.hexdigest()
+
+
+BASE = "base.json"  # in an adapter's directory: which weights it was trained on
+
+
+def weights_digest(directory: Path) -> str:
+    """sha256 over a model's tensors by name: dtypes, shapes and numbers, however they are filed."""
+    digest, tensors = hashlib.sha256(), {}
+    for file in directory.glob("*.safetensors"):
+        status = file.stat()
+        tensors |= _tensor_digests(file.resolve(), status.st_size, status.st_mtime_ns)
+    for name, content in sorted(tensors.items()):
+        digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _tensor_digests(file: Path, size: int, modified_ns: int) -> dict[str, str]:
+    """sha256 of each tensor of a file, with its dtype and shape."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        found = {}
+        for name, entry in header.items():
+            start, stop = entry["data_offsets"]
+            stream.seek(8 + length + start)
+            content = hashlib.sha256(stream.read(stop - start)).hexdigest()
+            found[name] = f"{entry['dtype']} {entry['shape']} {content}"
+    return found
+
+
+def check_trained_on(adapter: Path, base: Path) -> None:
+    """Refuse an adapter that says it was trained on other weights than the base's."""
+    file = adapter / BASE
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if known.get("weights_digest") not in (None, weights_digest(base)):
+        raise TokenshiftError(
+            f"the adapter in {adapter} was trained on weights with the digest "
+            f"{known['weights_digest']} ({known.get('label')}), and those in {base} are others: give "
+            "that base, or train the adapter again"
+        )
 
 
 def load_config(directory: Path, trust_remote_code: bool = False) -> PreTrainedConfig:

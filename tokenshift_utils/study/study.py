@@ -67,7 +67,9 @@ class Study(Part):
     benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
     prompt: Prompt
     stop_tokens: Annotated[tuple[str, ...], AfterValidator(distinct)] = ()
-    verifier: Literal["boxed", "last_boxed", "answer_line"]  # verify.py says what each reads
+    verifier: Literal[
+        "boxed", "last_boxed", "answer_line", "the_answer_is"
+    ]  # see tasks/verifier.py
     sampling: Sampling
     samples: Samples
     divergence_support: Literal["nucleus", "full"] = "nucleus"
@@ -155,11 +157,13 @@ class Study(Part):
                 known = ", ".join(self.models)
                 raise ValueError(f"'{key}' names the model '{name}', but 'models' has only {known}")
         for arm in self.training.arms if self.training else ():
-            made = self.models.get(arm)
-            if made is None or made.path is None or made.kind not in ("rl", "weighted"):
+            made, kinds = self.models.get(arm), ("rl", "weighted")
+            if self.training.arms[arm].kind != "rl":
+                kinds = ("sft",)
+            if made is None or made.path is None or made.kind not in kinds:
                 raise ValueError(
-                    f"'training.arms' has '{arm}', but 'models' has no such model of kind rl or "
-                    "weighted with a 'path', where training would leave it"
+                    f"'training.arms' has '{arm}', but 'models' has no such model of kind "
+                    f"{' or '.join(kinds)} with a 'path', where training would leave it"
                 )
         kinds = {"base": [name for name, spec in self.models.items() if spec.kind == "base"]}
         if kinds["base"] != [self.base]:
@@ -223,9 +227,14 @@ class Study(Part):
         Raises
         ------
         TokenshiftError
-            Where a model of the hub is not in the local cache yet.
+            Where a model of the hub is not in the local cache yet, or one of a wheel not made.
         """
         spec = self.model(name)
+        if spec.wheel is not None:
+            from tokenshift_utils.study.gguf_wheel import check_made
+
+            what = f"model '{name}' of study {self.name}"
+            check_made(paths.resolve(spec.path), spec.wheel, what, self.name)
         if spec.path is not None:
             return paths.resolve(spec.path)
         return hub.cached(spec, f"model '{name}' of study {self.name}")

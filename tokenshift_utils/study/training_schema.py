@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -32,17 +32,51 @@ class TrainingData(DataSet):
         return self
 
 
-class TrainingArm(Part):
-    """An objective: plain, or with ``alpha`` and ``scale`` its advantages are weighed.
+class Lora(Part):
+    """Adapters in place of whole models: LoRA of this rank on all linear layers but the head.
 
-    The names are those of ``weighting.Weighting``.
+    An update is scaled by ``alpha / rank``.
     """
 
+    rank: Count
+    alpha: Count
+
+
+class Evaluate(Part):
+    """Accuracy on the benchmarks: every so many rollouts, on their first problems, and at the end.
+
+    ``final_samples`` responses to every problem are what ``final.csv`` counts.
+    """
+
+    every: Count
+    problems: Count
+    samples: Count
+    final_samples: Count
+
+
+class TrainingArm(Part):
+    """An objective. Of ``kind`` rl it is plain, or with ``alpha`` and ``scale`` its advantages are
+    weighed (the names are those of ``weighting.Weighting``).
+
+    Where the study trains adapters, an arm may be of another kind, and have what is its own:
+    ``sft`` learns the base's own right answers (rejection sampling), or with ``solution`` a column
+    of the data; ``dpo`` prefers the base's right answers to its wrong ones. ``trl`` goes before the
+    study's (of kind rl) or to ``trl.SFTConfig`` or ``trl.DPOConfig``. ``dynamic_sampling`` drops
+    groups whose rewards are all equal and samples others. ``seeds`` and ``rollouts`` stand in for
+    the study's.
+    """
+
+    kind: Literal["rl", "sft", "dpo"] = "rl"
     alpha: float | None = None
     scale: float | None = None
     signal: str = "k3"
     normalise: bool = False
     shuffle: bool = False
+    dynamic_sampling: bool = False
+    solution: str | None = None
+    trl: dict[str, Any] = Field(default_factory=dict)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(distinct)] | None = None
+    rollouts: Count | None = None
 
     @model_validator(mode="after")
     def _whole(self):
@@ -54,6 +88,14 @@ class TrainingArm(Part):
             False,
         ):
             raise ValueError("without 'alpha' and 'scale' there are no weights to say more of")
+        if self.kind != "rl" and (self.alpha, self.dynamic_sampling, self.rollouts) != (
+            None,
+            False,
+            None,
+        ):
+            raise ValueError("weights, dynamic sampling and rollouts are of arms of kind rl")
+        if self.solution is not None and self.kind != "sft":
+            raise ValueError("'solution' is for an arm of kind sft")
         try:
             _ = self.weighting
         except TokenshiftError as error:
@@ -65,7 +107,8 @@ class TrainingArm(Part):
         """The weights of the advantage; None for a plain run."""
         from tokenshift_utils.measures.weighting import Weighting
 
-        return None if self.alpha is None else Weighting(**self.model_dump())
+        names = ("alpha", "scale", "signal", "normalise", "shuffle")
+        return None if self.alpha is None else Weighting(**{n: getattr(self, n) for n in names})
 
 
 class Gpus(Part):
@@ -80,6 +123,15 @@ class Gpus(Part):
         return self
 
 
+class Answers(Part):
+    """What base answers, once for all arms that learn from it: so many responses, drawn as the study
+    samples, to the first problems of the data, of which at most ``kept`` right ones a problem are learnt from."""
+
+    problems: Count
+    samples: Count
+    kept: Count
+
+
 class Training(Part):
     """How ``tokenshift train`` makes the study's tuned models from its base, with TRL.
 
@@ -88,18 +140,50 @@ class Training(Part):
     (None: responses are drawn by the processes that train). ``save_every`` counts rollouts between
     checkpoints to go on from. ``overlong_buffer`` is how many last tokens DAPO's length penalty
     takes to grow from 0 to 1.
+
+    With ``lora`` adapters are trained, each in one process, several of them at a time where wanted,
+    on a GPU where there is one; responses are then drawn by the process itself, from the base with
+    the adapter merged, in bfloat16.
     """
 
     data: TrainingData
+    lora: Lora | None = None
+    evaluate: Evaluate | None = None
+    answers: Answers | None = None
     arms: Annotated[dict[Name, TrainingArm], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(distinct)]
     rollouts: Count
     save_every: Count
     overlong_buffer: Count | None = None
     trl: dict[str, Any]
-    accelerate: dict[str, Any]
+    accelerate: dict[str, Any] = Field(default_factory=dict)
     gpus: Gpus | None = None
     server: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _adapters_are_whole(self):
+        arms = self.arms.items()
+        if self.lora is not None:
+            if self.evaluate is None:
+                raise ValueError("'lora' needs 'evaluate'")
+            if self.accelerate or self.gpus or self.server:
+                raise ValueError("'accelerate', 'gpus' and 'server' don't go with 'lora'")
+            learning = [
+                n for n, a in arms if a.kind == "dpo" or (a.kind, a.solution) == ("sft", None)
+            ]
+            if learning and self.answers is None:
+                raise ValueError(
+                    f"the arm '{learning[0]}' learns from base's 'answers', which are not given"
+                )
+            return self
+        for name, arm in arms:
+            own = (arm.kind, arm.dynamic_sampling, arm.trl, arm.seeds, arm.rollouts)
+            if own != ("rl", False, {}, None, None):
+                raise ValueError(
+                    f"the arm '{name}' has 'kind', 'dynamic_sampling', 'trl', 'seeds' or 'rollouts' "
+                    "of its own, which only a training of adapters ('lora') takes"
+                )
+        return self
 
     @model_validator(mode="after")
     def _gpus_are_used(self):

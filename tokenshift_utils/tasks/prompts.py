@@ -42,6 +42,10 @@ def _render(study: Study, text: str, **given: Any) -> str:
     """The chat template's prompt of a user's turn; ``given`` stands for names of the template's."""
     chat, system = study.prompt.chat, study.prompt.system
     turns = [] if system is None else [{"role": "system", "content": system}]
+    for example in study.prompt.examples:
+        asked = study.prompt.template.format(problem=example.problem)
+        turns.append({"role": "user", "content": asked})
+        turns.append({"role": "assistant", "content": example.response})
     turns.append({"role": "user", "content": text})
     directory = study.model_path(chat)
     tokenizer = _chat_tokenizer(directory)
@@ -107,6 +111,8 @@ def prompt_parts(study: Study) -> dict:
         tokenizer = _chat_tokenizer(study.model_path(study.prompt.chat))
         written = [prompt_text(study, problem) for problem in ("1+2", "Why?\n\nSay so. ")]
         content["chat"] = {"template": tokenizer.chat_template, "written": written}
+    if study.prompt.examples:
+        content["examples"] = [example.model_dump() for example in study.prompt.examples]
     return content | {"stop_tokens": list(study.stop_tokens)}
 
 

@@ -9,9 +9,13 @@ A study names the rule by which the final answer is found:
   verifier has it (verl's ``math_dapo.py``): without Markdown, dollar signs, a box and units, and
   behind the last ``=`` where what stands before it is a name or a sum.
 
+- ``the_answer_is``: what follows the last ``The answer is:`` on its line. Its one number, whatever
+  stands around it (``$12.``, ``12 apples``), or where it has none, its text without the full stop.
+  Two numbers (``12 - 1``) are no answer. Compared as numbers, and text without regard to case.
+
 Where there is no ``\\boxed``, an ``\\fbox`` is a box.
 
-Numbers are compared as numbers of any length, letters of multiple choice as letters, words as text,
+Of the others numbers are compared as numbers of any length, letters of multiple choice as letters, words as text,
 and everything else by math-verify, in a process of its own that is ended when an expression takes
 too long.
 """
@@ -25,6 +29,7 @@ import re
 import subprocess
 import sys
 import threading
+from decimal import Decimal
 from functools import lru_cache
 
 from tokenshift_utils.tasks.answers import (
@@ -44,6 +49,8 @@ _OPENERS = re.compile(r"(?:[\s*_`$]|\\[\[(])*")
 # what may stand before an "=" that leads to the answer: a name (x, f(x), total cost) or numbers
 _NAME = re.compile(r"\\?[A-Za-z][A-Za-z ]*(?:_\{?\w+\}?)?(?:\(\w\))?")
 _SUM = re.compile(r"(?:[-+*/^().\d\s{}]|\\(?:times|cdot|div|frac))+")
+_THE_ANSWER_IS = re.compile(r"(?i)the answer is\s*:")
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 _LETTER = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+|final\s+|best\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?\s*)?"
     r"([(\[]?)\s*([A-Za-z])\s*(?:([)\].:}]+)|(?=\s[-(\u2013\u2014])|$)\s*(.*)",
@@ -137,7 +144,26 @@ def _leads(text: str) -> bool:
     return bool(_NAME.fullmatch(text) or _SUM.fullmatch(text))
 
 
-_RULES = {"boxed": boxed, "last_boxed": last_boxed, "answer_line": answer_line}
+def the_answer_is(text: str) -> str | None:
+    """The one number, or the text, behind the last ``The answer is:`` on its line; else None."""
+    matches = list(_THE_ANSWER_IS.finditer(text))
+    if not matches:
+        return None
+    last = text[matches[-1].end() :].partition("\n")[0]
+    numbers = _NUMBER.findall(last)
+    if len(numbers) > 1:
+        return None
+    if numbers:
+        return numbers[0].replace(",", "")
+    return last.strip().rstrip(".!").strip("*\"' ") or None
+
+
+_RULES = {
+    "boxed": boxed,
+    "last_boxed": last_boxed,
+    "answer_line": answer_line,
+    "the_answer_is": the_answer_is,
+}
 
 
 def extract_answer(text: str, verifier: str = "boxed") -> str | None:
@@ -150,6 +176,8 @@ def answer_opening(text: str, verifier: str = "boxed") -> int | None:
     if verifier == "answer_line":
         found = _answer_line(text)
         return None if found is None else found[0]
+    if verifier == "the_answer_is":
+        return max((match.start() for match in _THE_ANSWER_IS.finditer(text)), default=None)
     return max(_boxes(text), default=None)
 
 
@@ -166,7 +194,16 @@ def is_correct(text: str, answer: str, verifier: str = "boxed", choice: bool = F
         return chosen(own) == answer.upper()
     if verifier == "answer_line" and len(own) <= LONGEST and "=" not in answer:
         own = _after_equals(undress(own))
+    if verifier == "the_answer_is":
+        return _plain_equal(own, str(answer))
     return answers_equal(own, str(answer))
+
+
+def _plain_equal(own: str, answer: str) -> bool:
+    """Whether two plain answers are the same number, or the same words."""
+    if _NUMBER.fullmatch(own) and _NUMBER.fullmatch(answer):
+        return Decimal(own) == Decimal(answer)
+    return own.casefold() == answer.casefold()
 
 
 def chosen(own: str) -> str | None:

@@ -16,7 +16,8 @@ from tokenshift_utils.tasks.rows import read_rows
 
 
 def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
-    """Prompts and answers to train on, and how many rows were left out, by why.
+    """Prompts, answers and solutions (of arms that learn them) to train on, and how many rows were
+    left out, by why.
 
     Of a problem that comes again the first answer is kept; ``other_answer`` counts the problems
     that come with another one later.
@@ -27,15 +28,22 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
         Where the data are missing, can't be read, or a row's problem or answer is none.
     """
     spec = study.training.data
+    more = sorted({a.solution for a in study.training.arms.values() if a.solution is not None})
     place = study.training_data_path()
     where = f"the training data {spec.hub or paths.display(place)}"
     answers: dict[str, str] = {}
+    solutions: dict[str, list[str]] = {column: [] for column in more}
     contradicted, rows = set(), 0
     column = spec.prompt or spec.problem
-    needed = {path.partition(".")[0] for path in (column, spec.answer)}
+    needed = {path.partition(".")[0] for path in (column, spec.answer, *more)}
     for name, row in read_rows(place, spec, needed):
         rows += 1
-        text, answer = (_text_at(row, path, where, name) for path in (column, spec.answer))
+        text, answer, *extra = (
+            _text_at(row, path, where, name) for path in (column, spec.answer, *more)
+        )
+        if text not in answers:
+            for path, value in zip(more, extra, strict=True):
+                solutions[path].append(value)
         if answers.setdefault(text, answer) != answer:
             contradicted.add(text)
     if not answers:
@@ -45,6 +53,7 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
         study = study.model_copy(update={"prompt": prompt})
     table = pa.table(
         {"prompt": [prompt_text(study, text) for text in answers], "answer": list(answers.values())}
+        | solutions
     )
     counts = {"rows": rows, "repeated": rows - len(answers), "other_answer": len(contradicted)}
     if spec.max_prompt_tokens is not None:

@@ -49,12 +49,12 @@ def grpo_config(run: Run, **settings) -> GRPOConfig:
         Where TRL refuses a value.
     """
     training, sizes = run.study.training, check_settings(run.study)
-    given = {"report_to": "none", "logging_steps": 1, "log_completions": False, **training.trl}
+    given = {"report_to": "none", "logging_steps": 1, "log_completions": False, **run.trl}
     given |= {
         "output_dir": str(run.work / "checkpoints"),
         "seed": run.seed,
         "shuffle_dataset": False,  # see problems_in_order
-        "max_steps": training.rollouts * sizes.updates,
+        "max_steps": run.rollouts * sizes.updates,
         "save_strategy": "steps",
         "save_steps": training.save_every * sizes.updates,
     }
@@ -206,7 +206,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=kind, required=True)
     given = parser.parse_args()
     try:
-        train_run(*select_runs(load_study(given.study), given.arm, given.seed))
+        (run,) = select_runs(load_study(given.study), given.arm, given.seed)
+        if run.study.training.lora is not None:
+            from tokenshift_utils.training.recipe.adapters import train_adapter
+
+            train_adapter(run)
+        else:
+            train_run(run)
     except TokenshiftError as error:
         sys.exit(f"error: {error}")
 

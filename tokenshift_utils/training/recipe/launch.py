@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
@@ -38,11 +40,13 @@ def train_study(
     seed: int | None = None,
     fresh: bool = False,
     dry: bool = False,
+    processes: int = 1,
 ) -> None:
     """Make an arm's runs, or every arm's, one after the other; ``seed`` selects one.
 
     What is finished is left, what was stopped goes on from its last checkpoint. ``dry`` writes the
-    config file and prints the commands, no more.
+    config file and prints the commands, no more. ``processes`` runs of adapters go side by side,
+    each with its output in a file.
 
     Raises
     ------
@@ -54,7 +58,11 @@ def train_study(
     study = load_study(name)
     runs = select_runs(study, arm, seed)
     sizes = check_settings(study)
-    config = write_accelerate(study)
+    if processes > 1 and study.training.lora is None:
+        raise TokenshiftError(
+            f"study {study.name} trains whole models, one run at a time: leave --processes out"
+        )
+    config = None if study.training.lora is not None else write_accelerate(study)
     print(f"a rollout is {sizes.said}", flush=True)
     if study.training.server is not None:
         print(f"server:\n  {server_line(study)}", flush=True)
@@ -66,11 +74,20 @@ def train_study(
     pins.fetch(study, training=True)
     if moving := pins.unpinned(study, training=True):
         print(f"warning: {pins.unpinned_warning(study, moving)}", file=sys.stderr)
+    todo = []
     for run in runs:
         prepare(run, fresh)
         if run.is_done():
             print(f"{run.name} is done: {paths.display(run.model)}", flush=True)
-            continue
+        else:
+            todo.append(run)
+    if study.training.lora is not None:
+        # What is compared without weights comes first, whatever the seed.
+        todo.sort(key=lambda run: run.objective.weighting is not None)
+        commands = {run: [sys.executable, "-m", *launch_command(run, name, config)] for run in todo}
+        train_side_by_side(commands, processes)
+        return
+    for run in todo:
         check_server(study)
         finished = subprocess.run(
             [sys.executable, "-m", *launch_command(run, name, config)],
@@ -84,6 +101,52 @@ def train_study(
             )
 
 
+def train_side_by_side(commands: dict[Run, list[str]], processes: int) -> None:
+    """Run so many commands at a time, in order; a run that stops doesn't stop the others.
+
+    Raises
+    ------
+    TokenshiftError
+        At the end, where runs stopped; this names them, and where they say why.
+    """
+    waiting, going, stopped = list(commands), {}, []
+    import torch
+
+    threads = max(1, (os.cpu_count() or 1) // processes) if torch.cuda.is_available() else 1
+    settings = {paths.HOME_VARIABLE: str(paths.root()), "OMP_NUM_THREADS": str(threads)}
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        while waiting or going:
+            while waiting and len(going) < processes:
+                run = waiting.pop(0)
+                log = run.work / "output.log"
+                log.parent.mkdir(parents=True, exist_ok=True)
+                with log.open("a") as output:
+                    going[run] = subprocess.Popen(
+                        commands[run], env=os.environ | settings, stdout=output, stderr=output
+                    )
+                print(f"{run.name} started; its output: {paths.display(log)}", flush=True)
+            time.sleep(0.5)
+            for run in [run for run, process in going.items() if process.poll() is not None]:
+                code = going.pop(run).returncode
+                if code or not run.is_done():
+                    stopped.append(run)
+                print(f"{run.name} {'stopped' if run in stopped else 'is done'}", flush=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for process in going.values():
+            process.terminate()
+        for process in going.values():
+            process.wait()
+    if stopped:
+        last = (stopped[0].work / "output.log").read_text().strip().splitlines()[-1:]
+        raise TokenshiftError(
+            f"{', '.join(run.name for run in stopped)} stopped; the first one's output, "
+            f"{paths.display(stopped[0].work / 'output.log')}, ends with: {' '.join(last)}; the same "
+            "command goes on from the last checkpoints"
+        )
+
+
 def write_accelerate(study: Study) -> Path:
     """Write accelerate's config file."""
     file = training_directory(study) / "accelerate.yaml"
@@ -95,9 +158,11 @@ def write_accelerate(study: Study) -> Path:
 # Commands -----------------------------------------------------------------------------------------
 
 
-def launch_command(run: Run, study: str, config: Path) -> list[str]:
-    """Arguments of ``python -m`` that start a run."""
-    launch = ["accelerate.commands.launch", "--config_file", str(config), "-m", MODULE]
+def launch_command(run: Run, study: str, config: Path | None) -> list[str]:
+    """Arguments of ``python -m`` that start a run, by accelerate where there is a config file."""
+    launch = [MODULE]
+    if config is not None:
+        launch = ["accelerate.commands.launch", "--config_file", str(config), "-m", MODULE]
     return [*launch, "--study", study, "--arm", run.arm, "--seed", str(run.seed)]
 
 
@@ -122,6 +187,8 @@ def _visible(study: Study, use: str) -> dict[str, str]:
 def _line(study: Study, use: str, words: list[str]) -> str:
     if words[0] == "accelerate.commands.launch":
         words = ["accelerate", "launch", *words[1:]]
+    elif words[0] == MODULE:
+        words = ["python", "-m", *words]
     settings = [f"{name}={value}" for name, value in _visible(study, use).items()]
     return " ".join([*settings, shlex.join(words)])
 

@@ -102,6 +102,7 @@ def _prepare_problems(study: Study) -> None:
     of = digest(
         {
             "data": study.training.data.model_dump(mode="json"),
+            "solutions": sorted({a.solution or "" for a in study.training.arms.values()}),
             "place": [str(place), place.stat().st_mtime_ns if place.is_file() else 0],
             "prompt": prompt_parts(study),
             "tokenizer": directory_fingerprint(study.model_path(study.base)),

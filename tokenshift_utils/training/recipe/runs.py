@@ -23,7 +23,7 @@ from typing import Any
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.study.checkpoints import directory_fingerprint
+from tokenshift_utils.study.checkpoints import directory_fingerprint, weights_digest
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.training_schema import TrainingArm
 
@@ -42,6 +42,11 @@ OURS = {
     "vllm_server_host": "'training.server'",
     "vllm_server_port": "'training.server'",
 }
+# Of GRPOConfig: what makes the sizes of a rollout.
+SIZES = {
+    "gradient_accumulation_steps", "per_device_train_batch_size", "steps_per_generation",
+    "num_generations", "num_iterations", "max_completion_length",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,31 @@ class Run:
     def model(self) -> Path:
         """Where the trained model goes."""
         path = paths.resolve(self.study.models[self.arm].path)
-        first = self.seed == self.study.training.seeds[0]
-        return path if first else path.with_name(f"{path.name}-seed-{self.seed}")
+        return (
+            path if self.seed == self.seeds[0] else path.with_name(f"{path.name}-seed-{self.seed}")
+        )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the arm."""
+        return self.objective.seeds or self.study.training.seeds
+
+    @property
+    def rollouts(self) -> int:
+        """How many the run makes."""
+        return self.objective.rollouts or self.study.training.rollouts
+
+    @property
+    def trl(self) -> dict[str, Any]:
+        """The arm's settings of TRL."""
+        if self.objective.kind != "rl":
+            return self.objective.trl
+        return self.study.training.trl | self.objective.trl
 
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Where models go that the study wants from along the way, by rollouts made."""
-        if self.seed != self.study.training.seeds[0]:
+        if self.seed != self.seeds[0]:
             return {}
         steps = self.study.models[self.arm].checkpoints
         return {c.step: paths.resolve(c.path) for c in steps if c.path is not None}
@@ -93,25 +116,35 @@ class Run:
         content = self.study.training.model_dump(
             mode="json", include={"rollouts", "save_every", "overlong_buffer", "trl"}
         )
+        if self.study.training.lora is not None:
+            only = {"lora", "evaluate", "answers"}
+            content |= self.study.training.model_dump(mode="json", include=only)
+            # Not the files around them, which another version of transformers words differently.
+            base = weights_digest(start_directory(self.study))
+        else:
+            base = directory_fingerprint(start_directory(self.study))
         content |= {
-            "arm": self.objective.model_dump(),
+            "arm": self.objective.model_dump(mode="json"),
             "seed": self.seed,
-            "base": directory_fingerprint(start_directory(self.study)),
+            "base": base,
             "problems": read_prepared(self.study)["digest"],
             "verifier": self.study.verifier,
         }
         return digest(content)
 
     def is_done(self) -> bool:
-        """Whether its summary is there, of these settings, and its model."""
+        """Whether its summary is there, of these settings, and its model.
+
+        The adapter of a weighted arm's later seeds may be left out: its logs are what is compared.
+        """
         summary = self.logs / "summary.json"
+        places = [self.model, *self.checkpoints.values()]
+        if self.study.training.lora and self.objective.weighting and self.seed != self.seeds[0]:
+            places = []
         return (
             summary.is_file()
             and json.loads(summary.read_text(encoding="utf-8"))["key"] == self.key
-            and all(
-                any(place.glob("*.safetensors"))
-                for place in (self.model, *self.checkpoints.values())
-            )
+            and all(any(place.glob("*.safetensors")) for place in places)
         )
 
 
@@ -135,18 +168,25 @@ def digest(content: Any) -> str:
 
 
 def select_runs(study: Study, arm: str | None, seed: int | None) -> list[Run]:
-    """The runs asked for, seed by seed over the arms, so that what is compared comes together."""
+    """The runs asked for, seed by seed over the arms, so that what is compared comes together.
+
+    ``arm`` names one, or several with commas between them; None: all.
+    """
     training = study.training
-    if arm is not None and arm not in training.arms:
+    arms = arm.split(",") if arm else list(training.arms)
+    for name in arms:
+        if name not in training.arms:
+            raise TokenshiftError(
+                f"study {study.name} has no arm '{name}': it has {', '.join(training.arms)}"
+            )
+    own = {name: training.arms[name].seeds or training.seeds for name in arms}
+    seeds = sorted({s for some in own.values() for s in some})
+    if seed is not None and seed not in seeds:
         raise TokenshiftError(
-            f"study {study.name} has no arm '{arm}': it has {', '.join(training.arms)}"
+            f"study {study.name} has no seed {seed}: it has {', '.join(map(str, seeds))}"
         )
-    if seed is not None and seed not in training.seeds:
-        raise TokenshiftError(
-            f"study {study.name} has no seed {seed}: it has {', '.join(map(str, training.seeds))}"
-        )
-    seeds = training.seeds if seed is None else (seed,)
-    return [Run(study, a, s) for s in seeds for a in ([arm] if arm else training.arms)]
+    chosen = seeds if seed is None else [seed]
+    return [Run(study, name, s) for s in chosen for name in arms if s in own[name]]
 
 
 def problems_file(study: Study) -> Path:
@@ -192,9 +232,24 @@ class Sizes:
         )
 
 
+KINDS = {"rl": "GRPOConfig", "sft": "SFTConfig", "dpo": "DPOConfig"}
+
+
 def check_settings(study: Study) -> Sizes:
     """Refuse settings that TRL doesn't know or that leave a part of a rollout over."""
     training = study.training
+    for arm, objective in training.arms.items():
+        config = KINDS[objective.kind]
+        for name in objective.trl.keys() - _fields("trl", config).keys():
+            raise TokenshiftError(
+                f"study {study.name}: 'training.arms.{arm}.trl' has '{name}', which trl.{config} "
+                "doesn't know"
+            )
+        for name in SIZES & objective.trl.keys() if objective.kind == "rl" else ():
+            raise TokenshiftError(
+                f"study {study.name}: 'training.arms.{arm}.trl' has '{name}', which is the same for "
+                "all arms: set it in 'training.trl'"
+            )
     for key, known, what in (
         ("trl", _fields("trl", "GRPOConfig"), "trl.GRPOConfig"),
         ("server", _fields("trl.scripts.vllm_serve", "ScriptArguments"), "trl vllm-serve"),

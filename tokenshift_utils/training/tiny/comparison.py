@@ -337,18 +337,33 @@ def measure_shift(
         base.model, base.tokenizer, samples
     )
     own = [answer for answer in answers if answer.sample < samples]
-    ids, found = problem_ids(), {}
-    for source, some in (("own", own), ("base", fixed)):
-        trajectories = pd.DataFrame(
-            {
-                "benchmark": [answer.problem.tier for answer in some],
-                "problem": [ids[answer.problem] for answer in some],
-                "sample": [answer.sample for answer in some],
-                "prompt_ids": [tuned.tokenizer.encode(answer.problem.prompt) for answer in some],
-                "response_ids": [answer.response.ids for answer in some],
-            }
-        )
-        table = shift_table(base, tuned, source, trajectories, sampling, 1, study.batch.score)
+    ids = problem_ids()
+    return shift_summary(
+        study,
+        base,
+        tuned,
+        {
+            source: pd.DataFrame(
+                {
+                    "benchmark": [answer.problem.tier for answer in some],
+                    "problem": [ids[answer.problem] for answer in some],
+                    "sample": [answer.sample for answer in some],
+                    "prompt_ids": [tuned.tokenizer.encode(a.problem.prompt) for a in some],
+                    "response_ids": [answer.response.ids for answer in some],
+                }
+            )
+            for source, some in (("own", own), ("base", fixed))
+        },
+    )
+
+
+def shift_summary(
+    study: Study, base: HFPolicy, tuned: HFPolicy, trajectories: dict[str, pd.DataFrame]
+) -> dict:
+    """JS between two models on responses of ``own`` and of ``base``; see ``measure_shift``."""
+    sampling, found = study_sampling(study), {}
+    for source, some in trajectories.items():
+        table = shift_table(base, tuned, source, some, sampling, 1, study.batch.score)
         js = table["js"].to_numpy()
         found[source] = {
             "positions": len(js),
@@ -359,7 +374,7 @@ def measure_shift(
             "high": round(float((js > study.thresholds.high_js).mean()), 6),
         }
         if source == "base":
-            responses = json.dumps([answer.response.ids for answer in some])
+            responses = json.dumps(some["response_ids"].tolist())
             found[source]["responses"] = hashlib.sha256(responses.encode()).hexdigest()[:16]
             found[source]["high_set"] = pack_positions(js > study.thresholds.high_js)
     return found

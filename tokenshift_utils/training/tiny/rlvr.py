@@ -53,6 +53,9 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
     with the rollouts that it would have had.
     """
 
+    sampling_rounds = MAX_SAMPLING_ROUNDS
+    first_round = 1.0  # groups of the first round of dynamic sampling, in those wanted
+
     def __init__(
         self,
         *args,
@@ -113,8 +116,8 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
             return score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         start = input_ids.shape[1] - logits_to_keep
         before, after = attention_mask[:, :start].sum(1), attention_mask[:, start:].sum(1)
-        logps = torch.zeros(len(input_ids), logits_to_keep)
-        for rows in after.argsort(stable=True).split(MICRO_BATCH):
+        logps = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
+        for rows in after.argsort(stable=True).split(self.args.per_device_train_batch_size):
             width = max(1, int(after[rows].max()))
             kept = slice(start - int(before[rows].max()), start + width)
             found = score(model, input_ids[rows, kept], attention_mask[rows, kept], width)
@@ -138,9 +141,11 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
     def _sample_groups(self, rollout: int) -> tuple[list[Group], list[Group]]:
         """The groups to train on and all the groups sampled to find them."""
         wanted, kept, sampled = self.recipe.prompts_per_rollout, [], []
-        for round_ in range(MAX_SAMPLING_ROUNDS):
+        for round_ in range(self.sampling_rounds):
             rng = random.Random(f"rl {self.run_seed} rollout {rollout} round {round_}")
             count = wanted
+            if round_ == 0 and self.recipe.dynamic_sampling:
+                count = round(self.first_round * wanted)
             if round_ and not self.recipe.refill_whole:  # about half of the groups are informative
                 count = min(wanted, 2 * (wanted - len(kept)))
             groups = self._sample_round(rng, f"rollout {rollout} round {round_}", count)
@@ -148,18 +153,14 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
             kept += [g for g in groups if g.informative or not self.recipe.dynamic_sampling]
             if len(kept) >= wanted:
                 return kept[:wanted], sampled
-        raise RuntimeError(
-            f"only {len(kept)} of {len(sampled)} sampled groups were informative at rollout"
-            f" {rollout}: the task is too easy or too hard for dynamic sampling."
-        )
+        return self._too_few(kept, sampled, rollout), sampled
 
     def _sample_round(self, rng: random.Random, where: str, count: int) -> list[Group]:
         recipe, tokenizer = self.recipe, self.processing_class
-        problems = _take(training_problems(recipe.tier_mix, rng), count)
+        problems = self._draw_problems(rng, count)
         prompts = [tokenizer.encode(problem.prompt) for problem in problems]
         width = range(recipe.responses_per_prompt)
-        policy = HFPolicy(self.accelerator.unwrap_model(self.model), tokenizer, "policy")
-        responses = policy.sample(
+        responses = self._sampling_policy().sample(
             [ids for ids in prompts for _ in width],
             [
                 row_key(self.run_seed, where, problem.expression, sample)
@@ -177,10 +178,29 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
                     problem.prompt,
                     ids,
                     own,
-                    [solves(tokenizer, response, problem.answer) for response in own],
+                    [self._solves(response, problem) for response in own],
                 )
             )
         return groups
+
+    def _draw_problems(self, rng: random.Random, count: int) -> list:
+        """Problems of a round: with a ``prompt``, an ``answer``, and ``expression``, its noise's name."""
+        return _take(training_problems(self.recipe.tier_mix, rng), count)
+
+    def _sampling_policy(self) -> HFPolicy:
+        """What draws the responses of a round."""
+        model = self.accelerator.unwrap_model(self.model)
+        return HFPolicy(model, self.processing_class, "policy")
+
+    def _solves(self, response: Continuation, problem) -> bool:
+        return solves(self.processing_class, response, problem.answer)
+
+    def _too_few(self, kept: list[Group], sampled: list[Group], rollout: int) -> list[Group]:
+        """What to train on where not enough groups were informative."""
+        raise RuntimeError(
+            f"only {len(kept)} of {len(sampled)} sampled groups were informative at rollout"
+            f" {rollout}: the task is too easy or too hard for dynamic sampling."
+        )
 
     def _hand_over_rollout(self, prompts, trainer):
         pairs = [(group, response) for group in self._groups for response in group.responses]
@@ -198,7 +218,7 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         weights = torch.ones_like(divergence) if weights is None else weights
         ids = self._step_inputs["completion_ids"][mask]
         rows = torch.stack([torch.ones_like(divergence), divergence, weights])[:, mask]
-        self._by_token.index_add_(1, ids, rows.to(torch.float64))
+        self._by_token.index_add_(1, ids.cpu(), rows.to(torch.float64).cpu())
 
     def write_token_table(self, rollout: int) -> None:
         """Write and forget the sums by token of a rollout that ``token_tables`` names."""

@@ -1,0 +1,577 @@
+"""One run of a study that trains LoRA adapters: RL on drawn responses, SFT, or DPO.
+
+RL goes through the same trainer as the tiny study's (``training.rl.RLVRTrainer``: dynamic sampling,
+divergence weights), in float32: in bfloat16 a token's log-probability differs by some hundredths
+from one batch to another, and k3, which the weights are made of, would be of that more than of what
+an update did. On a GPU products are in TF32. Responses come from a bfloat16 copy with the adapter
+merged, whose log-probabilities are not used. The adapter is saved in bfloat16, at the end and along
+the way where the study has checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from unittest import mock
+
+import datasets
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from filelock import FileLock
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from tokenshift_utils import paths
+from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.measures.noise import row_key
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.records.requests import study_sampling
+from tokenshift_utils.study.checkpoints import BASE, weights_digest
+from tokenshift_utils.study.study import Study
+from tokenshift_utils.study.tokenizers import load_tokenizer
+from tokenshift_utils.training.logs import overlong_penalty, tidy_log
+from tokenshift_utils.training.recipe.cards import write_card
+from tokenshift_utils.training.recipe.grpo import COLUMNS, grpo_config
+from tokenshift_utils.training.recipe.prepare import prepare
+from tokenshift_utils.training.recipe.runs import (
+    KINDS,
+    Run,
+    check_settings,
+    digest,
+    problems_file,
+    read_prepared,
+    start_directory,
+    work_directory,
+)
+from tokenshift_utils.training.recipe.sampler import (
+    BenchmarkEvaluator,
+    MergedSampler,
+    accuracy,
+    device,
+    final_table,
+    solves,
+)
+from tokenshift_utils.training.tiny.comparison import shift_summary
+from tokenshift_utils.training.tiny.recipes import RLRecipe
+from tokenshift_utils.training.tiny.rlvr import RLVRTrainer, correctness_reward
+
+SHIFT_SAMPLES = 2  # responses a problem on which a finished run's shift from base is measured
+
+
+@dataclass(frozen=True)
+class TrainingProblem:
+    """A problem to train on; ``expression`` names it in the noise of its responses."""
+
+    prompt: str
+    answer: str
+    expression: str
+
+
+def training_problems(study: Study) -> list[TrainingProblem]:
+    """The prepared problems."""
+    rows = pq.read_table(problems_file(study)).to_pylist()
+    return [TrainingProblem(row["prompt"], row["answer"], row["prompt"]) for row in rows]
+
+
+def new_adapter(study: Study, seed: int) -> PeftModel:
+    """The base in float32 with a fresh adapter, whose random half is of the seed."""
+    lora = study.training.lora
+    model = AutoModelForCausalLM.from_pretrained(start_directory(study), dtype=torch.float32)
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config)
+
+
+def save_adapter(run: Run, model: PeftModel, directory: Path) -> None:
+    """Save the adapter in bfloat16, whole or not at all."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    weights = {
+        name: weight.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, weight in get_peft_model_state_dict(model).items()
+    }
+    save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = model.peft_config["default"]
+    base = run.study.models[run.study.base]
+    content = config.to_dict() | {
+        "base_model_name_or_path": base.path or base.hub,
+        "inference_mode": True,
+    }
+    content["target_modules"] = sorted(content["target_modules"])
+    content = {k: v for k, v in content.items() if v is not None}
+    (partial / "adapter_config.json").write_text(
+        json.dumps(content, indent=1, sort_keys=True, default=str) + "\n"
+    )
+    (partial / BASE).write_text(json.dumps(base_identity(run.study), indent=1) + "\n")
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+
+
+def base_identity(study: Study) -> dict:
+    """Which weights an adapter of the study goes on."""
+    spec = study.models[study.base]
+    known = {"label": spec.label, "weights_digest": weights_digest(study.model_path(study.base))}
+    return known | ({"wheel": spec.wheel.model_dump()} if spec.wheel else {})
+
+
+def machine() -> dict[str, str]:
+    """Where this runs, for the record."""
+    place = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {platform.machine()}"
+    packages = ("torch", "transformers", "trl", "peft")
+    return {"device": place} | {name: version(name) for name in packages}
+
+
+# RL -----------------------------------------------------------------------------------------------
+
+
+class ResumesAdapter:
+    """Goes on from a checkpoint with the adapter that is trained.
+
+    TRL keeps the frozen start beside it, as adapter "ref", where a KL penalty or DPO asks for it.
+    PEFT then saves the trained one in the checkpoint itself and "ref" in a folder inside, and of
+    those two transformers' Trainer reads back the folder alone.
+    """
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model=model)
+        model = self.accelerator.unwrap_model(self.model if model is None else model)
+        weights = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
+        set_peft_model_state_dict(model, weights, adapter_name="default")
+
+
+class _SFTTrainer(ResumesAdapter, SFTTrainer):
+    pass
+
+
+class _DPOTrainer(ResumesAdapter, DPOTrainer):
+    pass
+
+
+class AdapterTrainer(ResumesAdapter, RLVRTrainer):
+    """The tiny study's trainer on a study's problems, its responses drawn with the adapter merged."""
+
+    sampling_rounds = 4
+    first_round = 1.5  # a wider round takes a GPU hardly longer, a second one as long again
+
+    def __init__(self, *args, run: Run, sampler: MergedSampler, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.run, self.sampler = run, sampler
+        self.problems = training_problems(run.study)
+        self._merged_at = -1
+
+    def _draw_problems(self, rng: random.Random, count: int) -> list[TrainingProblem]:
+        return rng.sample(self.problems, count)
+
+    def _sampling_policy(self) -> MergedSampler:
+        if self._merged_at != self.state.global_step:
+            self.sampler.merge(self.accelerator.unwrap_model(self.model))
+            self._merged_at = self.state.global_step
+        return self.sampler
+
+    def _solves(self, response, problem) -> bool:
+        return solves(self.run.study, self.processing_class, response, problem.answer)
+
+    def _too_few(self, kept, sampled, rollout):
+        """Fill up with groups that move nothing, as without dynamic sampling."""
+        equal = [group for group in sampled if not group.informative]
+        return (kept + equal)[: self.recipe.prompts_per_rollout]
+
+    def record_evaluation(self) -> None:
+        """Put the benchmark accuracies of the model as it is into the log's next row."""
+        settings = self.run.study.training.evaluate
+        sampler = self._sampling_policy()
+        answers = self.evaluator.answers(sampler, settings.samples, settings.problems)
+        for name, value in accuracy(answers).items():
+            self._metrics["train"][f"accuracy/{name}"].append(value)
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        equal = [not group.informative for group in self._groups]
+        self._metrics["train"]["groups_equal"].append(sum(equal) / len(equal))
+        return output
+
+
+class AlongTheWay(TrainerCallback):
+    """Keeps adapters and tables of tokens after the rollouts named."""
+
+    def __init__(self, run: Run, updates: int):
+        self.run, self.updates = run, updates
+        self.trainer: AdapterTrainer | None = None
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        rollout, update = divmod(state.global_step, self.updates)
+        if update:
+            return
+        if rollout in self.run.checkpoints:
+            save_adapter(self.run, model, self.run.checkpoints[rollout])
+        if rollout in self.trainer.token_tables:
+            self.trainer.write_token_table(rollout)
+
+
+def rl_recipe(run: Run) -> RLRecipe:
+    """The run's settings as the trainer reads them; TRL has the others."""
+    sizes, arm = check_settings(run.study), run.objective
+    return RLRecipe(
+        loss_type=run.trl.get("loss_type", "dapo"),
+        prompts_per_rollout=sizes.problems,
+        responses_per_prompt=sizes.group,
+        clip_low=run.trl.get("epsilon", 0.2),
+        clip_high=run.trl.get("epsilon_high", run.trl.get("epsilon", 0.2)),
+        kl_coefficient=run.trl.get("beta", 0.0),
+        dynamic_sampling=arm.dynamic_sampling,
+        overlong_buffer=run.study.training.overlong_buffer,
+        weighting=arm.weighting,
+        refill_whole=False,
+        rollouts=run.rollouts,
+        updates_per_rollout=sizes.updates,
+        learning_rate=run.trl["learning_rate"],
+        max_new_tokens=sizes.longest,
+        tier_mix={},
+    )
+
+
+def token_rollouts(run: Run) -> dict[str, tuple[int, ...]]:
+    """The rollouts whose tokens' k3 and weights are summed: early ones and late ones."""
+    last = run.rollouts
+    early = tuple(r for r in (2, 3, 4) if r < last)
+    return {
+        "early": early,
+        "late": tuple(r for r in (last - 2, last - 1, last) if r > max(early, default=0)),
+    }
+
+
+def _train_rl(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.DataFrame, pd.DataFrame]:
+    study, training, sizes = run.study, run.study.training, check_settings(run.study)
+    config = grpo_config(run, **_machine_settings(bf16=False), **settings)
+    recipe, evaluate = rl_recipe(run), training.evaluate
+    moments = tuple(range(0, run.rollouts, evaluate.every))
+    rewards = [correctness_reward]
+    if recipe.overlong_buffer:
+        rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
+    along = AlongTheWay(run, sizes.updates)
+    tables = {
+        r: run.work / f"tokens-{r}.csv" for some in token_rollouts(run).values() for r in some
+    }
+    trainer = AdapterTrainer(
+        model=new_adapter(study, run.seed),
+        processing_class=load_tokenizer(start_directory(study)),
+        reward_funcs=rewards,
+        # The rows only drive TRL's dataloader: problems are drawn by rollout, for exact resumption.
+        train_dataset=datasets.Dataset.from_dict({"prompt": ["-"] * sizes.problems}),
+        recipe=recipe,
+        seed=run.seed,
+        evaluator=BenchmarkEvaluator(study, run.seed, moments),
+        weighting=recipe.weighting,
+        honest_mask=True,
+        trim_scoring=True,
+        token_tables=tables,
+        run=run,
+        sampler=MergedSampler(start_directory(study)),
+        callbacks=[along, *callbacks],
+        args=config,
+    )
+    along.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    torch.set_float32_matmul_precision("high")
+    try:
+        trainer.train(resume_from_checkpoint=_last_checkpoint(config.output_dir))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    history = trainer.state.log_history
+    log = tidy_log(history, sizes.updates, COLUMNS | {"groups_equal_share": "groups_equal"})
+    rows = [
+        ((entry["step"] - 1) // sizes.updates, name, entry[f"accuracy/{name}"])
+        for entry in history
+        for name in study.benchmarks
+        if f"accuracy/{name}" in entry
+    ]
+    curve = pd.DataFrame(rows, columns=["rollout", "benchmark", "accuracy"])
+    return trainer.accelerator.unwrap_model(trainer.model), log, curve
+
+
+def _machine_settings(bf16: bool) -> dict:
+    return {"use_cpu": device() == "cpu", "bf16": bf16, "disable_tqdm": True}
+
+
+def _score_responses_alone():
+    """Make TRL's language-model head score the responses' tokens alone on a CPU too.
+
+    TRL does so on devices with Triton and scores every position of a prompt elsewhere, for the sake
+    of compilers that want fixed shapes; here that would be five sixths of the head's work.
+    """
+    return mock.patch("trl.trainer.utils._use_triton", return_value=True)
+
+
+def _last_checkpoint(output: str) -> str | None:
+    """The last whole checkpoint; what a kill left half written is removed.
+
+    transformers writes ``trainer_state.json`` behind weights and optimiser.
+    """
+    for directory in Path(output).glob("checkpoint-*"):
+        try:
+            json.loads((directory / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(directory)
+    return get_last_checkpoint(output) if Path(output).is_dir() else None
+
+
+def _token_table(run: Run, tokenizer) -> pd.DataFrame:
+    """Mean k3 and weight by token, over the early and over the late rollouts."""
+    parts = []
+    for phase, rollouts in token_rollouts(run).items():
+        files = [run.work / f"tokens-{rollout}.csv" for rollout in rollouts]
+        if not files:
+            continue
+        sums = pd.concat([pd.read_csv(file) for file in files]).groupby("token").sum()
+        parts.append(
+            pd.DataFrame(
+                {
+                    "phase": phase,
+                    "token": tokenizer.convert_ids_to_tokens(sums.index.tolist()),
+                    "count": sums["count"].astype(int),
+                    "k3_mean": sums["k3"] / sums["count"],
+                    "weight_mean": sums["weight"] / sums["count"],
+                }
+            ).sort_values("count", ascending=False)
+        )
+    return pd.concat(parts)
+
+
+# SFT and DPO --------------------------------------------------------------------------------------
+
+
+def base_answers(study: Study) -> pd.DataFrame:
+    """What base answers to the training problems, drawn once for all arms that learn from it.
+
+    Columns: problem (its row), sample, text (with the end-of-turn token), correct; sampled as the
+    study samples, the finished ones only.
+    """
+    settings, seed = study.training.answers, study.training.seeds[0]
+    sampling = replace(study_sampling(study), max_new_tokens=check_settings(study).longest)
+    problems = training_problems(study)[: settings.problems]
+    of = digest(
+        [settings.model_dump(), asdict(sampling), read_prepared(study)["digest"], seed]
+        + [study.verifier]
+    )
+    file = work_directory(study) / f"answers-{of}.parquet"
+    with FileLock(file.with_suffix(".lock")):
+        if not file.is_file():
+            sampler, samples = MergedSampler(start_directory(study)), range(settings.samples)
+            tokenizer = sampler.policy.tokenizer
+            ids = [tokenizer.encode(p.prompt, add_special_tokens=False) for p in problems]
+            rows = [(i, s) for i in range(len(problems)) for s in samples]
+            responses = sampler.sample(
+                [ids[i] for i, _ in rows],
+                [row_key(seed, "answers", problems[i].expression, s) for i, s in rows],
+                sampling,
+            )
+            table = pd.DataFrame(
+                {
+                    "problem": [i for i, _ in rows],
+                    "sample": [s for _, s in rows],
+                    "text": [tokenizer.decode(r.ids) for r in responses],
+                    "finished": [r.finish_reason == "eos" for r in responses],
+                    "correct": [
+                        solves(study, tokenizer, r, problems[i].answer)
+                        for (i, _), r in zip(rows, responses)
+                    ],
+                }
+            )
+            draft = file.with_suffix(".partial")
+            table.to_parquet(draft)
+            draft.replace(file)
+    table = pd.read_parquet(file)
+    return table[table["finished"]]
+
+
+def sft_rows(run: Run) -> list[dict[str, str]]:
+    """Prompts with what is learnt to answer: a column of the data, or base's own right answers."""
+    study, end = run.study, load_tokenizer(start_directory(run.study)).eos_token
+    problems = training_problems(study)
+    if run.objective.solution is not None:
+        texts = pq.read_table(problems_file(study))[run.objective.solution].to_pylist()
+        count = study.training.answers.problems if study.training.answers else len(problems)
+        pairs = list(zip(problems, texts))[:count]
+        return [{"prompt": p.prompt, "completion": f"{text}{end}"} for p, text in pairs]
+    right = base_answers(study).query("correct").drop_duplicates(["problem", "text"])
+    kept = right.groupby("problem").head(study.training.answers.kept)
+    return [
+        {"prompt": problems[row.problem].prompt, "completion": row.text}
+        for row in kept.itertuples()
+    ]
+
+
+def dpo_rows(run: Run) -> list[dict[str, str]]:
+    """Prompts with a right and a wrong answer of base's, in pairs dealt out by the run's seed."""
+    problems, rng, rows = training_problems(run.study), random.Random(f"dpo {run.seed}"), []
+    for problem, answers in base_answers(run.study).groupby("problem"):
+        right = sorted(set(answers[answers["correct"]]["text"]))
+        wrong = sorted(set(answers[~answers["correct"]]["text"]))
+        count = min(len(right), len(wrong), run.study.training.answers.kept)
+        for chosen, rejected in zip(rng.sample(right, count), rng.sample(wrong, count)):
+            prompt = problems[problem].prompt
+            rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+def _train_offline(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.DataFrame, int]:
+    """SFT or DPO on base's answers or a column of the data."""
+    study, kind = run.study, run.objective.kind
+    rows = sft_rows(run) if kind == "sft" else dpo_rows(run)
+    if not rows:
+        raise TokenshiftError(
+            f"{run.name} has nothing to learn: base answered none of "
+            f"{study.training.answers.problems} problems as it needs ('training.answers')"
+        )
+    given = {"report_to": "none", "logging_steps": 1, "max_length": None}
+    given |= {"save_strategy": "steps", "save_steps": 50, "save_total_limit": 1, **run.trl}
+    given |= {"output_dir": str(run.work / "checkpoints"), "seed": run.seed}
+    given |= _machine_settings(bf16=True) | settings
+    configs = {"sft": (SFTConfig, _SFTTrainer), "dpo": (DPOConfig, _DPOTrainer)}
+    config_class, trainer_class = configs[kind]
+    try:
+        config = config_class(**given)
+    except (TypeError, ValueError, ImportError) as error:
+        raise TokenshiftError(
+            f"study {study.name}: TRL's {KINDS[kind]} refuses 'training.arms.{run.arm}.trl' "
+            f"({first_line(error)})"
+        ) from error
+    trainer = trainer_class(
+        model=new_adapter(study, run.seed),
+        processing_class=load_tokenizer(start_directory(study)),
+        train_dataset=datasets.Dataset.from_list(rows),
+        args=config,
+        callbacks=list(callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(config.output_dir))
+    names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
+    names |= {"rewards/accuracies": "pairs_right", "rewards/margins": "margin"}
+    log = pd.DataFrame(
+        [
+            {"update": entry["step"]} | {to: entry[of] for of, to in names.items() if of in entry}
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ]
+    )
+    return trainer.accelerator.unwrap_model(trainer.model), log, len(rows)
+
+
+# A run --------------------------------------------------------------------------------------------
+
+
+def train_adapter(run: Run, *callbacks: TrainerCallback, **settings) -> None:
+    """Make a run, from its last checkpoint where there is one; ``settings`` go before TRL's.
+
+    Leaves the adapter with its card, and under ``run.logs``: ``log.csv`` (one row an update),
+    ``eval.csv`` (accuracy along the run), ``final.csv`` (right answers of each problem at the end),
+    ``tokens.csv`` (of RL: k3 and weight by token) and ``summary.json``.
+    """
+    started, study = time.time(), run.study
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
+    if device() == "cpu":
+        torch.set_num_threads(1)
+    prepare(run)
+    resumed = _last_checkpoint(str(run.work / "checkpoints")) is not None
+    rows = None
+    with _score_responses_alone():
+        if run.objective.kind == "rl":
+            model, log, curve = _train_rl(run, callbacks, settings)
+        else:
+            model, log, rows = _train_offline(run, callbacks, settings)
+            curve = pd.DataFrame(columns=["rollout", "benchmark", "accuracy"])
+    trained = time.time() - started
+    save_adapter(run, model, run.model)
+    final, shift = _measure(run, model)
+    few = study.training.evaluate
+    part = final[final["sample"] < few.samples]
+    part = part.groupby("benchmark", sort=False).head(few.problems * few.samples)
+    if run.objective.kind == "rl":
+        last = [(run.rollouts, name, value) for name, value in accuracy(part).items()]
+        curve = pd.concat([curve, pd.DataFrame(last, columns=curve.columns)])
+    weighting = run.objective.weighting
+    summary = {
+        "arm": run.arm,
+        "kind": run.objective.kind,
+        "seed": run.seed,
+        "key": run.key,
+        "base": base_identity(study),
+        "weighting": weighting and asdict(weighting),
+        "settings": {"rollouts": run.rollouts, "lora": study.training.lora.model_dump()}
+        | {"arm": run.objective.model_dump(mode="json"), "trl": run.trl},
+        "data": read_prepared(study)["counts"],
+        "rows": rows,
+        "accuracy": {k: round(v, 6) for k, v in accuracy(final).items()},
+        "totals": {
+            column: int(log[column].sum())
+            for column in ("tokens_generated", "tokens_trained", "groups_sampled")
+            if column in log
+        },
+        "shift": shift,
+        "seconds": round(time.time() - started),  # of the last command alone, where it went on
+        "seconds_training": round(trained),
+        "resumed": resumed,
+        "machine": machine(),
+    }
+    partial = run.logs.with_name(f".{run.logs.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    log.to_csv(partial / "log.csv", index=False, float_format="%.5g")
+    curve.to_csv(partial / "eval.csv", index=False, float_format="%.6g")
+    final_table(final).to_csv(partial / "final.csv", index=False)
+    if run.objective.kind == "rl":
+        tokenizer = load_tokenizer(start_directory(study))
+        _token_table(run, tokenizer).to_csv(
+            partial / "tokens.csv", index=False, float_format="%.5g"
+        )
+    (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    for directory in (run.model, *run.checkpoints.values()):
+        write_card(run, directory, summary, log, curve)
+    shutil.rmtree(run.logs, ignore_errors=True)
+    partial.rename(run.logs)
+    shutil.rmtree(run.work)
+    print(f"trained {run.name}: {paths.display(run.model)}", flush=True)
+
+
+def _measure(run: Run, model: PeftModel) -> tuple[pd.DataFrame, dict]:
+    """Final responses to the benchmarks, and the shift from base on them and on base's own.
+
+    Of the adapter as it is saved, in bfloat16. Responses are drawn from bfloat16 copies; the shift is
+    measured in float32.
+    """
+    study, evaluate = run.study, run.study.training.evaluate
+    start = start_directory(study)
+    sampler, tokenizer = MergedSampler(start), load_tokenizer(start)
+    fixed = BenchmarkEvaluator(study, study.seed).answers(sampler, SHIFT_SAMPLES)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.copy_(weight.to(torch.bfloat16))
+    sampler.merge(model)
+    final = BenchmarkEvaluator(study, run.seed).answers(sampler, evaluate.final_samples)
+    own = final[final["sample"] < SHIFT_SAMPLES]
+    model = model.to(device()).eval()
+    tuned = HFPolicy(model.merge_and_unload(), tokenizer, run.arm)
+    untouched = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    base = HFPolicy(untouched.to(device()).eval(), tokenizer, study.base)
+    return final, shift_summary(study, base, tuned, {"own": own, "base": fixed})
