@@ -81,10 +81,9 @@ def reproduce(
     NotebookFailed
         Where a notebook stops at an error; what it did so far is kept as ``NN_name.partial.ipynb``.
     """
-    from tqdm import tqdm
-
     from tokenshift_utils.run import provenance
     from tokenshift_utils.run.checks import check_inputs
+    from tokenshift_utils.run.progress import Shown, count_missing
     from tokenshift_utils.tasks.context import check_lengths
 
     loaded = load_study(study)
@@ -101,13 +100,12 @@ def reproduce(
         if fresh and paths.records(loaded.name).exists():
             shutil.rmtree(paths.records(loaded.name))
         origin = provenance.made_from(loaded)
-        bar = tqdm(notebooks, unit="notebook", dynamic_ncols=True)
-        for source in bar:
-            bar.set_description(source.stem)
+        shown = Shown(count_missing(loaded, given))
+        for source in notebooks:
             started = time.time()
             overview = source.stem.startswith("00")
             inputs = provenance.read_by_overview(loaded.name) if overview else {}
-            with noting_reads() as records:
+            with noting_reads() as records, shown.notebook(source):
                 _execute(source, loaded, {"study": study_argument(study)} | given[source.stem])
             _drop_stale(loaded, source.stem[:2], started)
             manifest["notebooks"][source.stem] = {
@@ -254,8 +252,6 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
             kernel_name="python3",
             kernel_manager_class=ThisInterpreter,
             progress_bar=False,
-            # the notebook's own progress bars: to a person at a terminal, not into a log
-            stderr_file=sys.stderr if sys.stderr.isatty() else None,
             start_timeout=120,
             # errors of cells are reported anyway; the rest of what a local kernel logs is noise
             extra_arguments=["--log-level=CRITICAL"],

@@ -23,9 +23,11 @@ from typing import Any
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import read_json
 from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.training_schema import TrainingArm
+from tokenshift_utils.training.logs import summary_key
 
 # Of GRPOConfig: what follows from other keys of the study.
 OURS = {
@@ -105,13 +107,8 @@ class Run:
     def is_done(self) -> bool:
         """Whether its summary is there, of these settings, and its model."""
         summary = self.logs / "summary.json"
-        return (
-            summary.is_file()
-            and json.loads(summary.read_text(encoding="utf-8"))["key"] == self.key
-            and all(
-                any(place.glob("*.safetensors"))
-                for place in (self.model, *self.checkpoints.values())
-            )
+        return summary_key(summary) == self.key and all(
+            any(place.glob("*.safetensors")) for place in (self.model, *self.checkpoints.values())
         )
 
 
@@ -158,7 +155,7 @@ def read_prepared(study: Study) -> dict:
     """What is known of the prepared problems: ``of``, ``digest`` and ``counts``."""
     file = work_directory(study) / "problems.json"
     return (
-        json.loads(file.read_text(encoding="utf-8"))
+        read_json(file, "remove it and run the same command again")
         if file.is_file()
         else {"of": None, "digest": None}
     )
