@@ -244,10 +244,13 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
     target = paths.results(study.name) / "notebooks" / source.name
     partial = target.with_suffix(".partial.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
+    # a place of this process: another one may be running the same study
+    place = tempfile.TemporaryDirectory(prefix="tokenshift-", ignore_cleanup_errors=True)
+    draft, kept_as = Path(place.name) / source.name, partial
     try:
         execute_notebook(
             _literal(source),
-            _literal(partial),
+            _literal(draft),
             parameters,
             kernel_name="python3",
             kernel_manager_class=ThisInterpreter,
@@ -257,6 +260,7 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
             extra_arguments=["--log-level=CRITICAL"],
             cwd=paths.notebooks(),
         )
+        kept_as = target
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise _interrupted(source) from None
@@ -286,8 +290,9 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
     except KeyboardInterrupt:
         raise _interrupted(source) from None
     finally:
-        _tidy(partial)
-    partial.replace(target)
+        with place:
+            _keep(draft, kept_as)
+    partial.unlink(missing_ok=True)
 
 
 def _literal(path: Path) -> str:
@@ -295,21 +300,18 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _tidy(partial: Path) -> None:
-    """Strip what was executed so far; where the disk took only a piece of it, drop that."""
+def _keep(draft: Path, file: Path) -> None:
+    """Put what was executed so far, stripped, in a file's place; nothing of a cut-short draft."""
     import nbformat
 
-    if not partial.exists():
+    if not draft.exists():
         return
     try:
-        notebook = nbformat.read(partial, as_version=4)
-        strip_run(notebook)
-        write_text(partial, nbformat.writes(notebook) + "\n")
+        notebook = nbformat.read(draft, as_version=4)
     except ValueError:
-        partial.unlink()  # what stopped the run says why
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+        return  # what stopped the run says why
+    strip_run(notebook)
+    write_text(file, nbformat.writes(notebook) + "\n")
 
 
 def _interrupted(source: Path) -> NotebookFailed:
