@@ -173,10 +173,10 @@ def damage(file: Path, luck: random.Random) -> str:
     kind = luck.choice(["bit", "cut", "empty", "gone", "noise", "json", "directory", "longer"])
     if kind == "gone":
         file.unlink()
-        return kind
-    if kind == "directory":
+    elif kind == "directory":
         file.unlink()
         file.mkdir()
+    if kind in ("gone", "directory"):
         return kind
     content = {
         "bit": data[:at] + bytes([(data or b"\0")[at] ^ (1 << luck.randrange(8))]) + data[at + 1 :],
