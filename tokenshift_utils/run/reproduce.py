@@ -212,7 +212,8 @@ def _environment(executor: str | None):
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars are text here
+    # bars are text here; a kernel that ends takes its workers' semaphores along
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found,ignore:resource_tracker")
     try:
         yield
     finally:
