@@ -138,26 +138,32 @@ def tiny_pair(tmp_path_factory) -> TinyPair:
     return TinyPair(directory / "base", directory / "tuned")
 
 
-@pytest.fixture
-def mini_root(tmp_path, tiny_pair, monkeypatch) -> Path:
-    """A root of its own, with the study ``mini`` of the random pair and three problems.
-
-    ``TOKENSHIFT_HOME`` points at it, so that nothing is read from or written to the checkout.
-    """
+def write_mini_root(root: Path, pair: TinyPair, **settings) -> None:
+    """A root with the study ``mini`` of the random pair and three problems; ``settings`` are keys."""
     study = yaml.safe_load((CHECKOUT / "notebooks/studies/smoke.yaml").read_text())
     study |= {"name": "mini", "title": "Random pair", "note": "Means nothing.", "workers": 0}
     study["models"] = {
-        "base": {"path": str(tiny_pair.base), "label": "Base", "kind": "base"},
-        "tuned": {"path": str(tiny_pair.tuned), "label": "Tuned", "kind": "rl"},
+        "base": {"path": str(pair.base), "label": "Base", "kind": "base"},
+        "tuned": {"path": str(pair.tuned), "label": "Tuned", "kind": "rl"},
     }
     study["benchmarks"] = {"sums": {"path": "benchmarks/sums.jsonl", "label": "Sums"}}
     study["sampling"]["max_new_tokens"] = 24
     study["cross_sampling"] |= {"pairs": ["tuned"], "benchmark": None, "controls": None}
     for section in ("evolution", "precision", "robustness", "weighted"):
         del study[section]
-    (tmp_path / "notebooks/studies").mkdir(parents=True)
-    (tmp_path / "notebooks/studies/mini.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    write_benchmark(tmp_path / "benchmarks/sums.jsonl", 3)
+    (root / "notebooks/studies").mkdir(parents=True)
+    file = root / "notebooks/studies/mini.yaml"
+    file.write_text(yaml.safe_dump(study | settings, sort_keys=False))
+    write_benchmark(root / "benchmarks/sums.jsonl", 3)
+
+
+@pytest.fixture
+def mini_root(tmp_path, tiny_pair, monkeypatch) -> Path:
+    """A root of its own, with the study ``mini``.
+
+    ``TOKENSHIFT_HOME`` points at it, so that nothing is read from or written to the checkout.
+    """
+    write_mini_root(tmp_path, tiny_pair)
     monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path))
     return tmp_path
 

@@ -17,9 +17,9 @@ from tokenshift_utils.study.study import load_study
 from tokenshift_utils.training.position_sets import pack_positions, unpack_positions
 from tokenshift_utils.training.tiny import comparison, recipes, supervised
 from tokenshift_utils.training.tiny.models import ship
-from tokenshift_utils.training.tiny.progress import Progress
 from tokenshift_utils.training.tiny.recipes import ARMS, Arm, Comparison
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
+from tokenshift_utils.training.tiny.updates import Updates
 
 PLAIN = replace(
     recipes.TINY.rl["dapo"],
@@ -100,7 +100,7 @@ def _files(study, run):
     return tables, json.loads((directory / "summary.json").read_text())
 
 
-class Stop(Progress):
+class Stop(Updates):
     """Ends a run after some updates, as a kill would."""
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -111,7 +111,7 @@ class Stop(Progress):
 
 def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study, tmp_path):
     run = ("placebo", 1)
-    comparison.train_run(study, SMALL, run, Progress(tmp_path / "p"))
+    comparison.train_run(study, SMALL, run, Updates(tmp_path / "p"))
     tables, summary = _files(study, run)
     log = tables["log.csv"]
     assert list(log["update"]) == [1, 2, 3, 4]
@@ -142,7 +142,7 @@ def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         comparison.train_run(study, SMALL, run, Stop(tmp_path / "p"))
     assert not directory.exists()
-    comparison.train_run(study, SMALL, run, Progress(tmp_path / "p"))
+    comparison.train_run(study, SMALL, run, Updates(tmp_path / "p"))
     again, resumed = _files(study, run)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(again[name], table)
@@ -152,7 +152,7 @@ def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study, tmp_path):
 def test_runs_of_a_seed_share_their_problems_and_noise(study, tmp_path):
     first = {}
     for run in (("dapo", 1), ("high-kl", 1), ("dapo", 2)):
-        comparison.train_run(study, SMALL, run, Progress(tmp_path / "p"))
+        comparison.train_run(study, SMALL, run, Updates(tmp_path / "p"))
         tables, _ = _files(study, run)
         log = tables["log.csv"]
         columns = ["reward_mean", "length_mean", "entropy", "tokens_generated"]

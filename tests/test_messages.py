@@ -25,8 +25,8 @@ PLAIN = (
     "{paths.display(file)}, line {number} is not a JSON object",
     "the study's 'stop_tokens' has {token}, which is no token of the models' tokenizer",
 )
-# Sentences made elsewhere: a variable holds the whole of one.
-MADE_ELSEWHERE = re.compile(r"\{[\w.()\[\]]+\}")
+# Sentences made elsewhere: variables hold the whole of one.
+MADE_ELSEWHERE = re.compile(r"(\{[\w.()\[\]]+\} ?)+")
 
 
 def text_of(node: ast.expr) -> str:

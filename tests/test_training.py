@@ -17,9 +17,9 @@ from tokenshift_utils.training import logs as training_logs
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.evaluation import Evaluator
 from tokenshift_utils.training.tiny.models import train
-from tokenshift_utils.training.tiny.progress import Progress
 from tokenshift_utils.training.tiny.recipes import Plan
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
+from tokenshift_utils.training.tiny.updates import Updates
 
 SFT = replace(recipes.TINY.sft["sft-near"], documents=60, batch_tokens=1024, warmup_steps=1)
 RL = replace(
@@ -86,8 +86,8 @@ def test_train_refuses_what_it_has_no_recipe_for(tiny_root):
     assert not (tiny_root / "results").exists()
 
 
-class Stop(Progress):
-    """Progress that raises after some updates, as a killed run would end."""
+class Stop(Updates):
+    """Updates that raises after some updates, as a killed run would end."""
 
     def __init__(self, file, after):
         super().__init__(file)
@@ -111,11 +111,11 @@ def test_supervised_run_resumes_where_it_stopped(tmp_path):
         supervised.train_supervised(model, tokenizer, SFT, "sft-near", 0, work, progress)
         return _weights(model)
 
-    whole = run(tmp_path / "whole", Progress(tmp_path / "p"))
+    whole = run(tmp_path / "whole", Updates(tmp_path / "p"))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", Stop(tmp_path / "p", after=7))
-    torch.testing.assert_close(run(tmp_path / "cut", Progress(tmp_path / "p")), whole)
-    done, total = Progress.read(tmp_path / "p")
+    torch.testing.assert_close(run(tmp_path / "cut", Updates(tmp_path / "p")), whole)
+    done, total = Updates.read(tmp_path / "p")
     assert done == total > 7
 
 
@@ -127,10 +127,10 @@ def test_rl_run_resumes_where_it_stopped(tmp_path):
         history = rlvr.train_rl(model, tokenizer, RL, 0, work, {}, NO_EVALUATION, progress)
         return _weights(model), training_logs.tidy_log(history, RL.updates_per_rollout)
 
-    whole, log = run(tmp_path / "whole", Progress(tmp_path / "p"))
+    whole, log = run(tmp_path / "whole", Updates(tmp_path / "p"))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", Stop(tmp_path / "p", after=3))
-    resumed, resumed_log = run(tmp_path / "cut", Progress(tmp_path / "p"))
+    resumed, resumed_log = run(tmp_path / "cut", Updates(tmp_path / "p"))
     torch.testing.assert_close(resumed, whole)
     pd.testing.assert_frame_equal(resumed_log, log)
 
@@ -184,7 +184,7 @@ def test_trimmed_scoring_changes_no_log_probability(tmp_path):
             patch.setattr(rlvr, "RLVRTrainer", Watched)
             rlvr.train_rl(
                 supervised.new_model(tokenizer, 0), tokenizer, replace(RL, rollouts=1), 0,
-                tmp_path / str(trim), {}, NO_EVALUATION, Progress(tmp_path / "p"), trim_scoring=trim,
+                tmp_path / str(trim), {}, NO_EVALUATION, Updates(tmp_path / "p"), trim_scoring=trim,
             )  # fmt: skip
     torch.testing.assert_close(found[True], found[False], rtol=0, atol=1e-5)
     assert found[True][0].count_nonzero() > 100

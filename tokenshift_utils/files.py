@@ -1,5 +1,6 @@
 """Whole files: text is UTF-8 whatever the locale, and a file is replaced as a whole or not at all."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -40,6 +41,35 @@ def read_csv(file: Path, remedy: str, **options):
         return pd.read_csv(file, encoding="utf-8", **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, ValueError) as error:
         raise unusable(file, error, remedy) from None
+
+
+SUMS = "SHA256SUMS"  # as sha256sum writes it, and checks it with -c
+
+
+def write_sums(directory: Path) -> None:
+    """Write the checksums of a directory's files beside them, once all are there."""
+    files = sorted(file for file in directory.iterdir() if file.is_file() and file.name != SUMS)
+    write_text(directory / SUMS, "".join(f"{checksum(file)}  {file.name}\n" for file in files))
+
+
+def check_sums(directory: Path, remedy: str) -> None:
+    """Refuse a directory with a file that is not as `write_sums` found it; one without sums passes."""
+    sums = directory / SUMS
+    if not sums.is_file():
+        return
+    for line in read_text(sums, remedy).splitlines():
+        expected, _, name = line.partition("  ")
+        file = directory / name
+        if not name or "/" in name:
+            raise unusable(sums, ValueError("it lists no checksums"), remedy)
+        if not file.is_file() or checksum(file) != expected:
+            raise unusable(file, ValueError(f"it is not what {SUMS} says"), remedy)
+
+
+def checksum(file: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def unusable(file: Path, error: BaseException, remedy: str) -> TokenshiftError:

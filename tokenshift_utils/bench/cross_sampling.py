@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Qwen2Config
 
 from tokenshift_utils.errors import TokenshiftError
@@ -35,6 +34,7 @@ from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.store.executor import one_thread
+from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 
@@ -450,13 +450,13 @@ def bench(pairs: Sequence[str] = (), batches: Sequence[int] = ()) -> list[dict]:
     """
     cases, rows = chosen_cases(pairs, batches), []
     total = sum(calls(case, RATES, BLOCKS) for case in cases)
-    with one_thread(), tqdm(total=total, unit="call", desc="bench") as bar:
+    with one_thread(), Progress(total, "call") as progress:
         for case in cases:
-            bar.set_description(f"{case.pair}, batch {case.batch}")
+            progress.now(f"{case.pair}, batch {case.batch}")
             try:
-                rows += measure(case, make_pair(case), RATES, BLOCKS, bar.update)
+                rows += measure(case, make_pair(case), RATES, BLOCKS, progress.advance)
             except torch.OutOfMemoryError:
-                bar.write(f"{case.pair} at batch {case.batch} needs more GPU memory: left out")
+                progress.say(f"{case.pair} at batch {case.batch} needs more GPU memory: left out")
     return rows
 
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import psutil
 import torch
-from tqdm import tqdm
 from transformers import Qwen2Config
 
 from tokenshift_utils.bench.cross_sampling import (
@@ -38,6 +37,7 @@ from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.store.executor import one_thread
+from tokenshift_utils.store.progress import Progress
 
 TOP_K = 10
 BARE_BLOCKS = (32, 256)  # positions, on a CPU
@@ -188,11 +188,11 @@ def calls(case: Case) -> int:
 def measure_alone(case: Case) -> dict | None:
     """``measure`` on the case's own pair; None where a GPU's memory does not suffice."""
     name = f"{case.pair}, {case.length} tokens"
-    with one_thread(), tqdm(total=calls(case), unit="call", desc=name) as bar:
+    with one_thread(), Progress(calls(case), "call", name) as progress:
         try:
-            return measure(case, random_pair(shape(case.pair), case.device, 1), bar.update)
+            return measure(case, random_pair(shape(case.pair), case.device, 1), progress.advance)
         except torch.OutOfMemoryError:
-            bar.write(f"{name} need more GPU memory: left out")
+            progress.say(f"{name} need more GPU memory: left out")
             return None
 
 

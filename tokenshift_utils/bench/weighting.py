@@ -13,13 +13,13 @@ from itertools import product
 
 import torch
 from datasets import Dataset
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from tokenshift_utils.bench.cross_sampling import seconds
 from tokenshift_utils.measures.weighting import SIGNALS, Weighting
 from tokenshift_utils.store.executor import one_thread
+from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
@@ -38,14 +38,19 @@ def bench_weighting(repeats: int = REPEATS, rows: int = ROWS) -> list[dict]:
     study = load_study("tiny")
     directory = study.model_path(study.base)
     steps, parts = {}, {}
-    with one_thread(), tempfile.TemporaryDirectory() as scratch:
+    with (
+        one_thread(),
+        tempfile.TemporaryDirectory() as scratch,
+        Progress(repeats * (1 + len(SIGNALS)), "step", "bench") as progress,
+    ):
         trainers = {n: _trainer(directory, scratch, n, rows) for n in (PLAIN, *SIGNALS)}
         inputs = _micro_batch(trainers[PLAIN], rows)
-        for _, (name, trainer) in tqdm(list(product(range(repeats), trainers.items()))):
+        for _, (name, trainer) in product(range(repeats), trainers.items()):
             spent = _time_weights(trainer)
             elapsed, _ = seconds(lambda trainer=trainer: _step(trainer, inputs), "cpu")
             steps[name] = min(steps.get(name, elapsed), elapsed)
             parts[name] = min(parts.get(name, sum(spent)), sum(spent))
+            progress.advance()
     return [
         {
             "signal": name,

@@ -7,7 +7,6 @@ was, whatever PEFT does to a model, and PEFT loads the adapter as it does by its
 from __future__ import annotations
 
 import copy
-import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.files import read_json
 from tokenshift_utils.models.teacher_forcing import input_device
 from tokenshift_utils.study.checkpoints import (
     ADAPTER,
@@ -251,12 +251,7 @@ def _peft(directory: Path) -> Any:
 
 
 def _config(directory: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((directory / ADAPTER).read_text("utf-8-sig"))
-    except (ValueError, OSError) as error:
-        raise TokenshiftError(
-            f"{directory / ADAPTER} cannot be read ({first_line(error)}); save the adapter again"
-        ) from None
+    content = read_json(directory / ADAPTER, "save the adapter again")
     if not isinstance(content, dict) or not isinstance(content.get("peft_type"), str):
         raise TokenshiftError(f"{directory / ADAPTER} names no 'peft_type'; save the adapter again")
     return content
@@ -345,7 +340,8 @@ def _check_base(directory: Path, content: dict[str, Any], base: Path) -> None:
         return
     names = {base.name, base.resolve().name}
     names |= {p.name.split("--")[-1] for p in base.parents if p.name.startswith("models--")}
-    recorded = json.loads((base / "config.json").read_text("utf-8-sig")).get("_name_or_path") or ""
+    recorded = read_json(base / "config.json", "fetch or save the model again")
+    recorded = recorded.get("_name_or_path") or ""
     names.add(Path(recorded).name)
     if Path(named).name.casefold() not in {name.casefold() for name in names if name}:
         warnings.warn(

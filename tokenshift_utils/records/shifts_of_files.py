@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import write_bytes
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.records.responses import read_responses
 from tokenshift_utils.records.shifts import shift_table
+from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.study.checkpoints import is_adapter
 from tokenshift_utils.study.positions import made_for
 from tokenshift_utils.study.tokenizers import check_same_tokenizer
@@ -63,9 +63,9 @@ def shifts_of_files(
     trajectories = read_responses(Path(responses_jsonl), base.tokenizer, size)
     _tell_lengths((base, base_dir), (tuned, tuned_dir), trajectories, Path(responses_jsonl).name)
     total = int(trajectories["response_ids"].map(len).sum())
-    with tqdm(total=total, unit="position", desc="shifts") as bar:
+    with Progress(total, "position", "shifts") as progress:
         table = shift_table(
-            base, tuned, "given", trajectories, sampling, top_k, batch_size, bar.update
+            base, tuned, "given", trajectories, sampling, top_k, batch_size, progress.advance
         )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")

@@ -19,6 +19,7 @@ from typing import Any
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.store.progress import PROGRESS_VARIABLE, tell
 from tokenshift_utils.study import pins
 from tokenshift_utils.study.study import Study, load_study
 
@@ -169,6 +170,7 @@ def start(notebook: str, namespace: dict[str, Any]) -> Notebook:
         keys = PARAMETERS[notebook]
         study = study.with_overrides(**{keys[name]: value for name, value in changed.items()})
     _announce(notebook, study, changed)
+    _tell_cells()
     return Notebook(notebook, study)
 
 
@@ -176,6 +178,14 @@ def _quiet() -> None:
     """Keep other packages' progress bars, and the lack of widgets for them, out of the output."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # loading weights, in workers too
     warnings.filterwarnings("ignore", message="IProgress not found")
+
+
+def _tell_cells() -> None:
+    """Tell the process that runs this notebook, if there is one, which cell is run."""
+    from IPython import get_ipython
+
+    if (shell := get_ipython()) and os.environ.get(PROGRESS_VARIABLE):
+        shell.events.register("pre_run_cell", lambda info: tell(cell=shell.execution_count))
 
 
 def _injected(cells: list[str]) -> list[str]:

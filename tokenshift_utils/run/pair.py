@@ -10,6 +10,7 @@ import yaml
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import write_text
 from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.study.checkpoints import is_adapter, load_config
 from tokenshift_utils.study.positions import made_for
@@ -105,14 +106,14 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         length=LONGEST,
     )
     try:
-        draft.write_text(content, encoding="utf-8")
+        write_text(draft, content)
         study = load_study(draft)
         check_inputs(study)
         if len(models) == 2:
             _check_ends(base, tuned)
         prompts = [p.problem for p in load_benchmark(study, next(iter(study.benchmarks)))]
         length = _length(configs, load_tokenizer(base), prompts)
-        draft.write_text(content.replace(f"tokens: {LONGEST}", f"tokens: {length}"), "utf-8")
+        write_text(draft, content.replace(f"tokens: {LONGEST}", f"tokens: {length}"))
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)

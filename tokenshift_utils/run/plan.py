@@ -21,6 +21,7 @@ import pyarrow as pa
 from safetensors import safe_open
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import write_text
 from tokenshift_utils.run.notebook import lacks_section
 from tokenshift_utils.sections.cross_sampling import records as cross_sampling
 from tokenshift_utils.sections.divergence import records as divergence
@@ -96,7 +97,7 @@ def countable(study: Study) -> Iterator[Study]:
                     raise
                 file = Path(directory) / f"{name}.jsonl"
                 rows = ({"id": i, "problem": str(i), "answer": "0"} for i in range(spec.problems))
-                file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+                write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
                 benchmarks[name] = Benchmark(path=str(file), label=spec.label, limit=spec.limit)
         yield study.model_copy(update={"benchmarks": benchmarks})
 

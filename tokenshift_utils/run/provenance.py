@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.files import read_json, read_text
+from tokenshift_utils.files import checksum, read_json, read_text
 from tokenshift_utils.run.manifest import read_manifest
 from tokenshift_utils.store.code import source_digest
+from tokenshift_utils.store.executor import in_words
 from tokenshift_utils.store.store import canonical
 from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.study.study import Study, available_studies, load_study
@@ -19,12 +20,6 @@ from tokenshift_utils.study.study import Study, available_studies, load_study
 # What all notebooks of one run have in common.
 OF_ONE_RUN = ("study_content", "models", "code", "versions")
 SHORT = 12  # digits of a checksum that a reader sees
-
-
-def checksum(file: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def code_digest() -> str:
@@ -259,11 +254,10 @@ def _in_words(study_name: str, key: str) -> str:
 def describe_parts(key_file: Path) -> str:
     """What the records beside a key.json are, in a few words."""
     try:
-        parts = read_json(key_file, "")
-        models = ", ".join(parts["models"])
-        return f"{parts['kind']} of {models} on {parts['benchmark']}"
-    except (TokenshiftError, TypeError, KeyError):
-        return "key.json cannot be read"
+        words = in_words(read_json(key_file, ""))
+    except (TokenshiftError, TypeError, AttributeError):
+        words = ""
+    return words or "key.json cannot be read"
 
 
 def _pairs(content: dict) -> str:

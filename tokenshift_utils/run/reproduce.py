@@ -81,10 +81,9 @@ def reproduce(
     NotebookFailed
         Where a notebook stops at an error; what it did so far is kept as ``NN_name.partial.ipynb``.
     """
-    from tqdm import tqdm
-
     from tokenshift_utils.run import provenance
     from tokenshift_utils.run.checks import check_inputs
+    from tokenshift_utils.run.progress import Shown, count_missing
     from tokenshift_utils.tasks.context import check_lengths
 
     loaded = load_study(study)
@@ -101,13 +100,12 @@ def reproduce(
         if fresh and paths.records(loaded.name).exists():
             shutil.rmtree(paths.records(loaded.name))
         origin = provenance.made_from(loaded)
-        bar = tqdm(notebooks, unit="notebook", dynamic_ncols=True)
-        for source in bar:
-            bar.set_description(source.stem)
+        shown = Shown(count_missing(loaded, given))
+        for source in notebooks:
             started = time.time()
             overview = source.stem.startswith("00")
             inputs = provenance.read_by_overview(loaded.name) if overview else {}
-            with noting_reads() as records:
+            with noting_reads() as records, shown.notebook(source):
                 _execute(source, loaded, {"study": study_argument(study)} | given[source.stem])
             _drop_stale(loaded, source.stem[:2], started)
             manifest["notebooks"][source.stem] = {
@@ -214,7 +212,8 @@ def _environment(executor: str | None):
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars are text here
+    # bars are text here; a kernel that ends takes its workers' semaphores along
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found,ignore:resource_tracker")
     try:
         yield
     finally:
@@ -246,21 +245,23 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
     target = paths.results(study.name) / "notebooks" / source.name
     partial = target.with_suffix(".partial.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
+    # a place of this process: another one may be running the same study
+    place = tempfile.TemporaryDirectory(prefix="tokenshift-", ignore_cleanup_errors=True)
+    draft, kept_as = Path(place.name) / source.name, partial
     try:
         execute_notebook(
             _literal(source),
-            _literal(partial),
+            _literal(draft),
             parameters,
             kernel_name="python3",
             kernel_manager_class=ThisInterpreter,
             progress_bar=False,
-            # the notebook's own progress bars: to a person at a terminal, not into a log
-            stderr_file=sys.stderr if sys.stderr.isatty() else None,
             start_timeout=120,
             # errors of cells are reported anyway; the rest of what a local kernel logs is noise
             extra_arguments=["--log-level=CRITICAL"],
             cwd=paths.notebooks(),
         )
+        kept_as = target
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise _interrupted(source) from None
@@ -290,8 +291,9 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
     except KeyboardInterrupt:
         raise _interrupted(source) from None
     finally:
-        _tidy(partial)
-    partial.replace(target)
+        with place:
+            _keep(draft, kept_as)
+    partial.unlink(missing_ok=True)
 
 
 def _literal(path: Path) -> str:
@@ -299,21 +301,18 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _tidy(partial: Path) -> None:
-    """Strip what was executed so far; where the disk took only a piece of it, drop that."""
+def _keep(draft: Path, file: Path) -> None:
+    """Put what was executed so far, stripped, in a file's place; nothing of a cut-short draft."""
     import nbformat
 
-    if not partial.exists():
+    if not draft.exists():
         return
     try:
-        notebook = nbformat.read(partial, as_version=4)
-        strip_run(notebook)
-        write_text(partial, nbformat.writes(notebook) + "\n")
+        notebook = nbformat.read(draft, as_version=4)
     except ValueError:
-        partial.unlink()  # what stopped the run says why
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+        return  # what stopped the run says why
+    strip_run(notebook)
+    write_text(file, nbformat.writes(notebook) + "\n")
 
 
 def _interrupted(source: Path) -> NotebookFailed:

@@ -15,7 +15,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ from typing import Protocol
 
 import pyarrow as pa
 import torch
-from tqdm import tqdm
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.store.store import Store, artefact_key
 from tokenshift_utils.study.study import Study
 
@@ -74,6 +74,13 @@ def store(study: Study) -> Store:
 def key_of(study: Study, artefact: Artefact) -> str:
     """The artefact's key in the study's store."""
     return artefact_key(artefact.parts(study))
+
+
+def in_words(parts: dict) -> str:
+    """What records of these parts are, in a few words; "" where the parts do not say."""
+    models, benchmark = ", ".join(parts.get("models", ())), parts.get("benchmark")
+    words = [parts.get("kind", ""), f"of {models}" if models else ""]
+    return " ".join([word for word in words if word] + ([f"on {benchmark}"] if benchmark else []))
 
 
 def is_done(study: Study, job: Job) -> bool:
@@ -288,7 +295,7 @@ def jobs_of(study: Study, artefacts: Iterable[Artefact]) -> list[Job]:
 
 
 def run(study: Study, artefacts: Iterable[Artefact]) -> None:
-    """Compute every shard of the artefacts that the study's store lacks, with a progress bar.
+    """Compute every shard of the artefacts that the study's store lacks, and show how far it is.
 
     Interrupting it stops the workers and leaves the finished shards.
     """
@@ -299,21 +306,30 @@ def run(study: Study, artefacts: Iterable[Artefact]) -> None:
 
     tell_lengths(study, [artefact.parts(study) for artefact in {job.artefact for job in plan}])
     weights = {job: job.artefact.weights(study)[job.shard] for job in plan}
-    kinds = sorted({job.artefact.kinds[0] for job in plan})
     pool = _pool(study)
-    with tqdm(total=sum(weights.values()), unit="response", desc=" + ".join(kinds)) as bar:
-        finished = _in_process(study, plan) if pool is None else _in_pool(pool, study, plan)
+    with Progress(sum(weights.values()), "response") as progress:
+
+        def begun(job: Job) -> None:
+            progress.now(in_words(job.artefact.parts(study)) or job.artefact.kinds[0])
+
+        finished = (
+            _in_process(study, plan, begun) if pool is None else _in_pool(pool, study, plan, begun)
+        )
         for job in finished:
-            bar.update(weights[job])
+            progress.advance(weights[job])
 
 
-def _in_process(study: Study, plan: dict[Job, list[Job]]) -> Iterator[Job]:
+Begun = Callable[[Job], None]  # told which job is under way, of several the one begun first
+
+
+def _in_process(study: Study, plan: dict[Job, list[Job]], begun: Begun) -> Iterator[Job]:
     for job in plan:
+        begun(job)
         compute(study, job)
         yield job
 
 
-def _in_pool(pool: Pool, study: Study, plan: dict[Job, list[Job]]) -> Iterator[Job]:
+def _in_pool(pool: Pool, study: Study, plan: dict[Job, list[Job]], begun: Begun) -> Iterator[Job]:
     root = str(paths.root())
     waiting = {job: set(needs) for job, needs in plan.items()}
     running: dict[Hashable, Job] = {}
@@ -323,6 +339,7 @@ def _in_pool(pool: Pool, study: Study, plan: dict[Job, list[Job]]) -> Iterator[J
                 del waiting[job]
                 task = pool.submit(root, study, job, key_of(study, job.artefact))
                 running[task] = job
+            begun(next(iter(running.values())))
             for task in pool.finished(running):
                 job = running.pop(task)
                 await_shard(study, job)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import read_text, write_text
 from tokenshift_utils.study.hub import _command, _wanted, cached
 from tokenshift_utils.study.schema import UNPINNED
 
@@ -104,16 +105,14 @@ def pin(file: Path) -> dict[str, str]:
 
     All are asked for before the file is changed. Returns commits by repository.
     """
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     commits: dict[str, str] = {}
     for start, stop, repository, repo_type in reversed(_unpinned_places(text)):
         if repository not in commits:
             commits[repository] = commit_of(repository, repo_type)
         text = f"{text[:start]}{commits[repository]}{text[stop:]}"
     if commits:
-        draft = file.with_name(f"{file.name}.tmp")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
+        write_text(file, text)
     return commits
 
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.files import read_json
 from tokenshift_utils.study.checkpoints import is_adapter, load_config
 from tokenshift_utils.study.tokenizer_probes import backend, first_difference
 
@@ -145,7 +146,7 @@ def _declared(directory: Path) -> set[str]:
 
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         if (directory / name).is_file():
-            collect(json.loads((directory / name).read_text(encoding="utf-8-sig")))
+            collect(read_json(directory / name, "fetch or save the model again"))
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import read_json
 from tokenshift_utils.study.checkpoints import check_model_directory, is_adapter, load_config
 from tokenshift_utils.study.tokenizers import check_tokenizer, load_tokenizer
 
@@ -63,8 +63,8 @@ def check_files(directory: Path) -> None:
     listed: set[str] = set()
     for index in directory.glob("*.safetensors.index.json"):
         try:
-            listed |= set(json.loads(index.read_text("utf-8-sig"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            listed |= set(read_json(index, "fetch the model again")["weight_map"].values())
+        except (KeyError, AttributeError, TypeError) as error:
             raise TokenshiftError(
                 f"{index} is no list of weight files ({type(error).__name__}); fetch it again"
             ) from None

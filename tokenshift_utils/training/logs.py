@@ -1,9 +1,24 @@
 """Logs of training runs as tables: one row a rollout and minibatch, and the evaluations between."""
 
+from pathlib import Path
+
 import pandas as pd
 
+from tokenshift_utils.files import read_json, unusable
 from tokenshift_utils.training.tiny.problems import TIERS
 from tokenshift_utils.training.tiny.recipes import RLRecipe
+
+TRAIN_AGAIN = "restore it, or remove it and run tokenshift train, which makes it anew"
+
+
+def summary_key(summary: Path) -> str | None:
+    """The key of a finished run's ``summary.json``: of what it was made; None where there is none."""
+    if not summary.is_file():
+        return None
+    content = read_json(summary, TRAIN_AGAIN)
+    if not isinstance(content, dict) or not isinstance(content.get("key"), str):
+        raise unusable(summary, ValueError("it has no 'key'"), TRAIN_AGAIN)
+    return content["key"]
 
 
 def overlong_penalty(limit: int, buffer: int):

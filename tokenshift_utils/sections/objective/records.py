@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +10,12 @@ import pandas as pd
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import check_sums, read_csv, read_json
 from tokenshift_utils.measures.weighting import Weighting
 from tokenshift_utils.training.tiny import recipes
 from tokenshift_utils.training.tiny.recipes import ARMS, Arm
 
+FILES = ("log.csv", "eval.csv", "final.csv", "tokens.csv", "summary.json")
 Runs = dict[str, dict[int, "Run"]]  # by arm, then by seed
 
 
@@ -67,15 +68,19 @@ def read_runs(study) -> Runs:
 
 
 def _read_run(arm: str, seed: int, directory: Path) -> Run:
-    try:
-        frames = [pd.read_csv(directory / f"{n}.csv") for n in ("log", "eval", "final")]
-        tokens = pd.read_csv(directory / "tokens.csv", keep_default_na=False)
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    remedy = (
+        f"restore it, or remove {paths.display(directory)} and run tokenshift train --arm {arm} "
+        f"--seed {seed}"
+    )
+    lacking = [name for name in FILES if not (directory / name).is_file()]
+    if lacking:
         raise TokenshiftError(
-            f"the run in {paths.display(directory)} cannot be read ({error}): remove the directory "
-            f"and run tokenshift train --arm {arm} --seed {seed}"
-        ) from None
+            f"the run in {paths.display(directory)} has no file {lacking[0]}: {remedy}"
+        )
+    check_sums(directory, remedy)
+    frames = [read_csv(directory / name, remedy) for name in FILES[:3]]
+    tokens = read_csv(directory / "tokens.csv", remedy, keep_default_na=False)
+    summary = read_json(directory / "summary.json", remedy)
     if summary["recipe"] != recipes.settings(_plan(arm).recipe):
         raise TokenshiftError(
             f"the run in {paths.display(directory)} is of another recipe than arm '{arm}' has now: "

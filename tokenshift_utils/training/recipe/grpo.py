@@ -22,6 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
 from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.files import write_sums, write_text
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.tasks.verifier import is_correct
@@ -193,7 +194,8 @@ def _write_logs(run: Run, history: list[dict], seconds: float, resumed: bool) ->
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     log.to_csv(partial / "log.csv", index=False, float_format="%.5g")
-    (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_text(partial / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_sums(partial)
     shutil.rmtree(run.logs, ignore_errors=True)
     partial.rename(run.logs)
     shutil.rmtree(run.work)

@@ -20,6 +20,7 @@ import yaml
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import write_text
 from tokenshift_utils.study import pins
 from tokenshift_utils.study.study import Study, load_study
 from tokenshift_utils.training.recipe.prepare import prepare
@@ -151,7 +152,7 @@ def write_accelerate(study: Study) -> Path:
     """Write accelerate's config file."""
     file = training_directory(study) / "accelerate.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(study.training.accelerate), encoding="utf-8")
+    write_text(file, yaml.safe_dump(study.training.accelerate))
     return file
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import read_json, write_text
 from tokenshift_utils.study.checkpoints import FINGERPRINTED, directory_fingerprint
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer, model_ends
@@ -44,14 +45,14 @@ def prepare(run: Run, fresh: bool = False) -> None:
         shutil.rmtree(run.work, ignore_errors=True)
         (run.logs / "summary.json").unlink(missing_ok=True)
     begun = run.work / "key"
-    if begun.is_file() and begun.read_text(encoding="utf-8") != run.key:
+    if begun.is_file() and begun.read_bytes() != run.key.encode():
         raise TokenshiftError(
             f"{paths.display(run.work)} holds a run of other settings that was stopped: put those "
             "back to go on with it, or add --fresh to drop it"
         )
     if not begun.is_file() and not run.is_done():
         run.work.mkdir(parents=True, exist_ok=True)
-        begun.write_text(run.key, encoding="utf-8")
+        write_text(begun, run.key)
 
 
 def write_start(study: Study) -> None:
@@ -65,7 +66,7 @@ def write_start(study: Study) -> None:
     base, spec = study.model_path(study.base), study.model(study.base)
     check_model(base, spec.trust_remote_code)
     tokenizer = load_tokenizer(base)
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config = read_json(base / "config.json", "fetch the model again")
     if spec.max_position_embeddings is not None:
         config["max_position_embeddings"] = spec.max_position_embeddings
     ends = {*model_ends(base), *stop_token_ids(tokenizer, study.stop_tokens)}
@@ -91,10 +92,8 @@ def write_start(study: Study) -> None:
 
 def _write(file: Path, text: str) -> None:
     """Write where it says something else: another run may be reading."""
-    if file.is_symlink() or not file.is_file() or file.read_text(encoding="utf-8") != text:
-        draft = file.with_name(f".{file.name}.partial")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
+    if file.is_symlink() or not file.is_file() or file.read_bytes() != text.encode():
+        write_text(file, text)
 
 
 def _prepare_problems(study: Study) -> None:

@@ -23,9 +23,11 @@ from typing import Any
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import read_json
 from tokenshift_utils.study.checkpoints import directory_fingerprint, weights_digest
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.training_schema import TrainingArm
+from tokenshift_utils.training.logs import summary_key
 
 # Of GRPOConfig: what follows from other keys of the study.
 OURS = {
@@ -141,10 +143,8 @@ class Run:
         places = [self.model, *self.checkpoints.values()]
         if self.study.training.lora and self.objective.weighting and self.seed != self.seeds[0]:
             places = []
-        return (
-            summary.is_file()
-            and json.loads(summary.read_text(encoding="utf-8"))["key"] == self.key
-            and all(any(place.glob("*.safetensors")) for place in places)
+        return summary_key(summary) == self.key and all(
+            any(place.glob("*.safetensors")) for place in places
         )
 
 
@@ -198,7 +198,7 @@ def read_prepared(study: Study) -> dict:
     """What is known of the prepared problems: ``of``, ``digest`` and ``counts``."""
     file = work_directory(study) / "problems.json"
     return (
-        json.loads(file.read_text(encoding="utf-8"))
+        read_json(file, "remove it and run the same command again")
         if file.is_file()
         else {"of": None, "digest": None}
     )

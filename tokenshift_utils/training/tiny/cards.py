@@ -1,17 +1,18 @@
 """Model cards of the shipped models: data, recipe, seed, curve, and accuracy as measured."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
 from tokenshift_utils import paths
+from tokenshift_utils.files import read_csv, read_json, write_text
 from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.report.bootstrap import Bootstrap
 from tokenshift_utils.report.tables import to_markdown
 from tokenshift_utils.study.study import Study
+from tokenshift_utils.training.logs import TRAIN_AGAIN
 from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe
 
 DATA = {
@@ -33,12 +34,12 @@ def write_cards(study: Study, plan: Plan, names: list[str]) -> None:
     for name in names:
         for variant in (name, *(f"{name}@{n}" for n in plan.checkpoints.get(name, ()))):
             text = _card(study, plan, name, variant)
-            (study.model_path(variant) / "README.md").write_text(text, encoding="utf-8")
+            write_text(study.model_path(variant) / "README.md", text)
 
 
 def _card(study: Study, plan: Plan, name: str, variant: str) -> str:
     logs = paths.resolve(study.weighted.log_dir) / name
-    summary = json.loads((logs / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(logs / "summary.json", TRAIN_AGAIN)
     recipe = plan.base if name == study.base else {**plan.rl, **plan.sft}[name]
     is_rl = isinstance(recipe, RLRecipe)
     sections = [
@@ -91,8 +92,8 @@ def _recipe_table(recipe) -> pd.DataFrame:
 
 def _curve(logs: Path, is_rl: bool) -> str:
     if not is_rl:
-        return to_markdown(pd.read_csv(logs / "log.csv").iloc[::4])
-    wide = pd.read_csv(logs / "eval.csv").pivot(
+        return to_markdown(read_csv(logs / "log.csv", TRAIN_AGAIN).iloc[::4])
+    wide = read_csv(logs / "eval.csv", TRAIN_AGAIN).pivot(
         index="rollout", columns="benchmark", values="accuracy"
     )
     few = "Accuracy of a few samples a problem, after so many rollouts:"

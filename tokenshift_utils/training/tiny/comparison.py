@@ -7,6 +7,7 @@ A finished run leaves a directory ``<log_dir>/arms/<arm>/seed-<n>`` (no weights)
 - ``final.csv``    right answers of each problem at the end, for pass@k, intervals and paired tests;
 - ``tokens.csv``   k3 and weight by token, early and late in the run, without each rollout's first
   update, where both are trivial;
+- ``SHA256SUMS``   of all these, so that a damaged one is refused;
 - ``summary.json`` recipe, totals, and the shift from base: shares of positions by JS on the run's
   own responses and on base's, and on base's the set of high ones, so that arms can be compared.
 """
@@ -24,13 +25,14 @@ from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import read_csv, write_sums, write_text
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.records.shifts import shift_table
+from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.training import logs
@@ -39,8 +41,8 @@ from tokenshift_utils.training.tiny import recipes, rlvr
 from tokenshift_utils.training.tiny.evaluation import Answer, Evaluator, accuracy
 from tokenshift_utils.training.tiny.models import PROCESSES, load_base, one_thread
 from tokenshift_utils.training.tiny.problems import problem_ids
-from tokenshift_utils.training.tiny.progress import Progress
 from tokenshift_utils.training.tiny.recipes import Comparison
+from tokenshift_utils.training.tiny.updates import Updates
 
 Run = tuple[str, int]  # arm, seed
 
@@ -98,9 +100,7 @@ def _forget(study: Study, run: Run) -> None:
 def is_done(study: Study, comparison: Comparison, run: Run) -> bool:
     """Whether a run's summary is there and of this recipe, seed, base model and measurement."""
     summary = run_directory(study, *run) / "summary.json"
-    return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["key"] == _key(
-        study, comparison, run
-    )
+    return logs.summary_key(summary) == _key(study, comparison, run)
 
 
 def run_directory(study: Study, arm: str, seed: int) -> Path:
@@ -156,8 +156,8 @@ def _progress_file(study: Study, run: Run) -> Path:
 # Processes ----------------------------------------------------------------------------------------
 
 
-class _WithParent(Progress):
-    """Progress that ends the process when the one that started it is gone."""
+class _WithParent(Updates):
+    """Updates that end the process when the one that started it is gone."""
 
     def on_step_end(self, args, state, control, **kwargs):
         super().on_step_end(args, state, control, **kwargs)
@@ -185,7 +185,7 @@ def _watch(study: Study, comparison: Comparison, runs: list[Run], futures: list[
         for run in runs
     }
     finished: set[Run] = set()
-    with tqdm(total=sum(updates.values()), unit="update", smoothing=0.05, mininterval=2) as bar:
+    with Progress(sum(updates.values()), "update") as progress:
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=5, return_when=FIRST_COMPLETED)
@@ -194,30 +194,30 @@ def _watch(study: Study, comparison: Comparison, runs: list[Run], futures: list[
             for run in runs:
                 if run not in finished and is_done(study, comparison, run):
                     finished.add(run)
-                    tqdm.write(f"trained {run[0]}, seed {run[1]}")
+                    progress.say(f"trained {run[0]}, seed {run[1]}")
             count = sum(
-                updates[run] if run in finished else Progress.read(_progress_file(study, run))[0]
+                updates[run] if run in finished else Updates.read(_progress_file(study, run))[0]
                 for run in runs
             )
-            if count and not bar.n:
-                bar.initial = bar.n = count  # what an earlier command did says nothing of the rate
-            bar.set_description(f"{len(finished)} of {len(runs)} runs", refresh=False)
-            bar.update(count - bar.n)
+            if count and not progress.done:
+                progress.resumed_at(count)  # what an earlier command did says nothing of the rate
+            progress.now(f"{len(finished)} of {len(runs)} runs")
+            progress.at(count)
 
 
 # One run ------------------------------------------------------------------------------------------
 
 
-def train_run(study: Study, comparison: Comparison, run: Run, progress: Progress) -> None:
+def train_run(study: Study, comparison: Comparison, run: Run, progress: Updates) -> None:
     """Train one arm with one seed from the base model, measure it, and write its directory."""
     started, work, (arm, seed) = time.time(), _work(study, run), run
     recipe, key = comparison.arms[arm].recipe, _key(study, comparison, run)
     begun = work / "key"  # of the run that a checkpoint is of: another one's is no use
-    resumed = begun.is_file() and begun.read_text(encoding="utf-8") == key
+    resumed = begun.is_file() and begun.read_bytes() == key.encode()
     if not resumed:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        begun.write_text(key, encoding="utf-8")
+        write_text(begun, key)
     base = HFPolicy.load(study.model_path(study.base), study.base)
     model, tokenizer = load_base(study)
     evaluator = Evaluator(
@@ -275,7 +275,8 @@ def train_run(study: Study, comparison: Comparison, run: Run, progress: Progress
     _token_table(tokenizer, comparison, tables).to_csv(
         partial / "tokens.csv", index=False, float_format="%.5g"
     )
-    (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_text(partial / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_sums(partial)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     shutil.rmtree(work)
@@ -303,7 +304,9 @@ def _token_table(tokenizer, comparison: Comparison, tables: dict[int, Path]) -> 
     """Mean k3 and weight by token, over the early and over the late rollouts."""
     parts = []
     for phase, rollouts in zip(("early", "late"), comparison.token_tables):
-        sums = pd.concat([pd.read_csv(tables[rollout]) for rollout in rollouts])
+        sums = pd.concat(
+            [read_csv(tables[rollout], f"remove {tables[rollout].parent}") for rollout in rollouts]
+        )
         sums = sums.groupby("token").sum()
         parts.append(
             pd.DataFrame(

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import write_text
+from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training import logs as training_logs
@@ -24,9 +25,9 @@ from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.cards import write_cards
 from tokenshift_utils.training.tiny.evaluation import Evaluator
 from tokenshift_utils.training.tiny.problems import TIERS, benchmark, problem_ids
-from tokenshift_utils.training.tiny.progress import Progress
 from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe, SupervisedRecipe
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
+from tokenshift_utils.training.tiny.updates import Updates
 
 PROCESSES = 2  # of one thread each
 
@@ -77,7 +78,7 @@ def write_benchmarks(study: Study) -> None:
         ]
         path = study.benchmark_path(tier)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -> None:
@@ -106,7 +107,7 @@ def _run_stages(study: Study, plan: Plan, names: list[str]) -> None:
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(min(PROCESSES, len(names)), context, one_thread) as pool,
-        tqdm(total=0, desc=", ".join(names), unit="update") as bar,
+        Progress(0, "update", ", ".join(names)) as progress,
     ):
         futures: dict[Future, str] = {
             pool.submit(_stage, study, plan, name, files[name]): name for name in names
@@ -116,11 +117,9 @@ def _run_stages(study: Study, plan: Plan, names: list[str]) -> None:
             done, pending = wait(pending, timeout=2, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
-                tqdm.write(f"trained {futures[future]}")
-            counts = [Progress.read(file) for file in files.values()]
-            bar.total = sum(total for _, total in counts)
-            bar.update(sum(finished for finished, _ in counts) - bar.n)
-            bar.refresh()
+                progress.say(f"trained {futures[future]}")
+            counts = [Updates.read(file) for file in files.values()]
+            progress.at(*(sum(numbers) for numbers in zip(*counts)))
     for file in files.values():
         file.unlink(missing_ok=True)
 
@@ -137,7 +136,7 @@ def _stage(study: Study, plan: Plan, name: str, progress_file: Path) -> None:
     started, work = time.time(), _work(study, name)
     recipe, resumed = _recipe(study, plan, name), work.exists()
     work.mkdir(parents=True, exist_ok=True)
-    progress = Progress(progress_file)
+    progress = Updates(progress_file)
     if name == study.base:
         tokenizer = build_tokenizer()
         model = supervised.new_model(tokenizer, plan.seed)
@@ -181,7 +180,7 @@ def _stage(study: Study, plan: Plan, name: str, progress_file: Path) -> None:
         "seconds": round(time.time() - started),
         "resumed": resumed,
     }
-    _summary_path(study, name).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_text(_summary_path(study, name), json.dumps(summary, indent=1) + "\n")
     shutil.rmtree(work)
 
 
@@ -228,10 +227,8 @@ def _key(study: Study, plan: Plan, name: str) -> str:
 def _is_done(study: Study, plan: Plan, name: str) -> bool:
     summary = _summary_path(study, name)
     models = [name, *(f"{name}@{n}" for n in plan.checkpoints.get(name, ()))]
-    return (
-        summary.exists()
-        and json.loads(summary.read_text(encoding="utf-8"))["key"] == _key(study, plan, name)
-        and all((study.model_path(model) / "model.safetensors").exists() for model in models)
+    return training_logs.summary_key(summary) == _key(study, plan, name) and all(
+        (study.model_path(model) / "model.safetensors").exists() for model in models
     )
 
 

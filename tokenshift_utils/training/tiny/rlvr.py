@@ -20,8 +20,8 @@ from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.training.logs import overlong_penalty
 from tokenshift_utils.training.tiny.evaluation import Evaluator, solves
 from tokenshift_utils.training.tiny.problems import training_problems
-from tokenshift_utils.training.tiny.progress import Progress
 from tokenshift_utils.training.tiny.recipes import RLRecipe
+from tokenshift_utils.training.tiny.updates import Updates
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 MICRO_BATCH = 32  # rows a forward and backward pass; an update accumulates several
@@ -299,7 +299,7 @@ def train_rl(
     work_dir: Path,
     checkpoints: dict[int, Path],
     evaluator: Evaluator,
-    progress: Progress,
+    progress: Updates,
     base: HFPolicy | None = None,
     token_tables: dict[int, Path] | None = None,
     trim_scoring: bool = False,

@@ -18,8 +18,8 @@ from trl import SFTConfig, SFTTrainer
 
 from tokenshift_utils.training.tiny import corpus, demonstrations, recipes
 from tokenshift_utils.training.tiny.problems import mentions_held_out, training_problems
-from tokenshift_utils.training.tiny.progress import Progress
 from tokenshift_utils.training.tiny.recipes import SupervisedRecipe
+from tokenshift_utils.training.tiny.updates import Updates
 
 Writer = Callable[..., str]
 STYLES: dict[str, Writer] = {
@@ -120,7 +120,7 @@ def train_supervised(
     style: str,
     seed: int,
     work_dir: Path,
-    progress: Progress,
+    progress: Updates,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place and return the loss curve.
 

@@ -1,12 +1,13 @@
 """How a training process tells the one that shows the progress bar how far it is."""
 
-import os
 from pathlib import Path
 
 from transformers import TrainerCallback
 
+from tokenshift_utils.files import read_text, write_text
 
-class Progress(TrainerCallback):
+
+class Updates(TrainerCallback):
     """Writes how many updates are finished, and of how many, to a file after each."""
 
     def __init__(self, file: Path):
@@ -19,14 +20,12 @@ class Progress(TrainerCallback):
         self._write(state)
 
     def _write(self, state) -> None:
-        temporary = self.file.with_suffix(".partial")
-        temporary.write_text(f"{state.global_step} {state.max_steps}", encoding="utf-8")
-        os.replace(temporary, self.file)
+        write_text(self.file, f"{state.global_step} {state.max_steps}")
 
     @staticmethod
     def read(file: Path) -> tuple[int, int]:
         """Updates finished and in all; 0 and 0 before training begins."""
         if not file.exists():
             return 0, 0
-        done, total = file.read_text(encoding="utf-8").split()
+        done, total = read_text(file, "remove it").split()
         return int(done), int(total)

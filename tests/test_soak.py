@@ -1,0 +1,299 @@
+"""Killed at random moments, on a full disk, with damaged files: records are as if nothing happened.
+
+``TOKENSHIFT_SOAK_STUDY`` is smoke or mini (a minute's random models), ``TOKENSHIFT_SOAK_KILLS`` and
+``TOKENSHIFT_SOAK_DAMAGES`` say how often, ``TOKENSHIFT_SOAK_SEED`` makes a run again.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import CHECKOUT, write_adapter, write_mini_root, write_smoke_root
+
+from tokenshift_utils.errors import TokenshiftError, sentence_of
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.shifts import Shifts
+from tokenshift_utils.run import provenance, store_care
+from tokenshift_utils.run.manifest import read_manifest
+from tokenshift_utils.sections.objective.records import read_runs
+from tokenshift_utils.store.columns import describe
+from tokenshift_utils.study.study import load_study
+
+pytestmark = pytest.mark.soak
+STUDY = os.environ.get("TOKENSHIFT_SOAK_STUDY", "smoke")
+KILLS = int(os.environ.get("TOKENSHIFT_SOAK_KILLS", "200"))
+DAMAGES = int(os.environ.get("TOKENSHIFT_SOAK_DAMAGES", "200"))
+SEED = int(os.environ.get("TOKENSHIFT_SOAK_SEED", time.time_ns() % 10**6))
+LONGEST = 40.0  # seconds that a driver runs before it, or a process of its, is killed
+FULL = 256 * 1024  # bytes that a full disk still has
+
+
+@pytest.fixture
+def luck():
+    print(f"TOKENSHIFT_SOAK_SEED={SEED}")
+    return random.Random(SEED)
+
+
+def new_root(directory: Path, tiny_pair) -> Path:
+    if STUDY == "smoke":
+        write_smoke_root(directory)
+    else:
+        write_mini_root(directory, tiny_pair, workers=2)
+        for notebook in (CHECKOUT / "notebooks").glob("*.ipynb"):
+            shutil.copy(notebook, directory / "notebooks")
+    return directory
+
+
+class Driver:
+    """``tokenshift reproduce`` on a root, in a process of its own."""
+
+    def __init__(self, root: Path, *command: str) -> None:
+        self.log = root.parent / f"driver-{time.monotonic_ns()}.log"
+        command = command or ("reproduce", "--study", STUDY)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tokenshift_utils", *command],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"TOKENSHIFT_HOME": str(root)},
+                start_new_session=True,
+            )
+
+    def kill_something(self, luck: random.Random) -> None:
+        """SIGKILL to the driver, its kernel or a worker."""
+        try:
+            driver = psutil.Process(self.process.pid)
+            family = [driver, *driver.children(recursive=True)]
+            luck.choice(family[: 1 + luck.randrange(len(family))]).kill()
+        except psutil.NoSuchProcess:
+            pass
+
+    def ended(self) -> int:
+        """Its exit code, in time; what it says is a sentence."""
+        code = self.process.wait(timeout=1800)
+        said = self.log.read_text(errors="replace")
+        assert "Traceback" not in said and "this is a fault of tokenshift" not in said, said[-6000:]
+        assert code in (0, 2, -9), (code, said[-3000:])
+        return code
+
+
+def records(root: Path) -> dict[str, str]:
+    """Digest of every shard that is there."""
+    parent = root / f"results/{STUDY}/records"
+    return {
+        file.relative_to(parent).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(parent.rglob("*.parquet"))
+    }
+
+
+@contextmanager
+def small_disk(directory: Path):
+    """A file system of its own at a directory, and a function that says how much room it has."""
+    directory.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", directory], check=False
+    )
+    if mounted.returncode:
+        yield None
+        return
+
+    def leave(room: int | None) -> None:
+        used = shutil.disk_usage(directory).used
+        size = 2**31 if room is None else used + room
+        option = f"remount,size={size}"
+        subprocess.run(["mount", "-o", option, directory], check=True)
+
+    try:
+        yield leave
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
+
+
+def test_killed_and_without_room_records_are_as_if_nothing_happened(tmp_path, tiny_pair, luck):
+    undisturbed, root = (new_root(tmp_path / name, tiny_pair) for name in ("calm", "rough"))
+    assert Driver(undisturbed).ended() == 0
+    expected = records(undisturbed)
+    assert expected
+    finished = 0
+    with small_disk(root / f"results/{STUDY}") as leave:
+        drivers = [Driver(root), Driver(root)]
+        for kill in range(KILLS):
+            if kill == KILLS // 2 and leave is not None:
+                for driver in drivers:
+                    driver.process.kill()
+                    driver.ended()
+                leave(FULL)
+                drivers = [Driver(root), Driver(root)]
+                codes = [driver.ended() for driver in drivers]
+                assert 2 in codes, "a full disk went by unnoticed"
+                leave(None)
+                drivers = [Driver(root), Driver(root)]
+            time.sleep(luck.uniform(0, LONGEST))
+            which = luck.randrange(2)
+            drivers[which].kill_something(luck)
+            for number, driver in enumerate(drivers):
+                if number == which and driver.process.poll() is None:
+                    time.sleep(luck.uniform(0, 5))  # it may notice that its kernel is gone
+                    driver.process.kill()
+                if driver.process.poll() is not None:
+                    finished += driver.ended() == 0
+                    drivers[number] = Driver(root)
+            if finished >= 2:  # all is there: let it be made again
+                finished = 0
+                assert records(root).items() <= expected.items()
+                for driver in drivers:
+                    driver.process.kill()
+                    driver.ended()
+                time.sleep(5)  # workers end when they see it
+                shutil.rmtree(root / f"results/{STUDY}/records", ignore_errors=True)
+                drivers = [Driver(root), Driver(root)]
+        codes = [driver.ended() for driver in drivers]
+        assert codes == [0, 0]
+        assert records(root) == expected
+        assert Driver(root, "store", "verify").ended() == 0
+        assert Driver(root, "verify", "--study", STUDY).ended() == 0
+
+
+# Damaged files -----------------------------------------------------------------------------------
+
+
+def damage(file: Path, luck: random.Random) -> str:
+    """Do something to a file; returns what."""
+    data = file.read_bytes()
+    at = luck.randrange(max(1, len(data)))
+    kind = luck.choice(["bit", "cut", "empty", "gone", "noise", "json", "directory", "longer"])
+    if kind == "gone":
+        file.unlink()
+    elif kind == "directory":
+        file.unlink()
+        file.mkdir()
+    if kind in ("gone", "directory"):
+        return kind
+    content = {
+        "bit": data[:at] + bytes([(data or b"\0")[at] ^ (1 << luck.randrange(8))]) + data[at + 1 :],
+        "cut": data[:at],
+        "empty": b"",
+        "noise": luck.randbytes(200),
+        "json": luck.choice([b"null", b"[]", b"{}", b'"x"', b'{"key": []}', b"[" * 9000]),
+        "longer": data + luck.randbytes(9),
+    }[kind]
+    file.write_bytes(content)
+    return f"{kind} at {at}"
+
+
+@contextmanager
+def restored(file: Path):
+    """The file as it was, at the end."""
+    data, status = file.read_bytes(), file.stat()
+    try:
+        yield
+    finally:
+        if file.is_dir():
+            shutil.rmtree(file)
+        file.unlink(missing_ok=True)
+        file.write_bytes(data)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def refused(call) -> bool:
+    """Whether something ended with a sentence; any other exception is raised."""
+    try:
+        call()
+    except Exception as error:
+        said = str(error) if isinstance(error, TokenshiftError) else sentence_of(error)
+        if said is None:
+            raise
+        assert said.strip() and "\n" not in said.strip()
+        return True
+    return False
+
+
+@pytest.fixture
+def damaged_root(tmp_path, tiny_pair, monkeypatch):
+    """A root of the study ``mini`` with an adapter beside the tuned model, and what it computed."""
+    root = tmp_path / "root"
+    adapter, _ = write_adapter(tiny_pair.base, tmp_path / "lora")
+    models = {
+        "base": {"path": str(tiny_pair.base), "label": "Base", "kind": "base"},
+        "tuned": {"path": str(adapter), "label": "Tuned", "kind": "rl"},
+    }
+    write_mini_root(root, tiny_pair, models=models)
+    shutil.copy(CHECKOUT / "notebooks/01_divergence_characterization.ipynb", root / "notebooks")
+    shutil.copytree(CHECKOUT / "results/tiny/training", root / "training")
+    monkeypatch.setenv("TOKENSHIFT_HOME", str(root))
+    driver = Driver(root, "reproduce", "--study", "mini", "--only", "01")
+    assert driver.ended() == 0, driver.log.read_text()
+    return root, adapter
+
+
+def test_a_damaged_file_is_made_again_or_refused_in_a_sentence(damaged_root, luck):
+    root, adapter = damaged_root
+    study = load_study("mini")
+    smoke = load_study(CHECKOUT / "notebooks/studies/smoke.yaml")
+    smoke = smoke.with_overrides(**{"weighted.log_dir": str(root / "training")})
+    names = [c.name for c in describe("shifts")]
+    whole = fetch(study, Shifts.of(study, "tuned"))
+    runs = read_runs(smoke)
+
+    def check_records():
+        assert fetch(study, Shifts.of(study, "tuned"))[names].equals(whole[names])
+
+    def check_adapter():
+        # another adapter's records are others; this one's are found again
+        fetch(study, Shifts.of(study, "tuned"))
+
+    def check_manifest():
+        read_manifest("mini")
+        assert refused(lambda: provenance.verify(study)) or provenance.verify(study) or intact()
+
+    def intact() -> bool:  # nothing that a manifest says of results is wrong
+        return json.loads(manifest.read_text())["notebooks"] == said["notebooks"]
+
+    def check_runs():
+        again = read_runs(smoke)
+        assert json.dumps(
+            {a: {s: r.summary for s, r in of.items()} for a, of in again.items()}
+        ) == (json.dumps({a: {s: r.summary for s, r in of.items()} for a, of in runs.items()}))
+        for arm, of in runs.items():
+            for seed, run in of.items():
+                for table in ("log", "evaluations", "final", "tokens"):
+                    assert getattr(again[arm][seed], table).equals(getattr(run, table))
+
+    manifest = root / "results/mini/manifest.json"
+    said = json.loads(manifest.read_text())
+    store = root / "results/mini/records"
+    kinds = {
+        "record": (lambda: sorted(store.rglob("*.parquet")), check_records),
+        "checksum": (lambda: sorted(store.rglob("*.sha256")), check_records),
+        "key": (lambda: sorted(store.rglob("key.json")), check_records),
+        "manifest": (lambda: [manifest], check_manifest),
+        "training log": (lambda: sorted(root.glob("training/arms/*/*/*")), check_runs),
+        "adapter": (lambda: sorted(adapter.glob("adapter_*")), check_adapter),
+    }
+    for _ in range(DAMAGES):
+        kind = luck.choice(list(kinds))
+        files, check = kinds[kind]
+        file = luck.choice(files())
+        with restored(file):
+            what = damage(file, luck)
+            print(f"{kind} {file.name}: {what}", flush=True)
+            was_refused = refused(check)
+            for care in (
+                store_care.list_records,
+                store_care.broken_shards,
+                lambda: store_care.prune(remove=False),
+                lambda: provenance.verify(study),
+            ):
+                refused(care)
+            if kind in ("record", "checksum", "key"):
+                assert not was_refused, "what the store lacks is computed, not refused"
+        check_records()

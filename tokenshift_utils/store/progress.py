@@ -1,0 +1,187 @@
+"""How far long work is: a bar at a terminal, a plain line every half minute in a log.
+
+What a process computes for another one, as a notebook's kernel does, it tells that one instead: in
+the file that ``TOKENSHIFT_PROGRESS`` names, one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Self
+from uuid import uuid4
+
+from tqdm import tqdm
+
+PROGRESS_VARIABLE = "TOKENSHIFT_PROGRESS"
+EVERY = 30.0  # seconds between two lines of a log
+
+
+class Progress:
+    """Work of ``total`` units, of which some are done; shown while the context is entered.
+
+    Parameters
+    ----------
+    unit : in the singular, "response"
+    what : what is computed now, in a few words
+
+    Examples
+    --------
+    >>> with Progress(2, "response") as progress:  # doctest: +SKIP
+    ...     progress.now("rollouts of dapo on hard")
+    ...     progress.advance()
+    """
+
+    def __init__(self, total: int, unit: str, what: str = "") -> None:
+        self.done, self.before, self.total, self.unit, self.what = 0, 0, total, unit, what
+        self.started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if os.environ.get(PROGRESS_VARIABLE):
+            self._display = _Told()
+        elif is_live():
+            self._display = _Bar(self)
+        else:
+            self._display = _Lines(self)
+        self._display.show(self)
+        return self
+
+    def __exit__(self, *raised) -> None:
+        self._display.close(self)
+
+    def advance(self, number: int = 1) -> None:
+        """So many more units are done."""
+        self.at(self.done + number)
+
+    def at(self, done: int, total: int | None = None) -> None:
+        """So many units are done, of so many."""
+        self.done, self.total = done, self.total if total is None else total
+        self._display.show(self)
+
+    def resumed_at(self, done: int) -> None:
+        """So many were done before this began: they say nothing of the rate."""
+        self.before = done
+        self.at(done)
+
+    def now(self, what: str) -> None:
+        """What is computed from now on."""
+        if what != self.what:
+            self.what = what
+            self._display.show(self)
+
+    def say(self, text: str) -> None:
+        """A line of its own, on stderr."""
+        tqdm.write(text, file=sys.stderr)
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self.started
+        said = amount(self.done, self.total, self.unit, seconds, self.before)
+        return f"{self.what}: {said}" if self.what else said
+
+
+def amount(done: int, total: int, unit: str, seconds: float, before: int = 0) -> str:
+    """How much is done of how much, and after so many seconds the rate and the time left.
+
+    What was done ``before`` says nothing of the rate.
+
+    >>> amount(120, 480, "response", 60)
+    '120 of 480 responses, 2.0/s, 03:00 left'
+    >>> amount(5, 6, "run", 300, before=2)
+    '5 of 6 runs, 0.6/min, 01:40 left'
+    >>> amount(0, 480, "response", 60)
+    '0 of 480 responses in 01:00'
+    """
+    counted = f"{done:,} of {total:,} {unit}s"
+    new = done - before
+    if new <= 0 or seconds <= 0 or done >= total:
+        return f"{counted} in {tqdm.format_interval(seconds)}"
+    rate = new / seconds
+    said = f"{rate:,.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
+    return f"{counted}, {said}, {tqdm.format_interval((total - done) / rate)} left"
+
+
+def is_live() -> bool:
+    """Whether stderr goes to somebody who sees a bar move: a terminal, or a notebook."""
+    return sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
+
+
+@contextmanager
+def repeating(call: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call something every so many seconds while the context is entered, in a thread."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            call()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class _Bar:
+    def __init__(self, progress: Progress) -> None:
+        self._bar = tqdm(total=progress.total, unit=progress.unit, dynamic_ncols=True)
+
+    def show(self, progress: Progress) -> None:
+        bar = self._bar
+        changed = (bar.total, bar.desc) != (progress.total, progress.what and f"{progress.what}: ")
+        bar.total = progress.total
+        bar.set_description(progress.what, refresh=False)
+        if progress.before and not bar.initial:
+            bar.initial = bar.n = progress.before
+        bar.update(progress.done - bar.n)
+        if changed:
+            bar.refresh()
+
+    def close(self, progress: Progress) -> None:
+        self._bar.close()
+
+
+class _Lines:
+    def __init__(self, progress: Progress) -> None:
+        self._stack = ExitStack()
+        self._stack.enter_context(repeating(lambda: print_line(progress), EVERY))
+
+    def show(self, progress: Progress) -> None:
+        """The next line says it."""
+
+    def close(self, progress: Progress) -> None:
+        self._stack.close()
+        print_line(progress)
+
+
+def print_line(what: object) -> None:
+    """A line on stderr, at once; one that cannot be written is no reason to stop the work."""
+    with suppress(OSError, ValueError):
+        print(what, file=sys.stderr, flush=True)
+
+
+# For another process ------------------------------------------------------------------------------
+
+
+class _Told:
+    def __init__(self) -> None:
+        self._name = uuid4().hex
+
+    def show(self, progress: Progress) -> None:
+        tell(work=self._name, what=progress.what, done=progress.done, total=progress.total)
+
+    def close(self, progress: Progress) -> None:
+        tell(work=self._name, what="", done=progress.done, total=progress.total)
+
+
+def tell(**said) -> None:
+    """Add a line to the file of the process that this one works for, if it does."""
+    if file := os.environ.get(PROGRESS_VARIABLE):
+        with suppress(OSError), open(file, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(said) + "\n")
