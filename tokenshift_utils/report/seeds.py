@@ -14,8 +14,6 @@ from itertools import product
 
 import numpy as np
 
-__all__ = ["Paired", "holm", "pass_at_k", "t_quantile"]
-
 POWER = 0.8
 
 

@@ -11,17 +11,6 @@ import seaborn as sns
 
 from tokenshift_utils.files import write_bytes
 
-__all__ = [
-    "COLORS",
-    "color",
-    "label_ends",
-    "log_scale",
-    "name_lines",
-    "panels_width",
-    "save_figure",
-    "use_style",
-]
-
 # Okabe and Ito's palette. A study may set a model's colour itself.
 COLORS = {
     "base": "#555555",

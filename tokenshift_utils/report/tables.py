@@ -14,8 +14,6 @@ import pandas as pd
 
 from tokenshift_utils.files import write_text
 
-__all__ = ["text_table", "to_latex", "to_markdown", "write_table"]
-
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",

@@ -12,18 +12,6 @@ from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.report.tables import NO_INTERVAL
 from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS
 
-__all__ = [
-    "ALL",
-    "by_benchmark",
-    "evidence",
-    "of_kind",
-    "paragraph",
-    "percent",
-    "plan",
-    "points",
-    "token_class",
-]
-
 ALL = "all"  # the row of a table that pools the benchmarks
 
 _STRUCTURAL = frozenset("0123456789+-*/=×÷^<>()")

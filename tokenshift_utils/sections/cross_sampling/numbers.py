@@ -21,21 +21,6 @@ from tokenshift_utils.sections.cross_sampling.settings import (
     threshold_name,
 )
 
-__all__ = [
-    "MATCHED_WITHIN",
-    "budget_setting",
-    "budget_table",
-    "cross_evidence",
-    "curve_table",
-    "gap_share",
-    "own_accuracy",
-    "run_table",
-    "say_budget",
-    "say_controls",
-    "say_curves",
-    "within_budget",
-]
-
 MATCHED_WITHIN = 0.1  # relative difference of rates at which a random control counts as matched
 
 

@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 from tokenshift_utils.report.style import color, name_lines
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE, threshold_name
 
-__all__ = ["TITLES", "curve", "errors", "level", "plot_controls", "plot_curves", "share_axis"]
-
 TITLES = {FORWARD: "Forward: RL's tokens into base", REVERSE: "Reverse: base's tokens into RL"}
 
 

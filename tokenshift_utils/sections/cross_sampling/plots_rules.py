@@ -13,8 +13,6 @@ from tokenshift_utils.sections.cross_sampling.plots import TITLES, curve, errors
 from tokenshift_utils.sections.cross_sampling.rules import JS, rule_names
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE
 
-__all__ = ["plot_effects", "plot_interventions", "plot_rules"]
-
 
 def plot_rules(study, table: pd.DataFrame, direction: str) -> Figure:
     """A panel a rule: accuracy against effective share, with the JS rule's curve faint behind it."""

@@ -11,18 +11,6 @@ from tokenshift_utils.sections.cross_sampling.numbers import own_accuracy, run_t
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting, roles
 from tokenshift_utils.sections.cross_sampling.summary import curve_of, lead, share_to_reach
 
-__all__ = [
-    "JS",
-    "intervention_name",
-    "intervention_table",
-    "rule_name",
-    "rule_names",
-    "rule_summary",
-    "rule_table",
-    "say_interventions",
-    "say_rules",
-]
-
 JS = KINDS["js"].label
 BUDGET = "first n JS switches"
 

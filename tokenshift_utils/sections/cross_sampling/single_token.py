@@ -13,8 +13,6 @@ import pandas as pd
 from tokenshift_utils.sections.common import ALL, percent, plan, points
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD
 
-__all__ = ["effect_table", "say_effects"]
-
 
 def _edges(row) -> str:
     return f"{row['stratum_low']:g} to {row['stratum_high']:.3g}"

@@ -19,18 +19,6 @@ from tokenshift_utils.sections.common import by_benchmark, percent, plan
 from tokenshift_utils.sections.cross_sampling.numbers import own_accuracy
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting, roles
 
-__all__ = [
-    "LEVEL",
-    "Curve",
-    "area_between",
-    "curve_of",
-    "lead",
-    "reaching_share",
-    "say_summary",
-    "share_to_reach",
-    "summary_table",
-]
-
 LEVEL = 0.95  # of the accuracy gap between the two models
 
 

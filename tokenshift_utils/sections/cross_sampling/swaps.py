@@ -9,8 +9,6 @@ import pandas as pd
 from tokenshift_utils.sections.common import percent, plan
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD
 
-__all__ = ["pick_examples", "say_deciding", "say_shown", "say_swaps", "swap_table", "turned"]
-
 KEY = ["benchmark", "problem", "sample"]
 
 

@@ -24,26 +24,6 @@ from tokenshift_utils.sections.common import (
 )
 from tokenshift_utils.sections.paper import fact
 
-__all__ = [
-    "COLUMNS",
-    "JS_BINS",
-    "SUPPORTS",
-    "divergence_evidence",
-    "entropy_by_js",
-    "identity_table",
-    "position_profile",
-    "relative_position",
-    "say_controls",
-    "say_entropy",
-    "say_identity",
-    "say_js_entropy",
-    "say_position",
-    "say_sparsity",
-    "sparsity_row",
-    "sparsity_table",
-    "why_js",
-]
-
 # The columns of the shifts records that this section needs.
 COLUMNS = (
     "benchmark",

@@ -12,15 +12,6 @@ from tokenshift_utils.report.style import color, log_scale, name_lines, panels_w
 from tokenshift_utils.sections.common import of_kind
 from tokenshift_utils.sections.divergence.numbers import SUPPORTS
 
-__all__ = [
-    "plot_controls",
-    "plot_entropy_bins",
-    "plot_identity",
-    "plot_js_distribution",
-    "plot_js_entropy",
-    "plot_positions",
-]
-
 LN2 = float(np.log(2))
 _FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
 _NOISE = "#8C8C8C"  # what rounding makes

@@ -7,8 +7,6 @@ import pandas as pd
 from tokenshift_utils.sections.common import percent, plan
 from tokenshift_utils.sections.divergence.numbers import SUPPORTS, sparsity_row
 
-__all__ = ["precision_table", "say_precision"]
-
 
 def precision_table(study, floor: pd.DataFrame | None) -> pd.DataFrame:
     """Shares of positions by JS between one model's weights in float32 and in bfloat16.

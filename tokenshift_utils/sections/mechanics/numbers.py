@@ -18,22 +18,6 @@ from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.sections.claims import HIGH_JS
 from tokenshift_utils.sections.common import evidence, of_kind, percent, plan
 
-__all__ = [
-    "COLUMNS",
-    "EVOLUTION_COLUMNS",
-    "evolution_evidence",
-    "evolution_table",
-    "mass_table",
-    "mechanics_evidence",
-    "overlap_table",
-    "rank_table",
-    "say_evolution",
-    "say_mass",
-    "say_overlap",
-    "say_rank",
-    "section_evidence",
-]
-
 _KEY = ["benchmark", "problem", "sample", "position"]
 COLUMNS = (
     *_KEY,

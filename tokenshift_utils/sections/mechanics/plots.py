@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 from tokenshift_utils.report.style import color, label_ends, log_scale, name_lines
 from tokenshift_utils.sections.mechanics.numbers import RANKS, RARE
 
-__all__ = ["plot_evolution", "plot_mass", "plot_overlap", "plot_rank"]
-
 
 def _names(study, table: pd.DataFrame) -> dict[str, str]:
     return {study.models[m].label: color(study, m) for m in dict.fromkeys(table["model"])}

@@ -14,18 +14,6 @@ import pandas as pd
 from tokenshift_utils.report.bootstrap import Bootstrap
 from tokenshift_utils.sections.common import by_benchmark, of_kind, percent, plan
 
-__all__ = [
-    "COLUMNS",
-    "sampling_settings",
-    "sampling_table",
-    "say_robustness",
-    "say_sampling",
-    "say_sources",
-    "say_support",
-    "source_table",
-    "support_table",
-]
-
 COLUMNS = ("benchmark", "problem", "sample", "position", "js", "js_full")
 
 

@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 
 from tokenshift_utils.report.style import color, log_scale, panels_width
 
-__all__ = ["plot_sampling", "plot_sources", "plot_support"]
-
 _FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
 _TOP = 0.6932  # nats; above ln 2 in single precision too
 _SUPPORTS = (("nucleus", "o", "truncated distributions"), ("full", "s", "full vocabulary"))
