@@ -17,14 +17,6 @@ from tokenshift_utils.sections.common import by_benchmark, of_kind, percent, pla
 COLUMNS = ("benchmark", "problem", "sample", "position", "js", "js_full")
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation, ties sharing their mean rank; NaN where one is constant."""
-    ranks = [pd.Series(x).rank().to_numpy() for x in (a, b)]
-    if len(a) < 2 or min(r.std() for r in ranks) == 0:
-        return np.nan
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
 def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """JS on the truncated distributions against JS on the full vocabulary, position by position.
 
@@ -57,7 +49,8 @@ def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
             row["full_median_at_nucleus_high"] = (
                 float(np.median(full[cut > high])) if (cut > high).any() else np.nan
             )
-            rows.append(row | {"rank_correlation": _rank_correlation(cut, full)})
+            rank = part[["js", "js_full"]].corr(method="spearman").iloc[0, 1]
+            rows.append(row | {"rank_correlation": rank})
     return pd.DataFrame(rows)
 
 
