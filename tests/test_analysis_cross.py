@@ -93,7 +93,7 @@ def tried(search, share_of):
     rates = []
     while not search.done:
         rates.append(search.rate)
-        search = search.told(share_of(search.rate))
+        search = search.update(share_of(search.rate))
     return rates, search
 
 
@@ -107,7 +107,7 @@ def test_search_halves_once_it_has_the_rate_between_two():
     # 0.5 and 0.25 are too much; linear to 0.25 * 0.04 / 0.0625 = 0.16, too little; then halves
     assert rates == [0.5, 0.25, 0.16, 0.205, 0.1825, 0.1937]
     assert found.rate == 0.205 and found.left == 0  # the nearest, 5% off
-    rates, _ = tried(found.again(0.1, 3), lambda rate: rate**2)
+    rates, _ = tried(found.restart(0.1, 3), lambda rate: rate**2)
     assert rates == [0.205]
 
 
@@ -494,7 +494,7 @@ def test_in_reverse_a_swap_turns_right_into_wrong():
 
 def test_how_often_one_swap_decides():
     frame = swap_case()
-    rows = swaps.turned(
+    rows = swaps.mark_turned(
         frame([False, False, True, False]),
         frame([True, False, True, True], [1, 1, 1, 2]),
         "forward",

@@ -102,6 +102,11 @@ def token_class(text: str) -> str:
     return "structural" if stripped and set(stripped) <= _STRUCTURAL else "other"
 
 
+def columns_of(name: str, triple: tuple[float, float, float]) -> dict[str, float]:
+    """{name, name_low, name_high} of a (value, low, high): how tables hold an estimate."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), triple))
+
+
 def percent(row, name: str, decimals: int = 1) -> str:
     """ "87.1% [86.2, 88.0]" from the columns name, name_low, name_high (or low, high) of a row."""
     ends = (f"{name}_low", f"{name}_high") if f"{name}_low" in row else ("low", "high")
