@@ -276,11 +276,12 @@ def test_sampler_settings_vary_one_thing_at_a_time():
     ]
 
 
-def test_rank_correlation():
-    a = np.array([1.0, 2.0, 3.0, 4.0])
-    assert analysis_robustness._rank_correlation(a, a**3) == pytest.approx(1)
-    assert analysis_robustness._rank_correlation(a, -a) == pytest.approx(-1)
-    assert math.isnan(analysis_robustness._rank_correlation(a, a * 0))
+@pytest.mark.parametrize("full, expected", [(1, 1.0), (-1, -1.0), (0, math.nan)])
+def test_rank_correlation_of_both_supports(full, expected):
+    js = np.array([0.1, 0.2, 0.3, 0.4])
+    frame = positions(js, js_full=0.5 + full * js**3)
+    found = analysis_robustness.support_table(ONE, {"dapo": frame})["rank_correlation"].iloc[0]
+    assert found == pytest.approx(expected, nan_ok=True)
 
 
 def test_plan_covers_problems_of_all_frames():

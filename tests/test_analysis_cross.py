@@ -494,7 +494,7 @@ def test_in_reverse_a_swap_turns_right_into_wrong():
 
 def test_how_often_one_swap_decides():
     frame = swap_case()
-    rows = swaps.turned(
+    rows = swaps.mark_turned(
         frame([False, False, True, False]),
         frame([True, False, True, True], [1, 1, 1, 2]),
         "forward",

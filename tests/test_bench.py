@@ -1,14 +1,16 @@
 """The bench: what it counts and how it reports. Nothing here asserts a time."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig
 
-from tokenshift_utils.bench import cross_sampling, weighting
-from tokenshift_utils.bench.cross_sampling import Case, Pair, expected_tokens, floor
+from tokenshift_utils.bench import cross_sampling, harness, weighting
+from tokenshift_utils.bench.cross_sampling import Case, Measurement, expected_tokens, floor
+from tokenshift_utils.bench.harness import Pair, chosen
 from tokenshift_utils.measures.weighting import SIGNALS
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.run.cli import main
@@ -42,9 +44,12 @@ def test_floor_by_hand():
 
 def test_measurements_have_the_form_that_is_promised(small):
     called = []
-    rows = cross_sampling.measure(
+    measured = cross_sampling.measure(
         SMALL, small, (0.0, 0.2), (1, 4, "auto"), lambda: called.append(1)
     )
+    rows = [next(measured)]
+    assert len(called) == 2 * 4  # a row comes as soon as it is measured
+    rows += measured
     assert len(called) == cross_sampling.calls(SMALL, (0.0, 0.2), (1, 4, "auto"))
     assert all(tuple(row) == cross_sampling.KEYS for row in rows)
     methods = [(row["method"], row["block"]) for row in rows]
@@ -66,16 +71,17 @@ def test_measurements_have_the_form_that_is_promised(small):
 
 def test_a_threshold_meets_its_switch_rate(small):
     case = Case("small", "cpu", 4, rows=4, tokens=40, fixed=9, repeats=1)
-    m = cross_sampling._Measurement(case, small)
+    m = Measurement(case, small)
     responses = m.plain()
     assert {len(ids) for ids in responses} == {40}
-    zero, some = m.thresholds((0.0, 0.2), responses)
+    js = m.divergences(responses)
+    zero, some = (m.threshold(rate, js) for rate in (0.0, 0.2))
     assert m.mixed(zero, 1) == (160, 0.0)
     assert 0.05 < m.mixed(some, 1)[1] < 0.5
 
 
 def test_one_batch_of_one_length_by_both(small):
-    m = cross_sampling._Measurement(SMALL, small)
+    m = Measurement(SMALL, small)
     before = small.primary.model.config._attn_implementation
     assert m.fixed() == m.generate("eager") == m.generate("sdpa") == 2 * 7
     assert small.primary.model.config._attn_implementation == before
@@ -90,25 +96,23 @@ def test_a_random_pair_is_one_model_and_one_near_it():
         num_attention_heads=2,
         num_key_value_heads=2,
     )
-    pair = cross_sampling.random_pair(config, "cpu", rows=3)
-    assert [len(prompt) for prompt in pair.prompts] == [cross_sampling.PROMPT] * 3
+    pair = harness.random_pair(config, "cpu", rows=3)
+    assert [len(prompt) for prompt in pair.prompts] == [harness.PROMPT] * 3
     for (name, a), (_, b) in zip(
         pair.primary.model.named_parameters(), pair.intervention.model.named_parameters()
     ):
         apart = float((a - b).detach().std() / a.detach().std()) if a.dim() > 1 else 0.0
-        assert a.dim() < 2 or 0.5 * cross_sampling.NOISE < apart < 2 * cross_sampling.NOISE, name
+        assert a.dim() < 2 or 0.5 * harness.NOISE < apart < 2 * harness.NOISE, name
     with torch.no_grad():
         logits = pair.primary.model(torch.tensor(pair.prompts)).logits[:, -1]
-    assert float((logits / pair.temperature).std()) == pytest.approx(
-        cross_sampling.SURENESS, rel=0.1
-    )
+    assert float((logits / pair.temperature).std()) == pytest.approx(harness.SURENESS, rel=0.1)
 
 
 def test_the_tiny_pair_writes_as_in_the_study():
     case = Case("tiny", "cpu", 4, rows=4, tokens=320, fixed=5, repeats=1)
     pair = cross_sampling.make_pair(case)
     assert len(pair.prompts) == 4 and pair.primary.name == "base"
-    m = cross_sampling._Measurement(case, pair)
+    m = Measurement(case, pair)
     ends = set(pair.primary.eos_ids)
     assert all(len(ids) < 320 and ids[-1] in ends for ids in m.plain())
     assert m.fixed() == 4 * 5
@@ -116,12 +120,12 @@ def test_the_tiny_pair_writes_as_in_the_study():
 
 def test_cases_without_their_device_are_left_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert {case.device for case in cross_sampling.chosen_cases()} == {"cpu"}
-    assert [case.pair for case in cross_sampling.chosen_cases(["tiny"])] == ["tiny"]
+    assert {case.device for case in chosen(cross_sampling.CASES, ())} == {"cpu"}
+    assert [case.pair for case in chosen(cross_sampling.CASES, ["tiny"])] == ["tiny"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    big = cross_sampling.chosen_cases(["qwen2.5-7b-shape"])
+    big = chosen(cross_sampling.CASES, ["qwen2.5-7b-shape"])
     assert [(case.device, case.batch) for case in big] == [("cuda", 16), ("cuda", 64)]
-    assert [case.batch for case in cross_sampling.chosen_cases(["qwen2.5-7b-shape"], [64])] == [64]
+    assert [case.batch for case in chosen(cross_sampling.CASES, ["qwen2.5-7b-shape"], [64])] == [64]
 
 
 @pytest.mark.parametrize(
@@ -169,15 +173,36 @@ def test_padding_stands_left():
 def test_rows_as_text():
     row = dict(zip(cross_sampling.KEYS, ("p", "cpu", 16, "block", 8, 0.0401, 1234.5, 1.318, 1.2)))
     plain = dict(zip(cross_sampling.KEYS, ("p", "cpu", 16, "plain", None, None, 2000.0, 1.0, None)))
-    lines = cross_sampling.render([plain, row]).splitlines()
-    assert lines[1].split() == ["p", "cpu", "16", "plain", "2000", "1.00"]
-    assert lines[2].split() == ["p", "cpu", "16", "block", "8", "4.0%", "1234", "1.32", "1.20"]
-    assert len({line.index("1.") for line in lines[1:]}) == 1
+    lines = [harness.line(cross_sampling.COLUMNS, row) for row in (plain, row)]
+    assert lines[0].split() == ["p", "cpu", "16", "plain", "2000", "1.00"]
+    assert lines[1].split() == ["p", "cpu", "16", "block", "8", "4.0%", "1234", "1.32", "1.20"]
+    assert len({line.index("1.") for line in lines}) == 1
+
+
+def test_a_list_that_is_stopped_is_a_list_of_what_was_measured(capsys):
+    def stopped():
+        yield {"a": 1}
+        yield {"a": None}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        harness.show((), stopped(), as_json=True)
+    assert json.loads(capsys.readouterr().out) == [{"a": 1}, {"a": None}]
+    harness.show((), iter(()), as_json=True)
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_quick_bench_measures_less(small, monkeypatch):
+    made, few = [], replace(small, prompts=small.prompts[:2])
+    monkeypatch.setattr(cross_sampling, "CASES", (SMALL,))
+    monkeypatch.setattr(cross_sampling, "make_pair", lambda case: made.append(case) or few)
+    rows = list(cross_sampling.bench(quick=True))
+    assert (made[0].rows, made[0].repeats) == (2, 1) and len(rows) == 3 + 2 * 2
 
 
 def test_every_signal_of_the_weighted_trainer_is_measured_beside_trls_own():
-    rows = weighting.bench_weighting(repeats=1, rows=2)
+    rows = list(weighting.bench(repeats=1, rows=2))
     assert [row["signal"] for row in rows] == [weighting.PLAIN, *SIGNALS]
     assert rows[0]["extra"] == 0 and all(row["ms_per_step"] > 0 for row in rows)
     assert all(0 < row["ms_of_weights"] < row["ms_per_step"] for row in rows[1:])
-    assert weighting.render(rows).count("\n") == len(rows) + 1
+    assert all(tuple(row) == tuple(c.field for c in weighting.COLUMNS) for row in rows)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tokenshift_utils.bench import scoring
-from tokenshift_utils.bench.cross_sampling import Pair
+from tokenshift_utils.bench.harness import Pair, chosen, shape
 from tokenshift_utils.bench.scoring import Case, peak
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.run.cli import main
@@ -53,11 +53,11 @@ def test_the_peak_of_a_process_is_seen():
 
 def test_cases_without_their_device_are_left_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [case.length for case in scoring.chosen_cases()] == [2048, 8192]
+    assert [case.length for case in chosen(scoring.CASES, ())] == [2048, 8192]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    big = scoring.chosen_cases(["qwen2.5-7b-shape"])
+    big = chosen(scoring.CASES, ["qwen2.5-7b-shape"])
     assert [(case.device, case.length) for case in big] == [("cuda", 2048), ("cuda", 8192)]
-    assert scoring.shape("qwen2.5-7b-shape").hidden_size == 3584
+    assert shape("qwen2.5-7b-shape").hidden_size == 3584
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ Generation and cross-sampling are measured by ``tokenshift bench cross-sampling`
 
 import time
 
-from tokenshift_utils.bench.cross_sampling import TOP_P, tiny_pair
+from tokenshift_utils.bench.harness import TOP_P, tiny_pair
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.store.executor import one_thread

@@ -7,52 +7,56 @@ tokens that such a round emits at the switch rate achieved.
 
 The tiny study's pair ends responses as it does in the study, and other texts enter; random pairs
 write a fixed number of tokens. Rules need both models (JS), with thresholds set for a wanted switch
-rate. Methods take turns, and each keeps its best time, since other processes can only slow a run
-down; on a CPU time is the process's own, so that waiting for a turn does not count either.
+rate.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Qwen2Config
+from transformers import GenerationConfig
 
-from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.bench.harness import (
+    TOP_P,
+    Clock,
+    Column,
+    Pair,
+    chosen,
+    random_pair,
+    shape,
+    tiny_pair,
+)
 from tokenshift_utils.models.policy import Sampling, stop_ids
 from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.store.executor import one_thread
 from tokenshift_utils.store.progress import Progress
-from tokenshift_utils.study.study import load_study
-from tokenshift_utils.tasks.benchmarks import load_benchmark
 
 RATES = (0.0, 0.01, 0.04, 0.1)  # shares of switched positions aimed at
 BLOCKS = (1, 4, 8, 16, "auto")  # 1: lockstep
-TOP_P = 0.7
-WIDTH = 1.6  # spread of a random model's weights times the root of its hidden size: wide enough
-# that attention picks out tokens, or the model would soon repeat itself
-SURENESS = 12.0  # spread of a random model's logits over the temperature: entropy below 1 nat
-NOISE = 0.001  # of a random pair's tuned model, relative to the spread of each weight matrix
-PROMPT = 32  # tokens of a random pair's prompts
+QUICK_RATES, QUICK_BLOCKS = (0.0, 0.04), (1, 8)
 NEVER = 0.7  # nats, above what JS can be
 TRIALS = 6  # to meet a switch rate
 CLOSE = 0.15  # relative error at which a switch rate is met
-KEYS = (
-    *("pair", "device", "batch", "method", "block"),
-    *("switch_rate", "tokens_per_s", "cost_ratio", "floor"),
+COLUMNS = (
+    Column("pair", "pair", width="<18"),
+    Column("device", "device", width="<6"),
+    Column("batch", "batch", width=">5"),
+    Column("method", "method", width="<11"),
+    Column("block", "block", width=">5"),
+    Column("switch_rate", "switched", ".1%"),
+    Column("tokens_per_s", "tokens/s", ".0f"),
+    Column("cost_ratio", "cost", ".2f", ">5"),
+    Column("floor", "floor", ".2f", ">5"),
 )
+KEYS = tuple(column.field for column in COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,6 @@ class Case:
     repeats: int
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two policies, prompts for them, and the temperature at which they are sampled."""
-
-    primary: HFPolicy
-    intervention: HFPolicy
-    prompts: list[list[int]]
-    temperature: float
-
-
 CASES = (
     Case("tiny", "cpu", 16, rows=96, tokens=320, fixed=120, repeats=3),
     Case("random-30m", "cpu", 1, rows=2, tokens=192, fixed=64, repeats=3),
@@ -89,94 +83,13 @@ CASES = (
     Case("qwen2.5-7b-shape", "cuda", 16, rows=16, tokens=384, fixed=64, repeats=1),
     Case("qwen2.5-7b-shape", "cuda", 64, rows=64, tokens=384, fixed=64, repeats=1),
 )
-SHAPES: dict[str, Callable[[], Any]] = {
-    "random-30m": lambda: LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=384,
-        intermediate_size=1024,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-    ),
-    "qwen2.5-1.5b-shape": lambda: Qwen2Config(
-        vocab_size=151_936,
-        hidden_size=1536,
-        intermediate_size=8960,
-        num_hidden_layers=28,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-    ),
-    "qwen2.5-7b-shape": lambda: Qwen2Config(
-        vocab_size=152_064,
-        hidden_size=3584,
-        intermediate_size=18_944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-    ),
-}
-
-
-# Pairs ------------------------------------------------------------------------------------------
-
-
-class _NoTokenizer:
-    """Prompts of random models are token ids."""
-
-    eos_token_id = None
-
-
-def tiny_pair(rows: int) -> Pair:
-    """The tiny study's base and first RL model, on its last benchmark's problems."""
-    study = load_study("tiny")
-    primary, intervention = (
-        HFPolicy.load(study.model_path(name), name, study.dtype, "cpu")
-        for name in (study.base, study.cross_sampling.pairs[0])
-    )
-    problems = load_benchmark(study, list(study.benchmarks)[-1])
-    texts = [study.prompt.template.format(problem=problem.problem) for problem in problems]
-    prompts = [primary.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    several = [prompts[i % len(prompts)] for i in range(rows)]
-    return Pair(primary, intervention, several, study.sampling.temperature)
-
-
-def random_pair(config: Any, device: str, rows: int) -> Pair:
-    """Random weights of a given shape, and the same with a little noise; bfloat16 on a GPU.
-
-    Input and output embeddings are not tied, since a random model with tied ones only repeats
-    itself. The temperature makes the two about as sure as trained models are, and an end that no
-    model draws lets responses go on to the limit.
-    """
-    config.tie_word_embeddings = False
-    config.initializer_range = WIDTH / config.hidden_size**0.5
-    config.bos_token_id = config.eos_token_id = None
-    config._attn_implementation = "eager" if device == "cpu" else "sdpa"
-    policies = []
-    for name, noise in (("base", 0.0), ("tuned", NOISE)):
-        with torch.random.fork_rng(), torch.device(device):
-            torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32 if device == "cpu" else torch.bfloat16
-            ).eval()
-            with torch.no_grad():
-                for weight in model.parameters():
-                    if noise and weight.dim() > 1:
-                        weight += noise * weight.std() * torch.randn_like(weight)
-        policies.append(HFPolicy(model, _NoTokenizer(), name))
-        policies[-1].eos_ids = (config.vocab_size,)
-    generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(config.vocab_size, (rows, PROMPT), generator=generator).tolist()
-    with torch.inference_mode():
-        some = torch.tensor(prompts[:8], device=device)
-        spread = float(policies[0].model(some, logits_to_keep=1).logits.float().std())
-    return Pair(*policies, prompts, spread / SURENESS)
 
 
 def make_pair(case: Case) -> Pair:
     """The pair of a case."""
     if case.pair == "tiny":
         return tiny_pair(case.rows)
-    return random_pair(SHAPES[case.pair](), case.device, case.rows)
+    return random_pair(shape(case.pair), case.device, case.rows)
 
 
 # Measuring --------------------------------------------------------------------------------------
@@ -210,37 +123,15 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tens
     return ids, (torch.arange(width) >= width - lengths[:, None]).long()
 
 
-def seconds(call: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """How long a call takes, and what it returns.
+class Measurement:
+    """One case being measured: what takes turns, and the best time a token of each (``clock``)."""
 
-    On a CPU the time that this process was given, which on one thread and an idle machine is the
-    time that passes; on a GPU the time that passes until it is done.
-    """
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start = clock()
-    result = call()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - start, result
-
-
-class _Measurement:
-    """One case being measured: what takes turns, and the best time a token of each."""
-
-    def __init__(self, case: Case, pair: Pair) -> None:
+    def __init__(self, case: Case, pair: Pair, progress: Callable[[], Any] = lambda: None) -> None:
         self.case = case
         self.pair = pair
         self.sampling = Sampling(pair.temperature, TOP_P, case.tokens)
         self.keys = list(range(case.rows))
-        self.best: dict[Any, float] = {}
-
-    def time(self, name: Any, call: Callable[[], Any], tokens: Callable[[Any], int]) -> Any:
-        """Call, keep the time a token under a name if it is the best, and return the result."""
-        taken, result = seconds(call, self.case.device)
-        self.best[name] = min(taken / tokens(result), self.best.get(name, np.inf))
-        return result
+        self.clock = Clock(case.device, progress)
 
     def plain(self) -> list[list[int]]:
         """Responses of the primary alone, as token ids."""
@@ -303,7 +194,7 @@ class _Measurement:
             for i in range(calls):
                 session.read(tokens[:, i * block : (i + 1) * block])
 
-        self.time(("forward", block), feed, lambda _: calls)
+        self.clock.time(("forward", block), feed, lambda _: calls)
 
     def threshold(self, rate: float, js: np.ndarray) -> float:
         """The JS threshold that switches about the wanted share of positions.
@@ -325,15 +216,14 @@ class _Measurement:
             level = min(2 * level, (low + high) / 2)
         return min(tried)[1]
 
-    def thresholds(self, rates: Sequence[float], responses: list[list[int]]) -> list[float]:
-        """The threshold of each switch rate."""
+    def divergences(self, responses: list[list[int]]) -> np.ndarray:
+        """JS at every position of the primary's own responses."""
         pair, batch = self.pair, self.case.batch
         scored = score_pair(
             *(pair.primary, pair.intervention, pair.prompts, responses, self.sampling),
             *(1, batch),
         )
-        js = np.concatenate([columns["js"] for _, columns in scored])
-        return [self.threshold(rate, js) for rate in rates]
+        return np.concatenate([columns["js"] for _, columns in scored])
 
 
 def attentions(case: Case) -> tuple[str, ...]:
@@ -347,153 +237,86 @@ def measure(
     rates: Sequence[float],
     blocks: Sequence[int | str],
     progress: Callable[[], Any] = lambda: None,
-) -> list[dict]:
-    """All results of a case, as the rows of ``bench``. ``progress`` is called once a timed call."""
-    m, switched = _Measurement(case, pair), {}
-    responses = m.plain()
-    thresholds = m.thresholds(rates, responses)
-    whole = sorted({block for block in blocks if block != "auto"})
-    for _ in range(case.repeats):
-        m.time("plain-fixed", m.fixed, int)
-        progress()
-        for attention in attentions(case):
-            m.time("generate", partial(m.generate, attention), int)
-            progress()
-        for block in whole:
-            m.forward(block, responses)
-        for rate, threshold in zip(rates, thresholds):
-            m.time(("plain", rate), m.plain, lambda found: sum(map(len, found)))
-            progress()
-            for block in blocks:
-                key = rate, block
-                _, switched[key] = m.time(key, partial(m.mixed, threshold, block), itemgetter(0))
-                progress()
-    return _rows(m, switched, rates, blocks, whole)
-
-
-def calls(case: Case, rates: Sequence[float], blocks: Sequence[int | str]) -> int:
-    """How often ``measure`` reports progress."""
-    return case.repeats * (1 + len(attentions(case)) + len(rates) * (1 + len(blocks)))
-
-
-def _rows(
-    m: _Measurement,
-    switched: dict[tuple, float],
-    rates: Sequence[float],
-    blocks: Sequence[int | str],
-    whole: list[int],
-) -> list[dict]:
-    case, best = m.case, m.best
+) -> Iterator[dict]:
+    """The rows of ``bench`` of a case, as soon as each is known. ``progress``: see ``Clock``."""
+    m = Measurement(case, pair, progress)
+    best, whole = m.clock.best, sorted({block for block in blocks if block != "auto"})
 
     def row(method, cost, beside, block=None, rate=None, least=None) -> dict:
         where = (case.pair, case.device, case.batch, method, block, rate)
         return dict(zip(KEYS, (*where, 1.0 / cost, cost / beside, least), strict=True))
 
-    fixed, plain = best["plain-fixed"], min(best["plain", rate] for rate in rates)
-    rows = [row("plain-fixed", fixed, fixed), row("generate", best["generate"], fixed)]
-    rows.append(row("plain", plain, plain))
+    def count(responses: list[list[int]]) -> int:
+        return sum(map(len, responses))
+
+    # 1) plain generation, and transformers' own on one batch of one length
+    for _ in range(case.repeats):
+        responses = m.clock.time("plain", m.plain, count)
+        m.clock.time("plain-fixed", m.fixed, int)
+        for attention in attentions(case):
+            m.clock.time("generate", partial(m.generate, attention), int)
+    yield row("plain-fixed", best["plain-fixed"], best["plain-fixed"])
+    yield row("generate", best["generate"], best["plain-fixed"])
+    yield row("plain", best["plain"], best["plain"])
+    # 2) rate by rate: plain generation, each block's forward alone and each block take turns
+    js, switched = m.divergences(responses), {}
     for rate in rates:
+        threshold = m.threshold(rate, js)
+        for _ in range(case.repeats):
+            m.clock.time(("plain", rate), m.plain, count)
+            for block in whole:
+                m.forward(block, responses)
+            for block in blocks:
+                mixed = partial(m.mixed, threshold, block)
+                _, switched[block] = m.clock.time((rate, block), mixed, itemgetter(0))
         beside = best["plain", rate]
         for block in blocks:
-            achieved = switched[rate, block]
-            step = case.batch * beside
-            least = {k: floor(k, achieved, step, best["forward", k]) for k in whole}
+            achieved = switched[block]
+            least = {k: floor(k, achieved, case.batch * beside, best["forward", k]) for k in whole}
             method = "lockstep" if block == 1 else "block"
             lowest = least[block] if block in least else min(least.values())
-            rows.append(row(method, best[rate, block], beside, block, achieved, lowest))
-    return rows
+            yield row(method, best[rate, block], beside, block, achieved, lowest)
+
+
+def calls(case: Case, rates: Sequence[float], blocks: Sequence[int | str]) -> int:
+    """How often ``measure`` reports progress."""
+    alone = 2 + len(attentions(case))
+    fixed = sum(block != "auto" for block in blocks)
+    return case.repeats * (alone + len(rates) * (1 + fixed + len(blocks)))
 
 
 # The command ------------------------------------------------------------------------------------
 
 
-def cases_of(cases: Sequence[Any], pairs: Sequence[str]) -> list[Any]:
-    """The cases of some pairs, all where none is named; a pair that isn't known is refused."""
-    known = list(dict.fromkeys(case.pair for case in cases))
-    for pair in pairs:
-        if pair not in known:
-            raise TokenshiftError(
-                f"there is no pair '{pair}' to measure: there are {', '.join(known)}"
-            )
-    return [case for case in cases if not pairs or case.pair in pairs]
-
-
-def chosen_cases(pairs: Sequence[str] = (), batches: Sequence[int] = ()) -> list[Case]:
-    """The cases of some pairs and batch sizes, all where none is named.
-
-    Those that need a CUDA device are left out where there is none.
-
-    Raises
-    ------
-    TokenshiftError
-        For a pair that isn't known, and where nothing is left to measure.
-    """
-    cases = [case for case in cases_of(CASES, pairs) if not batches or case.batch in batches]
-    here = [case for case in cases if case.device == "cpu" or torch.cuda.is_available()]
-    if not here:
-        reason = "they need a CUDA device" if cases else "no pair is measured at that batch size"
-        raise TokenshiftError(f"there is nothing to measure: {reason}")
-    return here
-
-
-def bench(pairs: Sequence[str] = (), batches: Sequence[int] = ()) -> list[dict]:
+def bench(
+    pairs: Sequence[str] = (), batches: Sequence[int] = (), quick: bool = False
+) -> Iterator[dict]:
     """Measure cross-sampling on some pairs at some batch sizes, all where none is named.
+
+    ``quick`` measures each thing once, on one batch of responses, and fewer rates and blocks.
 
     Returns
     -------
-    One dict a measurement, with ``KEYS``. ``method`` is plain (the primary alone), lockstep or
-    block, or plain-fixed and generate (transformers' own): one batch each of responses of one
-    length. ``block`` is the drafts a round or "auto"; ``switch_rate`` the share of positions
+    An iterator of one dict a measurement, with ``KEYS``. ``method`` is plain (the primary alone),
+    lockstep or block, or plain-fixed and generate (transformers' own): one batch each of responses
+    of one length. ``block`` is the drafts a round or "auto"; ``switch_rate`` the share of positions
     switched; ``cost_ratio`` the cost of an emitted token in plain ones (generate's in those of
     plain-fixed); ``floor`` its least by the models' forwards alone, for "auto" that of the best of
     the fixed blocks. None where a column has no meaning.
     """
-    cases, rows = chosen_cases(pairs, batches), []
-    total = sum(calls(case, RATES, BLOCKS) for case in cases)
-    with one_thread(), Progress(total, "call") as progress:
+    cases, rates, blocks = chosen(CASES, pairs, batches), RATES, BLOCKS
+    if quick:
+        cases = [replace(case, rows=case.batch, repeats=1) for case in cases]
+        rates, blocks = QUICK_RATES, QUICK_BLOCKS
+    return _measure_all(cases, rates, blocks)
+
+
+def _measure_all(cases: list[Case], rates, blocks) -> Iterator[dict]:
+    total = sum(calls(case, rates, blocks) for case in cases)
+    with one_thread(), Progress(total, "call", "bench") as progress:
         for case in cases:
             progress.now(f"{case.pair}, batch {case.batch}")
             try:
-                rows += measure(case, make_pair(case), RATES, BLOCKS, progress.advance)
+                yield from measure(case, make_pair(case), rates, blocks, progress.advance)
             except torch.OutOfMemoryError:
                 progress.say(f"{case.pair} at batch {case.batch} needs more GPU memory: left out")
-    return rows
-
-
-def describe_machine() -> str:
-    """Processor, GPU and versions, in a line."""
-    parts = [f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, one thread used"]
-    if torch.cuda.is_available():
-        parts.append(torch.cuda.get_device_name())
-    parts += [f"torch {torch.__version__}", f"transformers {transformers.__version__}"]
-    return ", ".join(parts)
-
-
-def render(rows: Sequence[dict]) -> str:
-    """Results of ``bench`` as a table of text."""
-    head = ("pair", "device", "batch", "method", "block", "switched", "tokens/s", "cost", "floor")
-    lines = [head]
-    for row in rows:
-        numbers = (
-            "" if row["switch_rate"] is None else f"{row['switch_rate']:.1%}",
-            f"{row['tokens_per_s']:.0f}",
-            f"{row['cost_ratio']:.2f}",
-            "" if row["floor"] is None else f"{row['floor']:.2f}",
-        )
-        block = "" if row["block"] is None else str(row["block"])
-        lines.append(
-            (row["pair"], row["device"], str(row["batch"]), row["method"], block, *numbers)
-        )
-    return align(lines, left=(0, 1, 3))
-
-
-def align(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """Lines of cells as columns of text, flush right but for the columns listed."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in lines
-    )

@@ -2,9 +2,9 @@
 
 Two random models of one shape read one response. A bare pass is a forward of one model with lm_head
 at every position, its logits dropped: on a CPU in blocks, with cached keys and values, whichever
-size of block is faster; on a GPU at once. Scoring is ``shifts.score_pair``: both models and all
+size of block is faster; on a GPU at once. Scoring is ``compare.score_pair``: both models and all
 measures. Each case runs in a process of its own, on one thread, so that no memory is left over from
-another. Methods take turns, and each keeps its best time (see ``bench``).
+another.
 """
 
 from __future__ import annotations
@@ -15,24 +15,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import psutil
 import torch
-from transformers import Qwen2Config
 
-from tokenshift_utils.bench.cross_sampling import (
-    SHAPES,
+from tokenshift_utils.bench.harness import (
     TOP_P,
+    Clock,
+    Column,
     Pair,
-    align,
-    cases_of,
+    chosen,
     random_pair,
-    seconds,
+    shape,
 )
-from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import score_pair
@@ -45,10 +43,17 @@ BARE_BLOCKS = (32, 256)  # positions, on a CPU
 # freed may stay with the process and hide what is needed later; on a GPU kernels are compiled.
 WARM_UP = {"cpu": 1, "cuda": 600}
 POLL = 0.001  # seconds between two looks at the memory of a process
-KEYS = (
-    *("pair", "device", "vocabulary", "length", "cost_ratio", "extra_ms_per_position"),
-    *("extra_peak_bytes", "body_peak_bytes"),
+COLUMNS = (
+    Column("pair", "pair", width="<18"),
+    Column("device", "device", width="<6"),
+    Column("vocabulary", "vocabulary", width=">10"),
+    Column("length", "length", width=">6"),
+    Column("cost_ratio", "cost", ".2f", ">5"),
+    Column("extra_ms_per_position", "extra ms", ".3f"),
+    Column("extra_peak_bytes", "extra MiB", ".0f", ">9", 2**-20),
+    Column("body_peak_bytes", "body MiB", ".0f", scale=2**-20),
 )
+KEYS = tuple(column.field for column in COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -69,20 +74,6 @@ CASES = (
     Case("qwen2.5-7b-shape", "cuda", 2048, repeats=5),
     Case("qwen2.5-7b-shape", "cuda", 8192, repeats=3),
 )
-
-
-def shape(name: str) -> Any:
-    """The configuration of a pair: a small one with a large vocabulary, or one of ``bench``'s."""
-    if name == "small-152k":
-        return Qwen2Config(
-            vocab_size=151_936,
-            hidden_size=64,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-        )
-    return SHAPES[name]()
 
 
 # Measuring --------------------------------------------------------------------------------------
@@ -156,18 +147,18 @@ def measure(case: Case, pair: Pair, progress: Callable[[], Any] = lambda: None) 
         kept = [policy.scorer([prompt], [response]) for policy in policies]
         del kept
     progress()
-    scoring, passes = [], {block: [] for block in blocks}
+
+    def bare_passes(block: int | None) -> None:
+        for policy in policies:
+            bare(policy, prompt, response, block)
+
+    clock = Clock(case.device, progress)
     for _ in range(case.repeats):
-        scoring.append(seconds(partial(score, pair, response), case.device)[0])
-        progress()
+        clock.time("score", partial(score, pair, response))
         for block in blocks:
-            two = [
-                seconds(partial(bare, policy, prompt, response, block), case.device)[0]
-                for policy in policies
-            ]
-            passes[block].append(sum(two))
-            progress()
-    best, two_bare = min(scoring), min(min(taken) for taken in passes.values())
+            clock.time(block, partial(bare_passes, block))
+    best = clock.best.pop("score")
+    two_bare = min(clock.best.values())
     width = pair.primary.model.config.hidden_size
     hidden = len(policies) * case.length * width * pair.primary.model.dtype.itemsize
     numbers = (
@@ -199,50 +190,29 @@ def measure_alone(case: Case) -> dict | None:
 # The command ------------------------------------------------------------------------------------
 
 
-def chosen_cases(pairs: Sequence[str] = ()) -> list[Case]:
-    """The cases of some pairs, all where none is named, without those that have no device here.
-
-    Raises
-    ------
-    TokenshiftError
-        For a pair that isn't known, and where nothing is left to measure.
-    """
-    cases = cases_of(CASES, pairs)
-    here = [case for case in cases if case.device == "cpu" or torch.cuda.is_available()]
-    if not here:
-        raise TokenshiftError("there is nothing to measure: they need a CUDA device")
-    return here
-
-
-def bench(pairs: Sequence[str] = ()) -> list[dict]:
+def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
     """Measure scoring on some pairs, all where none is named.
+
+    ``quick`` measures the shortest responses of each pair, once.
 
     Returns
     -------
-    One dict a case, with ``KEYS``: ``cost_ratio`` is the time of scoring in those of two bare
-    passes, ``extra_ms_per_position`` what it takes beyond them, ``extra_peak_bytes`` the most memory
-    it holds beyond the models and their last hidden states, and ``body_peak_bytes`` what of that is
-    held already while the bodies alone read the response, one after the other, as bare passes do.
+    An iterator of one dict a case, with ``KEYS``: ``cost_ratio`` is the time of scoring in those of
+    two bare passes, ``extra_ms_per_position`` what it takes beyond them, ``extra_peak_bytes`` the
+    most memory it holds beyond the models and their last hidden states, and ``body_peak_bytes`` what
+    of that is held already while the bodies alone read the response, one after the other, as bare
+    passes do.
     """
-    rows = []
-    for case in chosen_cases(pairs):
+    cases = chosen(CASES, pairs)
+    if quick:
+        least = min(case.length for case in cases)
+        cases = [replace(case, repeats=1) for case in cases if case.length == least]
+    return _measure_all(cases)
+
+
+def _measure_all(cases: list[Case]) -> Iterator[dict]:
+    for case in cases:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-            rows.append(alone.submit(measure_alone, case).result())
-    return [row for row in rows if row is not None]
-
-
-def render(rows: Sequence[dict]) -> str:
-    """Results of ``bench`` as a table of text."""
-    lines = [
-        ("pair", "device", "vocabulary", "length", "cost", "extra ms", "extra MiB", "body MiB")
-    ]
-    for row in rows:
-        numbers = (
-            f"{row['cost_ratio']:.2f}",
-            f"{row['extra_ms_per_position']:.3f}",
-            f"{row['extra_peak_bytes'] / 2**20:.0f}",
-            f"{row['body_peak_bytes'] / 2**20:.0f}",
-        )
-        counts = str(row["vocabulary"]), str(row["length"])
-        lines.append((row["pair"], row["device"], *counts, *numbers))
-    return align(lines, left=(0, 1))
+            row = alone.submit(measure_alone, case).result()
+        if row is not None:
+            yield row

@@ -2,13 +2,13 @@
 
 A step is the loss of one micro-batch, forward and backward, without generation and without the
 optimiser: the part that the weights are in, so their share of a whole training run is smaller.
-Trainers take turns and each keeps its best time, since other processes can only slow a step down.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import partial
 from itertools import product
 
 import torch
@@ -16,64 +16,49 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from tokenshift_utils.bench.cross_sampling import seconds
+from tokenshift_utils.bench.harness import Clock, Column, seconds
 from tokenshift_utils.measures.weighting import SIGNALS, Weighting
 from tokenshift_utils.store.executor import one_thread
-from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 PLAIN = "none (TRL's own)"
 ROWS, PROMPT, WIDTH = 32, 16, 96  # of the micro-batch: responses, their prompts and their tokens
-REPEATS = 40
+REPEATS, QUICK_REPEATS = 40, 3
+COLUMNS = (
+    Column("signal", "signal", width="<16"),
+    Column("ms_per_step", "ms a step", ".1f", ">9"),
+    Column("ms_of_weights", "of that for weights", ".2f", ">19"),
+    Column("extra", "of TRL's own step", ".2%", ">17"),
+)
 
 
-def bench_weighting(repeats: int = REPEATS, rows: int = ROWS) -> list[dict]:
+def bench(repeats: int = REPEATS, rows: int = ROWS, quick: bool = False) -> Iterator[dict]:
     """Milliseconds a step with TRL's trainer and with each signal, on the tiny study's base model.
 
     ``ms_of_weights`` is the part of a step that computes, applies and logs the weights, timed by
-    itself because steps vary by more; ``extra`` is its share of a step of TRL's own.
+    itself because steps vary by more; ``extra`` is its share of a step of TRL's own. Signals take
+    turns, so all rows come at the end. ``quick`` takes fewer turns.
     """
     study = load_study("tiny")
     directory = study.model_path(study.base)
-    steps, parts = {}, {}
-    with (
-        one_thread(),
-        tempfile.TemporaryDirectory() as scratch,
-        Progress(repeats * (1 + len(SIGNALS)), "step", "bench") as progress,
-    ):
+    repeats = min(repeats, QUICK_REPEATS) if quick else repeats
+    clock, parts = Clock("cpu"), {}
+    with one_thread(), tempfile.TemporaryDirectory() as scratch:
         trainers = {n: _trainer(directory, scratch, n, rows) for n in (PLAIN, *SIGNALS)}
         inputs = _micro_batch(trainers[PLAIN], rows)
         for _, (name, trainer) in product(range(repeats), trainers.items()):
             spent = _time_weights(trainer)
-            elapsed, _ = seconds(lambda trainer=trainer: _step(trainer, inputs), "cpu")
-            steps[name] = min(steps.get(name, elapsed), elapsed)
+            clock.time(name, partial(_step, trainer, inputs))
             parts[name] = min(parts.get(name, sum(spent)), sum(spent))
-            progress.advance()
-    return [
-        {
+    for name, step in clock.best.items():
+        yield {
             "signal": name,
-            "ms_per_step": 1000 * steps[name],
+            "ms_per_step": 1000 * step,
             "ms_of_weights": 1000 * parts[name],
-            "extra": parts[name] / steps[PLAIN],
+            "extra": parts[name] / clock.best[PLAIN],
         }
-        for name in trainers
-    ]
-
-
-def render(rows: Sequence[dict]) -> str:
-    """The measurements as a Markdown table."""
-    lines = [
-        "| signal | ms a step | of that for weights | of TRL's own step |",
-        "|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['signal']} | {row['ms_per_step']:.1f} | {row['ms_of_weights']:.2f} |"
-            f" {row['extra']:.2%} |"
-        )
-    return "\n".join(lines)
 
 
 def _time_weights(trainer: GRPOTrainer) -> list[float]:

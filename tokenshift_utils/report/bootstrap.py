@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-__all__ = ["MIN_EVENTS", "MIN_PROBLEMS", "Bootstrap", "Estimate", "simultaneous", "too_few"]
-
 MIN_PROBLEMS = 2
 MIN_EVENTS = 10
 # Below this share of resamples in which a quantity exists, no interval is given.

@@ -10,8 +10,6 @@ from html import escape
 
 import pandas as pd
 
-__all__ = ["show_shifts", "show_trajectories", "token_pieces"]
-
 LN2 = math.log(2)
 _CONTEXT = 12  # tokens decoded before each, so that its spacing comes out as in the whole text
 _RGB = "213,94,0"  # vermilion of Okabe and Ito: JS

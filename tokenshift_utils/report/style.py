@@ -7,20 +7,12 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.colors import LogNorm
 
 from tokenshift_utils.files import write_bytes
-
-__all__ = [
-    "COLORS",
-    "color",
-    "label_ends",
-    "log_scale",
-    "name_lines",
-    "panels_width",
-    "save_figure",
-    "use_style",
-]
 
 # Okabe and Ito's palette. A study may set a model's colour itself.
 COLORS = {
@@ -79,6 +71,41 @@ def color(study, model: str) -> str:
         return own or COLORS[name]
     others = [n for n in study.models if n not in COLORS]
     return _SPARE[others.index(name) % len(_SPARE)]
+
+
+def labels(study, models) -> dict[str, str]:
+    """{label: colour} of models, each once: see `name_lines`."""
+    return {study.models[m].label: color(study, m) for m in dict.fromkeys(models)}
+
+
+def interval_line(ax, x, rows: pd.DataFrame, name: str, hue: str, alpha=0.18, **look) -> None:
+    """A line with points through the column `name`, and a band from its _low to its _high."""
+    ax.plot(x, rows[name], "o-", color=hue, **{"markersize": 3.5} | look)
+    low, high = rows[f"{name}_low"], rows[f"{name}_high"]
+    ax.fill_between(x, low, high, color=hue, alpha=alpha, linewidth=0)
+
+
+def errors(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """[2, rows] percent from the column `name` down to its _low and up to its _high, 0 for none."""
+    ends = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
+    return 100 * np.maximum(np.nan_to_num(np.array(ends, dtype=float)), 0)
+
+
+def histograms(study, points: dict[str, tuple], edges: tuple, height: float):
+    """(figure, axes) of a 2-D histogram a model, from {model: (x, y)}; colour counts positions."""
+    count = max(len(points), 1)
+    fig, axes = plt.subplots(
+        1, count, figsize=(panels_width(count), height), sharey=True, squeeze=False
+    )
+    counts = {model: np.histogram2d(*xy, edges)[0] for model, xy in points.items()}
+    norm, mesh = LogNorm(1, max([2, *(c.max() for c in counts.values())])), None
+    for ax, (model, found) in zip(axes[0], counts.items()):
+        shown = np.ma.masked_equal(found.T, 0)
+        mesh = ax.pcolormesh(*edges, shown, norm=norm, cmap="cividis", rasterized=True)
+        ax.set_title(study.models[model].label)
+    if mesh is not None:
+        fig.colorbar(mesh, ax=axes[0].tolist(), label="positions", aspect=30)
+    return fig, axes[0]
 
 
 def panels_width(count: int) -> float:

@@ -14,24 +14,20 @@ import pandas as pd
 
 from tokenshift_utils.files import write_text
 
-__all__ = ["text_table", "to_latex", "to_markdown", "write_table"]
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-
-
+_LATEX = str.maketrans(
+    {
+        **{c: rf"\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "–": "--",
+        "−": "$-$",
+        "∞": r"$\infty$",
+        "\n": " ",
+    }
+)
 NO_INTERVAL = "too few for an interval"
 SETTINGS = ("threshold", "gain", "rate", "temperature", "top_p")  # shown as the study gives them
 
@@ -110,24 +106,12 @@ def to_markdown(frame: pd.DataFrame) -> str:
 def to_latex(frame: pd.DataFrame) -> str:
     """A booktabs tabular, to be included with \\input; needs no package beside booktabs."""
 
-    def escape(cell):
-        text = "".join(_LATEX.get(c, c) for c in str(cell).replace("\n", " "))
-        return text.replace("–", "--").replace("−", "$-$").replace("∞", r"$\infty$")
+    def escape(cell) -> str:
+        return str(cell).translate(_LATEX)
 
-    def row(cells):
-        return " & ".join(escape(c) for c in cells) + r" \\"
-
-    text = text_table(frame)
-    lines = [
-        rf"\begin{{tabular}}{{{'l' * len(text.columns)}}}",
-        r"\toprule",
-        row(text.columns),
-        r"\midrule",
-        *(row(r) for r in text.itertuples(index=False)),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
+    shown = text_table(frame).style.hide(axis="index")
+    shown = shown.format(escape).format_index(escape, axis="columns")
+    return shown.to_latex(hrules=True, column_format="l" * len(shown.columns))
 
 
 def write_table(frame: pd.DataFrame, directory: Path, name: str) -> list[Path]:

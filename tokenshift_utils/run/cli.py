@@ -283,53 +283,49 @@ def store_prune(
     typer.echo(prune(yes))
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, a list of cases.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A rough table, in two minutes on a CPU.")]
+Pairs = Annotated[
+    list[str] | None, typer.Option(help="Pairs of models to measure; all that can be here.")
+]
+
+
 @bench.command("cross-sampling")
 def bench_cross_sampling(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of cases.")] = False,
-    pair: Annotated[
-        list[str] | None, typer.Option(help="Pairs of models to measure; all that can be here.")
-    ] = None,
+    as_json: AsJson = False,
+    quick: Quick = False,
+    pair: Pairs = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch sizes to measure; all.")] = None,
 ) -> None:
     """What cross-sampling costs beside plain generation by the primary alone.
 
-    Takes some minutes on an idle CPU. Pairs of GPU size are measured where there is a CUDA device.
+    Takes half an hour on an idle CPU; every row is printed when it is measured. Pairs of GPU size
+    are measured where there is a CUDA device.
     """
-    import json
+    from tokenshift_utils.bench import cross_sampling, harness
 
-    from tokenshift_utils.bench.cross_sampling import bench, describe_machine, render
-
-    rows = bench(pair or (), batch or ())
-    typer.echo(json.dumps(rows, indent=1) if as_json else f"{describe_machine()}\n\n{render(rows)}")
+    rows = cross_sampling.bench(pair or (), batch or (), quick)
+    harness.show(cross_sampling.COLUMNS, rows, as_json)
 
 
 @bench.command("weighting")
-def bench_weighting() -> None:
+def bench_weighting(as_json: AsJson = False, quick: Quick = False) -> None:
     """What each signal of the weighted trainer costs a training step; a minute on an idle CPU."""
-    from tokenshift_utils.bench.cross_sampling import describe_machine
-    from tokenshift_utils.bench.weighting import bench_weighting, render
+    from tokenshift_utils.bench import harness, weighting
 
-    typer.echo(f"{describe_machine()}\n\n{render(bench_weighting())}")
+    harness.show(weighting.COLUMNS, weighting.bench(quick=quick), as_json)
 
 
 @bench.command("scoring")
-def bench_scoring(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of cases.")] = False,
-    pair: Annotated[
-        list[str] | None, typer.Option(help="Pairs of models to measure; all that can be here.")
-    ] = None,
-) -> None:
+def bench_scoring(as_json: AsJson = False, quick: Quick = False, pair: Pairs = None) -> None:
     """What comparing two models on long responses costs beside a bare pass of each.
 
-    Takes some minutes on an idle CPU. Pairs of GPU size are measured where there is a CUDA device.
+    Takes some minutes on an idle CPU; every row is printed when it is measured. Pairs of GPU size
+    are measured where there is a CUDA device.
     """
-    import json
+    from tokenshift_utils.bench import harness, scoring
 
-    from tokenshift_utils.bench.cross_sampling import describe_machine
-    from tokenshift_utils.bench.scoring import bench, render
-
-    rows = bench(pair or ())
-    typer.echo(json.dumps(rows, indent=1) if as_json else f"{describe_machine()}\n\n{render(rows)}")
+    harness.show(scoring.COLUMNS, scoring.bench(pair or (), quick), as_json)
 
 
 def _parameters(given: list[str]) -> dict:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from string import Formatter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,18 +13,6 @@ import pandas as pd
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.report.tables import NO_INTERVAL
 from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS
-
-__all__ = [
-    "ALL",
-    "by_benchmark",
-    "evidence",
-    "of_kind",
-    "paragraph",
-    "percent",
-    "plan",
-    "points",
-    "token_class",
-]
 
 ALL = "all"  # the row of a table that pools the benchmarks
 
@@ -45,6 +35,39 @@ def by_benchmark(study, frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame
         yield study.benchmarks[name].label, frame[frame["benchmark"] == name]
     if len(found) > 1:
         yield ALL, frame
+
+
+def by(
+    study,
+    frames: Mapping[Any, pd.DataFrame],
+    rows: Callable[[Bootstrap, Any, str, pd.DataFrame], Iterable[dict]],
+    *others: pd.DataFrame,
+) -> pd.DataFrame:
+    """The table of all `rows(boot, key, benchmark, part)`, by the frames' keys and by benchmark.
+
+    One bootstrap is behind all of it: over the problems of the frames and of the `others`.
+    """
+    boot = plan(study, *frames.values(), *others)
+    return pd.DataFrame(
+        [
+            row
+            for key, frame in frames.items()
+            for benchmark, part in by_benchmark(study, frame)
+            for row in rows(boot, key, benchmark, part)
+        ]
+    )
+
+
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows over all benchmarks: of the last benchmark label, which pools if there are two."""
+    return table[table["benchmark"] == table["benchmark"].iloc[-1]]
+
+
+def last_row(table: pd.DataFrame, **where) -> pd.Series | None:
+    """The last of the rows with these values; None where there is none."""
+    for name, value in where.items():
+        table = table[table[name] == value]
+    return None if table.empty else table.iloc[-1]
 
 
 def of_kind(study, *kinds: str) -> list[str]:
@@ -79,9 +102,14 @@ def token_class(text: str) -> str:
     return "structural" if stripped and set(stripped) <= _STRUCTURAL else "other"
 
 
+def columns_of(name: str, triple: tuple[float, float, float]) -> dict[str, float]:
+    """{name, name_low, name_high} of a (value, low, high): how tables hold an estimate."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), triple))
+
+
 def percent(row, name: str, decimals: int = 1) -> str:
     """ "87.1% [86.2, 88.0]" from the columns name, name_low, name_high (or low, high) of a row."""
-    ends = (f"{name}_low", f"{name}_high") if f"{name}_low" in row.index else ("low", "high")
+    ends = (f"{name}_low", f"{name}_high") if f"{name}_low" in row else ("low", "high")
     value, low, high = (100 * float(row[c]) for c in (name, *ends))
     if np.isnan(value):
         return "not measurable"
@@ -97,6 +125,36 @@ def points(row, name: str) -> str:
         return text
     sign = "+" if float(row[name]) > 0 else ""
     return sign + text.replace("%", " points", 1)
+
+
+class _Sentence(Formatter):
+    """`str.format` of a row's columns, whose names may hold dots, with two formats more."""
+
+    def get_field(self, name, args, row):
+        return (row, name), name
+
+    def format_field(self, field, spec):
+        row, name = field
+        if spec.startswith("%"):
+            return percent(row, name, int(spec[1:] or 1))
+        return points(row, name) if spec == "points" else format(row[name], spec)
+
+
+def say(template: str, row: Mapping | pd.Series, **more) -> str:
+    """A sentence from a row: `template` with its columns, and `more`, where it has {column:format}.
+
+    Formats are Python's; "%" is `percent` with one decimal, "%2" with two; "points" is `points`.
+
+    >>> say("{pair}: {share:%0} of {n:,}", {"pair": "RL", "n": 1200, "share": 0.5,
+    ...     "share_low": 0.4, "share_high": 0.6})
+    'RL: 50% [40, 60] of 1,200'
+    """
+    return _Sentence().vformat(template, (), {**row, **more})
+
+
+def say_each(template: str, rows: pd.DataFrame, **more) -> str:
+    """A line a row: see `say`."""
+    return "\n".join(say(template, row, **more) for _, row in rows.iterrows())
 
 
 def paragraph(text: str) -> None:

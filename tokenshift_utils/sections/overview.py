@@ -21,15 +21,6 @@ from tokenshift_utils.files import read_csv
 from tokenshift_utils.report.tables import to_markdown
 from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS, VERDICTS, evaluate
 
-__all__ = [
-    "claims_markdown",
-    "claims_table",
-    "gallery",
-    "read_evidence",
-    "say_claims",
-    "section_claims",
-]
-
 RUN_AGAIN = "delete it and run the notebook that makes it again (tokenshift reproduce)"
 SECTIONS = {
     "1": "Divergence characterization",

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-__all__ = ["FACTS", "Fact", "fact", "facts_table", "table1", "table2"]
-
 REVIEWS = "abstract and public reviews"
 SUMMARY = "a published summary only"
 

@@ -47,7 +47,7 @@ def cross_examples(study, table: pd.DataFrame, count: int = 2) -> tuple[list[dic
         found = swaps.pick_examples(rows, switches, names, direction, count)
         examples += found
         said.append(
-            swaps.say_deciding(study, swaps.turned(own[primary], runs, direction), direction)
+            swaps.say_deciding(study, swaps.mark_turned(own[primary], runs, direction), direction)
         )
         said[-1] += swaps.say_shown(found)
     return examples, "\n".join(said)

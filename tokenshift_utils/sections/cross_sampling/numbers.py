@@ -12,7 +12,7 @@ import pandas as pd
 
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.sections.claims import BUDGET
-from tokenshift_utils.sections.common import by_benchmark, evidence, percent, plan
+from tokenshift_utils.sections.common import by, by_benchmark, evidence, last_row, plan, pooled, say
 from tokenshift_utils.sections.cross_sampling.settings import (
     FORWARD,
     REVERSE,
@@ -20,21 +20,6 @@ from tokenshift_utils.sections.cross_sampling.settings import (
     roles,
     threshold_name,
 )
-
-__all__ = [
-    "MATCHED_WITHIN",
-    "budget_setting",
-    "budget_table",
-    "cross_evidence",
-    "curve_table",
-    "gap_share",
-    "own_accuracy",
-    "run_table",
-    "say_budget",
-    "say_controls",
-    "say_curves",
-    "within_budget",
-]
 
 MATCHED_WITHIN = 0.1  # relative difference of rates at which a random control counts as matched
 
@@ -67,22 +52,22 @@ def run_table(
     `rollouts` holds the models' own responses; `before` is the accuracy of the primary's, `goal`
     of the intervention's, `change` is `after` - `before`, paired by problem.
     """
-    boot, rows = plan(study, *rollouts.values(), *runs.values()), []
-    own = own_accuracy(study, boot, rollouts)
-    for setting, frame in runs.items():
+    own = own_accuracy(study, plan(study, *rollouts.values(), *runs.values()), rollouts)
+
+    def rows(boot: Bootstrap, setting: Setting, benchmark: str, part: pd.DataFrame):
         primary, intervention = roles(study, setting)
-        for benchmark, part in by_benchmark(study, frame):
-            before, after = own[primary, benchmark], boot.accuracy(part)
-            rows.append(
-                setting._asdict()
-                | {"benchmark": benchmark, "responses": len(part)}
-                | _counts(boot, part)
-                | before.columns("before")
-                | after.columns("after")
-                | own[intervention, benchmark].columns("goal")
-                | (after - before).columns("change")
-            )
-    return pd.DataFrame(rows)
+        before, after = own[primary, benchmark], boot.accuracy(part)
+        yield (
+            setting._asdict()
+            | {"benchmark": benchmark, "responses": len(part)}
+            | _counts(boot, part)
+            | before.columns("before")
+            | after.columns("after")
+            | own[intervention, benchmark].columns("goal")
+            | (after - before).columns("change")
+        )
+
+    return by(study, runs, rows, *rollouts.values())
 
 
 def curve_table(
@@ -116,18 +101,13 @@ def _matched(table: pd.DataFrame) -> list[str]:
     return out
 
 
-def _pooled(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows over all benchmarks: of the last benchmark label, which pools if there are two."""
-    return table[table["benchmark"] == table["benchmark"].iloc[-1]]
-
-
 def within_budget(table: pd.DataFrame, model: str, direction: str, among=None) -> float | None:
     """Threshold of the JS setting with the largest pooled effective share up to `BUDGET`.
 
     It looks at shares only, never at accuracies, and not at the setting that switches everywhere.
     None where every setting replaces more.
     """
-    rows = _pooled(table)
+    rows = pooled(table)
     rows = rows[
         (rows["model"] == model)
         & (rows["direction"] == direction)
@@ -211,11 +191,11 @@ def _control_evidence(study, boot: Bootstrap, runs, table: pd.DataFrame, model: 
         why = "no control threshold keeps within the budget" if controls else "no random control"
         return [(quantity, model, None, why) for quantity in names.values()]
     rule = boot.accuracy(runs[Setting(model, FORWARD, eps)])
-    rows, pooled = [], _pooled(table)
+    rows, whole = [], pooled(table)
     for match, quantity in names.items():
         control = Setting(model, FORWARD, eps, "random", match)
-        same = (pooled[list(control._fields[:5])] == list(control[:5])).all(axis=1)
-        if pooled[same]["matched"].iloc[0] == "yes":
+        same = (whole[list(control._fields[:5])] == list(control[:5])).all(axis=1)
+        if whole[same]["matched"].iloc[0] == "yes":
             gap = rule - boot.accuracy(runs[control])
             rows.append((quantity, model, gap, f"JS > {eps:g}"))
         else:
@@ -225,66 +205,64 @@ def _control_evidence(study, boot: Bootstrap, runs, table: pd.DataFrame, model: 
 
 def say_curves(study, table: pd.DataFrame) -> str:
     """How far each curve goes, pooled over benchmarks, and where switching everywhere ends."""
-    rows, out = _pooled(table), []
+    text = (
+        "{label}, {direction}: accuracy goes from {before:.1%} with nothing replaced to at {most} "
+        "{after:%}, with {name} and {effective_share:%} of tokens effectively replaced; the other "
+        "model's own is {goal:.1%}."
+    )
+    every = (
+        " Switching every position replaces {effective_share:%} effectively and gives {after:%}."
+    )
+    rows, out = pooled(table), []
     rows = rows[rows["rule"] == "js"]
     for (model, direction), part in rows.groupby(["model", "direction"], sort=False):
         forward = direction == FORWARD
-        best = part["after"].idxmax() if forward else part["after"].idxmin()
-        row = part.loc[best]
-        out.append(
-            f"{study.models[model].label}, {direction}: accuracy goes from {row['before']:.1%} "
-            f"with nothing replaced to at {'most' if forward else 'least'} "
-            f"{percent(row, 'after')}, with {threshold_name(row['threshold'])} and "
-            f"{percent(row, 'effective_share')} of tokens effectively replaced; the other model's "
-            f"own is {row['goal']:.1%}."
-        )
-        for _, end in part[part["threshold"] < 0].iterrows():
-            out[-1] += (
-                f" Switching every position replaces {percent(end, 'effective_share')} effectively "
-                f"and gives {percent(end, 'after')}."
-            )
+        row = part.loc[part["after"].idxmax() if forward else part["after"].idxmin()]
+        more = {"label": study.models[model].label, "most": "most" if forward else "least"}
+        more["name"] = threshold_name(row["threshold"])
+        ends = [say(every, end) for _, end in part[part["threshold"] < 0].iterrows()]
+        out.append(say(text, row, **more) + "".join(ends))
     return "\n".join(out)
 
 
 def say_budget(study, table: pd.DataFrame, found: pd.DataFrame) -> str:
     """Forward and reverse within the budget, pooled over benchmarks."""
+    text = (
+        "{pair}, {direction}, {name}: {switched_share:%} of tokens switched, {effective_share:%} "
+        "effectively replaced; accuracy goes from {before:%} to {after:%}, the other model's own "
+        "being {goal:%}: {verdict}"
+    )
     out = []
-    for _, row in _pooled(table).iterrows():
+    for _, row in pooled(table).iterrows():
         quantity = "recovered" if row["direction"] == FORWARD else "lost"
-        share = found[(found["quantity"] == quantity) & (found["subject"] == row["model"])].iloc[0]
-        if np.isnan(share["value"]):
-            verdict = f"{share['note']}."
-        else:
-            verdict = f"{percent(share, 'value', 0)} of the gain is {quantity}."
-        out.append(
-            f"{row['pair']}, {row['direction']}, {threshold_name(row['threshold'])}: "
-            f"{percent(row, 'switched_share')} of tokens switched, "
-            f"{percent(row, 'effective_share')} effectively replaced; accuracy goes from "
-            f"{percent(row, 'before')} to {percent(row, 'after')}, the other model's own being "
-            f"{percent(row, 'goal')}: {verdict}"
-        )
+        share = last_row(found, quantity=quantity, subject=row["model"])
+        known = not np.isnan(share["value"])
+        verdict = f"{{value:%0}} of the gain is {quantity}." if known else "{note}."
+        name = threshold_name(row["threshold"])
+        out.append(say(text, row, name=name, verdict=say(verdict, share)))
     return "\n".join(out)
 
 
 def say_controls(study, table: pd.DataFrame) -> str:
     """Random positions against the JS rule, pooled over benchmarks."""
-    rows, out = _pooled(table), []
+    text = (
+        "{label}, {direction}, {name}: the rule reaches {after:%} ({switched_share:.1%} of tokens "
+        "switched, {effective_share:.2%} effectively replaced); {random}."
+    )
+    control = (
+        "random positions of the same {match} share {after:%} ({switched_share:.1%}, "
+        "{effective_share:.2%}{but})"
+    )
+    rows, out = pooled(table), []
     controls = rows[rows["rule"] == "random"]
     if controls.empty:
         return "This study has no random-position control."
     for key, pair in controls.groupby(["model", "direction", "threshold"], sort=False):
-        model, direction, eps = key
-        same = (rows[["model", "direction", "threshold"]] == list(key)).all(axis=1)
-        rule = rows[same & (rows["rule"] == "js")].iloc[0]
-        random = "; ".join(
-            f"random positions of the same {row['match']} share {percent(row, 'after')} "
-            f"({row['switched_share']:.1%}, {row['effective_share']:.2%}"
-            f"{'' if row['matched'] == 'yes' else ', not matched'})"
+        rule = last_row(rows, **dict(zip(("model", "direction", "threshold"), key)), rule="js")
+        random = (
+            say(control, row, but="" if row["matched"] == "yes" else ", not matched")
             for _, row in pair.iterrows()
         )
-        out.append(
-            f"{study.models[model].label}, {direction}, {threshold_name(eps)}: the rule reaches "
-            f"{percent(rule, 'after')} ({rule['switched_share']:.1%} of tokens switched, "
-            f"{rule['effective_share']:.2%} effectively replaced); {random}."
-        )
+        more = {"label": study.models[key[0]].label, "name": threshold_name(key[2])}
+        out.append(say(text, rule, random="; ".join(random), **more))
     return "\n".join(out)

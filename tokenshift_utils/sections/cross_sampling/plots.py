@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import color, name_lines
+from tokenshift_utils.report.style import color, errors, labels, name_lines
+from tokenshift_utils.sections.common import pooled
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE, threshold_name
-
-__all__ = ["TITLES", "curve", "errors", "level", "plot_controls", "plot_curves", "share_axis"]
 
 TITLES = {FORWARD: "Forward: RL's tokens into base", REVERSE: "Reverse: base's tokens into RL"}
 
@@ -65,11 +64,6 @@ def level(ax, row: pd.Series, name: str, hue: str) -> None:
         ax.axhspan(100 * ends[0], 100 * ends[1], color=hue, alpha=0.08, linewidth=0)
 
 
-def errors(rows: pd.DataFrame, name: str) -> np.ndarray:
-    ends = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
-    return 100 * np.maximum(np.nan_to_num(np.array(ends, dtype=float)), 0)
-
-
 def plot_curves(study, table: pd.DataFrame) -> Figure:
     """Accuracy against the effectively replaced share, per direction (rows) and benchmark.
 
@@ -96,19 +90,21 @@ def plot_curves(study, table: pd.DataFrame) -> Figure:
                 _pair(study, ax, here[here["model"] == model], model, direction)
             ax.set(ylim=(-2, 102), title=benchmark if i == 0 else "")
         axes[i, 0].set_ylabel(f"{TITLES[direction]}\naccuracy (%)")
-    models = (study.base, *dict.fromkeys(table["model"]))
-    name_lines(
-        axes[0, -1], {study.models[m].label: color(study, m) for m in models}, at=(0.03, 0.74)
-    )
+    name_lines(axes[0, -1], labels(study, (study.base, *table["model"])), at=(0.03, 0.74))
     _kinds_legend(fig)
     return fig
 
 
+def levels(study, ax, row: pd.Series, model: str, direction: str) -> None:
+    """Both models' own accuracies: see `level`."""
+    base, own = ("before", "goal") if direction == FORWARD else ("goal", "before")
+    level(ax, row, base, color(study, study.base))
+    level(ax, row, own, color(study, model))
+
+
 def _pair(study, ax, rows: pd.DataFrame, model: str, direction: str) -> None:
     hue = color(study, model)
-    base, own = ("before", "goal") if direction == FORWARD else ("goal", "before")
-    level(ax, rows.iloc[0], base, color(study, study.base))
-    level(ax, rows.iloc[0], own, hue)
+    levels(study, ax, rows.iloc[0], model, direction)
     curve(ax, rows[rows["rule"] == "js"], hue, markersize=4)
     for _, match, marker, _ in _KINDS[1:]:
         other = rows[(rows["rule"] == "random") & (rows["match"] == match)]
@@ -132,7 +128,7 @@ def plot_controls(study, table: pd.DataFrame) -> Figure:
 
     Controls that are not matched are faint.
     """
-    rows = table[table["benchmark"] == table["benchmark"].iloc[-1]]
+    rows = pooled(table)
     matched = rows[rows["rule"] == "random"][["model", "direction", "threshold"]].drop_duplicates()
     fig, axes = plt.subplots(
         1, 2, figsize=(7.2, 1.1 + 0.62 * max(len(matched) / 2, 1)), sharey=True

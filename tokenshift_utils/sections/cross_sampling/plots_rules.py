@@ -7,13 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import color, name_lines
+from tokenshift_utils.report.style import color, errors, labels, name_lines
 from tokenshift_utils.sections.common import ALL
-from tokenshift_utils.sections.cross_sampling.plots import TITLES, curve, errors, level, share_axis
+from tokenshift_utils.sections.cross_sampling.plots import TITLES, curve, levels, share_axis
 from tokenshift_utils.sections.cross_sampling.rules import JS, rule_names
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE
-
-__all__ = ["plot_effects", "plot_interventions", "plot_rules"]
 
 
 def plot_rules(study, table: pd.DataFrame, direction: str) -> Figure:
@@ -31,9 +29,7 @@ def plot_rules(study, table: pd.DataFrame, direction: str) -> Figure:
         share_axis(ax, here["effective_share"])
         for model in dict.fromkeys(here["model"]):
             mine, hue = here[here["model"] == model], color(study, model)
-            base, own = ("before", "goal") if direction == FORWARD else ("goal", "before")
-            level(ax, mine.iloc[0], base, color(study, study.base))
-            level(ax, mine.iloc[0], own, hue)
+            levels(study, ax, mine.iloc[0], model, direction)
             js = mine[mine["rule"] == JS].sort_values("effective_share")
             x = [0, *(100 * js["effective_share"])]
             ax.plot(x, [100 * mine["before"].iloc[0], *(100 * js["after"])], color=hue, alpha=0.35)
@@ -45,8 +41,7 @@ def plot_rules(study, table: pd.DataFrame, direction: str) -> Figure:
         ax.set_ylabel("accuracy (%)")
     _one_label(fig, axes, len(rules))
     if rules:
-        models = (study.base, *dict.fromkeys(here["model"]))
-        names = {study.models[m].label: color(study, m) for m in models}
+        names = labels(study, (study.base, *here["model"]))
         name_lines(axes[0, 0], names, at=(0.03 if direction == FORWARD else 0.97, 0.76))
     fig.suptitle(f"{TITLES[direction]}; faint lines: the JS rule", fontsize=10.5, x=0.01, ha="left")
     return fig
@@ -87,17 +82,14 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
             ax.set(ylim=(-2, 102), title=title if i == 0 else "")
         axes[i, 0].set_ylabel(f"{direction}\naccuracy (%)")
     if controls:
-        names = {study.models[m].label: color(study, m) for m in controls}
-        name_lines(axes[1, -1], names, at=(0.97, 0.97))
+        name_lines(axes[1, -1], labels(study, controls), at=(0.97, 0.97))
     _insert_legend(fig, gains, (table["insert"] == "own").any())
     return fig
 
 
 def _tokens_of(study, ax, rows: pd.DataFrame, model: str, direction: str, gains: list) -> None:
     hue = color(study, model)
-    base, own = ("before", "goal") if direction == FORWARD else ("goal", "before")
-    level(ax, rows.iloc[0], base, color(study, study.base))
-    level(ax, rows.iloc[0], own, hue)
+    levels(study, ax, rows.iloc[0], model, direction)
     for insert, (line, marker, _) in _INSERTS.items():
         some = rows[rows["insert"] == insert]
         if len(some):
@@ -147,6 +139,5 @@ def plot_effects(study, table: pd.DataFrame) -> Figure:
         axes[1, j].set_xlim(-0.5, max(len(names), 1) - 0.5)
     axes[0, 0].set_ylabel("change of success rate\nby one token (points)")
     axes[1, 0].set_ylabel("same token\nfrom both models (%)")
-    hues = {study.models[m].label: color(study, m) for m in models}
-    name_lines(axes[1, 0], hues, at=(0.03, 0.32))
+    name_lines(axes[1, 0], labels(study, models), at=(0.03, 0.32))
     return fig

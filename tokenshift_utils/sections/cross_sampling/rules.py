@@ -6,22 +6,10 @@ import numpy as np
 import pandas as pd
 
 from tokenshift_utils.pairs.rules import KINDS
-from tokenshift_utils.sections.common import percent, plan, points
+from tokenshift_utils.sections.common import columns_of, plan, say, say_each
 from tokenshift_utils.sections.cross_sampling.numbers import own_accuracy, run_table
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting, roles
 from tokenshift_utils.sections.cross_sampling.summary import curve_of, lead, share_to_reach
-
-__all__ = [
-    "JS",
-    "intervention_name",
-    "intervention_table",
-    "rule_name",
-    "rule_names",
-    "rule_summary",
-    "rule_table",
-    "say_interventions",
-    "say_rules",
-]
 
 JS = KINDS["js"].label
 BUDGET = "first n JS switches"
@@ -89,8 +77,7 @@ def rule_summary(
                 if name != JS:
                     estimate, end = lead(curves[JS], curve, gap)
                     ahead = (estimate.value, *estimate.interval())
-            for column, triple in (("js_lead", ahead), ("share_for_95", reach)):
-                row |= dict(zip((column, f"{column}_low", f"{column}_high"), triple))
+            row |= columns_of("js_lead", ahead) | columns_of("share_for_95", reach)
             rows.append(row | {"up_to_effective_share": end})
     return pd.DataFrame(rows)
 
@@ -107,12 +94,12 @@ def say_rules(study, summary: pd.DataFrame) -> str:
             "ahead of": measured[measured["js_lead_low"] > 0],
             "behind": measured[measured["js_lead_high"] < 0],
         }
-        told = measured.index.difference(kinds["ahead of"].index.union(kinds["behind"].index))
-        kinds["not told apart from"] = measured.loc[told]
+        apart = kinds["ahead of"].index.union(kinds["behind"].index)
+        kinds["not told apart from"] = measured[~measured.index.isin(apart)]
         said = [
-            f"{word} " + ", ".join(f"{r['rule']} ({percent(r, 'js_lead', 0)})" for r in some)
-            for word, some in ((w, [r for _, r in f.iterrows()]) for w, f in kinds.items())
-            if some
+            f"{word} {', '.join(say_each('{rule} ({js_lead:%0})', some).splitlines())}"
+            for word, some in kinds.items()
+            if len(some)
         ]
         unmeasured = [r for r in rest["rule"] if r not in set(measured["rule"])]
         if unmeasured:
@@ -155,19 +142,16 @@ def intervention_table(
 
 def say_interventions(study, table: pd.DataFrame) -> str:
     """What each kind of token does, where it replaces most; the null control's count as well."""
+    what = (
+        "{effective_per_response:.3g} tokens a response effectively replaced, accuracy "
+        "{change:points}"
+    )
+    where = "{pair}, {direction}, JS > {threshold:g}, "
+    own = where + "the primary's own token drawn again: " + what + "."
+    other = where + "tokens of {tokens_of}: " + what + ", to {after:%}."
     table = table[table["threshold"] >= 0]
-    out = []
-    for _, part in table.groupby(["model", "direction", "tokens_of"], sort=False):
-        row = part.loc[part["effective_share"].idxmax()]
-        where = f"{row['pair']}, {row['direction']}, JS > {row['threshold']:g}"
-        told = (
-            f"{row['effective_per_response']:.3g} tokens a response effectively replaced, accuracy "
-            f"{points(row, 'change')}"
-        )
-        if row["insert"] == "own":
-            out.append(f"{where}, the primary's own token drawn again: {told}.")
-        else:
-            out.append(
-                f"{where}, tokens of {row['tokens_of']}: {told}, to {percent(row, 'after')}."
-            )
-    return "\n".join(out)
+    most = table.groupby(["model", "direction", "tokens_of"], sort=False)[
+        "effective_share"
+    ].idxmax()
+    rows = [table.loc[i] for i in most]
+    return "\n".join(say(own if row["insert"] == "own" else other, row) for row in rows)

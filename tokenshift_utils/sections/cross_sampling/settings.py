@@ -4,18 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = [
-    "FORWARD",
-    "REVERSE",
-    "Setting",
-    "control_settings",
-    "curve_settings",
-    "focus_settings",
-    "intervention_settings",
-    "roles",
-    "rule_settings",
-]
-
 FORWARD, REVERSE = "forward", "reverse"
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tokenshift_utils.sections.common import ALL, percent, plan, points
+from tokenshift_utils.sections.common import ALL, last_row, plan, say
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD
-
-__all__ = ["effect_table", "say_effects"]
 
 
 def _edges(row) -> str:
@@ -62,20 +60,19 @@ def effect_table(study, records: pd.DataFrame) -> pd.DataFrame:
 
 def say_effects(table: pd.DataFrame) -> str:
     """The effect in the lowest and the highest stratum, and over all positions."""
+    text = (
+        "{pair}, {direction}: at JS {js_stratum} one token changes the chance of success by "
+        "{effect:points} on average ({effect_different:points} where the tokens differ)"
+    )
+    all_of_them = (
+        "; over all positions as often as they occur {effect:points}, with equal tokens at "
+        "{equal_tokens:%} of them."
+    )
     out = []
-    for (pair, direction), part in table.groupby(["pair", "direction"], sort=False):
-        strata, whole = part[part["js_stratum"] != ALL], part[part["js_stratum"] == ALL].iloc[0]
-        top = strata.iloc[-1]
-        text = (
-            f"{pair}, {direction}: at JS {top['js_stratum']} one token changes the chance of "
-            f"success by {points(top, 'effect')} on average ({points(top, 'effect_different')} where "
-            f"the tokens differ)"
-        )
+    for _, part in table.groupby(["pair", "direction"], sort=False):
+        strata = part[part["js_stratum"] != ALL]
+        out.append(say(text, strata.iloc[-1]))
         if len(strata) > 1:
-            low = strata.iloc[0]
-            text += f", at JS {low['js_stratum']} by {points(low, 'effect')}"
-        out.append(
-            f"{text}; over all positions as often as they occur {points(whole, 'effect')}, with equal "
-            f"tokens at {percent(whole, 'equal_tokens')} of them."
-        )
+            out[-1] += say(", at JS {js_stratum} by {effect:points}", strata.iloc[0])
+        out[-1] += say(all_of_them, last_row(part, js_stratum=ALL))
     return "\n".join(out) or "This study asks for no effects of single tokens."

@@ -15,21 +15,9 @@ import pandas as pd
 
 from tokenshift_utils.report.bootstrap import MIN_DEFINED, Bootstrap, Estimate
 from tokenshift_utils.report.tables import NO_INTERVAL
-from tokenshift_utils.sections.common import by_benchmark, percent, plan
+from tokenshift_utils.sections.common import by_benchmark, columns_of, plan, pooled, say
 from tokenshift_utils.sections.cross_sampling.numbers import own_accuracy
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting, roles
-
-__all__ = [
-    "LEVEL",
-    "Curve",
-    "area_between",
-    "curve_of",
-    "lead",
-    "reaching_share",
-    "say_summary",
-    "share_to_reach",
-    "summary_table",
-]
 
 LEVEL = 0.95  # of the accuracy gap between the two models
 
@@ -134,10 +122,6 @@ def share_to_reach(
     return float(found[0]), float(low), float(high)
 
 
-def _triple(name: str, triple: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), triple))
-
-
 def summary_table(
     study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame]
 ) -> pd.DataFrame:
@@ -183,32 +167,29 @@ def _summary(curve: Curve, random: Curve, before: Estimate, gap: Estimate, contr
 
 
 def _columns(area, end, to_reach, reached: str, note: str) -> dict:
-    row = _triple("lead_over_random", area) | {"up_to_effective_share": end}
-    row |= _triple("share_for_95", to_reach)
+    row = columns_of("lead_over_random", area) | {"up_to_effective_share": end}
+    row |= columns_of("share_for_95", to_reach)
     return row | {"reaches_95": reached, "note": note}
 
 
 def say_summary(study, table: pd.DataFrame) -> str:
     """Both numbers of every pair and direction, pooled over benchmarks."""
+    ahead = (
+        "up to {up_to_effective_share:.2%} of tokens effectively replaced the JS rule is on average "
+        "{lead_over_random:%0} of the gap ahead of random positions"
+    )
     out = []
-    pooled = table[table["benchmark"] == table["benchmark"].iloc[-1]]
-    for _, row in pooled.iterrows():
+    for _, row in pooled(table).iterrows():
         name = f"{row['pair']}, {row['direction']}: "
         if row["note"] and row["reaches_95"] == "–":
             out.append(f"{name}{row['note']}.")
             continue
         verb = "recovers" if row["direction"] == FORWARD else "destroys"
-        lead_text = (
-            row["note"]
-            or f"up to {row['up_to_effective_share']:.2%} of tokens effectively replaced the JS rule "
-            f"is on average {percent(row, 'lead_over_random', 0)} of the gap ahead of random "
-            "positions"
-        )
         if row["reaches_95"] == "yes":
             reach = f"replacing {_share(row, 'share_for_95')} of tokens {verb} 95% of the gap"
         else:
             reach = f"no share of tokens tried {verb} 95% of the gap"
-        out.append(f"{name}{lead_text}; {reach}.")
+        out.append(f"{name}{row['note'] or say(ahead, row)}; {reach}.")
     return "\n".join(out)
 
 

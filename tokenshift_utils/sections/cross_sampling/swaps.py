@@ -6,10 +6,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from tokenshift_utils.sections.common import percent, plan
+from tokenshift_utils.sections.common import plan, say
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD
-
-__all__ = ["pick_examples", "say_deciding", "say_shown", "say_swaps", "swap_table", "turned"]
 
 KEY = ["benchmark", "problem", "sample"]
 
@@ -33,18 +31,10 @@ def swap_table(
         count = pairs.size().sort_values(ascending=False, kind="stable")
         problems = pairs[["benchmark", "problem"]].apply(lambda f: len(f.drop_duplicates()))
         for (old, new), n in count.head(top).items():
-            rows.append(
-                {
-                    "pair": study.models[model].label,
-                    "direction": direction,
-                    "threshold": eps,
-                    "written": _shown(decode(old)),
-                    "put_in": _shown(decode(new)),
-                    "count": int(n),
-                    "share": n / len(frame),
-                    "problems": int(problems.loc[(old, new)]),
-                }
-            )
+            row = {"pair": study.models[model].label, "direction": direction, "threshold": eps}
+            row |= {"written": _shown(decode(old)), "put_in": _shown(decode(new)), "count": int(n)}
+            row |= {"share": n / len(frame), "problems": int(problems.loc[(old, new)])}
+            rows.append(row)
     names = ["pair", "direction", "threshold", "written", "put_in", "count", "share", "problems"]
     return pd.DataFrame(rows, columns=names)
 
@@ -56,18 +46,20 @@ def _shown(text: str) -> str:
 
 def say_swaps(table: pd.DataFrame) -> str:
     """The most frequent swap of every pair and direction, and what the listed ones add up to."""
-    out = []
-    for (pair, direction), part in table.groupby(["pair", "direction"], sort=False):
-        first = part.iloc[0]
-        out.append(
-            f"{pair}, {direction}: most often {first['put_in']} for {first['written']} "
-            f"({first['share']:.1%} of effective replacements); the {len(part)} swaps listed are "
-            f"{part['share'].sum():.1%} of all."
+    text = (
+        "{pair}, {direction}: most often {put_in} for {written} ({share:.1%} of effective "
+        "replacements); the {listed} swaps listed are {total:.1%} of all."
+    )
+    return (
+        "\n".join(
+            say(text, part.iloc[0], listed=len(part), total=part["share"].sum())
+            for _, part in table.groupby(["pair", "direction"], sort=False)
         )
-    return "\n".join(out) or "No token was effectively replaced."
+        or "No token was effectively replaced."
+    )
 
 
-def turned(own: pd.DataFrame, mixed: pd.DataFrame, direction: str) -> pd.DataFrame:
+def mark_turned(own: pd.DataFrame, mixed: pd.DataFrame, direction: str) -> pd.DataFrame:
     """Mixed responses beside the primary's own to the same problem and sample.
 
     Columns: those of `mixed`, and `turns`: from wrong to right (forward) or from right to wrong
@@ -87,7 +79,7 @@ def say_deciding(study, rows: pd.DataFrame, direction: str) -> str:
     share = plan(study, one).ratio(one, one["turns"].to_numpy(dtype=float))
     return (
         f"{direction.capitalize()}: of responses with exactly one token effectively replaced that "
-        f"could turn ({len(one)}), {percent(pd.Series(share.columns('x')), 'x', 0)} turn {way}."
+        f"could turn ({len(one)}), {say('{x:%0}', share.columns('x'))} turn {way}."
     )
 
 
@@ -111,11 +103,11 @@ def pick_examples(
     """Responses to one problem and sample by primary, mixture and intervention, side by side.
 
     `rows` maps "primary", "mixed" and "intervention" to rollouts or runs, `names` to their titles.
-    Taken are responses that the mixture turns (see `turned`), those with the fewest effective
+    Taken are responses that the mixture turns (see `mark_turned`), those with the fewest effective
     replacements first (the title says how many), one a benchmark before a second of any, in the
     order of the records.
     """
-    found = turned(rows["primary"], rows["mixed"], direction)
+    found = mark_turned(rows["primary"], rows["mixed"], direction)
     found = found[found["turns"] & (found["n_effective"] > 0)]
     found = found.merge(rows["intervention"][KEY], on=KEY)
     found["turn"] = found.groupby(["n_effective", "benchmark"]).cumcount()

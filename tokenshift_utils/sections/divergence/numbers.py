@@ -15,58 +15,24 @@ from tokenshift_utils.measures import divergences, nucleus
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.sections.claims import HIGH_ENTROPY, HIGH_JS, LOW_ENTROPY, NEAR_ZERO
 from tokenshift_utils.sections.common import (
-    by_benchmark,
+    by,
     evidence,
+    last_row,
     of_kind,
     percent,
     plan,
+    say,
     token_class,
 )
 from tokenshift_utils.sections.paper import fact
 
-__all__ = [
-    "COLUMNS",
-    "JS_BINS",
-    "SUPPORTS",
-    "divergence_evidence",
-    "entropy_by_js",
-    "identity_table",
-    "position_profile",
-    "relative_position",
-    "say_controls",
-    "say_entropy",
-    "say_identity",
-    "say_js_entropy",
-    "say_position",
-    "say_sparsity",
-    "sparsity_row",
-    "sparsity_table",
-    "why_js",
-]
-
 # The columns of the shifts records that this section needs.
 COLUMNS = (
-    "benchmark",
-    "problem",
-    "sample",
-    "position",
-    "n_tokens",
-    "token",
-    "js",
-    "js_full",
-    "entropy_base",
-    "entropy_tuned",
-    "answer_start",
+    *("benchmark", "problem", "sample", "position", "n_tokens", "token"),
+    *("js", "js_full", "entropy_base", "entropy_tuned", "answer_start"),
 )
 SUPPORTS = {"js": "nucleus", "js_full": "full"}
-JS_BINS = (
-    0.0,
-    0.001,
-    0.01,
-    0.1,
-    0.3,
-    0.69315,
-)  # the last edge is above ln 2 in single precision too
+JS_BINS = (0.0, 0.001, 0.01, 0.1, 0.3, 0.69315)  # nats; the last is above ln 2 in float32 too
 _LEVELS = (0.50, 0.75, 0.90, 0.95, 0.99, 0.999)
 _ABSOLUTE = (0, 1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 513, 1025, 2049, 4097, 8193, 16385, 32769)
 _AROUND = (-24, 9)  # offsets from the position where the answer opens: first, last + 1
@@ -74,21 +40,14 @@ _AROUND = (-24, 9)  # offsets from the position where the answer opens: first, l
 
 def sparsity_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Shares of positions by JS, mean and percentiles, per pair, benchmark and support."""
-    boot, rows = plan(study, *shifts.values()), []
-    for model, frame in shifts.items():
-        for benchmark, part in by_benchmark(study, frame):
-            for column, support in SUPPORTS.items():
-                rows.append(
-                    {
-                        "pair": study.models[model].label,
-                        "model": model,
-                        "benchmark": benchmark,
-                        "support": support,
-                        "positions": len(part),
-                        **sparsity_row(study, boot, part, part[column].to_numpy()),
-                    }
-                )
-    return pd.DataFrame(rows)
+
+    def rows(boot: Bootstrap, model: str, benchmark: str, part: pd.DataFrame):
+        for column, support in SUPPORTS.items():
+            key = {"pair": study.models[model].label, "model": model, "benchmark": benchmark}
+            key |= {"support": support, "positions": len(part)}
+            yield key | sparsity_row(study, boot, part, part[column].to_numpy())
+
+    return by(study, shifts, rows)
 
 
 def sparsity_row(study, boot: Bootstrap, part: pd.DataFrame, js: np.ndarray) -> dict[str, float]:
@@ -126,16 +85,9 @@ def position_profile(study, shifts: dict[str, pd.DataFrame], by: str) -> pd.Data
         js = frame["js"].to_numpy()
         for b in np.unique(bins):
             inside = bins == b
-            mean = boot.ratio(frame[inside], js[inside])
-            rows.append(
-                {
-                    "model": model,
-                    "x": int(b),
-                    "label": labels(int(b)),
-                    "positions": int(inside.sum()),
-                    **mean.columns("mean"),
-                }
-            )
+            row = {"model": model, "x": int(b), "label": labels(int(b))}
+            row["positions"] = int(inside.sum())
+            rows.append(row | boot.ratio(frame[inside], js[inside]).columns("mean"))
     names = ["model", "x", "label", "positions", "mean", "mean_low", "mean_high"]
     return pd.DataFrame(rows, columns=names)
 
@@ -169,24 +121,16 @@ def entropy_by_js(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     One row a model, JS bin and side ("base" or the model): positions, p10, p25, p50, p75, p90.
     Empty bins are left out.
     """
+    quantiles = {"p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9}
     rows = []
     for model, frame in shifts.items():
         which = np.searchsorted(JS_BINS[1:-1], frame["js"].to_numpy(), side="left")
-        for b in np.unique(which):
-            inside = frame[which == b]
+        for b, inside in frame.groupby(which):
             name = f"≤ {JS_BINS[1]:g}" if b == 0 else f"{JS_BINS[b]:g}–{JS_BINS[b + 1]:.2g}"
             for side in ("base", "tuned"):
-                levels = np.quantile(inside[f"entropy_{side}"], [0.1, 0.25, 0.5, 0.75, 0.9])
-                rows.append(
-                    {
-                        "model": model,
-                        "js_bin": name,
-                        "bin": int(b),
-                        "side": side,
-                        "positions": len(inside),
-                        **dict(zip(("p10", "p25", "p50", "p75", "p90"), levels)),
-                    }
-                )
+                row = {"model": model, "js_bin": name, "bin": b, "side": side}
+                levels = np.quantile(inside[f"entropy_{side}"], list(quantiles.values()))
+                rows.append(row | {"positions": len(inside)} | dict(zip(quantiles, levels)))
     return pd.DataFrame(rows)
 
 
@@ -216,29 +160,15 @@ def identity_table(
         for t in sorted(order.index, key=lambda t: (-order[t], t))[:count]:
             here = js[token == t]
             share = at_high[t] / total_high
-            rows.append(
-                {
-                    "model": model,
-                    "token": texts[int(t)],
-                    "occurrences": len(here),
-                    "near_zero": float((here <= low).mean()),
-                    "between": float(((here > low) & (here <= high)).mean()),
-                    "high": float((here > high).mean()),
-                    "share_of_high": float(share),
-                    "enrichment": float(share / (len(here) / len(js))),
-                }
-            )
-    names = [
-        "model",
-        "token",
-        "occurrences",
-        "near_zero",
-        "between",
-        "high",
-        "share_of_high",
-        "enrichment",
-    ]
-    return pd.DataFrame(rows, columns=names)
+            row = {"model": model, "token": texts[int(t)], "occurrences": len(here)}
+            row["near_zero"] = (here <= low).mean()
+            row["between"] = ((here > low) & (here <= high)).mean()
+            row["high"] = (here > high).mean()
+            row["share_of_high"] = share
+            row["enrichment"] = share / (len(here) / len(js))
+            rows.append(row)
+    names = ["model", "token", "occurrences", "near_zero", "between", "high"]
+    return pd.DataFrame(rows, columns=[*names, "share_of_high", "enrichment"])
 
 
 def why_js(top_p: float = 0.7) -> pd.DataFrame:
@@ -262,16 +192,10 @@ def why_js(top_p: float = 0.7) -> pd.DataFrame:
             logs = [nucleus.truncate(x, p).log_probs() for x in logs]
         a, b = logs
         shown = [" ".join(f"{v:.3g}" for v in x.exp()[0].tolist()) for x in logs]
-        rows.append(
-            {
-                "change": change,
-                "base": shown[0],
-                "tuned": shown[1],
-                "kl_base_tuned": float(divergences.kl(a, b)),
-                "kl_tuned_base": float(divergences.kl(b, a)),
-                "js": float(divergences.js(a, b)),
-            }
-        )
+        row = {"change": change, "base": shown[0], "tuned": shown[1]}
+        row |= {"kl_base_tuned": float(divergences.kl(a, b))}
+        row |= {"kl_tuned_base": float(divergences.kl(b, a))}
+        rows.append(row | {"js": float(divergences.js(a, b))})
     return pd.DataFrame(rows)
 
 
@@ -322,138 +246,121 @@ def _evidence_of(study, boot: Bootstrap, model: str, frame: pd.DataFrame, struct
     among_high = pd.Series(token[high]).value_counts()
     frequent = sorted(among_high.index, key=lambda t: (-among_high[t], t))[:10]
     often = np.isin(token, frequent)
-    return [
-        ("near_zero_share", model, boot.ratio(frame, low), ""),
-        ("high_js_share", model, boot.ratio(frame, high), ""),
-        ("start_ratio", model, mean(start) / mean(middle), ""),
-        ("end_ratio", model, mean(end) / mean(middle & ended), ""),
-        (
-            "low_js_low_entropy",
-            model,
-            _shares(boot, frame, low, np.maximum(base, tuned) <= LOW_ENTROPY),
-            "",
-        ),
-        ("high_js_low_entropy", model, _shares(boot, frame, high, base <= LOW_ENTROPY), nothing),
-        ("high_js_high_entropy", model, _shares(boot, frame, high, base >= HIGH_ENTROPY), nothing),
-        (
-            "structural_difference",
-            model,
-            _shares(boot, frame, low, of_structure) - _shares(boot, frame, high, of_structure),
-            nothing,
-        ),
-        ("identity_variance", model, boot.variance_explained(frame, js, token), ""),
-        ("frequent_low_share", model, _shares(boot, frame, often, ~high), nothing),
-    ]
+    sure = np.maximum(base, tuned) <= LOW_ENTROPY
+    structural_share = [_shares(boot, frame, among, of_structure) for among in (low, high)]
+    measured = {
+        "near_zero_share": (boot.ratio(frame, low), ""),
+        "high_js_share": (boot.ratio(frame, high), ""),
+        "start_ratio": (mean(start) / mean(middle), ""),
+        "end_ratio": (mean(end) / mean(middle & ended), ""),
+        "low_js_low_entropy": (_shares(boot, frame, low, sure), ""),
+        "high_js_low_entropy": (_shares(boot, frame, high, base <= LOW_ENTROPY), nothing),
+        "high_js_high_entropy": (_shares(boot, frame, high, base >= HIGH_ENTROPY), nothing),
+        "structural_difference": (structural_share[0] - structural_share[1], nothing),
+        "identity_variance": (boot.variance_explained(frame, js, token), ""),
+        "frequent_low_share": (_shares(boot, frame, often, ~high), nothing),
+    }
+    return [(quantity, model, *found) for quantity, found in measured.items()]
 
 
-def _row(table: pd.DataFrame, **where) -> pd.Series | None:
-    for name, value in where.items():
-        table = table[table[name] == value]
-    return None if table.empty else table.iloc[-1]
+# Words --------------------------------------------------------------------------------------------
 
 
 def say_sparsity(study, table: pd.DataFrame) -> str:
     """What the sparsity table shows, beside what the paper says."""
     cut, high, out = study.thresholds.near_zero[-1], study.thresholds.high_js, []
     for model in of_kind(study, "rl"):
-        row = _row(table, model=model, support="nucleus")
+        row = last_row(table, model=model, support="nucleus")
         if row is None:
             continue
         key = f"sparsity_{model}"
-        known = {"sparsity_dapo", "sparsity_simplerl"}
-        paper = f" (the paper: more than {fact(key).value:.0%})" if key in known else ""
-        out.append(
-            f"{row['pair']}: at {percent(row, f'share_le_{cut:g}')} of {row['positions']:,} "
-            f"positions JS is at most {cut:g}{paper}, at {percent(row, f'share_gt_{high:g}')} it "
-            f"is above {high:g}."
+        known = key in {"sparsity_dapo", "sparsity_simplerl"}
+        paper = f" (the paper: more than {fact(key).value:.0%})" if known else ""
+        text = (
+            "{pair}: at {share_le_%g:%%} of {positions:,} positions JS is at most {cut:g}{paper}, "
+            "at {share_gt_%g:%%} it is above {high:g}."
         )
+        out.append(say(text % (cut, high), row, cut=cut, high=high, paper=paper))
     return "\n".join(out)
 
 
 def say_controls(study, table: pd.DataFrame) -> str:
     """How dense the SFT controls are against the RL models."""
-    high, out = f"share_gt_{study.thresholds.high_js:g}", []
-    rows = {m: _row(table, model=m, support="nucleus") for m in of_kind(study, "rl", "sft")}
-    rl = [m for m in of_kind(study, "rl") if rows[m] is not None]
-    sft = [m for m in of_kind(study, "sft") if rows[m] is not None]
+    cut, high = study.thresholds.high_js, f"share_gt_{study.thresholds.high_js:g}"
+    rows = {m: last_row(table, model=m, support="nucleus") for m in of_kind(study, "rl", "sft")}
+    rl, sft = (
+        [rows[m] for m in of_kind(study, kind) if rows[m] is not None] for kind in ("rl", "sft")
+    )
     if not sft:
         return "This study has no SFT control."
     if not rl:
         return "This study has no RL model to compare its SFT controls with."
-    widest = max(rl, key=lambda m: rows[m][high])
-    for model in sft:
-        ratio = rows[model][high] / rows[widest][high] if rows[widest][high] > 0 else np.inf
-        out.append(
-            f"{rows[model]['pair']}: JS is above {study.thresholds.high_js:g} at "
-            f"{percent(rows[model], high)} of positions, {ratio:.1f} times the share of "
-            f"{rows[widest]['pair']}."
-        )
-    return "\n".join(out)
+    widest = max(rl, key=lambda row: row[high])
+    return "\n".join(
+        f"{row['pair']}: JS is above {cut:g} at {percent(row, high)} of positions, "
+        f"{row[high] / widest[high] if widest[high] > 0 else np.inf:.1f} times the share of "
+        f"{widest['pair']}."
+        for row in sft
+    )
 
 
 def say_position(study, found: pd.DataFrame) -> str:
     """Start and end against the middle, from the evidence."""
+    text = (
+        "{pair}: mean JS in the {part} tenth is {value:.2f} [{low:.2f}, {high:.2f}] times that of "
+        "the middle."
+    )
+    return "\n".join(
+        say(text, row, pair=study.models[model].label, part=part)
+        for model in of_kind(study, "rl")
+        for quantity, part in (("start_ratio", "first"), ("end_ratio", "last"))
+        if (row := last_row(found, quantity=quantity, subject=model)) is not None
+        and not np.isnan(row["value"])
+    )
+
+
+def _say_evidence(study, found: pd.DataFrame, text: str, *quantities: str) -> str:
+    """A line an RL model of which all quantities are there: {0}, {1}, ... in the text."""
     out = []
     for model in of_kind(study, "rl"):
-        for quantity, part in (("start_ratio", "first"), ("end_ratio", "last")):
-            row = _row(found, quantity=quantity, subject=model)
-            if row is None or np.isnan(row["value"]):
-                continue
-            out.append(
-                f"{study.models[model].label}: mean JS in the {part} tenth is {row['value']:.2f} "
-                f"[{row['low']:.2f}, {row['high']:.2f}] times that of the middle."
-            )
+        rows = [last_row(found, quantity=quantity, subject=model) for quantity in quantities]
+        if all(row is not None for row in rows):
+            shares = (percent(row, "value") for row in rows)
+            out.append(f"{study.models[model].label}: " + text.format(*shares))
     return "\n".join(out)
 
 
 def say_entropy(study, found: pd.DataFrame) -> str:
     """At which entropies low and high JS are found, from the evidence."""
-    out = []
-    for model in of_kind(study, "rl"):
-        values = {
-            q: _row(found, quantity=q, subject=model)
-            for q in ("low_js_low_entropy", "high_js_low_entropy", "high_js_high_entropy")
-        }
-        if any(v is None for v in values.values()):
-            continue
-        low, confident, open_ = (percent(v, "value") for v in values.values())
-        out.append(
-            f"{study.models[model].label}: of the near-zero positions {low} have both entropies "
-            f"under half a coin flip; of the high-JS positions base is that confident at "
-            f"{confident} and has at least a coin flip of entropy at {open_}."
-        )
-    return "\n".join(out)
+    text = (
+        "of the near-zero positions {0} have both entropies under half a coin flip; of the high-JS "
+        "positions base is that confident at {1} and has at least a coin flip of entropy at {2}."
+    )
+    quantities = ("low_js_low_entropy", "high_js_low_entropy", "high_js_high_entropy")
+    return _say_evidence(study, found, text, *quantities)
+
+
+def say_identity(study, found: pd.DataFrame) -> str:
+    """How much token identity decides, from the evidence."""
+    text = (
+        "token identity explains {0} of the variance of JS; the ten tokens most frequent at high "
+        "JS are not high-JS in {1} of their occurrences."
+    )
+    return _say_evidence(study, found, text, "identity_variance", "frequent_low_share")
 
 
 def say_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> str:
     """The other way round: how often JS is high where base is unsure, and where it is confident."""
     boot, out, cut = plan(study, *shifts.values()), [], study.thresholds.high_js
+    text = (
+        "{pair}: where base has at least a coin flip of entropy ({unsure:,} positions) JS is above "
+        "{cut:g} at {open:%}; where it has at most half of one ({sure:,}) at {closed:%}."
+    )
     for model, frame in shifts.items():
         base, high = frame["entropy_base"].to_numpy(), (frame["js"] > cut).to_numpy()
         unsure, sure = base >= HIGH_ENTROPY, base <= LOW_ENTROPY
-        open_, closed = (
-            percent(pd.Series(_shares(boot, frame, among, high).columns("x")), "x")
-            for among in (unsure, sure)
-        )
-        out.append(
-            f"{study.models[model].label}: where base has at least a coin flip of entropy "
-            f"({unsure.sum():,} positions) JS is above {cut:g} at {open_}; where it has at most "
-            f"half of one ({sure.sum():,}) at {closed}."
-        )
-    return "\n".join(out)
-
-
-def say_identity(study, found: pd.DataFrame) -> str:
-    """How much token identity decides, from the evidence."""
-    out = []
-    for model in of_kind(study, "rl"):
-        explained = _row(found, quantity="identity_variance", subject=model)
-        low = _row(found, quantity="frequent_low_share", subject=model)
-        if explained is None or low is None:
-            continue
-        out.append(
-            f"{study.models[model].label}: token identity explains {percent(explained, 'value')} "
-            f"of the variance of JS; the ten tokens most frequent at high JS are not high-JS in "
-            f"{percent(low, 'value')} of their occurrences."
-        )
+        row = {"pair": study.models[model].label, "cut": cut}
+        row |= {"unsure": unsure.sum(), "sure": sure.sum()}
+        row |= _shares(boot, frame, unsure, high).columns("open")
+        out.append(say(text, row | _shares(boot, frame, sure, high).columns("closed")))
     return "\n".join(out)

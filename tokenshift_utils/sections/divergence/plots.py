@@ -5,21 +5,20 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import color, log_scale, name_lines, panels_width
+from tokenshift_utils.report.style import (
+    color,
+    errors,
+    histograms,
+    interval_line,
+    labels,
+    log_scale,
+    name_lines,
+    panels_width,
+)
 from tokenshift_utils.sections.common import of_kind
 from tokenshift_utils.sections.divergence.numbers import SUPPORTS
-
-__all__ = [
-    "plot_controls",
-    "plot_entropy_bins",
-    "plot_identity",
-    "plot_js_distribution",
-    "plot_js_entropy",
-    "plot_positions",
-]
 
 LN2 = float(np.log(2))
 _FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
@@ -43,7 +42,7 @@ def plot_js_distribution(
         counts, _ = np.histogram(js, edges)
         left.stairs(100 * counts / len(js), edges, **looks)
 
-    names = _names(study, shifts)
+    names = labels(study, shifts)
     if floor is not None:
         histogram(floor, color=_NOISE, fill=True, alpha=0.5)
         names |= {"bfloat16 alone": _NOISE}
@@ -66,16 +65,6 @@ def plot_js_distribution(
     return fig
 
 
-def _names(study, models) -> dict[str, str]:
-    return {study.models[m].label: color(study, m) for m in models}
-
-
-def _line(ax, study, part: pd.DataFrame, model: str, x) -> None:
-    hue = color(study, model)
-    ax.plot(x, part["mean"], "o-", color=hue, markersize=3.5)
-    ax.fill_between(x, part["mean_low"], part["mean_high"], color=hue, alpha=0.18, linewidth=0)
-
-
 def plot_positions(study, profiles: dict[str, pd.DataFrame]) -> Figure:
     """Mean JS by relative position, by absolute position and around the answer.
 
@@ -93,10 +82,10 @@ def plot_positions(study, profiles: dict[str, pd.DataFrame]) -> Figure:
         for model in dict.fromkeys(table["model"]):
             part = table[table["model"] == model]
             x = 10 * part["x"] + 5 if by == "relative" else part["x"]
-            _line(ax, study, part, model, x)
+            interval_line(ax, x, part, "mean", color(study, model))
         if by == "relative":
             ax.set(ylabel="mean JS (nats)", xlim=(0, 100), xticks=[0, 50, 100])
-            name_lines(ax, _names(study, dict.fromkeys(table["model"])))
+            name_lines(ax, labels(study, table["model"]))
         if by == "absolute" and len(ticks):
             every = ticks.iloc[:: max(1, len(ticks) // 4)]
             ax.set_xticks(every["x"], [name.split("–")[0] for name in every["label"]])
@@ -139,7 +128,7 @@ def plot_entropy_bins(study, table: pd.DataFrame) -> Figure:
                 whiskerprops={"color": hue},
                 capprops={"color": hue},
             )
-        name_lines(ax, _names(study, (study.base, model)), at=(0.03, 0.97))
+        name_lines(ax, labels(study, (study.base, model)), at=(0.03, 0.97))
         ax.axhline(LN2, color="#999999", linewidth=0.8, linestyle="--")
         names = [f"{n}\n{c:,}" for n, c in zip(bins["js_bin"], bins["positions"])]
         ax.set_xticks(range(len(names)), names, fontsize=8.5)
@@ -151,29 +140,16 @@ def plot_entropy_bins(study, table: pd.DataFrame) -> Figure:
 
 def plot_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     """2-D histogram of base entropy and JS, one panel a model; colour is the number of positions."""
-    models = list(shifts)
-    fig, axes = plt.subplots(
-        1, len(models), figsize=(panels_width(len(models)), 3.2), sharey=True, squeeze=False
-    )
     tallest = max((f["entropy_base"].max() for f in shifts.values()), default=1.0)
     y_edges = np.linspace(0, max(float(tallest), 0.1), 41)
     x_edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(_TOP), 40)])
-    counts = {
-        m: np.histogram2d(np.maximum(f["js"], _FLOOR / 2), f["entropy_base"], [x_edges, y_edges])[0]
-        for m, f in shifts.items()
-    }
-    norm = LogNorm(1, max([2, *(c.max() for c in counts.values())]))
-    mesh = None
-    for ax, model in zip(axes[0], models):
-        shown = np.ma.masked_equal(counts[model].T, 0)
-        mesh = ax.pcolormesh(x_edges, y_edges, shown, norm=norm, cmap="cividis", rasterized=True)
+    points = {m: (np.maximum(f["js"], _FLOOR / 2), f["entropy_base"]) for m, f in shifts.items()}
+    fig, axes = histograms(study, points, (x_edges, y_edges), height=3.2)
+    for ax in axes:
         ax.axvline(study.thresholds.high_js, color="#D55E00", linewidth=1)
         log_scale(ax, "x")
         ax.set(xlabel="JS (nats; leftmost: below 1e-6)")
-        ax.set_title(study.models[model].label)
-    axes[0, 0].set_ylabel("entropy of base (nats)")
-    if mesh is not None:
-        fig.colorbar(mesh, ax=axes[0].tolist(), label="positions", aspect=30)
+    axes[0].set_ylabel("entropy of base (nats)")
     return fig
 
 
@@ -197,8 +173,8 @@ def plot_identity(study, table: pd.DataFrame) -> Figure:
         ax.set(xlim=(0, 100), xlabel="occurrences (%)", title=study.models[model].label)
         ax.grid(False)
     if models:
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=3)
+        handles, names = axes[0, 0].get_legend_handles_labels()
+        fig.legend(handles, names, loc="outside lower center", ncols=3)
     else:
         axes[0, 0].text(0.5, 0.5, f"no position with JS > {high:g}", ha="center")
         axes[0, 0].set_xlabel("occurrences (%)")
@@ -213,22 +189,18 @@ def plot_controls(study, table: pd.DataFrame) -> Figure:
     benchmarks = list(dict.fromkeys(table["benchmark"]))
     fig, ax = plt.subplots(figsize=(5.6, 1.1 + 0.55 * len(models)))
     for i, model in enumerate(models):
+        hue = color(study, model)
         for j, benchmark in enumerate(benchmarks):
-            row = table[(table["model"] == model) & (table["benchmark"] == benchmark)].iloc[0]
-            y = -i - 0.14 * (j - (len(benchmarks) - 1) / 2)
-            ends = [
-                [100 * (row[column] - row[f"{column}_low"])],
-                [100 * (row[f"{column}_high"] - row[column])],
-            ]
+            row = table[(table["model"] == model) & (table["benchmark"] == benchmark)].iloc[:1]
             pooled = j == len(benchmarks) - 1 and len(benchmarks) > 1
             ax.errorbar(
-                [100 * row[column]],
-                [y],
-                xerr=np.maximum(np.nan_to_num(ends), 0),
+                100 * row[column],
+                [-i - 0.14 * (j - (len(benchmarks) - 1) / 2)],
+                xerr=errors(row, column),
                 fmt="D" if pooled else "o",
-                color=color(study, model),
+                color=hue,
                 markersize=5,
-                markerfacecolor=color(study, model) if pooled else "white",
+                markerfacecolor=hue if pooled else "white",
             )
     ax.set_yticks([-i for i in range(len(models))], [study.models[m].label for m in models])
     for tick, model in zip(ax.get_yticklabels(), models):

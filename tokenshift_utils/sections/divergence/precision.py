@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from tokenshift_utils.sections.common import percent, plan
+from tokenshift_utils.sections.common import last_row, percent, plan
 from tokenshift_utils.sections.divergence.numbers import SUPPORTS, sparsity_row
-
-__all__ = ["precision_table", "say_precision"]
 
 
 def precision_table(study, floor: pd.DataFrame | None) -> pd.DataFrame:
@@ -16,20 +14,15 @@ def precision_table(study, floor: pd.DataFrame | None) -> pd.DataFrame:
     A row a support, with the columns of ``sparsity_table`` and the largest JS; none without
     ``floor``.
     """
-    rows = []
-    for column, support in SUPPORTS.items() if floor is not None else ():
+    if floor is None:
+        return pd.DataFrame(columns=["model", "between", "support"])
+    boot, rows = plan(study, floor), []
+    for column, support in SUPPORTS.items():
         js = floor[column].to_numpy()
-        rows.append(
-            {
-                "model": study.models[study.precision.model].label,
-                "between": "bfloat16 and float32",
-                "support": support,
-                "positions": len(floor),
-                **sparsity_row(study, plan(study, floor), floor, js),
-                "max": float(js.max()),
-            }
-        )
-    return pd.DataFrame(rows, columns=None if rows else ["model", "between", "support"])
+        row = {"model": study.models[study.precision.model].label}
+        row |= {"between": "bfloat16 and float32", "support": support, "positions": len(floor)}
+        rows.append(row | sparsity_row(study, boot, floor, js) | {"max": float(js.max())})
+    return pd.DataFrame(rows)
 
 
 def say_precision(study, table: pd.DataFrame, sparsity: pd.DataFrame) -> str:
@@ -37,9 +30,7 @@ def say_precision(study, table: pd.DataFrame, sparsity: pd.DataFrame) -> str:
     if table.empty:
         return "This study does not measure what bfloat16 alone makes (key 'precision')."
     cut, high = study.thresholds.near_zero[0], study.thresholds.high_js
-    row, full = (table[table["support"] == support].iloc[0] for support in ("nucleus", "full"))
-    model = study.precision.model
-    pooled = sparsity[(sparsity["model"] == model) & (sparsity["support"] == "nucleus")].iloc[-1:]
+    row, full = (last_row(table, support=support) for support in ("nucleus", "full"))
     out = (
         f"{row['model']}'s own weights in bfloat16 against float32 ({row['positions']:,} positions): "
         f"JS is at most {cut:g} at {percent(row, f'share_le_{cut:g}')}, above {high:g} at "
@@ -47,7 +38,8 @@ def say_precision(study, table: pd.DataFrame, sparsity: pd.DataFrame) -> str:
         f"is {row['mean']:.2g}, on the full vocabulary {full['mean']:.2g} and at most "
         f"{full['max']:.2g}."
     )
-    for _, trained in pooled.iterrows():
+    trained = last_row(sparsity, model=study.precision.model, support="nucleus")
+    if trained is not None:
         out += (
             f" Between base and {row['model']} the mean is {trained['mean']:.2g}, and JS is above "
             f"{high:g} at {percent(trained, f'share_gt_{high:g}', 2)}."

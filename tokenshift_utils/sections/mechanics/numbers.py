@@ -16,23 +16,7 @@ import torch
 from tokenshift_utils.measures.divergences import topk_overlap
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.sections.claims import HIGH_JS
-from tokenshift_utils.sections.common import evidence, of_kind, percent, plan
-
-__all__ = [
-    "COLUMNS",
-    "EVOLUTION_COLUMNS",
-    "evolution_evidence",
-    "evolution_table",
-    "mass_table",
-    "mechanics_evidence",
-    "overlap_table",
-    "rank_table",
-    "say_evolution",
-    "say_mass",
-    "say_overlap",
-    "say_rank",
-    "section_evidence",
-]
+from tokenshift_utils.sections.common import evidence, of_kind, plan, say
 
 _KEY = ["benchmark", "problem", "sample", "position"]
 COLUMNS = (
@@ -72,75 +56,56 @@ def _parts(study, frame: pd.DataFrame):
     yield "all", np.ones(len(frame), dtype=bool)
 
 
-def _table(study, shifts: dict[str, pd.DataFrame], columns) -> pd.DataFrame:
-    """One row a pair and set of positions; `columns(boot, frame, mask)` gives its estimates."""
+def _table(study, shifts: dict[str, pd.DataFrame], ratios) -> pd.DataFrame:
+    """One row a pair and set of positions.
+
+    `ratios(frame)` gives for each column its (numerator, denominator), both [rows]; a denominator
+    of None counts rows.
+    """
     boot, rows = plan(study, *shifts.values()), []
     for model, frame in shifts.items():
-        fill = columns(boot, frame)
-        for positions, mask in _parts(study, frame):
-            first = {
-                "pair": study.models[model].label,
-                "model": model,
-                "at": positions,
-                "positions": int(mask.sum()),
-            }
-            rows.append(first | fill(mask))
+        found = ratios(frame)
+        for at, mask in _parts(study, frame):
+            row = {"pair": study.models[model].label, "model": model}
+            row |= {"at": at, "positions": int(mask.sum())}
+            for name, (above, below) in found.items():
+                below = None if below is None else below[mask]
+                row |= boot.ratio(frame[mask], above[mask], below).columns(name)
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
 def overlap_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Mean overlap of base's and tuned's top-k sets, columns k1 .. k10 with intervals."""
 
-    def columns(boot: Bootstrap, frame: pd.DataFrame):
-        overlap = _overlap(frame)
+    def ratios(frame: pd.DataFrame) -> dict:
+        return {f"k{k + 1}": (column, None) for k, column in enumerate(_overlap(frame).T)}
 
-        def fill(mask):
-            row = {}
-            for k in range(overlap.shape[1]):
-                row |= boot.ratio(frame[mask], overlap[mask, k]).columns(f"k{k + 1}")
-            return row
-
-        return fill
-
-    return _table(study, shifts, columns)
+    return _table(study, shifts, ratios)
 
 
 def rank_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Share with the tuned top-1 within base's top k, and with a small base probability."""
 
-    def columns(boot: Bootstrap, frame: pd.DataFrame):
+    def ratios(frame: pd.DataFrame) -> dict:
         rank = frame["rank_base_of_tuned_top1"].to_numpy()
         chance = np.exp(frame["logp_base_of_tuned_top1"].to_numpy())
+        found = {f"top{k}": (rank <= k, None) for k in RANKS}
+        return found | {f"base_prob_below_{cut:g}": (chance < cut, None) for cut in (RARE, 0.1)}
 
-        def fill(mask):
-            part, row = frame[mask], {}
-            for k in RANKS:
-                row |= boot.ratio(part, rank[mask] <= k).columns(f"top{k}")
-            for cut in (RARE, 0.1):
-                row |= boot.ratio(part, chance[mask] < cut).columns(f"base_prob_below_{cut:g}")
-            return row
-
-        return fill
-
-    return _table(study, shifts, columns)
+    return _table(study, shifts, ratios)
 
 
 def mass_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Mean probability moved (total variation), and the share of it that base's top k gain."""
 
-    def columns(boot: Bootstrap, frame: pd.DataFrame):
+    def ratios(frame: pd.DataFrame) -> dict:
         gain, moved = _matrix(frame["gain_in_base_topk"]), frame["tv_full"].to_numpy()
+        ranks = [k for k in RANKS if k <= gain.shape[1]]
+        shares = {f"gained_in_top{k}": (gain[:, k - 1], moved) for k in ranks}
+        return {"mass_moved": (moved, None)} | shares
 
-        def fill(mask):
-            part, row = frame[mask], boot.ratio(frame[mask], moved[mask]).columns("mass_moved")
-            for k in (k for k in RANKS if k <= gain.shape[1]):
-                inside = boot.ratio(part, gain[mask, k - 1], moved[mask])
-                row |= inside.columns(f"gained_in_top{k}")
-            return row
-
-        return fill
-
-    return _table(study, shifts, columns)
+    return _table(study, shifts, ratios)
 
 
 def mechanics_evidence(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -261,53 +226,39 @@ def section_evidence(
     return pd.concat([found, later], ignore_index=True)
 
 
-def _rows(study, table: pd.DataFrame, at_high: bool = True):
-    """Rows of RL models, at high-JS positions or at all."""
-    wanted = table["model"].isin(of_kind(study, "rl")) & ((table["at"] != "all") == at_high)
-    for _, row in table[wanted].iterrows():
-        if row["positions"] == 0:
-            yield row, f"{row['pair']} has no position with {row['at']}."
-        else:
-            yield row, ""
+def _say_rows(study, table: pd.DataFrame, text: str) -> str:
+    """A line an RL model from its row at high-JS positions."""
+    rows = table[table["model"].isin(of_kind(study, "rl")) & (table["at"] != "all")]
+    nothing = "{pair} has no position with {at}."
+    return "\n".join(say(text if r["positions"] else nothing, r) for _, r in rows.iterrows())
 
 
 def say_overlap(study, table: pd.DataFrame) -> str:
     """How much the candidate sets share at high-JS positions."""
-    out = []
-    for row, nothing in _rows(study, table):
-        out.append(
-            nothing
-            or f"{row['pair']}, at its {row['positions']:,} positions with {row['at']}: the top-1 "
-            f"tokens agree at {percent(row, 'k1')}, the top-2 sets overlap by {percent(row, 'k2')},"
-            f" the top-5 sets by {percent(row, 'k5') if 'k5' in row.index else 'n/a'}."
-        )
-    return "\n".join(out)
+    text = (
+        "{pair}, at its {positions:,} positions with {at}: the top-1 tokens agree at {k1:%}, the "
+        "top-2 sets overlap by {k2:%}, the top-5 sets by "
+    )
+    return _say_rows(study, table, text + ("{k5:%}." if "k5" in table else "n/a."))
 
 
 def say_rank(study, table: pd.DataFrame) -> str:
     """Where base ranked RL's choice at high-JS positions."""
-    out = []
-    for row, nothing in _rows(study, table):
-        out.append(
-            nothing
-            or f"{row['pair']}: at positions with {row['at']} its top-1 token is base's top-1 at "
-            f"{percent(row, 'top1')} and within base's top 3 at {percent(row, 'top3')}; base gives "
-            f"it less than {RARE:g} at {percent(row, f'base_prob_below_{RARE:g}')}."
-        )
-    return "\n".join(out)
+    text = (
+        "{pair}: at positions with {at} its top-1 token is base's top-1 at {top1:%} and within "
+        f"base's top 3 at {{top3:%}}; base gives it less than {RARE:g} at "
+        f"{{base_prob_below_{RARE:g}:%}}."
+    )
+    return _say_rows(study, table, text)
 
 
 def say_mass(study, table: pd.DataFrame) -> str:
     """Who gains the probability that moves at high-JS positions."""
-    out = []
-    for row, nothing in _rows(study, table):
-        out.append(
-            nothing
-            or f"{row['pair']}: at positions with {row['at']} {percent(row, 'mass_moved')} of the "
-            f"probability moves, and of what is gained {percent(row, 'gained_in_top3')} goes to "
-            "tokens within base's top 3."
-        )
-    return "\n".join(out)
+    text = (
+        "{pair}: at positions with {at} {mass_moved:%} of the probability moves, and of what is "
+        "gained {gained_in_top3:%} goes to tokens within base's top 3."
+    )
+    return _say_rows(study, table, text)
 
 
 def say_evolution(table: pd.DataFrame) -> str:

@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import color, label_ends, log_scale, name_lines
+from tokenshift_utils.report.style import (
+    color,
+    interval_line,
+    label_ends,
+    labels,
+    log_scale,
+    name_lines,
+)
 from tokenshift_utils.sections.mechanics.numbers import RANKS, RARE
-
-__all__ = ["plot_evolution", "plot_mass", "plot_overlap", "plot_rank"]
-
-
-def _names(study, table: pd.DataFrame) -> dict[str, str]:
-    return {study.models[m].label: color(study, m) for m in dict.fromkeys(table["model"])}
 
 
 def _panels(table: pd.DataFrame, height: float = 3.1):
@@ -44,7 +45,7 @@ def plot_overlap(study, table: pd.DataFrame) -> Figure:
         _curves(study, ax, rows, [f"k{k}" for k in widths], widths)
         ax.set(xlabel="k", ylim=(0, 102), xticks=widths)
     panels[0][0].set_ylabel("overlap of top-k sets (%)")
-    name_lines(panels[-1][0], _names(study, table), at=(0.97, 0.86))
+    name_lines(panels[-1][0], labels(study, table["model"]), at=(0.97, 0.86))
     return fig
 
 
@@ -70,7 +71,7 @@ def plot_rank(study, table: pd.DataFrame, shifts: dict[str, pd.DataFrame]) -> Fi
     log_scale(right, "x")
     right.set(xlabel="x", ylabel="with base probability < x (%)", ylim=(0, 102))
     right.set_title("Base's probability of it")
-    name_lines(right, _names(study, table), at=(0.03, 0.97))
+    name_lines(right, labels(study, table["model"]), at=(0.03, 0.97))
     return fig
 
 
@@ -83,7 +84,7 @@ def plot_mass(study, table: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(widths)), [f"top {k}" for k in widths])
         ax.set(xlabel="candidates of base", ylim=(0, 102))
     panels[0][0].set_ylabel("of the probability gained (%)")
-    name_lines(panels[-1][0], _names(study, table), at=(0.97, 0.86))
+    name_lines(panels[-1][0], labels(study, table["model"]), at=(0.97, 0.86))
     return fig
 
 
@@ -93,17 +94,12 @@ def plot_evolution(study, table: pd.DataFrame, model: str) -> Figure:
     hue, steps = color(study, model), table["step"].to_numpy()
     ends = {}
     for name, alpha in (("p75", 0.35), ("p90", 0.5), ("mean", 0.65), ("p95", 0.8), ("p99", 1.0)):
-        left.plot(steps, table[name], "o-", color=hue, alpha=alpha, markersize=3.5)
-        left.fill_between(
-            steps, table[f"{name}_low"], table[f"{name}_high"], color=hue, alpha=0.12, linewidth=0
-        )
+        interval_line(left, steps, table, name, hue, alpha=0.12)
+        left.lines[-1].set_alpha(alpha)
         ends[name] = (float(steps[-1]), float(table[name].iloc[-1]), hue)
     left.set(xlabel="training step", ylabel="JS (nats)", ylim=(0, None), title="Percentiles of JS")
     label_ends(left, ends)
-    right.plot(steps, table["jaccard"], "o-", color=hue, markersize=3.5)
-    right.fill_between(
-        steps, table["jaccard_low"], table["jaccard_high"], color=hue, alpha=0.18, linewidth=0
-    )
+    interval_line(right, steps, table, "jaccard", hue)
     right.set(xlabel="training step", ylabel="Jaccard overlap", ylim=(0, 1.03))
     right.set_title("High-JS set against the final one")
     return fig

@@ -20,22 +20,6 @@ from tokenshift_utils.sections.objective.records import Run, Runs, _plan, _weigh
 from tokenshift_utils.training.position_sets import unpack_positions
 from tokenshift_utils.training.tiny.recipes import ARMS
 
-__all__ = [
-    "BASELINE",
-    "COMPARED_WITH",
-    "CONFIRMATORY",
-    "configuration_table",
-    "curves",
-    "objective_evidence",
-    "objective_table",
-    "pass_table",
-    "runs_table",
-    "shift_table",
-    "token_table",
-    "weight_curves",
-    "weights_table",
-]
-
 BASELINE = "dapo"
 CONFIRMATORY = ("high-kl", "low-kl")
 # The plain run that each arm is compared with, where it isn't the baseline.

@@ -17,8 +17,6 @@ from tokenshift_utils.sections.objective.numbers import (
 from tokenshift_utils.sections.objective.records import Runs
 from tokenshift_utils.training.tiny.recipes import ARMS, ROLES
 
-__all__ = ["plot_gains", "plot_tokens", "plot_training", "plot_weights"]
-
 _COLORS = {
     "dapo": COLORS["dapo"],
     "high-kl": COLORS["dapo-high-kl"],

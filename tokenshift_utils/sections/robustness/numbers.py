@@ -12,29 +12,9 @@ import numpy as np
 import pandas as pd
 
 from tokenshift_utils.report.bootstrap import Bootstrap
-from tokenshift_utils.sections.common import by_benchmark, of_kind, percent, plan
-
-__all__ = [
-    "COLUMNS",
-    "sampling_settings",
-    "sampling_table",
-    "say_robustness",
-    "say_sampling",
-    "say_sources",
-    "say_support",
-    "source_table",
-    "support_table",
-]
+from tokenshift_utils.sections.common import by, last_row, of_kind, plan, pooled, say, say_each
 
 COLUMNS = ("benchmark", "problem", "sample", "position", "js", "js_full")
-
-
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation, ties sharing their mean rank; NaN where one is constant."""
-    ranks = [pd.Series(x).rank().to_numpy() for x in (a, b)]
-    if len(a) < 2 or min(r.std() for r in ranks) == 0:
-        return np.nan
-    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -45,32 +25,28 @@ def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     truncated distributions, the share that is high, or near zero, in full), nucleus_zero (share
     with truncated JS exactly 0), full_median_at_nucleus_high (nats), rank_correlation.
     """
-    boot, rows = plan(study, *shifts.values()), []
     high, low = study.thresholds.high_js, study.thresholds.near_zero[-1]
-    for model, frame in shifts.items():
-        for benchmark, part in by_benchmark(study, frame):
-            cut, full = part["js"].to_numpy(), part["js_full"].to_numpy()
-            row = {
-                "pair": study.models[model].label,
-                "model": model,
-                "benchmark": benchmark,
-                "positions": len(part),
-            }
-            shares = {
-                "both_high": ((cut > high) & (full > high), None),
-                "only_nucleus_high": ((cut > high) & (full <= high), None),
-                "only_full_high": ((cut <= high) & (full > high), None),
-                "nucleus_high_full_high": ((cut > high) & (full > high), cut > high),
-                "nucleus_high_full_near_zero": ((cut > high) & (full <= low), cut > high),
-                "nucleus_zero": (cut == 0, None),
-            }
-            for name, (inside, among) in shares.items():
-                row |= boot.ratio(part, inside, among).columns(name)
-            row["full_median_at_nucleus_high"] = (
-                float(np.median(full[cut > high])) if (cut > high).any() else np.nan
-            )
-            rows.append(row | {"rank_correlation": _rank_correlation(cut, full)})
-    return pd.DataFrame(rows)
+
+    def rows(boot: Bootstrap, model: str, benchmark: str, part: pd.DataFrame):
+        cut, full = part["js"].to_numpy(), part["js_full"].to_numpy()
+        row = {"pair": study.models[model].label, "model": model, "benchmark": benchmark}
+        row["positions"] = len(part)
+        shares = {
+            "both_high": ((cut > high) & (full > high), None),
+            "only_nucleus_high": ((cut > high) & (full <= high), None),
+            "only_full_high": ((cut <= high) & (full > high), None),
+            "nucleus_high_full_high": ((cut > high) & (full > high), cut > high),
+            "nucleus_high_full_near_zero": ((cut > high) & (full <= low), cut > high),
+            "nucleus_zero": (cut == 0, None),
+        }
+        for name, (inside, among) in shares.items():
+            row |= boot.ratio(part, inside, among).columns(name)
+        at_high = full[cut > high]
+        row["full_median_at_nucleus_high"] = float(np.median(at_high)) if len(at_high) else np.nan
+        rank = part[["js", "js_full"]].corr(method="spearman").iloc[0, 1]
+        yield row | {"rank_correlation": rank}
+
+    return by(study, shifts, rows)
 
 
 def _measures(study, boot: Bootstrap, part: pd.DataFrame) -> dict[str, float]:
@@ -86,13 +62,13 @@ def _measures(study, boot: Bootstrap, part: pd.DataFrame) -> dict[str, float]:
 
 def source_table(study, model: str, sources: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The same pair measured on different trajectories; `sources` maps their name to shifts."""
-    boot, rows = plan(study, *sources.values()), []
-    for source, frame in sources.items():
-        for benchmark, part in by_benchmark(study, frame):
-            row = {"pair": study.models[model].label, "trajectories": source}
-            row |= {"benchmark": benchmark, "positions": len(part)}
-            rows.append(row | _measures(study, boot, part))
-    return pd.DataFrame(rows)
+
+    def rows(boot: Bootstrap, source: str, benchmark: str, part: pd.DataFrame):
+        row = {"pair": study.models[model].label, "trajectories": source}
+        row |= {"benchmark": benchmark, "positions": len(part)}
+        yield row | _measures(study, boot, part)
+
+    return by(study, sources, rows)
 
 
 def sampling_settings(study) -> list[dict[str, float]]:
@@ -125,58 +101,48 @@ def sampling_table(
 
 def say_support(study, table: pd.DataFrame) -> str:
     """Whether truncation makes the high-JS positions, pooled over benchmarks."""
+    text = (
+        "{pair}: {both_high:%2} of positions are high by both measures, {only_nucleus_high:%} only "
+        "on the truncated distributions and {only_full_high:%2} only on the full vocabulary. Of the "
+        "truncated-high positions {nucleus_high_full_high:%} are high in full and "
+        "{nucleus_high_full_near_zero:%} near zero; their median full JS is "
+        "{full_median_at_nucleus_high:.3f} nats. So "
+    )
     out = []
     for model in of_kind(study, "rl"):
-        rows = table[table["model"] == model]
-        if rows.empty:
+        row = last_row(table, model=model)
+        if row is None:
             continue
-        row = rows.iloc[-1]
         if np.isnan(row["nucleus_high_full_near_zero"]):
             out.append(f"{row['pair']} has no high-JS position.")
-            continue
-        most = row["nucleus_high_full_high"] < 0.5
-        out.append(
-            f"{row['pair']}: {percent(row, 'both_high', 2)} of positions are high by both "
-            f"measures, {percent(row, 'only_nucleus_high')} only on the truncated distributions "
-            f"and {percent(row, 'only_full_high', 2)} only on the full vocabulary. Of the "
-            f"truncated-high positions {percent(row, 'nucleus_high_full_high')} are high in full "
-            f"and {percent(row, 'nucleus_high_full_near_zero')} near zero; their median full JS is "
-            f"{row['full_median_at_nucleus_high']:.3f} nats. So "
-            + (
-                "truncation makes most of them high: smaller shifts that cross the edge of the "
-                "nucleus."
-                if most
-                else "most of them are high without truncation too."
+        elif row["nucleus_high_full_high"] < 0.5:
+            out.append(
+                f"{say(text, row)}truncation makes most of them high: smaller shifts that cross the "
+                "edge of the nucleus."
             )
-        )
+        else:
+            out.append(f"{say(text, row)}most of them are high without truncation too.")
     return "\n".join(out)
 
 
 def say_sources(table: pd.DataFrame) -> str:
     """High-JS shares by trajectories, pooled over benchmarks."""
-    rows = table[table["benchmark"] == table["benchmark"].iloc[-1]]
-    parts = [
-        f"{percent(r, 'nucleus_high')} on {r['trajectories']} responses" for _, r in rows.iterrows()
-    ]
-    return f"{rows['pair'].iloc[0]}: high-JS positions are {', '.join(parts)}."
+    parts = say_each("{nucleus_high:%} on {trajectories} responses", pooled(table))
+    return f"{table['pair'].iloc[-1]}: high-JS positions are {', '.join(parts.splitlines())}."
 
 
 def say_sampling(study, table: pd.DataFrame) -> str:
     """High-JS shares by sampler setting."""
-    parts = [
-        f"{percent(r, 'nucleus_high')} (full: {percent(r, 'full_high')}) at top-p "
-        f"{r['top_p']:g}, temperature {r['temperature']:g}"
-        for _, r in table.iterrows()
-    ]
+    text = "{nucleus_high:%} (full: {full_high:%}) at top-p {top_p:g}, temperature {temperature:g}"
+    parts = say_each(text, table).splitlines()
     label = study.models[study.robustness.pair].label
     return f"{label}: high-JS positions are {'; '.join(parts)}."
 
 
 def say_robustness(by_source: pd.DataFrame, sampler: pd.DataFrame) -> str:
     """The range of the near-zero and high shares over trajectories and over samplers."""
-    pooled = by_source[by_source["benchmark"] == by_source["benchmark"].iloc[-1]]
     out = []
-    for rows, over in ((pooled, "trajectories"), (sampler, "sampler settings")):
+    for rows, over in ((pooled(by_source), "trajectories"), (sampler, "sampler settings")):
         zero, high = rows["nucleus_near_zero"], rows["nucleus_high"]
         out.append(
             f"Over {len(rows)} {over} the near-zero share goes from {zero.min():.1%} to "
