@@ -159,6 +159,21 @@ def test_a_run_leaves_adapter_card_and_logs_and_resumes_to_the_same(recipe, mini
     assert resumed["resumed"] and all(torch.equal(same[name], weights[name]) for name in weights)
 
 
+def test_a_run_with_a_frozen_reference_goes_on_from_what_it_trained(recipe):
+    """TRL keeps the start beside the adapter that is trained; a checkpoint has both."""
+    run = Run(recipe(), "simplerl", 1)
+    adapters.train_adapter(run)
+    log, weights, _ = files(run)
+    shutil.rmtree(run.logs)
+    shutil.rmtree(run.model)
+    with pytest.raises(KeyboardInterrupt):
+        adapters.train_adapter(run, Stop())
+    adapters.train_adapter(run)
+    again, same, resumed = files(run)
+    pd.testing.assert_frame_equal(again, log)
+    assert resumed["resumed"] and all(torch.equal(same[name], weights[name]) for name in weights)
+
+
 @pytest.mark.parametrize("arm", ["simplerl", "own", "far", "dpo"])
 def test_other_arms_leave_adapters(arm, recipe):
     run = Run(recipe(), arm, 1)
