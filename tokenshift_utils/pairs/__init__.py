@@ -1,0 +1,1 @@
+"""Two models at once: what mixing them shares between settings."""
