@@ -92,15 +92,19 @@ class Frontier:
             self._round()
 
     def _wait(self, who: np.ndarray) -> dict[int, np.ndarray]:
-        """Note where the walkers that are not done wait; the walkers by place."""
+        """Note where the walkers that are not done wait; walkers by place, where none waited before."""
         who = who[~self._walkers.done[who]]
         if not len(who):
             return {}
         nodes = self._walkers.node[who]
         order = np.argsort(nodes, kind="stable")
         places, starts = np.unique(nodes[order], return_index=True)
-        found = dict(zip(places.tolist(), np.split(who[order], starts[1:])))
-        self._waiting |= found
+        found = {}
+        for place, group in zip(places.tolist(), np.split(who[order], starts[1:])):
+            if place in self._waiting:  # others wait there already, and a lane will come
+                self._waiting[place] = np.concatenate([self._waiting[place], group])
+            else:
+                self._waiting[place] = found[place] = group
         return found
 
     # Lanes --------------------------------------------------------------------------------------
@@ -213,20 +217,43 @@ class Frontier:
         groups = [self._waiting.pop(node) for node in self._node[self._node >= 0].tolist()]
         who = np.concatenate(groups)
         lane = np.repeat(np.flatnonzero(self._node >= 0), [len(group) for group in groups])
+        paths = []  # lanes and nodes of the drafts
         for model in (BASE, TUNED):
             rows = np.flatnonzero(np.isin(self._kind, DRAFTING[model]))
             if len(rows):
                 mine = (lane >= rows[0]) & (lane <= rows[-1])
-                self._serve(model, slice(int(rows[0]), int(rows[-1]) + 1), who[mine], lane[mine])
+                span = slice(int(rows[0]), int(rows[-1]) + 1)
+                paths.append((model, rows, self._serve(model, span, who[mine], lane[mine])))
+        self._walkers.advance(who)
+        for model, _, nodes in paths:
+            kept = (self._trees.visited[nodes] & (nodes >= 0)).sum(1)
+            self._cuts[model] += int((kept < nodes.shape[1]).sum())
+            self._written[model] += int(kept.sum())
         self._node[:] = -1
         self._lane_of[who] = lane
-        found = self._wait(who)
-        depth = self._trees.position[list(found)]
-        for _, _, place in sorted(zip(depth, map(len, found.values()), found)):
-            self._later[self._lane_of[found[place][0]]].append(place)
+        self._hand_out(self._wait(who), paths)
 
-    def _serve(self, model: int, rows: slice, who: np.ndarray, lane: np.ndarray) -> None:
-        """A round of the lanes ``rows``, whose drafts come from ``model``."""
+    def _hand_out(self, found: dict[int, np.ndarray], paths: list) -> None:
+        """Let lanes keep the new places on their paths; others, met in older parts of trees, wait
+        for any lane."""
+        places = np.array(list(found), np.int64)
+        lanes = self._lane_of[[group[0] for group in found.values()]]
+        trees, rows = self._trees, len(self._node)
+        drafted = [(nodes * rows + lane[:, None])[nodes >= 0] for _, lane, nodes in paths]
+        on_path = np.isin(trees.parent[places] * rows + lanes, np.concatenate(drafted))
+        on_path |= np.isin(places * rows + lanes, np.concatenate(drafted))
+        order = np.lexsort(([len(group) for group in found.values()], trees.position[places]))
+        for place, lane, mine in zip(places[order], lanes[order], on_path[order]):
+            if mine:
+                self._later[lane].append(int(place))
+            else:
+                self._places.setdefault(int(trees.tree[place]), []).append(int(place))
+
+    def _serve(self, model: int, rows: slice, who: np.ndarray, lane: np.ndarray) -> np.ndarray:
+        """Draft and read in the lanes ``rows``, whose drafts come from ``model``.
+
+        Returns the nodes ``[b, n]`` at which tokens were drafted, -1 behind a text's end.
+        """
         position = self._trees.position[self._node[rows]]
         n = self._block or best_block(self._cuts[model], self._written[model])
         n = min(n, self._sampling.max_new_tokens - int(position.min()))
@@ -242,10 +269,7 @@ class Frontier:
         some = np.flatnonzero(reads)
         if len(some):
             self._verify(model, rows.start, some, drafts, nuclei, nodes, who, lane)
-        self._walkers.advance(who)
-        kept = (self._trees.visited[nodes] & (nodes >= 0)).sum(1)
-        self._cuts[model] += int((kept < n).sum())
-        self._written[model] += int(kept.sum())
+        return nodes
 
     def _draft(
         self, model: int, rows: slice, n: int, keys: Tensor, positions: Tensor
@@ -360,7 +384,7 @@ class Frontier:
         }
         drawn = {source: tokens.cpu().numpy() for source, tokens in drawn.items()}
         found = {name: values.cpu().numpy() for name, values in found.items()}
-        self._trees.learn(places, np.uint8(bits), found, drawn, logp)
+        self._trees.learn(places, bits, found, drawn, logp)
 
     def _insert(self, places, pair, keys, positions, who, lane, nodes) -> None:
         """Draw what stands at switched positions and is neither model's token, where walks want it.

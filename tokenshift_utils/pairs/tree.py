@@ -159,7 +159,7 @@ class PrefixTrees:
     def learn(
         self,
         nodes: np.ndarray,
-        bits: np.ndarray,
+        bits: int,
         measures: dict[str, np.ndarray],
         tokens: dict[int, np.ndarray],
         logp: dict[tuple[int, int], np.ndarray],
@@ -179,7 +179,7 @@ class PrefixTrees:
         for (source, model), column in logp.items():
             some = ~np.isnan(column)
             self.logp[nodes[some], source, model] = column[some]
-        self.known[nodes] |= bits.astype(np.uint8)
+        self.known[nodes] |= np.uint8(bits)
         self.derive(nodes)
 
     def derive(self, nodes: np.ndarray) -> None:
