@@ -128,9 +128,10 @@ class HFSession:
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Keep only the rows listed, in that order."""
-        self.length = self.length[rows]
-        self._longest = int(self.length.max())
-        self._cache.keep_rows(rows, self._longest)
+        length = self.length[rows]
+        moved = rows != torch.arange(len(rows), device=self.device)
+        self._cache.keep_rows(rows, int((length * moved).max()))
+        self.length, self._longest = length, int(length.max())
 
 
 class UncachedSession:

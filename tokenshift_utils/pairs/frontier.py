@@ -15,7 +15,7 @@ A round, for all lanes at once:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -40,11 +40,10 @@ from tokenshift_utils.policy import Policy, Sampling, stop_ids
 from tokenshift_utils.rules import nucleus_js
 
 ENTER_AT = 1 / 16  # share of lanes that must be idle before new texts enter: entering costs a read
-# Kinds of lanes, by the model that drafts and whether it is alone; in the order of their rows, so
-# that those of one kind, of one drafting model and of both models' reading are each one slice.
-BASE_ALONE, BASE_DRAFTS, TUNED_DRAFTS, TUNED_ALONE, IDLE = range(5)
-DRAFTING = {BASE: (BASE_ALONE, BASE_DRAFTS), TUNED: (TUNED_DRAFTS, TUNED_ALONE)}
-READING = {BASE: BASE_DRAFTS, TUNED: TUNED_DRAFTS}  # whose drafts the other model reads at once
+IDLE = 2  # in place of the model that drafts
+# On a CPU lanes of similar length are served together, since attention takes as long for each row
+# as for the longest; and not too few, since a forward has a cost of its own.
+SIMILAR, FEW = 48, 24
 
 
 class Frontier:
@@ -76,7 +75,9 @@ class Frontier:
         self._later: list[list[int]] = [[] for _ in range(rows)]  # places on its path, deepest last
         self._waiting: dict[int, np.ndarray] = {}  # walkers by place
         self._places: dict[int, list[int]] = {}  # places that no lane has, by tree
-        self._kind = np.full(rows, IDLE)
+        self._drafter = np.full(rows, IDLE)
+        self._alone = np.zeros(rows, bool)  # whether the drafter suffices
+        self._length = np.zeros(rows, np.int64)  # tokens of a lane's prefix
         self._lane_of = np.zeros(len(walkers.tree), np.int64)
         self._cuts, self._written = [0, 0], [0, 0]  # of drafts by each model
 
@@ -123,10 +124,9 @@ class Frontier:
         source = np.arange(len(self._node))
         if not self._places:
             self._share([lane for lane in idle if self._node[lane] < 0], source)
-        self._kind = self._kinds()
-        order = _arranged(self._kind)
+        order = _arranged(self._assess())
         place = np.argsort(order)  # where each lane goes
-        for name in ("_node", "_tree", "_kind"):
+        for name in ("_node", "_tree", "_drafter", "_alone", "_length"):
             setattr(self, name, getattr(self, name)[order])
         self._later = [self._later[lane] for lane in order]
         rows = source[order]
@@ -167,26 +167,43 @@ class Frontier:
             self._node[lane], self._tree[lane] = self._later[other].pop(0), self._tree[other]
             source[lane] = other
 
-    def _kinds(self) -> np.ndarray:
-        """The kind of each lane."""
-        kinds = np.full(len(self._node), IDLE)
+    def _assess(self) -> np.ndarray:
+        """Who drafts in each lane, whether that suffices, and how long its prefix is; numbers by
+        which lanes that are alike sort together."""
         busy = np.flatnonzero(self._node >= 0)
-        side, alone = self._walkers.followed([self._waiting[n] for n in self._node[busy].tolist()])
-        both = np.where(side == BASE, BASE_DRAFTS, TUNED_DRAFTS)
-        kinds[busy] = np.where(alone, np.where(side == BASE, BASE_ALONE, TUNED_ALONE), both)
-        return kinds
+        nodes = self._node[busy]
+        self._drafter[:], self._alone[:], self._length[:] = IDLE, False, 0
+        self._drafter[busy], self._alone[busy] = self._walkers.followed(
+            [self._waiting[node] for node in nodes.tolist()]
+        )
+        prompts = [len(self._prompts[tree]) for tree in self._tree[busy]]
+        self._length[busy] = self._trees.position[nodes] + prompts
+        return (self._drafter * 1000 + self._length // SIMILAR) * 2 + self._alone
+
+    def _groups(self) -> Iterator[tuple[int, slice]]:
+        """Rows that are served together, and which model drafts in them."""
+        for model in (BASE, TUNED):
+            rows = np.flatnonzero(self._drafter == model)
+            if not len(rows):
+                continue
+            ends = [int(rows[-1]) + 1]
+            if self._device.type == "cpu":
+                steps = np.flatnonzero(np.diff(self._length[rows] // SIMILAR)) + int(rows[0]) + 1
+                ends = [*steps.tolist(), *ends]
+            start = int(rows[0])
+            for end in ends:
+                if end == ends[-1] or (end - start >= FEW and ends[-1] - end >= FEW):
+                    yield model, slice(start, end)
+                    start = end
 
     def _load(self, entering: dict[int, bool]) -> None:
         """Put the texts of all lanes' places into ``_text``, and let the sessions read them but for
         their last tokens. ``entering`` lanes have no such text yet."""
         busy = np.flatnonzero(self._node >= 0)
-        self._start = np.zeros(len(self._node), np.int64)  # of the response
-        self._start[busy] = [len(self._prompts[tree]) for tree in self._tree[busy]]
-        self._size = self._start.copy()
-        self._size[busy] += self._trees.position[self._node[busy]]
-        known = np.maximum(self._size - 1, 0)  # how far the rows' old texts are right
-        started = [lane for lane in busy if self._size[lane] > self._start[lane]]
-        rows, columns = self._tensor(started), self._tensor(self._size[started] - 1)
+        last = self._length - 1
+        known = np.maximum(last, 0)  # how far the rows' old texts are right
+        started = busy[self._trees.position[self._node[busy]] > 0]
+        rows, columns = self._tensor(started), self._tensor(last[started])
         self._text[rows, columns] = self._tensor(self._trees.token[self._node[started]])
         for lane, fresh in entering.items():
             written = self._trees.texts(self._node[[lane]])[0].tolist()
@@ -198,15 +215,14 @@ class Frontier:
         fresh = [lane for lane, fresh in entering.items() if fresh]
         for model, session in enumerate(self._sessions):
             session.rewind(torch.minimum(session.length, self._tensor(known)))
-            reads = np.isin(self._kind, [BASE_DRAFTS, TUNED_DRAFTS, *DRAFTING[model]])
+            reads = (self._drafter == model) | ((self._drafter == 1 - model) & ~self._alone)
             some = [lane for lane in fresh if reads[lane]]
             if some:  # one prompt of several lanes is read once
                 prompts = [self._prompts[tree][:-1] for tree in self._tree[some]]
                 session.enter(self._tensor(some), prompts)
-            behind = self._tensor(self._size - 1) > session.length
-            behind = (behind & torch.from_numpy(reads).to(self._device)).nonzero().squeeze(-1)
+            behind = np.flatnonzero(reads & (last > session.length.cpu().numpy()))
             if len(behind):
-                catch_up(session, self._text, behind, self._tensor(self._size - 1)[behind])
+                catch_up(session, self._text, self._tensor(behind), self._tensor(last[behind]))
 
     def _tensor(self, values) -> Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self._device)
@@ -218,12 +234,10 @@ class Frontier:
         who = np.concatenate(groups)
         lane = np.repeat(np.flatnonzero(self._node >= 0), [len(group) for group in groups])
         paths = []  # lanes and nodes of the drafts
-        for model in (BASE, TUNED):
-            rows = np.flatnonzero(np.isin(self._kind, DRAFTING[model]))
-            if len(rows):
-                mine = (lane >= rows[0]) & (lane <= rows[-1])
-                span = slice(int(rows[0]), int(rows[-1]) + 1)
-                paths.append((model, rows, self._serve(model, span, who[mine], lane[mine])))
+        for model, rows in self._groups():
+            mine = (lane >= rows.start) & (lane < rows.stop)
+            nodes = self._serve(model, rows, who[mine], lane[mine])
+            paths.append((model, np.arange(rows.start, rows.stop), nodes))
         self._walkers.advance(who)
         for model, _, nodes in paths:
             kept = (self._trees.visited[nodes] & (nodes >= 0)).sum(1)
@@ -261,7 +275,7 @@ class Frontier:
         drafts, nuclei = self._draft(model, rows, n, keys, positions)
         tokens = drafts.cpu().numpy()
         nodes = self._chain(self._node[rows], tokens)
-        reads = self._kind[rows] == READING[model]
+        reads = ~self._alone[rows]
         if not reads.all():
             some = np.flatnonzero(~reads)
             self._learn_alone(model, nodes[some], tokens[some], nuclei, some)
@@ -275,7 +289,7 @@ class Frontier:
         self, model: int, rows: slice, n: int, keys: Tensor, positions: Tensor
     ) -> tuple[Tensor, list[Nucleus]]:
         """n tokens a lane ``[b, n]``, and the nuclei ``[b, V]`` that they come from."""
-        columns = self._tensor(self._size[rows])[:, None] - 1
+        columns = self._tensor(self._length[rows])[:, None] - 1
         token = self._text[rows].gather(1, columns).squeeze(1)
         tokens, nuclei = [], []
         for i in range(n):
@@ -345,7 +359,7 @@ class Frontier:
             self._tensor(first + some),
             self._tensor(some),
         )
-        before = self._tensor(self._size)[lanes] - 1
+        before = self._tensor(self._length)[lanes] - 1
         behind = (before > session.length[lanes]).nonzero().squeeze(-1)
         if len(behind):
             catch_up(session, self._text, lanes[behind], before[behind])
@@ -416,11 +430,10 @@ class Frontier:
 
 def _arranged(kind: np.ndarray) -> np.ndarray:
     """An order in which those of each kind stand together, and as few as possible are moved."""
-    ends = np.searchsorted(np.sort(kind), np.arange(IDLE + 1), side="right")
-    target = np.repeat(np.arange(IDLE + 1), np.diff(ends, prepend=0))
+    target = np.sort(kind)
     order = np.where(kind == target, np.arange(len(kind)), -1)
-    for which in range(IDLE + 1):
-        order[(target == which) & (order < 0)] = np.flatnonzero((kind == which) & (target != which))
+    away = np.flatnonzero(order < 0)
+    order[away] = away[np.argsort(kind[away], kind="stable")]
     return order
 
 
