@@ -32,6 +32,10 @@ _ROWS = {
     "in the distributions that emit this token.",
     "cross_sampling": "One row a response that two models wrote together.",
     "switches": "One row a position of such a response at which the rule fired.",
+    "mixture_trees": "One row a distinct prefix of the mixtures of a pair: what both models say after "
+    "it, once. Rows of `cross_sampling` and `switches` are read off these and the two kinds below.",
+    "mixture_responses": "One row a distinct response of these mixtures.",
+    "mixture_walks": "One row a mixture and sample: which response it is.",
     "single_token": "One row a position of a model's own response at which another model's token was "
     "tried: how often each of the two tokens leads to a correct answer.",
 }
