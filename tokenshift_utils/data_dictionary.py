@@ -6,8 +6,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenshift_utils import paths, records
-from tokenshift_utils.cross_sampling import get_cross_sampling
+from tokenshift_utils import executor, paths, records
+from tokenshift_utils.cross_sampling import cross_sampling_artefacts, get_cross_sampling
+from tokenshift_utils.mixture_trees import MixtureTrees
 from tokenshift_utils.rollouts import get_rollouts
 from tokenshift_utils.shifts import get_shifts
 from tokenshift_utils.single_token import get_single_token
@@ -90,6 +91,13 @@ def write_samples(study: Study) -> list[Path]:
         "cross_sampling": runs,
         "switches": switches,
     }
+    trees = [
+        artefact.behind(study)
+        for artefact in cross_sampling_artefacts(study, study.base, tuned, threshold=threshold)
+    ]
+    for kind in MixtureTrees.kinds:
+        tables = [executor.read(study, artefact, kind) for artefact in trees]
+        frames[kind] = pa.concat_tables(tables).to_pandas()
     if study.cross_sampling.single_token:
         frames["single_token"] = get_single_token(study, study.base, tuned)
     return [_write_sample(kind, frame) for kind, frame in frames.items()]

@@ -15,7 +15,7 @@ A round, for all lanes at once:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -41,9 +41,6 @@ from tokenshift_utils.rules import nucleus_js
 
 ENTER_AT = 1 / 16  # share of lanes that must be idle before new texts enter: entering costs a read
 IDLE = 2  # in place of the model that drafts
-# On a CPU lanes of similar length are served together, since attention takes as long for each row
-# as for the longest; and not too few, since a forward has a cost of its own.
-SIMILAR, FEW = 48, 24
 
 
 class Frontier:
@@ -168,8 +165,10 @@ class Frontier:
             source[lane] = other
 
     def _assess(self) -> np.ndarray:
-        """Who drafts in each lane, whether that suffices, and how long its prefix is; numbers by
-        which lanes that are alike sort together."""
+        """Find who drafts in each lane, whether that suffices, and how long its prefix is.
+
+        Returns the order of lanes: those of equal numbers stand together.
+        """
         busy = np.flatnonzero(self._node >= 0)
         nodes = self._node[busy]
         self._drafter[:], self._alone[:], self._length[:] = IDLE, False, 0
@@ -178,23 +177,8 @@ class Frontier:
         )
         prompts = [len(self._prompts[tree]) for tree in self._tree[busy]]
         self._length[busy] = self._trees.position[nodes] + prompts
-        return (self._drafter * 1000 + self._length // SIMILAR) * 2 + self._alone
-
-    def _groups(self) -> Iterator[tuple[int, slice]]:
-        """Rows that are served together, and which model drafts in them."""
-        for model in (BASE, TUNED):
-            rows = np.flatnonzero(self._drafter == model)
-            if not len(rows):
-                continue
-            ends = [int(rows[-1]) + 1]
-            if self._device.type == "cpu":
-                steps = np.flatnonzero(np.diff(self._length[rows] // SIMILAR)) + int(rows[0]) + 1
-                ends = [*steps.tolist(), *ends]
-            start = int(rows[0])
-            for end in ends:
-                if end == ends[-1] or (end - start >= FEW and ends[-1] - end >= FEW):
-                    yield model, slice(start, end)
-                    start = end
+        # base alone, base drafts, tuned drafts, tuned alone: so that what a model reads is one slice
+        return np.where(self._drafter == BASE, 1 - self._alone, 2 * self._drafter + self._alone)
 
     def _load(self, entering: dict[int, bool]) -> None:
         """Put the texts of all lanes' places into ``_text``, and let the sessions read them but for
@@ -234,10 +218,12 @@ class Frontier:
         who = np.concatenate(groups)
         lane = np.repeat(np.flatnonzero(self._node >= 0), [len(group) for group in groups])
         paths = []  # lanes and nodes of the drafts
-        for model, rows in self._groups():
-            mine = (lane >= rows.start) & (lane < rows.stop)
-            nodes = self._serve(model, rows, who[mine], lane[mine])
-            paths.append((model, np.arange(rows.start, rows.stop), nodes))
+        for model in (BASE, TUNED):
+            lanes = np.flatnonzero(self._drafter == model)
+            if len(lanes):
+                rows = slice(int(lanes[0]), int(lanes[-1]) + 1)
+                mine = (lane >= rows.start) & (lane < rows.stop)
+                paths.append((model, lanes, self._serve(model, rows, who[mine], lane[mine])))
         self._walkers.advance(who)
         for model, _, nodes in paths:
             kept = (self._trees.visited[nodes] & (nodes >= 0)).sum(1)
@@ -275,14 +261,14 @@ class Frontier:
         drafts, nuclei = self._draft(model, rows, n, keys, positions)
         tokens = drafts.cpu().numpy()
         nodes = self._chain(self._node[rows], tokens)
-        reads = ~self._alone[rows]
+        reads, fired = ~self._alone[rows], np.zeros(len(nodes), bool)
         if not reads.all():
             some = np.flatnonzero(~reads)
             self._learn_alone(model, nodes[some], tokens[some], nuclei, some)
-            reads |= self._firing(nodes, who, lane - rows.start)
-        some = np.flatnonzero(reads)
-        if len(some):
-            self._verify(model, rows.start, some, drafts, nuclei, nodes, who, lane)
+            fired = self._firing(nodes, who, lane - rows.start) & ~reads
+        for some in (np.flatnonzero(reads), np.flatnonzero(fired)):
+            if len(some):
+                self._verify(model, rows.start, some, drafts, nuclei, nodes, who, lane)
         return nodes
 
     def _draft(
