@@ -13,11 +13,13 @@ down; on a CPU time is the process's own, so that waiting for a turn does not co
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -40,6 +42,7 @@ from tokenshift_utils.study import load_study
 
 RATES = (0.0, 0.01, 0.04, 0.1)  # shares of switched positions aimed at
 BLOCKS = (1, 4, 8, 16, "auto")  # 1: lockstep
+QUICK = ((0.0, 0.04), (1, 8, "auto"))  # rates and blocks of a rough table
 TOP_P = 0.7
 WIDTH = 1.6  # spread of a random model's weights times the root of its hidden size: wide enough
 # that attention picks out tokens, or the model would soon repeat itself
@@ -347,12 +350,14 @@ def measure(
     rates: Sequence[float],
     blocks: Sequence[int | str],
     progress: Callable[[], Any] = lambda: None,
-) -> list[dict]:
-    """All results of a case, as the rows of ``bench``. ``progress`` is called once a timed call."""
-    m, switched = _Measurement(case, pair), {}
-    responses = m.plain()
-    thresholds = m.thresholds(rates, responses)
+) -> Iterator[dict]:
+    """Results of a case, the rows of ``bench``, each as soon as it is measured.
+
+    ``progress`` is called once a timed call. What is compared takes turns, rate by rate.
+    """
+    m = _Measurement(case, pair)
     whole = sorted({block for block in blocks if block != "auto"})
+    responses = m.plain()
     for _ in range(case.repeats):
         m.time("plain-fixed", m.fixed, int)
         progress()
@@ -361,14 +366,27 @@ def measure(
             progress()
         for block in whole:
             m.forward(block, responses)
-        for rate, threshold in zip(rates, thresholds):
+    fixed = m.best["plain-fixed"]
+    yield _row(case, "plain-fixed", fixed, fixed)
+    yield _row(case, "generate", m.best["generate"], fixed)
+    for rate, threshold in zip(rates, m.thresholds(rates, responses)):
+        switched = {}
+        for _ in range(case.repeats):
             m.time(("plain", rate), m.plain, lambda found: sum(map(len, found)))
             progress()
             for block in blocks:
-                key = rate, block
-                _, switched[key] = m.time(key, partial(m.mixed, threshold, block), itemgetter(0))
+                call = partial(m.mixed, threshold, block)
+                _, switched[block] = m.time((rate, block), call, itemgetter(0))
                 progress()
-    return _rows(m, switched, rates, blocks, whole)
+        beside = m.best["plain", rate]
+        least = {k: floor(k, switched[k], case.batch * beside, m.best["forward", k]) for k in whole}
+        for block in blocks:
+            method = "lockstep" if block == 1 else "block"
+            lowest = least[block] if block in least else min(least.values())
+            cost = m.best[rate, block]
+            yield _row(case, method, cost, beside, block, switched[block], lowest)
+    plain = min(m.best["plain", rate] for rate in rates)
+    yield _row(case, "plain", plain, plain)
 
 
 def calls(case: Case, rates: Sequence[float], blocks: Sequence[int | str]) -> int:
@@ -376,32 +394,9 @@ def calls(case: Case, rates: Sequence[float], blocks: Sequence[int | str]) -> in
     return case.repeats * (1 + len(attentions(case)) + len(rates) * (1 + len(blocks)))
 
 
-def _rows(
-    m: _Measurement,
-    switched: dict[tuple, float],
-    rates: Sequence[float],
-    blocks: Sequence[int | str],
-    whole: list[int],
-) -> list[dict]:
-    case, best = m.case, m.best
-
-    def row(method, cost, beside, block=None, rate=None, least=None) -> dict:
-        where = (case.pair, case.device, case.batch, method, block, rate)
-        return dict(zip(KEYS, (*where, 1.0 / cost, cost / beside, least), strict=True))
-
-    fixed, plain = best["plain-fixed"], min(best["plain", rate] for rate in rates)
-    rows = [row("plain-fixed", fixed, fixed), row("generate", best["generate"], fixed)]
-    rows.append(row("plain", plain, plain))
-    for rate in rates:
-        beside = best["plain", rate]
-        for block in blocks:
-            achieved = switched[rate, block]
-            step = case.batch * beside
-            least = {k: floor(k, achieved, step, best["forward", k]) for k in whole}
-            method = "lockstep" if block == 1 else "block"
-            lowest = least[block] if block in least else min(least.values())
-            rows.append(row(method, best[rate, block], beside, block, achieved, lowest))
-    return rows
+def _row(case: Case, method, cost, beside, block=None, rate=None, least=None) -> dict:
+    where = (case.pair, case.device, case.batch, method, block, rate)
+    return dict(zip(KEYS, (*where, 1.0 / cost, cost / beside, least), strict=True))
 
 
 # The command ------------------------------------------------------------------------------------
@@ -436,28 +431,41 @@ def chosen_cases(pairs: Sequence[str] = (), batches: Sequence[int] = ()) -> list
     return here
 
 
-def bench(pairs: Sequence[str] = (), batches: Sequence[int] = ()) -> list[dict]:
+def bench(
+    pairs: Sequence[str] = (), batches: Sequence[int] = (), quick: bool = False
+) -> Iterator[dict]:
     """Measure cross-sampling on some pairs at some batch sizes, all where none is named.
+
+    ``quick`` measures less, once.
 
     Returns
     -------
-    One dict a measurement, with ``KEYS``. ``method`` is plain (the primary alone), lockstep or
-    block, or plain-fixed and generate (transformers' own): one batch each of responses of one
-    length. ``block`` is the drafts a round or "auto"; ``switch_rate`` the share of positions
+    One dict a measurement when it is made, with ``KEYS``. ``method`` is plain (the primary alone),
+    lockstep or block, or plain-fixed and generate (transformers' own): one batch each of responses
+    of one length. ``block`` is the drafts a round or "auto"; ``switch_rate`` the share of positions
     switched; ``cost_ratio`` the cost of an emitted token in plain ones (generate's in those of
     plain-fixed); ``floor`` its least by the models' forwards alone, for "auto" that of the best of
     the fixed blocks. None where a column has no meaning.
     """
-    cases, rows = chosen_cases(pairs, batches), []
-    total = sum(calls(case, RATES, BLOCKS) for case in cases)
+    cases = chosen_cases(pairs, batches)
+    rates, blocks = QUICK if quick else (RATES, BLOCKS)
+    if quick:
+        cases = [replace(case, rows=max(case.batch, case.rows // 4), repeats=1) for case in cases]
+    return _measured(cases, rates, blocks)
+
+
+def _measured(cases: list[Case], rates, blocks) -> Iterator[dict]:
+    total = sum(calls(case, rates, blocks) for case in cases)
     with one_thread(), tqdm(total=total, unit="call", desc="bench") as bar:
         for case in cases:
             bar.set_description(f"{case.pair}, batch {case.batch}")
             try:
-                rows += measure(case, make_pair(case), RATES, BLOCKS, bar.update)
+                yield from measure(case, make_pair(case), rates, blocks, bar.update)
             except torch.OutOfMemoryError:
-                bar.write(f"{case.pair} at batch {case.batch} needs more GPU memory: left out")
-    return rows
+                bar.write(
+                    f"{case.pair} at batch {case.batch} needs more GPU memory: left out",
+                    file=sys.stderr,
+                )
 
 
 def describe_machine() -> str:
@@ -469,27 +477,50 @@ def describe_machine() -> str:
     return ", ".join(parts)
 
 
-def render(rows: Sequence[dict]) -> str:
-    """Results of ``bench`` as a table of text."""
-    head = ("pair", "device", "batch", "method", "block", "switched", "tokens/s", "cost", "floor")
-    lines = [head]
+HEAD = ("pair", "device", "batch", "method", "block", "switched", "tokens/s", "cost", "floor")
+WIDTHS = (18, 6, 5, 11, 5, 8, 8, 5, 5)
+
+
+def cells(row: dict) -> tuple[str, ...]:
+    """A result of ``bench`` as it stands in the table."""
+    numbers = (
+        "" if row["switch_rate"] is None else f"{row['switch_rate']:.1%}",
+        f"{row['tokens_per_s']:.0f}",
+        f"{row['cost_ratio']:.2f}",
+        "" if row["floor"] is None else f"{row['floor']:.2f}",
+    )
+    block = "" if row["block"] is None else str(row["block"])
+    return (row["pair"], row["device"], str(row["batch"]), row["method"], block, *numbers)
+
+
+def lines(
+    rows: Iterable[dict], head: Sequence[str], widths: Sequence[int], cells: Callable, left
+) -> Iterator[str]:
+    """A table of text, line by line, each as soon as its row is there."""
+    yield align([head], left, widths)
     for row in rows:
-        numbers = (
-            "" if row["switch_rate"] is None else f"{row['switch_rate']:.1%}",
-            f"{row['tokens_per_s']:.0f}",
-            f"{row['cost_ratio']:.2f}",
-            "" if row["floor"] is None else f"{row['floor']:.2f}",
-        )
-        block = "" if row["block"] is None else str(row["block"])
-        lines.append(
-            (row["pair"], row["device"], str(row["batch"]), row["method"], block, *numbers)
-        )
-    return align(lines, left=(0, 1, 3))
+        yield align([cells(row)], left, widths)
 
 
-def align(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+def json_lines(rows: Iterable[dict]) -> Iterator[str]:
+    """A JSON list, line by line."""
+    before = "["
+    for row in rows:
+        yield before + json.dumps(row)
+        before = ","
+    yield "]" if before == "," else "[]"
+
+
+def render(rows: Iterable[dict]) -> Iterator[str]:
+    """Results of ``bench`` as a table of text, line by line."""
+    return lines(rows, HEAD, WIDTHS, cells, (0, 1, 3))
+
+
+def align(
+    lines: Sequence[Sequence[str]], left: Sequence[int], widths: Sequence[int] | None = None
+) -> str:
     """Lines of cells as columns of text, flush right but for the columns listed."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
+    widths = widths or [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if i in left else cell.rjust(width)

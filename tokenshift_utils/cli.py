@@ -1,6 +1,7 @@
 """The command ``tokenshift``. Heavy imports wait for the command that needs them."""
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -193,17 +194,41 @@ def bench_cross_sampling(
         list[str] | None, typer.Option(help="Pairs of models to measure; all that can be here.")
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch sizes to measure; all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A rough table, in two minutes.")] = False,
 ) -> None:
     """What cross-sampling costs beside plain generation by the primary alone.
 
     Takes some minutes on an idle CPU. Pairs of GPU size are measured where there is a CUDA device.
     """
-    import json
+    from tokenshift_utils.bench import bench, render
 
-    from tokenshift_utils.bench import bench, describe_machine, render
+    _print(bench(pair or (), batch or (), quick), render, as_json)
 
-    rows = bench(pair or (), batch or ())
-    typer.echo(json.dumps(rows, indent=1) if as_json else f"{describe_machine()}\n\n{render(rows)}")
+
+@bench.command("sweep")
+def bench_sweep(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of cases.")] = False,
+    pair: Annotated[list[str] | None, typer.Option(help="Pairs of models to measure; all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few responses, in two minutes.")] = False,
+) -> None:
+    """What a whole sweep of mixtures costs, from one tree and each by itself.
+
+    Costs are those of as many responses by plain generation. Takes some minutes on an idle CPU.
+    """
+    from tokenshift_utils.bench_sweep import bench, render
+
+    _print(bench(pair or (), quick), render, as_json)
+
+
+def _print(rows: Iterator[dict], render: Callable, as_json: bool) -> None:
+    """Print measurements as they come."""
+    from tokenshift_utils.bench import describe_machine, json_lines
+
+    if not as_json:
+        typer.echo(f"{describe_machine()}\n")
+    for line in json_lines(rows) if as_json else render(rows):
+        typer.echo(line)
+        sys.stdout.flush()
 
 
 @bench.command("weighting")

@@ -1,0 +1,184 @@
+"""What a sweep of mixtures costs: all walks of a pair through its trees, and each by itself.
+
+Costs are multiples of plain generation of the same number of responses, by base and tuned half
+each, in the same run. On a CPU time is the process's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tokenshift_utils import cross_settings as settings
+from tokenshift_utils.bench import Case, Pair, cases_of, lines, make_pair, seconds
+from tokenshift_utils.executor import one_thread
+from tokenshift_utils.mixing import Insertion, cross_sample
+from tokenshift_utils.pairs.frontier import grow
+from tokenshift_utils.pairs.walks import Walk, Walkers
+from tokenshift_utils.policy import Sampling, stop_ids
+from tokenshift_utils.rules import Rule
+from tokenshift_utils.shifts import score_pair
+from tokenshift_utils.study import load_study
+
+TOP_P = 0.7
+RATES = (0.01, 0.02, 0.04, 0.1)  # shares of base's positions above the thresholds of a random pair
+QUICK = 5  # a rough measurement takes so many times fewer responses
+KEYS = (
+    *("pair", "device", "settings", "responses", "tokens", "distinct_prefixes"),
+    *("cost_ratio", "cost_ratio_separate"),
+)
+HEAD = ("pair", "device", "settings", "responses", "tokens", "prefixes", "cost", "separate")
+WIDTHS = (18, 6, 8, 9, 9, 9, 6, 8)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A pair, and how many responses of at most how many tokens each mixture has."""
+
+    pair: str
+    batch: int
+    rows: int
+    tokens: int
+    device: str = "cpu"
+
+    @property
+    def case(self) -> Case:
+        """The pair as the other bench makes it."""
+        return Case(self.pair, self.device, self.batch, self.rows, self.tokens, 0, 1)
+
+
+SWEEPS = (
+    Sweep("tiny", 240, rows=60, tokens=320),
+    Sweep("random-30m", 8, rows=2, tokens=512),
+    Sweep("qwen2.5-1.5b-shape", 64, rows=8, tokens=512, device="cuda"),
+)
+
+
+def study_walks() -> list[Walk]:
+    """What section 2 asks of the tiny study's first pair on its benchmark, but for random rules."""
+    study = load_study("tiny")
+    wanted = [*settings.curve_settings(study), *settings.focus_settings(study)]
+    return [
+        Walk(
+            Rule(s.rule, s.threshold, budget=s.budget),
+            s.direction == settings.FORWARD,
+            Insertion(s.insert, s.gain),
+        )
+        for s in wanted
+        if s.model == study.cross_sampling.pairs[0]
+    ]
+
+
+def random_walks(pair: Pair, sampling: Sampling, responses: list[list[int]]) -> list[Walk]:
+    """Both directions of JS rules at quantiles of JS along base's own responses, and of always."""
+    scored = score_pair(
+        pair.primary, pair.intervention, pair.prompts, responses, sampling, 1, len(responses)
+    )
+    js = np.concatenate([columns["js"] for _, columns in scored])
+    thresholds = [-1.0, *(float(np.quantile(js, 1.0 - rate)) for rate in RATES)]
+    return [Walk(Rule("js", t), forward) for t in thresholds for forward in (True, False)]
+
+
+def controls(walkers: Walkers) -> list[Walk]:
+    """Random positions, as many as each JS rule of the trained pair has switched."""
+    runs, _ = walkers.result()
+    made = []
+    for i, walk in enumerate(walkers.walks):
+        if walk.rule.name == "js" and walk.rule.budget is None and walk.insertion == Insertion():
+            mine = [runs[j] for j in np.flatnonzero(walkers.walk == i)]
+            rate = sum(run.n_switched for run in mine) / sum(len(run.ids) for run in mine)
+            made.append(Walk(Rule("random", None, rate), walk.forward))
+    return made
+
+
+def measure(sweep: Sweep, pair: Pair, bar: tqdm) -> dict:
+    """A row of ``bench``."""
+    sampling = Sampling(pair.temperature, TOP_P, sweep.tokens)
+    policies = pair.primary, pair.intervention
+    prompts, stops = pair.prompts, stop_ids(*policies)
+    keys = list(range(len(prompts)))
+    own = [key + len(prompts) for key in keys]
+
+    def plain(policy) -> list[list[int]]:
+        drawn = policy.sample(prompts, keys, sampling, stops, sweep.batch)
+        return [response.ids for response in drawn]
+
+    both = [seconds(lambda p=policy: plain(p), sweep.device) for policy in policies]
+    one = sum(taken for taken, _ in both) / (2 * len(prompts))  # of a plain response
+    bar.update()
+
+    def walk_all(walks, trees=None) -> Walkers:
+        return grow(*policies, prompts, keys, walks, sampling, sweep.batch, own, trees=trees)
+
+    if sweep.pair == "tiny":
+        walks = study_walks()
+        first, walkers = seconds(lambda: walk_all(walks), sweep.device)
+        random = controls(walkers)
+        second, others = seconds(lambda: walk_all(random, walkers.trees), sweep.device)
+        together, runs = first + second, [*walkers.result()[0], *others.result()[0]]
+        walks += random
+    else:
+        walks = random_walks(pair, sampling, both[0][1])
+        together, walkers = seconds(lambda: walk_all(walks), sweep.device)
+        runs = walkers.result()[0]
+    prefixes = int(walkers.trees.visited.sum())
+    bar.update()
+    apart = 0.0
+    for walk in walks:
+        order = policies if walk.forward else policies[::-1]
+        apart += seconds(
+            lambda order=order, walk=walk: cross_sample(
+                *(*order, prompts, keys, walk.rule, sampling, sweep.batch),
+                insertion=walk.insertion,
+                own_keys=own,
+            ),
+            sweep.device,
+        )[0]
+        bar.update(1 / len(walks))
+    tokens = sum(len(run.ids) for run in runs)
+    counts = (len(walks), len(runs), tokens, prefixes)
+    ratios = together / (one * len(runs)), apart / (one * len(runs))
+    return dict(zip(KEYS, (sweep.pair, sweep.device, *counts, *ratios), strict=True))
+
+
+def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
+    """Measure sweeps of some pairs, all that can be here where none is named.
+
+    Returns
+    -------
+    One dict a pair when it is measured, with ``KEYS``: ``settings`` mixtures, ``responses`` of all
+    of them together, their ``tokens``, and the ``distinct_prefixes`` at which these were taken.
+    ``cost_ratio`` is the time of all mixtures from one set of trees over that of plain generation
+    of as many responses, ``cost_ratio_separate`` that of each mixture decoded by itself.
+    """
+    chosen = cases_of(SWEEPS, pairs)
+    chosen = [s for s in chosen if s.device == "cpu" or torch.cuda.is_available()]
+    if quick:
+        chosen = [
+            replace(s, rows=max(1, s.rows // QUICK), tokens=min(s.tokens, 320)) for s in chosen
+        ]
+    return _measured(chosen)
+
+
+def _measured(sweeps: Sequence[Sweep]) -> Iterator[dict]:
+    form = "{desc}: {percentage:3.0f}%"
+    with one_thread(), tqdm(total=3 * len(sweeps), desc="bench", bar_format=form) as bar:
+        for sweep in sweeps:
+            bar.set_description(f"{sweep.pair}, batch {sweep.batch}")
+            yield measure(sweep, make_pair(sweep.case), bar)
+
+
+def cells(row: dict) -> tuple[str, ...]:
+    """A result of ``bench`` as it stands in the table."""
+    counts = (str(row[name]) for name in KEYS[2:6])
+    ratios = (f"{row['cost_ratio']:.2f}", f"{row['cost_ratio_separate']:.2f}")
+    return (row["pair"], row["device"], *counts, *ratios)
+
+
+def render(rows) -> Iterator[str]:
+    """Results of ``bench`` as a table of text, line by line."""
+    return lines(rows, HEAD, WIDTHS, cells, (0, 1))
