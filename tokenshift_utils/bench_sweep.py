@@ -26,7 +26,7 @@ from tokenshift_utils.study import load_study
 
 TOP_P = 0.7
 RATES = (0.01, 0.02, 0.04, 0.1)  # shares of base's positions above the thresholds of a random pair
-QUICK = 5  # a rough measurement takes so many times fewer responses
+QUICK = 5  # a rough measurement takes so many times fewer responses, and mixtures by themselves
 KEYS = (
     *("pair", "device", "settings", "responses", "tokens", "distinct_prefixes"),
     *("cost_ratio", "cost_ratio_separate"),
@@ -44,6 +44,7 @@ class Sweep:
     rows: int
     tokens: int
     device: str = "cpu"
+    every: int = 1  # one in so many mixtures is decoded by itself too, to stand for all
 
     @property
     def case(self) -> Case:
@@ -128,7 +129,7 @@ def measure(sweep: Sweep, pair: Pair, bar: tqdm) -> dict:
     prefixes = int(walkers.trees.visited.sum())
     bar.update()
     apart = 0.0
-    for walk in walks:
+    for walk in walks[:: sweep.every]:
         order = policies if walk.forward else policies[::-1]
         apart += seconds(
             lambda order=order, walk=walk: cross_sample(
@@ -138,7 +139,8 @@ def measure(sweep: Sweep, pair: Pair, bar: tqdm) -> dict:
             ),
             sweep.device,
         )[0]
-        bar.update(1 / len(walks))
+        bar.update(sweep.every / len(walks))
+    apart *= len(walks) / len(walks[:: sweep.every])
     tokens = sum(len(run.ids) for run in runs)
     counts = (len(walks), len(runs), tokens, prefixes)
     ratios = together / (one * len(runs)), apart / (one * len(runs))
@@ -159,7 +161,8 @@ def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
     chosen = [s for s in chosen if s.device == "cpu" or torch.cuda.is_available()]
     if quick:
         chosen = [
-            replace(s, rows=max(1, s.rows // QUICK), tokens=min(s.tokens, 320)) for s in chosen
+            replace(s, rows=max(1, s.rows // QUICK), tokens=s.tokens // 2, every=QUICK)
+            for s in chosen
         ]
     return _measured(chosen)
 

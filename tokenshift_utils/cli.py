@@ -159,12 +159,16 @@ def plan(
         typer.Option(min=1, help="Tokens a response; the longest possible if not given."),
     ] = None,
     gpu_memory: Annotated[float, typer.Option(min=1, help="GB of one GPU.")] = 80.0,
+    distinct: Annotated[
+        float, typer.Option(min=0.0001, max=1, help="Distinct prefixes a token of all mixtures.")
+    ] = 0.125,
 ) -> None:
     """Print what a study takes before anything runs: tokens, GPU memory and hours, disk."""
     from tokenshift_utils.plan import Assumptions, plan
     from tokenshift_utils.study import load_study
 
-    assumed = Assumptions(generate_tflops, score_tflops, mix_factor, mean_tokens, gpu_memory)
+    speeds = generate_tflops, score_tflops, mix_factor
+    assumed = Assumptions(*speeds, mean_tokens, gpu_memory, distinct)
     typer.echo(plan(load_study(study), assumed))
 
 

@@ -82,6 +82,11 @@ class PrefixTrees:
             raise AttributeError(name)
         return columns[name][: self._size]
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that a node takes in memory."""
+        return sum(c.itemsize * c[0].size for c in self._columns.values())
+
     def source(self, source: Source) -> int:
         """The column of a source in ``tokens``."""
         return self.sources.index(source)
