@@ -26,7 +26,7 @@
 study = "tiny"  # a study under notebooks/studies, or the path of a study file
 
 # %%
-from tokenshift_utils.notebook import start
+from tokenshift_utils.run.notebook import start
 
 nb = start("00_overview", globals())
 
@@ -34,7 +34,7 @@ nb = start("00_overview", globals())
 # ## Claims
 
 # %%
-from tokenshift_utils import overview
+from tokenshift_utils.sections import overview
 
 claims = overview.claims_table(nb.study, overview.read_evidence(nb.study))
 nb.table(claims, "claims")

@@ -29,7 +29,7 @@ high_js = None  # cut (nats) above which JS counts as high; None: as in the stud
 resamples = None  # bootstrap resamples; None: as in the study
 
 # %%
-from tokenshift_utils.notebook import start
+from tokenshift_utils.run.notebook import start
 
 nb = start("01_divergence_characterization", globals())
 
@@ -37,15 +37,13 @@ nb = start("01_divergence_characterization", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils import analysis_divergence as numbers
-from tokenshift_utils import analysis_precision as precision
-from tokenshift_utils import loading
-from tokenshift_utils import plots_divergence as plots
-from tokenshift_utils.analysis_common import of_kind, paragraph
+from tokenshift_utils.records import tokens as records_tokens
+from tokenshift_utils.sections.common import of_kind, paragraph
+from tokenshift_utils.sections.divergence import numbers, plots, precision, records
 
-shifts = loading.divergence_shifts(nb.study)
-rounding = loading.precision_shifts(nb.study)
-texts = loading.token_texts(nb.study, shifts)
+shifts = records.divergence_shifts(nb.study)
+rounding = records.precision_shifts(nb.study)
+texts = records_tokens.token_texts(nb.study, shifts)
 rl = {model: shifts[model] for model in of_kind(nb.study, "rl")}
 found = numbers.divergence_evidence(nb.study, shifts, texts)
 nb.table(found, "evidence")
@@ -146,10 +144,10 @@ paragraph(numbers.say_controls(nb.study, table))
 # RL model.
 
 # %%
-from tokenshift_utils.heatmap import show_shifts
+from tokenshift_utils.report.heatmap import show_shifts
 
-response, title = loading.annotated_response(nb.study)
-show_shifts(response, loading.tokenizer(nb.study), title)
+response, title = records.annotated_response(nb.study)
+show_shifts(response, records_tokens.tokenizer(nb.study), title)
 
 # %% [markdown]
 # ## 1.7 Why JS and not KL
@@ -170,6 +168,6 @@ nb.table(numbers.why_js(nb.study.sampling.top_p), "why_js")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from tokenshift_utils.overview import say_claims, section_claims
+from tokenshift_utils.sections.overview import say_claims, section_claims
 
 print(say_claims(section_claims(nb.study, found, 1)))

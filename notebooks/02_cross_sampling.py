@@ -35,7 +35,7 @@ samples = None  # mixed responses a problem; None: as in the study
 resamples = None  # bootstrap resamples; None: as in the study
 
 # %%
-from tokenshift_utils.notebook import start
+from tokenshift_utils.run.notebook import start
 
 nb = start("02_cross_sampling", globals())
 
@@ -45,10 +45,10 @@ nb = start("02_cross_sampling", globals())
 # replacement by bisection on a pilot. `matched` says whether a control is within 10% of its target.
 
 # %%
-from tokenshift_utils import analysis_cross as numbers
-from tokenshift_utils import loading
-from tokenshift_utils import plots_cross as plots
-from tokenshift_utils.analysis_common import paragraph
+from tokenshift_utils.records import tokens as records_tokens
+from tokenshift_utils.sections import loading
+from tokenshift_utils.sections.common import paragraph
+from tokenshift_utils.sections.cross_sampling import numbers, plots
 
 records = loading.cross_records(nb.study)
 table = numbers.curve_table(nb.study, records.runs, records.rollouts)
@@ -76,7 +76,7 @@ paragraph(numbers.say_curves(nb.study, table))
 # known from published summaries (other models, other problems, other lengths).
 
 # %%
-from tokenshift_utils.paper import table1
+from tokenshift_utils.sections.paper import table1
 
 budget = numbers.budget_table(nb.study, table)
 found = numbers.cross_evidence(nb.study, records.runs, records.rollouts, table)
@@ -110,7 +110,7 @@ paragraph(numbers.say_controls(nb.study, table))
 # is not reached. Both are computed again in every resample of the problems.
 
 # %%
-from tokenshift_utils import analysis_cross_summary as summaries
+from tokenshift_utils.sections.cross_sampling import summary as summaries
 
 summary = summaries.summary_table(nb.study, records.runs, records.rollouts)
 nb.table(summary, "summary")
@@ -126,8 +126,7 @@ paragraph(summaries.say_summary(nb.study, summary))
 # prefix alone. Look at whether a line runs above (forward) or below (reverse) the faint one of JS.
 
 # %%
-from tokenshift_utils import analysis_rules as rules
-from tokenshift_utils import plots_rules
+from tokenshift_utils.sections.cross_sampling import plots_rules, rules
 
 compared = rules.rule_table(nb.study, records.rules, records.rollouts)
 ahead = rules.rule_summary(nb.study, records.rules, records.rollouts)
@@ -159,7 +158,7 @@ paragraph(rules.say_interventions(nb.study, tokens))
 # at whether it grows with JS, and how many positions have the same token from both.
 
 # %%
-from tokenshift_utils import analysis_single_token as single
+from tokenshift_utils.sections.cross_sampling import single_token as single
 
 effects = single.effect_table(nb.study, records.single_token)
 nb.table(effects, "single_token")
@@ -173,10 +172,10 @@ paragraph(single.say_effects(effects))
 # written, and what was put in. The paper: they often look interchangeable.
 
 # %%
-from tokenshift_utils import analysis_swaps as swaps
+from tokenshift_utils.sections.cross_sampling import swaps
 
 switches = loading.cross_switches(nb.study, table)
-swapped = swaps.swap_table(nb.study, switches, loading.token_decoder(nb.study))
+swapped = swaps.swap_table(nb.study, switches, records_tokens.token_decoder(nb.study))
 nb.table(swapped, "swaps")
 paragraph(swaps.say_swaps(swapped))
 
@@ -191,10 +190,10 @@ paragraph(swaps.say_swaps(swapped))
 # %%
 from IPython.display import display
 
-from tokenshift_utils.heatmap import show_trajectories
+from tokenshift_utils.report.heatmap import show_trajectories
 
 examples, deciding = loading.cross_examples(nb.study, table)
-display(show_trajectories(examples, loading.tokenizer(nb.study)))
+display(show_trajectories(examples, records_tokens.tokenizer(nb.study)))
 paragraph(deciding)
 
 # %% [markdown]
@@ -204,6 +203,6 @@ paragraph(deciding)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from tokenshift_utils.overview import say_claims, section_claims
+from tokenshift_utils.sections.overview import say_claims, section_claims
 
 print(say_claims(section_claims(nb.study, found, 2)))

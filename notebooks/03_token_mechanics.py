@@ -28,7 +28,7 @@ evolution_model = None  # model whose checkpoints are followed; None: as in the 
 resamples = None  # bootstrap resamples; None: as in the study
 
 # %%
-from tokenshift_utils.notebook import start
+from tokenshift_utils.run.notebook import start
 
 nb = start("03_token_mechanics", globals())
 
@@ -36,12 +36,10 @@ nb = start("03_token_mechanics", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils import analysis_mechanics as numbers
-from tokenshift_utils import loading
-from tokenshift_utils import plots_mechanics as plots
-from tokenshift_utils.analysis_common import paragraph
+from tokenshift_utils.sections.common import paragraph
+from tokenshift_utils.sections.mechanics import numbers, plots, records
 
-shifts, checkpoints = loading.mechanics_shifts(nb.study)
+shifts, checkpoints = records.mechanics_shifts(nb.study)
 
 # %% [markdown]
 # ## 3.1 Overlap of the candidates
@@ -117,6 +115,6 @@ nb.table(found, "evidence")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from tokenshift_utils.overview import say_claims, section_claims
+from tokenshift_utils.sections.overview import say_claims, section_claims
 
 print(say_claims(section_claims(nb.study, found, 3)))

@@ -26,18 +26,17 @@ study = "tiny"  # a study under notebooks/studies, or the path of a study file
 confidence = None  # level of the intervals over seeds; None: as in the study
 
 # %%
-from tokenshift_utils.notebook import start
+from tokenshift_utils.run.notebook import start
 
 nb = start("04_weighted_objective", globals())
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from tokenshift_utils import analysis_objective as numbers
-from tokenshift_utils import plots_objective as plots
-from tokenshift_utils.analysis_common import paragraph
+from tokenshift_utils.sections.common import paragraph
+from tokenshift_utils.sections.objective import numbers, plots, records, words
 
-runs = numbers.read_runs(nb.study)
-paragraph(numbers.say_runs(runs))
+runs = records.read_runs(nb.study)
+paragraph(words.say_runs(runs))
 
 # %%
 nb.table(numbers.configuration_table(nb.study), "configuration")
@@ -63,7 +62,7 @@ nb.table(met, "weights")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-paragraph(numbers.say_weights(met))
+paragraph(words.say_weights(met))
 
 # %% [markdown]
 # ## 4.2 Which tokens get which weight
@@ -75,7 +74,7 @@ paragraph(numbers.say_weights(met))
 tokens = numbers.token_table(runs, "high-kl")
 nb.figure(plots.plot_tokens(tokens), "tokens")
 nb.table(tokens, "tokens", rows=8)
-paragraph(numbers.say_tokens(tokens))
+paragraph(words.say_tokens(tokens))
 
 # %% [markdown]
 # ## 4.3 Training curves
@@ -86,7 +85,7 @@ paragraph(numbers.say_tokens(tokens))
 
 # %%
 nb.figure(plots.plot_training(runs), "training_curves")
-paragraph(numbers.say_curves(runs))
+paragraph(words.say_curves(runs))
 
 # %% [markdown]
 # ## 4.4 In the form of the paper's Table 2
@@ -103,14 +102,14 @@ nb.table(numbers.pass_table(nb.study, runs), "pass_at_k")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-paragraph(numbers.say_objective(table))
+paragraph(words.say_objective(table))
 
 # %% [markdown]
 # The paper's own, as known from published summaries (mean@32 in %, another base model, three
 # runs):
 
 # %%
-from tokenshift_utils.paper import table2
+from tokenshift_utils.sections.paper import table2
 
 nb.table(table2(), "paper_table2")
 
@@ -124,7 +123,7 @@ nb.table(table2(), "paper_table2")
 
 # %%
 nb.figure(plots.plot_gains(table), "gains")
-paragraph(numbers.say_controls(table))
+paragraph(words.say_controls(table))
 
 # %% [markdown]
 # ## 4.6 What the weighting does to the shift
@@ -135,7 +134,7 @@ paragraph(numbers.say_controls(table))
 # %%
 shift = numbers.shift_table(nb.study, runs)
 nb.table(shift, "shift")
-paragraph(numbers.say_shift(shift))
+paragraph(words.say_shift(shift))
 
 # %% [markdown]
 # ## 4.7 What this shows, and what not
@@ -144,9 +143,9 @@ paragraph(numbers.say_shift(shift))
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from tokenshift_utils.overview import say_claims, section_claims
+from tokenshift_utils.sections.overview import say_claims, section_claims
 
 found = numbers.objective_evidence(nb.study, runs)
-paragraph(numbers.say_closing(table))
+paragraph(words.say_closing(table))
 print(say_claims(section_claims(nb.study, found, 4)))
 nb.table(found, "evidence")

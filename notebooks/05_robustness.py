@@ -30,7 +30,7 @@ mixed_threshold = None  # JS threshold (nats) of the mixed trajectories; None: a
 resamples = None  # bootstrap resamples; None: as in the study
 
 # %%
-from tokenshift_utils.notebook import start
+from tokenshift_utils.run.notebook import start
 
 nb = start("05_robustness", globals())
 
@@ -38,12 +38,10 @@ nb = start("05_robustness", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils import analysis_robustness as numbers
-from tokenshift_utils import loading
-from tokenshift_utils import plots_robustness as plots
-from tokenshift_utils.analysis_common import of_kind, paragraph
+from tokenshift_utils.sections.common import of_kind, paragraph
+from tokenshift_utils.sections.robustness import numbers, plots, records
 
-shifts, sources, samplers = loading.robustness_records(nb.study)
+shifts, sources, samplers = records.robustness_records(nb.study)
 rl = {model: shifts[model] for model in of_kind(nb.study, "rl")}
 pair_name = nb.study.robustness.pair
 

@@ -166,9 +166,9 @@ def margin(pair, prompt, ids, key, rule, sampling):
     """How close the choice after ``ids`` is to being another one, in float64: the smallest of the
     Gumbel scores' lead, the masses' distance from top-p, and the distance of JS from epsilon, where a
     rule has one."""
-    from tokenshift_utils import measures
-    from tokenshift_utils.noise import gumbel
-    from tokenshift_utils.nucleus import log_softmax32, truncate
+    from tokenshift_utils.measures import divergences
+    from tokenshift_utils.measures.noise import gumbel
+    from tokenshift_utils.measures.nucleus import log_softmax32, truncate
 
     nuclei, row, at = [], torch.tensor([key]), torch.tensor([len(ids)])
     margins = []
@@ -185,6 +185,6 @@ def margin(pair, prompt, ids, key, rule, sampling):
     if rule is None or rule.name not in ("js", "js_full"):
         return float(min(margins))
     full = rule.name == "js_full"
-    js = measures.js(*((n.logp if full else n.log_probs()) for n in nuclei))
+    js = divergences.js(*((n.logp if full else n.log_probs()) for n in nuclei))
     margins.append((js - rule.threshold).abs().squeeze())
     return float(min(margins))

@@ -14,7 +14,7 @@ import torch
 from conftest import TinyPair
 from trainers import ROWS, make, micro_batch
 
-from tokenshift_utils.weighting import Weighting
+from tokenshift_utils.measures.weighting import Weighting
 
 CASES = {
     "plain": None,

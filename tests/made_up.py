@@ -6,7 +6,7 @@ Nothing here is a measurement: numbers come from a random generator or are writt
 import numpy as np
 import pandas as pd
 
-from tokenshift_utils.study import Study
+from tokenshift_utils.study.study import Study
 
 LN2 = float(np.log(2))
 TEXTS = {

@@ -5,17 +5,19 @@ import torch
 import yaml
 from conftest import write_adapter
 
-from tokenshift_utils.adapters import put_on
-from tokenshift_utils.cross_sampling import get_cross_sampling
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.mixing import cross_sample
-from tokenshift_utils.noise import row_key
-from tokenshift_utils.policy import Sampling, load_policy
-from tokenshift_utils.rollouts import common_parts, get_rollouts
-from tokenshift_utils.rules import Rule
-from tokenshift_utils.shifts import get_shifts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.measures.noise import row_key
+from tokenshift_utils.models.adapters import put_on
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.cross_sample import cross_sample
+from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.records.cross_sampling import get_cross_sampling
+from tokenshift_utils.records.requests import common_parts
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.study.study import load_study
 
 PROMPTS = [[4, 5, 6, 7 + i] for i in range(8)]
 KEYS = [row_key(3, "bench", str(i), 0) for i in range(8)]

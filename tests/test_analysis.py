@@ -7,14 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenshift_utils import (
-    analysis_divergence,
-    analysis_mechanics,
-    analysis_robustness,
-)
-from tokenshift_utils.analysis_common import by_benchmark, evidence, percent, points, token_class
-from tokenshift_utils.claims import EVIDENCE_COLUMNS
-from tokenshift_utils.stats import Bootstrap
+from tokenshift_utils.report.bootstrap import Bootstrap
+from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS
+from tokenshift_utils.sections.common import by_benchmark, evidence, percent, points, token_class
+from tokenshift_utils.sections.divergence import numbers
+from tokenshift_utils.sections.mechanics import numbers as analysis_mechanics
+from tokenshift_utils.sections.robustness import numbers as analysis_robustness
 
 STUDY = made_up.study()
 ONE = made_up.study(benchmarks={"easy": {"path": "easy.jsonl", "label": "Easy"}}, robustness=None)
@@ -97,7 +95,7 @@ def test_evidence_says_why_there_is_no_interval():
 
 def test_sparsity_shares_and_percentiles():
     js = [0.0, 0.0005, 0.005, 0.2] * 5
-    row = analysis_divergence.sparsity_table(ONE, {"dapo": positions(js)}).iloc[0]
+    row = numbers.sparsity_table(ONE, {"dapo": positions(js)}).iloc[0]
     assert row["support"] == "nucleus" and row["positions"] == 20
     shares = [row[c] for c in ("share_le_0.001", "share_le_0.01", "share_gt_0.1")]
     assert shares == [0.5, 0.75, 0.25]
@@ -108,22 +106,22 @@ def test_sparsity_shares_and_percentiles():
 def test_position_bins():
     js = np.concatenate([np.arange(20), np.arange(20)]).astype(float)
     frame = positions(js).assign(answer_start=pd.array([15] * 40, dtype="Int32"))
-    relative = analysis_divergence.position_profile(ONE, {"dapo": frame}, "relative")
+    relative = numbers.position_profile(ONE, {"dapo": frame}, "relative")
     assert list(relative["mean"]) == [0.5 + 2 * i for i in range(10)]
-    absolute = analysis_divergence.position_profile(ONE, {"dapo": frame}, "absolute")
+    absolute = numbers.position_profile(ONE, {"dapo": frame}, "absolute")
     assert list(absolute["label"]) == ["0", "1", "2", "3–4", "5–8", "9–16", "17–32"]
     assert list(absolute["mean"]) == [0, 1, 2, 3.5, 6.5, 12.5, 18]
-    answer = analysis_divergence.position_profile(ONE, {"dapo": frame}, "answer")
+    answer = numbers.position_profile(ONE, {"dapo": frame}, "answer")
     assert answer.loc[answer["x"] == 0, "mean"].item() == 15 and answer["x"].max() == 4
 
 
 def test_responses_cut_off_by_the_length_limit_have_no_end():
     frame = positions(np.ones(20), n_tokens=ONE.sampling.max_new_tokens)
-    assert analysis_divergence.position_profile(ONE, {"dapo": frame}, "relative").empty
+    assert numbers.position_profile(ONE, {"dapo": frame}, "relative").empty
 
 
 def test_entropies_in_bins_of_js():
-    table = analysis_divergence.entropy_by_js(
+    table = numbers.entropy_by_js(
         ONE, {"dapo": positions([0.0, 0.0, 0.5, 0.5], entropy_base=[0.1, 0.3, 1.0, 2.0])}
     )
     assert list(table["js_bin"]) == ["≤ 0.001"] * 2 + ["0.3–0.69"] * 2
@@ -133,13 +131,13 @@ def test_entropies_in_bins_of_js():
 def test_the_largest_js_in_single_precision_has_a_bin():
     largest = np.float32(math.log(2))
     assert float(largest) > math.log(2)
-    table = analysis_divergence.entropy_by_js(ONE, {"dapo": positions([largest, 0.0])})
+    table = numbers.entropy_by_js(ONE, {"dapo": positions([largest, 0.0])})
     assert list(table["js_bin"].unique()) == ["≤ 0.001", "0.3–0.69"]
 
 
 def test_identity_table_counts_occurrences_and_enrichment():
     frame = positions([0.5, 0.0, 0.0, 0.05, 0.5, 0.0, 0.0, 0.0], token=[1, 1, 1, 1, 2, 3, 3, 3])
-    table = analysis_divergence.identity_table(ONE, {"dapo": frame}, {1: "the", 2: "so", 3: "7"})
+    table = numbers.identity_table(ONE, {"dapo": frame}, {1: "the", 2: "so", 3: "7"})
     assert list(table["token"]) == ["the", "so"]
     the = table.iloc[0]
     assert (the["occurrences"], the["near_zero"], the["between"], the["high"]) == (
@@ -151,9 +149,9 @@ def test_identity_table_counts_occurrences_and_enrichment():
     assert the["share_of_high"] == 0.5 and the["enrichment"] == 1.0
     assert table.iloc[1]["enrichment"] == pytest.approx(0.5 / (1 / 8))
     texts = {1: "the", 2: "so", 3: "7"}
-    enriched = analysis_divergence.identity_table(ONE, {"dapo": frame}, texts, enriched_from=1)
+    enriched = numbers.identity_table(ONE, {"dapo": frame}, texts, enriched_from=1)
     assert list(enriched["token"]) == ["so", "the"]
-    assert analysis_divergence.identity_table(ONE, {"dapo": frame}, texts, enriched_from=2).empty
+    assert numbers.identity_table(ONE, {"dapo": frame}, texts, enriched_from=2).empty
 
 
 def test_divergence_evidence_by_hand():
@@ -161,7 +159,7 @@ def test_divergence_evidence_by_hand():
     base = np.where(js > 0.3, 0.0, np.where(js > 0.15, 1.0, 0.1))
     frame = positions(js, entropy_base=base, entropy_tuned=base, token=[1, *[0] * 9] * 2)
     wider = positions(np.where(js > 0, 0.3, 0.0))
-    found = analysis_divergence.divergence_evidence(
+    found = numbers.divergence_evidence(
         ONE, {"dapo": frame, "simplerl": positions(js * 0.0), "sft-far": wider}, {0: "so", 1: "7"}
     )
     assert value(found, "near_zero_share") == pytest.approx(0.4)
@@ -179,15 +177,13 @@ def test_divergence_evidence_by_hand():
 
 
 def test_a_pair_without_high_js_positions_is_not_testable_and_says_why():
-    found = analysis_divergence.divergence_evidence(
-        STUDY, {"dapo": made_up.shifts(share_high=0)}, {}
-    )
+    found = numbers.divergence_evidence(STUDY, {"dapo": made_up.shifts(share_high=0)}, {})
     row = measured(found, "high_js_low_entropy")
     assert math.isnan(row["value"]) and row["note"] == "no position with JS > 0.1"
 
 
 def test_worked_example_kl_is_infinite_where_js_is_not():
-    table = analysis_divergence.why_js(0.7).set_index("change")
+    table = numbers.why_js(0.7).set_index("change")
     assert table["js"].between(0, math.log(2)).all()
     assert np.isinf(table.loc["the flip, after top-p", ["kl_base_tuned", "kl_tuned_base"]]).all()
     assert table.loc["the flip, after top-p", "js"] == pytest.approx(math.log(2))
@@ -288,7 +284,7 @@ def test_rank_correlation():
 
 
 def test_plan_covers_problems_of_all_frames():
-    from tokenshift_utils.analysis_common import plan
+    from tokenshift_utils.sections.common import plan
 
     boot = plan(STUDY, made_up.rollouts(0.5, problems=3), made_up.rollouts(0.5, problems=5))
     assert isinstance(boot, Bootstrap) and len(boot.problems) == 10

@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenshift_utils import analysis_cross as cross
-from tokenshift_utils import analysis_cross_summary as summary
-from tokenshift_utils import analysis_rules as rules
-from tokenshift_utils import analysis_single_token as single
-from tokenshift_utils import analysis_swaps as swaps
-from tokenshift_utils import cross_settings as settings
-from tokenshift_utils.cross_settings import RateSearch, Setting
-from tokenshift_utils.stats import Estimate
+from tokenshift_utils.report.bootstrap import Estimate
+from tokenshift_utils.sections.cross_sampling import numbers as cross
+from tokenshift_utils.sections.cross_sampling import rates as cross_sampling_rates
+from tokenshift_utils.sections.cross_sampling import rules, settings, summary, swaps
+from tokenshift_utils.sections.cross_sampling import single_token as single
+from tokenshift_utils.sections.cross_sampling.rates import RateSearch
+from tokenshift_utils.sections.cross_sampling.settings import Setting
 
 STUDY = made_up.study()
 ONE = made_up.study(
@@ -69,17 +68,24 @@ def test_a_study_names_its_settings():
 def test_rates_of_the_random_controls():
     rule = pd.DataFrame({"n_tokens": [100, 300], "n_switched": [10, 30], "n_effective": [5, 15]})
     random = pd.DataFrame({"n_tokens": [400], "n_switched": [40], "n_effective": [4]})
-    assert settings.switched_rate(rule) == 0.1
-    assert settings.effective_rate(rule, random) == 0.5  # 5% wanted, one in ten effective
-    assert settings.effective_rate(rule, random.assign(n_effective=0)) == 1.0
+    assert cross_sampling_rates.switched_rate(rule) == 0.1
+    assert (
+        cross_sampling_rates.effective_rate(rule, random) == 0.5
+    )  # 5% wanted, one in ten effective
+    assert cross_sampling_rates.effective_rate(rule, random.assign(n_effective=0)) == 1.0
     everywhere = pd.DataFrame({"n_tokens": [400], "n_switched": [400], "n_effective": [20]})
     # of switches 10% are effective at low rates and 5% at rate 1: 0.5 * (0.1 - 0.05 * 0.5) = 3.75%
     wanted = pd.DataFrame({"n_tokens": [800], "n_switched": [60], "n_effective": [30]})
-    assert settings.effective_rate(wanted, random, everywhere) == 0.5
-    assert settings.effective_rate(wanted.assign(n_effective=80), random, everywhere) == 1.0
-    assert settings.effective_rate(wanted.assign(n_effective=0), random, everywhere) == 0.0
+    assert cross_sampling_rates.effective_rate(wanted, random, everywhere) == 0.5
+    assert (
+        cross_sampling_rates.effective_rate(wanted.assign(n_effective=80), random, everywhere)
+        == 1.0
+    )
+    assert (
+        cross_sampling_rates.effective_rate(wanted.assign(n_effective=0), random, everywhere) == 0.0
+    )
     few = pd.DataFrame({"n_tokens": [90001], "n_switched": [7], "n_effective": [1]})
-    assert settings.switched_rate(few) == 7.778e-05  # four digits, not four decimals
+    assert cross_sampling_rates.switched_rate(few) == 7.778e-05  # four digits, not four decimals
 
 
 def tried(search, share_of):
@@ -213,7 +219,7 @@ def test_switching_everywhere_is_no_setting_within_the_budget():
     assert cross.within_budget(table, "dapo", "forward") == 0.1
     assert cross.budget_setting(study, table, "dapo", "forward").threshold == 0.1
     assert "Switching every position replaces 9.0%" in cross.say_curves(study, table)
-    assert cross.threshold_name(-1.0) == "every position switched"
+    assert settings.threshold_name(-1.0) == "every position switched"
 
 
 # ---- summaries

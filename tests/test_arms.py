@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 
 from tokenshift_utils import paths
-from tokenshift_utils.cli import main
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.position_sets import pack_positions, unpack_positions
-from tokenshift_utils.study import load_study
-from tokenshift_utils.training import arms, recipes, supervised
-from tokenshift_utils.training.progress import Progress
-from tokenshift_utils.training.recipes import ARMS, Arm, Comparison
-from tokenshift_utils.training.run import ship
-from tokenshift_utils.training.tokenizer import build_tokenizer
-from tokenshift_utils.weighting import Weighting
+from tokenshift_utils.measures.weighting import Weighting
+from tokenshift_utils.run.cli import main
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.training.position_sets import pack_positions, unpack_positions
+from tokenshift_utils.training.tiny import comparison, recipes, supervised
+from tokenshift_utils.training.tiny.models import ship
+from tokenshift_utils.training.tiny.progress import Progress
+from tokenshift_utils.training.tiny.recipes import ARMS, Arm, Comparison
+from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
 
 PLAIN = replace(
     recipes.TINY.rl["dapo"],
@@ -95,7 +95,7 @@ def test_positions_are_packed_without_loss():
 
 
 def _files(study, run):
-    directory = arms.run_directory(study, *run)
+    directory = comparison.run_directory(study, *run)
     tables = {f.name: pd.read_csv(f) for f in sorted(directory.glob("*.csv"))}
     return tables, json.loads((directory / "summary.json").read_text())
 
@@ -111,7 +111,7 @@ class Stop(Progress):
 
 def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study, tmp_path):
     run = ("placebo", 1)
-    arms.train_run(study, SMALL, run, Progress(tmp_path / "p"))
+    comparison.train_run(study, SMALL, run, Progress(tmp_path / "p"))
     tables, summary = _files(study, run)
     log = tables["log.csv"]
     assert list(log["update"]) == [1, 2, 3, 4]
@@ -130,19 +130,19 @@ def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study, tmp_path):
     shift = summary["shift"]["base"]
     high = unpack_positions(shift["high_set"], shift["positions"])
     assert high.mean() == pytest.approx(shift["high"], abs=1e-6)
-    assert arms.is_done(study, SMALL, run) and not arms._work(study, run).exists()
+    assert comparison.is_done(study, SMALL, run) and not comparison._work(study, run).exists()
     other = replace(SMALL, final_samples=3)
-    assert not arms.is_done(study, other, run)  # measured otherwise, it would be another run
-    directory = arms.run_directory(study, *run)
+    assert not comparison.is_done(study, other, run)  # measured otherwise, it would be another run
+    directory = comparison.run_directory(study, *run)
     assert sum(f.stat().st_size for f in directory.iterdir()) < 60_000
 
     shutil.rmtree(directory)
     with pytest.raises(KeyboardInterrupt):  # what another recipe has left is not gone on from
-        arms.train_run(study, other, run, Stop(tmp_path / "p"))
+        comparison.train_run(study, other, run, Stop(tmp_path / "p"))
     with pytest.raises(KeyboardInterrupt):
-        arms.train_run(study, SMALL, run, Stop(tmp_path / "p"))
+        comparison.train_run(study, SMALL, run, Stop(tmp_path / "p"))
     assert not directory.exists()
-    arms.train_run(study, SMALL, run, Progress(tmp_path / "p"))
+    comparison.train_run(study, SMALL, run, Progress(tmp_path / "p"))
     again, resumed = _files(study, run)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(again[name], table)
@@ -152,7 +152,7 @@ def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study, tmp_path):
 def test_runs_of_a_seed_share_their_problems_and_noise(study, tmp_path):
     first = {}
     for run in (("dapo", 1), ("high-kl", 1), ("dapo", 2)):
-        arms.train_run(study, SMALL, run, Progress(tmp_path / "p"))
+        comparison.train_run(study, SMALL, run, Progress(tmp_path / "p"))
         tables, _ = _files(study, run)
         log = tables["log.csv"]
         columns = ["reward_mean", "length_mean", "entropy", "tokens_generated"]
@@ -163,22 +163,24 @@ def test_runs_of_a_seed_share_their_problems_and_noise(study, tmp_path):
 
 def test_what_another_command_is_making_is_left_to_it(study, monkeypatch):
     made = []
-    monkeypatch.setattr(arms, "train_run", lambda study, plan, run, progress: made.append(run))
-    with arms._lock(study, ("high-kl", 1)):
-        arms._work_through(study, SMALL, SMALL.runs())
+    monkeypatch.setattr(
+        comparison, "train_run", lambda study, plan, run, progress: made.append(run)
+    )
+    with comparison._lock(study, ("high-kl", 1)):
+        comparison._work_through(study, SMALL, SMALL.runs())
         with pytest.raises(TokenshiftError, match="high-kl with seed 1 is under way"):
-            arms.train_arms(study, "high-kl", fresh=True, comparison=SMALL)
+            comparison.train_arms(study, "high-kl", fresh=True, comparison=SMALL)
     assert made == [("dapo", 1), ("dapo", 2), ("high-kl", 2), ("placebo", 1)]
 
 
 def test_mistakes_are_refused_before_anything_runs(study):
     with pytest.raises(TokenshiftError, match="no arm 'hihg-kl'; there are dapo"):
-        arms.train_arms(study, "hihg-kl")
+        comparison.train_arms(study, "hihg-kl")
     with pytest.raises(TokenshiftError, match="no seed 9 here; give one from 1 to 8"):
-        arms.train_arms(study, "high-kl", 9)
+        comparison.train_arms(study, "high-kl", 9)
     shutil.rmtree(study.model_path("base"))
     with pytest.raises(TokenshiftError, match="no model directory"):
-        arms.train_arms(study)
+        comparison.train_arms(study)
 
 
 @pytest.mark.parametrize(
@@ -196,10 +198,10 @@ def test_options_that_do_not_go_together_are_refused(options, said, capsys):
 
 @pytest.mark.slow
 def test_two_processes_share_the_runs_and_a_second_command_finds_them_done(study, capsys):
-    arms.train_arms(study, comparison=SMALL)
-    assert all(arms.is_done(study, SMALL, run) for run in SMALL.runs())
+    comparison.train_arms(study, comparison=SMALL)
+    assert all(comparison.is_done(study, SMALL, run) for run in SMALL.runs())
     before = {run: _files(study, run)[1] for run in SMALL.runs()}
-    arms.train_arms(study, comparison=SMALL)
+    comparison.train_arms(study, comparison=SMALL)
     assert "5 of 5 runs are done; 0 to go" in capsys.readouterr().out
-    arms.train_arms(study, "placebo", fresh=True, comparison=SMALL)
+    comparison.train_arms(study, "placebo", fresh=True, comparison=SMALL)
     assert _files(study, ("placebo", 1))[1]["shift"] == before["placebo", 1]["shift"]

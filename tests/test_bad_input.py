@@ -14,7 +14,7 @@ from conftest import WORDS, write_tokenizer
 from safetensors.torch import load_file, save_file
 from test_reproduce import write_notebook
 
-from tokenshift_utils.cli import main
+from tokenshift_utils.run.cli import main
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_missing_option_is_a_usage_error(capsys):
 
 def test_help_is_fast_because_heavy_imports_wait():
     code = (
-        "import sys, tokenshift_utils.cli\n"
+        "import sys, tokenshift_utils.run.cli\n"
         "print([m for m in ('torch', 'transformers', 'papermill', 'pandas') if m in sys.modules])"
     )
     run = subprocess.run(

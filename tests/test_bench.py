@@ -7,13 +7,14 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from tokenshift_utils import bench, bench_sweep, bench_weighting
-from tokenshift_utils.bench import Case, Pair, expected_tokens, floor
+from tokenshift_utils import bench_sweep
+from tokenshift_utils.bench import cross_sampling, weighting
+from tokenshift_utils.bench.cross_sampling import Case, Pair, expected_tokens, floor
 from tokenshift_utils.bench_sweep import Sweep
-from tokenshift_utils.cli import main
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.weighting import SIGNALS
+from tokenshift_utils.measures.weighting import SIGNALS
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.run.cli import main
 
 SMALL = Case("small", "cpu", 2, rows=4, tokens=20, fixed=7, repeats=2)
 
@@ -44,14 +45,16 @@ def test_floor_by_hand():
 
 def test_measurements_have_the_form_that_is_promised(small):
     called = []
-    measured = bench.measure(SMALL, small, (0.0, 0.2), (1, 4, "auto"), lambda: called.append(1))
+    measured = cross_sampling.measure(
+        SMALL, small, (0.0, 0.2), (1, 4, "auto"), lambda: called.append(1)
+    )
     first = [next(measured) for _ in range(3)]
-    assert len(called) < bench.calls(
+    assert len(called) < cross_sampling.calls(
         SMALL, (0.0, 0.2), (1, 4, "auto")
     )  # rows come as they are made
     rows = [*first, *measured]
-    assert len(called) == bench.calls(SMALL, (0.0, 0.2), (1, 4, "auto"))
-    assert all(tuple(row) == bench.KEYS for row in rows)
+    assert len(called) == cross_sampling.calls(SMALL, (0.0, 0.2), (1, 4, "auto"))
+    assert all(tuple(row) == cross_sampling.KEYS for row in rows)
     methods = [(row["method"], row["block"]) for row in rows]
     alone = [("plain-fixed", None), ("generate", None)]
     mixed = [("lockstep", 1), ("block", 4), ("block", "auto")]
@@ -71,7 +74,7 @@ def test_measurements_have_the_form_that_is_promised(small):
 
 def test_a_threshold_meets_its_switch_rate(small):
     case = Case("small", "cpu", 4, rows=4, tokens=40, fixed=9, repeats=1)
-    m = bench._Measurement(case, small)
+    m = cross_sampling._Measurement(case, small)
     responses = m.plain()
     assert {len(ids) for ids in responses} == {40}
     zero, some = m.thresholds((0.0, 0.2), responses)
@@ -80,7 +83,7 @@ def test_a_threshold_meets_its_switch_rate(small):
 
 
 def test_one_batch_of_one_length_by_both(small):
-    m = bench._Measurement(SMALL, small)
+    m = cross_sampling._Measurement(SMALL, small)
     before = small.primary.model.config._attn_implementation
     assert m.fixed() == m.generate("eager") == m.generate("sdpa") == 2 * 7
     assert small.primary.model.config._attn_implementation == before
@@ -95,23 +98,25 @@ def test_a_random_pair_is_one_model_and_one_near_it():
         num_attention_heads=2,
         num_key_value_heads=2,
     )
-    pair = bench.random_pair(config, "cpu", rows=3)
-    assert [len(prompt) for prompt in pair.prompts] == [bench.PROMPT] * 3
+    pair = cross_sampling.random_pair(config, "cpu", rows=3)
+    assert [len(prompt) for prompt in pair.prompts] == [cross_sampling.PROMPT] * 3
     for (name, a), (_, b) in zip(
         pair.primary.model.named_parameters(), pair.intervention.model.named_parameters()
     ):
         apart = float((a - b).detach().std() / a.detach().std()) if a.dim() > 1 else 0.0
-        assert a.dim() < 2 or 0.5 * bench.NOISE < apart < 2 * bench.NOISE, name
+        assert a.dim() < 2 or 0.5 * cross_sampling.NOISE < apart < 2 * cross_sampling.NOISE, name
     with torch.no_grad():
         logits = pair.primary.model(torch.tensor(pair.prompts)).logits[:, -1]
-    assert float((logits / pair.temperature).std()) == pytest.approx(bench.SURENESS, rel=0.1)
+    assert float((logits / pair.temperature).std()) == pytest.approx(
+        cross_sampling.SURENESS, rel=0.1
+    )
 
 
 def test_the_tiny_pair_writes_as_in_the_study():
     case = Case("tiny", "cpu", 4, rows=4, tokens=320, fixed=5, repeats=1)
-    pair = bench.make_pair(case)
+    pair = cross_sampling.make_pair(case)
     assert len(pair.prompts) == 4 and pair.primary.name == "base"
-    m = bench._Measurement(case, pair)
+    m = cross_sampling._Measurement(case, pair)
     ends = set(pair.primary.eos_ids)
     assert all(len(ids) < 320 and ids[-1] in ends for ids in m.plain())
     assert m.fixed() == 4 * 5
@@ -119,12 +124,12 @@ def test_the_tiny_pair_writes_as_in_the_study():
 
 def test_cases_without_their_device_are_left_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert {case.device for case in bench.chosen_cases()} == {"cpu"}
-    assert [case.pair for case in bench.chosen_cases(["tiny"])] == ["tiny"]
+    assert {case.device for case in cross_sampling.chosen_cases()} == {"cpu"}
+    assert [case.pair for case in cross_sampling.chosen_cases(["tiny"])] == ["tiny"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    big = bench.chosen_cases(["qwen2.5-7b-shape"])
+    big = cross_sampling.chosen_cases(["qwen2.5-7b-shape"])
     assert [(case.device, case.batch) for case in big] == [("cuda", 16), ("cuda", 64)]
-    assert [case.batch for case in bench.chosen_cases(["qwen2.5-7b-shape"], [64])] == [64]
+    assert [case.batch for case in cross_sampling.chosen_cases(["qwen2.5-7b-shape"], [64])] == [64]
 
 
 @pytest.mark.parametrize(
@@ -147,9 +152,9 @@ def test_the_command_refuses(arguments, expected, capsys, monkeypatch):
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "CASES", (SMALL,))
-    monkeypatch.setattr(bench, "make_pair", lambda case: small)
-    monkeypatch.setattr(bench, "RATES", (0.0,))
+    monkeypatch.setattr(cross_sampling, "CASES", (SMALL,))
+    monkeypatch.setattr(cross_sampling, "make_pair", lambda case: small)
+    monkeypatch.setattr(cross_sampling, "RATES", (0.0,))
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "cross-sampling", *(["--json"] if as_json else [])])
     assert stopped.value.code == 0
@@ -157,7 +162,7 @@ def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatc
     assert "small, batch 2" in captured.err  # progress
     if as_json:
         rows = json.loads(captured.out)
-        assert [tuple(row) for row in rows] == [bench.KEYS] * 8
+        assert [tuple(row) for row in rows] == [cross_sampling.KEYS] * 8
     else:
         lines = captured.out.strip().splitlines()
         assert "torch" in lines[0] and lines[2].split()[:3] == ["pair", "device", "batch"]
@@ -165,25 +170,25 @@ def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatc
 
 
 def test_padding_stands_left():
-    ids, mask = bench.left_pad([[5, 6, 7], [8]])
+    ids, mask = cross_sampling.left_pad([[5, 6, 7], [8]])
     assert ids.tolist() == [[5, 6, 7], [0, 0, 8]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
 def test_rows_as_text():
-    row = dict(zip(bench.KEYS, ("p", "cpu", 16, "block", 8, 0.0401, 1234.5, 1.318, 1.2)))
-    plain = dict(zip(bench.KEYS, ("p", "cpu", 16, "plain", None, None, 2000.0, 1.0, None)))
-    lines = list(bench.render([plain, row]))
+    row = dict(zip(cross_sampling.KEYS, ("p", "cpu", 16, "block", 8, 0.0401, 1234.5, 1.318, 1.2)))
+    plain = dict(zip(cross_sampling.KEYS, ("p", "cpu", 16, "plain", None, None, 2000.0, 1.0, None)))
+    lines = list(cross_sampling.render([plain, row]))
     assert lines[1].split() == ["p", "cpu", "16", "plain", "2000", "1.00"]
     assert lines[2].split() == ["p", "cpu", "16", "block", "8", "4.0%", "1234", "1.32", "1.20"]
     assert len({line.index("1.") for line in lines[1:]}) == 1
 
 
 def test_every_signal_of_the_weighted_trainer_is_measured_beside_trls_own():
-    rows = bench_weighting.bench_weighting(repeats=1, rows=2)
-    assert [row["signal"] for row in rows] == [bench_weighting.PLAIN, *SIGNALS]
+    rows = weighting.bench_weighting(repeats=1, rows=2)
+    assert [row["signal"] for row in rows] == [weighting.PLAIN, *SIGNALS]
     assert rows[0]["extra"] == 0 and all(row["ms_per_step"] > 0 for row in rows)
     assert all(0 < row["ms_of_weights"] < row["ms_per_step"] for row in rows[1:])
-    assert bench_weighting.render(rows).count("\n") == len(rows) + 1
+    assert weighting.render(rows).count("\n") == len(rows) + 1
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tokenshift_utils import bench_scoring
-from tokenshift_utils.bench import Pair
-from tokenshift_utils.bench_scoring import Case, peak
-from tokenshift_utils.cli import main
-from tokenshift_utils.hf_policy import HFPolicy
+from tokenshift_utils.bench import scoring
+from tokenshift_utils.bench.cross_sampling import Pair
+from tokenshift_utils.bench.scoring import Case, peak
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.run.cli import main
 
 SMALL = Case("small-152k", "cpu", 30, repeats=2)
 
@@ -23,9 +23,9 @@ def small(tiny_pair):
 
 def test_a_measurement_has_the_form_that_is_promised(small):
     called = []
-    row = bench_scoring.measure(SMALL, small, lambda: called.append(1))
-    assert len(called) == bench_scoring.calls(SMALL)
-    assert tuple(row) == bench_scoring.KEYS
+    row = scoring.measure(SMALL, small, lambda: called.append(1))
+    assert len(called) == scoring.calls(SMALL)
+    assert tuple(row) == scoring.KEYS
     assert (row["device"], row["vocabulary"], row["length"]) == ("cpu", 36, 30)
     assert row["cost_ratio"] > 0
     assert (row["cost_ratio"] > 1) == (row["extra_ms_per_position"] > 0)
@@ -33,11 +33,11 @@ def test_a_measurement_has_the_form_that_is_promised(small):
 
 def test_both_ways_read_every_position(small):
     response, seen = list(range(3, 33)), []
-    assert bench_scoring.score(small, response) == 30
+    assert scoring.score(small, response) == 30
     small.primary.model.lm_head.register_forward_hook(lambda _, __, out: seen.append(out.shape[1]))
-    bench_scoring.bare(small.primary, [4, 5, 6], response, 8)
+    scoring.bare(small.primary, [4, 5, 6], response, 8)
     assert seen[-4:] == [8, 8, 8, 6]
-    bench_scoring.bare(small.primary, [4, 5, 6], response, None)
+    scoring.bare(small.primary, [4, 5, 6], response, None)
     assert seen[-1] == 33
 
 
@@ -53,11 +53,11 @@ def test_the_peak_of_a_process_is_seen():
 
 def test_cases_without_their_device_are_left_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [case.length for case in bench_scoring.chosen_cases()] == [2048, 8192]
+    assert [case.length for case in scoring.chosen_cases()] == [2048, 8192]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    big = bench_scoring.chosen_cases(["qwen2.5-7b-shape"])
+    big = scoring.chosen_cases(["qwen2.5-7b-shape"])
     assert [(case.device, case.length) for case in big] == [("cuda", 2048), ("cuda", 8192)]
-    assert bench_scoring.shape("qwen2.5-7b-shape").hidden_size == 3584
+    assert scoring.shape("qwen2.5-7b-shape").hidden_size == 3584
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,16 @@ def test_the_command_refuses(pair, expected, capsys, monkeypatch):
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatch):
-    monkeypatch.setattr(bench_scoring, "CASES", (SMALL,))
-    monkeypatch.setattr(bench_scoring, "random_pair", lambda *_: small)
-    monkeypatch.setattr(bench_scoring, "ProcessPoolExecutor", lambda n, _: ThreadPoolExecutor(n))
+    monkeypatch.setattr(scoring, "CASES", (SMALL,))
+    monkeypatch.setattr(scoring, "random_pair", lambda *_: small)
+    monkeypatch.setattr(scoring, "ProcessPoolExecutor", lambda n, _: ThreadPoolExecutor(n))
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "scoring", *(["--json"] if as_json else [])])
     assert stopped.value.code == 0
     captured = capsys.readouterr()
     assert "small-152k, 30 tokens" in captured.err  # progress
     if as_json:
-        assert [tuple(row) for row in json.loads(captured.out)] == [bench_scoring.KEYS]
+        assert [tuple(row) for row in json.loads(captured.out)] == [scoring.KEYS]
     else:
         lines = captured.out.strip().splitlines()
         assert "torch" in lines[0] and lines[2].split()[:3] == ["pair", "device", "vocabulary"]
@@ -96,8 +96,8 @@ def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatc
 def test_memory_at_a_vocabulary_of_152k_does_not_grow_with_the_response(monkeypatch):
     lengths = (300, 1200)
     cases = tuple(Case("small-152k", "cpu", length, repeats=1) for length in lengths)
-    monkeypatch.setattr(bench_scoring, "CASES", cases)
-    short, long = bench_scoring.bench()  # each in a process of its own
+    monkeypatch.setattr(scoring, "CASES", cases)
+    short, long = scoring.bench()  # each in a process of its own
     assert (short["vocabulary"], long["length"]) == (151_936, 1200)
     logits = 2 * 1200 * 151_936 * 4  # of both models, at once
     assert long["extra_peak_bytes"] < 2**30 < logits

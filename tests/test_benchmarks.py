@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from hub_cache import add_repository, write_data_set
 
-from tokenshift_utils.benchmarks import digest, load_benchmark, option_order
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.rollouts import Rollouts, get_rollouts, study_sampling
-from tokenshift_utils.store import artefact_key
-from tokenshift_utils.study import load_study
-from tokenshift_utils.study_parts import Benchmark
+from tokenshift_utils.records.requests import study_sampling
+from tokenshift_utils.records.rollouts import Rollouts, get_rollouts
+from tokenshift_utils.store.store import artefact_key
+from tokenshift_utils.study.schema import Benchmark
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.benchmarks import digest, load_benchmark, option_order
 
 ROWS = [{"nr": i, "question": f"what is {i}?", "solution": i, "url": "x"} for i in range(3)]
 COLUMNS = {"id": "nr", "problem": "question", "answer": "solution"}
@@ -127,7 +128,7 @@ def test_the_order_is_part_of_the_key_and_of_the_record(study, tmp_path):
 def test_a_chosen_letter_is_judged(study, tmp_path, monkeypatch):
     path = write(tmp_path / "rows.jsonl", CHOICES[:8])
     one = with_benchmark(study, path=path, **OF_CHOICES)
-    monkeypatch.setattr("tokenshift_utils.verify._RULES", {"boxed": lambda text: "(b)"})
+    monkeypatch.setattr("tokenshift_utils.tasks.verifier._RULES", {"boxed": lambda text: "(b)"})
     frame = get_rollouts(one, "base", samples=study.samples.accuracy)
     answers = {p.id: p.answer for p in load_benchmark(one, "x")}
     ended = frame[frame["finish_reason"] == "eos"]

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from tokenshift_utils import claims, paper
-from tokenshift_utils.claims import CLAIMS, QUANTITIES, Check, evaluate, judge
+from tokenshift_utils.sections import claims, paper
+from tokenshift_utils.sections.claims import CLAIMS, QUANTITIES, Check, evaluate, judge
 
 KINDS = {
     "base": "base",

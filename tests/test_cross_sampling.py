@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from tokenshift_utils.cross_sampling import get_cross_sampling
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.rollouts import get_rollouts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.records.cross_sampling import get_cross_sampling
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.study.study import load_study
 
 
 def test_records_agree_with_rollouts_and_with_each_other(mini_root):
@@ -82,7 +82,9 @@ def test_extrapolation_by_nothing_is_the_intervention(mini_root):
     ],
 )
 def test_bad_settings_are_refused_before_any_model_runs(mini_root, monkeypatch, call, message):
-    monkeypatch.setattr("tokenshift_utils.policy.load_policy", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(
+        "tokenshift_utils.models.load.load_policy", lambda *_: pytest.fail("loaded")
+    )
     with pytest.raises(TokenshiftError, match=message) as caught:
         get_cross_sampling(load_study("mini"), "base", "tuned", **call)
     assert "\n" not in str(caught.value)

@@ -14,11 +14,11 @@ from conftest import CHECKOUT, write_smoke_root
 from safetensors.torch import load_file, save_file
 from test_reproduce import write_notebook
 
-from tokenshift_utils import executor
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.rollouts import Rollouts, get_rollouts, rollout_artefacts
-from tokenshift_utils.shifts import get_shifts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.records.rollouts import Rollouts, get_rollouts, rollout_artefacts
+from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.store import executor
+from tokenshift_utils.study.study import load_study
 
 pytestmark = pytest.mark.ray
 
@@ -212,7 +212,7 @@ def test_what_no_node_has_room_for_is_refused(mini_root, on_ray):
 
 
 def test_a_shard_takes_the_gpus_that_its_models_are_spread_over(cluster):
-    from tokenshift_utils.executor_ray import _gpus_used
+    from tokenshift_utils.store.ray_pool import _gpus_used
 
     assert _gpus_used(load_study("smoke")) == 1
     study = load_study("qwen2.5-32b-dapo")
@@ -229,7 +229,7 @@ def test_a_shard_takes_the_gpus_that_its_models_are_spread_over(cluster):
 @pytest.mark.parametrize("there", [False, True], ids=["no cluster", "a token is wanted"])
 def test_a_cluster_that_is_not_reached_is_a_sentence(mini_root, cluster, there):
     address = cluster if there else "127.0.0.1:9"
-    script = "from tokenshift_utils.cli import main; main()"
+    script = "from tokenshift_utils.run.cli import main; main()"
     run = subprocess.run(
         [sys.executable, "-c", script, "reproduce", "--study", "mini", "--executor", "ray"],
         env=os.environ | ENVIRONMENT | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"},

@@ -8,14 +8,15 @@ import torch
 from conftest import CHECKOUT, margin
 from test_teacher_forcing import compared
 
-from tokenshift_utils import bench_scoring
-from tokenshift_utils.benchmarks import load_benchmark
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.mixing import cross_sample
-from tokenshift_utils.policy import Sampling, load_policy
-from tokenshift_utils.rollouts import items
-from tokenshift_utils.rules import Rule
-from tokenshift_utils.study import load_study
+from tokenshift_utils.bench import scoring
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.cross_sample import cross_sample
+from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.records.requests import items
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.benchmarks import load_benchmark
 
 pytestmark = [
     pytest.mark.gpu,
@@ -70,7 +71,7 @@ def test_a_gpu_writes_what_a_cpu_writes(study):
 
 def test_a_gpu_needs_no_more_memory_for_a_longer_response():
     short, long = (
-        bench_scoring.measure_alone(bench_scoring.Case("small-152k", "cuda", length, repeats=1))
+        scoring.measure_alone(scoring.Case("small-152k", "cuda", length, repeats=1))
         for length in (1024, 8192)
     )
     assert short["extra_peak_bytes"] < 2**30 and long["extra_peak_bytes"] < 2**30
@@ -80,17 +81,17 @@ def test_a_gpu_needs_no_more_memory_for_a_longer_response():
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm: pip install -e '.[test,vllm]'")  # fmt: skip
 @pytest.mark.parametrize("apart", [False, True], ids=["one GPU", "two GPUs"])
 def test_two_engines_share_a_gpu_or_have_one_each(study, apart):
-    from tokenshift_utils import engines
+    from tokenshift_utils.models import vllm_engine
 
     if apart and torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     own = {n: {"devices": [i]} for i, n in enumerate(NAMES)} if apart else {}
     settings = {"gpu_memory_utilization": 0.2, "models": own}
     served = study.with_overrides(backend="vllm", vllm=settings)
-    engines.stop_all()
+    vllm_engine.stop_all()
     pair = [load_policy(served, name) for name in NAMES]
     cpu = pair_on(study, "cpu")
     given = prompts_and_keys(study, cpu[0])
     (a, _), (b, _) = (cross_sample(*each, *given, RULE, SAMPLING, 8) for each in (cpu, pair))
-    assert [policy.setup in engines._running for policy in pair] == [True, True]
+    assert [policy.setup in vllm_engine._running for policy in pair] == [True, True]
     assert_part_only_where_close(study, given, a, b)

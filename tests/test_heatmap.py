@@ -6,7 +6,7 @@ import made_up
 import pandas as pd
 import pytest
 
-from tokenshift_utils.heatmap import show_shifts, show_trajectories, token_pieces
+from tokenshift_utils.report.heatmap import show_shifts, show_trajectories, token_pieces
 
 WORDS = ["so", "<script>alert(1)</script>", "\n", "1", "7", "&", "http://x", "the"]
 

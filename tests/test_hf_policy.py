@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from tokenshift_utils.decoding import fill_gaps
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import directory_fingerprint
-from tokenshift_utils.hf_policy import HFPolicy, UncachedSession
-from tokenshift_utils.noise import row_key
-from tokenshift_utils.policy import Sampling, load_policy, stop_ids
-from tokenshift_utils.study import load_study
+from tokenshift_utils.measures.noise import row_key
+from tokenshift_utils.models.decoding import fill_gaps
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.policy import Sampling, stop_ids
+from tokenshift_utils.models.sessions import UncachedSession
+from tokenshift_utils.study.checkpoints import directory_fingerprint
+from tokenshift_utils.study.study import load_study
 
 PROMPTS = [[4, 13, 5, 6], [7], [4, 5, 16, 24, 20, 25, 17, 3], [9, 9], [4, 13, 5, 6, 16, 30]]
 
@@ -136,7 +138,7 @@ def test_uncached_sessions_do_too(policy, seed, monkeypatch):
 
 
 def test_long_texts_are_read_in_pieces(policy, monkeypatch):
-    monkeypatch.setattr("tokenshift_utils.hf_policy.CHUNK", 3)
+    monkeypatch.setattr("tokenshift_utils.models.huggingface.CHUNK", 3)
     prompts = [PROMPTS[2] * 2, PROMPTS[1], PROMPTS[0], PROMPTS[2] * 2]
     _, logits = opened(policy, prompts)
     for row, prompt in enumerate(prompts):
@@ -156,7 +158,7 @@ def test_score_equals_the_plain_forward(policy, block):
 
 
 def test_score_never_holds_the_logits_of_a_long_sequence(policy, monkeypatch):
-    monkeypatch.setattr("tokenshift_utils.hf_policy.SCORED_LOGITS", 4 * policy.vocab_size)
+    monkeypatch.setattr("tokenshift_utils.models.huggingface.SCORED_LOGITS", 4 * policy.vocab_size)
     sizes = [len(x.flatten()) for _, x in policy.score(PROMPTS[:2], [[5] * 9, [6] * 7])]
     assert max(sizes) <= 4 * policy.vocab_size and len(sizes) == 5
 

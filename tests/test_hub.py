@@ -14,14 +14,14 @@ from conftest import CHECKOUT
 from hub_cache import COMMIT, add_repository, write_data_set
 from test_reproduce import write_notebook
 
-from tokenshift_utils import hub
-from tokenshift_utils.cli import main
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.fingerprints import directory_fingerprint
-from tokenshift_utils.inputs import check_inputs
-from tokenshift_utils.policy import load_policy
-from tokenshift_utils.rollouts import get_rollouts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.run.checks import check_inputs
+from tokenshift_utils.run.cli import main
+from tokenshift_utils.study import hub, pins
+from tokenshift_utils.study.checkpoints import directory_fingerprint
+from tokenshift_utils.study.study import load_study
 
 MODELS = CHECKOUT / "results/tiny/models"
 STUDY = "notebooks/studies/mini.yaml"
@@ -115,7 +115,7 @@ def test_a_named_revision_is_that_one(root, cache):
     for name, directory in same.items():
         own = directory_fingerprint(study.model_path(name))
         assert own == directory_fingerprint(MODELS / directory)
-    assert list(hub.unpinned(study)) == ["models.base", "benchmarks.sums"]
+    assert list(pins.unpinned(study)) == ["models.base", "benchmarks.sums"]
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_pin_writes_commits_and_keeps_everything_else(name, tmp_path, monkeypatc
     after = file.read_text()
     assert re.sub("a{40}|b{40}", "unpinned", after) == before and "unpinned" in before
     study, plain = load_study(file), load_study(name)
-    every = hub.sources(study, training=True)
+    every = pins.sources(study, training=True)
     for key, spec in every.items():
-        was = hub.sources(plain, training=True)[key].revision
+        was = pins.sources(plain, training=True)[key].revision
         commit = ("b" if key.startswith(("benchmarks", "training")) else "a") * 40
         assert spec.revision == (commit if was == "unpinned" else was)
     assert not [spec for spec in every.values() if spec.revision == "unpinned"]

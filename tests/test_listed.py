@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from tokenshift_utils import measures
-from tokenshift_utils.listed import Aligned, Listed, align, join
-from tokenshift_utils.nucleus import log_softmax32, truncate
+from tokenshift_utils.measures import divergences
+from tokenshift_utils.measures.nucleus import log_softmax32, truncate
+from tokenshift_utils.measures.top_logprobs import Aligned, Listed, align, join
 
 V, N = 60, 200
 
@@ -55,8 +55,8 @@ def test_covered_nuclei_are_exact_and_others_are_known_to_be_short(case):
         assert torch.equal(listed.covers(0.7), nucleus.size <= k)
     assert covered.any() and (k == V or not covered.all())
     mine = [truncate(logp[covered], 0.7) for logp in (pair.p, pair.q)]
-    js = measures.js(*(n.log_probs() for n in mine))
-    expected = measures.js(*(n.log_probs() for n in whole))[covered]
+    js = divergences.js(*(n.log_probs() for n in mine))
+    expected = divergences.js(*(n.log_probs() for n in whole))[covered]
     assert torch.allclose(js, expected, atol=1e-6)
     for a, b in zip(mine, whole):
         assert torch.equal(a.size, b.size[covered])
@@ -67,12 +67,12 @@ def test_whole_measures_are_lower_bounds_by_the_mass_that_is_not_known(case):
     p, q = both
     found, unknown = pair.whole_measures(), pair.unknown_mass
     exact = {
-        "js": measures.js(p, q),
-        "kl": measures.kl(p, q),
-        "kl_reverse": measures.kl(q, p),
-        "tv": measures.total_variation(p, q),
-        "entropy_p": measures.entropy(p),
-        "entropy_q": measures.entropy(q),
+        "js": divergences.js(p, q),
+        "kl": divergences.kl(p, q),
+        "kl_reverse": divergences.kl(q, p),
+        "tv": divergences.total_variation(p, q),
+        "entropy_p": divergences.entropy(p),
+        "entropy_q": divergences.entropy(q),
     }
     short = {name: exact[name] - found[name] for name in exact}
     assert all((value > -1e-5).all() for value in short.values())

@@ -4,12 +4,18 @@ import made_up
 import pandas as pd
 import pytest
 
-from tokenshift_utils import analysis_cross as cross
-from tokenshift_utils import analysis_divergence as divergence
-from tokenshift_utils import cross_settings as settings
-from tokenshift_utils import executor, loading, loading_cross
-from tokenshift_utils.cross_settings import Setting
-from tokenshift_utils.study import load_study
+from tokenshift_utils.records import tokens
+from tokenshift_utils.sections import loading
+from tokenshift_utils.sections.cross_sampling import numbers as cross
+from tokenshift_utils.sections.cross_sampling import rates as cross_sampling_rates
+from tokenshift_utils.sections.cross_sampling import records as loading_cross
+from tokenshift_utils.sections.cross_sampling import settings
+from tokenshift_utils.sections.cross_sampling.settings import Setting
+from tokenshift_utils.sections.divergence import numbers as divergence
+from tokenshift_utils.sections.divergence import records as divergence_records
+from tokenshift_utils.sections.mechanics import records as mechanics_records
+from tokenshift_utils.store import executor
+from tokenshift_utils.study.study import load_study
 
 
 @pytest.fixture
@@ -18,18 +24,18 @@ def study(mini_root):
 
 
 def test_sections_without_models_or_checkpoints_load_what_there_is(study):
-    shifts = loading.divergence_shifts(study)
+    shifts = divergence_records.divergence_shifts(study)
     assert list(shifts) == ["tuned"] and list(shifts["tuned"]) == list(divergence.COLUMNS)
-    texts = loading.token_texts(study, shifts)
+    texts = tokens.token_texts(study, shifts)
     assert set(shifts["tuned"]["token"]) == set(texts)
-    same, checkpoints = loading.mechanics_shifts(study)
+    same, checkpoints = mechanics_records.mechanics_shifts(study)
     assert len(same["tuned"]) == len(shifts["tuned"]) and checkpoints == {}
 
 
 def test_the_annotated_response_is_one_response_with_the_most_high_positions(study):
-    rows, title = loading.annotated_response(study)
+    rows, title = divergence_records.annotated_response(study)
     assert rows["position"].tolist() == list(range(rows["n_tokens"].iloc[0]))
-    everything = loading.divergence_shifts(study)["tuned"]
+    everything = divergence_records.divergence_shifts(study)["tuned"]
     first = everything[everything["sample"] == 0]
     high = (first["js"] > study.thresholds.high_js).groupby(first["problem"]).sum()
     assert (rows["js"] > study.thresholds.high_js).sum() == high.max()
@@ -43,8 +49,12 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
         wanted += settings.control_settings(study, match)
     assert set(records.runs) == set(wanted) and set(records.rollouts) == {"base", "tuned"}
     for setting in settings.control_settings(study, "switched"):
-        rule = settings.switched_rate(records.runs[setting._replace(rule="js", match="")])
-        assert settings.switched_rate(records.runs[setting]) == pytest.approx(rule, abs=0.2)
+        rule = cross_sampling_rates.switched_rate(
+            records.runs[setting._replace(rule="js", match="")]
+        )
+        assert cross_sampling_rates.switched_rate(records.runs[setting]) == pytest.approx(
+            rule, abs=0.2
+        )
     everything = [s for s, frame in records.runs.items() if s.threshold < 0]
     assert all(records.runs[s].eval("n_switched == n_tokens").all() for s in everything)
     table = cross.curve_table(study, records.runs, records.rollouts)
@@ -100,7 +110,7 @@ def test_rates_are_searched_for_all_controls_at_once_first_on_a_pilot(monkeypatc
     controls = settings.control_settings(study, "effective")
     assert set(made) == {*settings.control_settings(study, "switched"), *controls}
     for setting in controls:
-        assert settings.effective_share(made[setting]) == pytest.approx(0.01, rel=0.1)
+        assert cross_sampling_rates.effective_share(made[setting]) == pytest.approx(0.01, rel=0.1)
     assert all(len(rates) == 4 for _, rates in tries)
     kinds = [samples for samples, _ in tries]
     pilots = kinds.count(1)

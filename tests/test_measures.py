@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenshift_utils import measures
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.measures import divergences
 
 LN2 = math.log(2)
 
@@ -47,18 +47,18 @@ def distributions(draw, number=2, sparse=True):
 
 def test_hand_values():
     p, q = logs(0.5, 0.5), logs(1.0, 0.0)
-    assert measures.entropy(p) == pytest.approx(LN2)
-    assert measures.entropy(q) == 0
-    assert measures.kl(q, p) == pytest.approx(LN2)
-    assert measures.kl(p, q) == math.inf
-    assert measures.js(p, q) == pytest.approx(js_plain([0.5, 0.5], [1, 0]), abs=1e-15)
-    assert measures.total_variation(p, q) == pytest.approx(0.5)
-    assert measures.independent_disagreement(p, q) == pytest.approx(0.5)
+    assert divergences.entropy(p) == pytest.approx(LN2)
+    assert divergences.entropy(q) == 0
+    assert divergences.kl(q, p) == pytest.approx(LN2)
+    assert divergences.kl(p, q) == math.inf
+    assert divergences.js(p, q) == pytest.approx(js_plain([0.5, 0.5], [1, 0]), abs=1e-15)
+    assert divergences.total_variation(p, q) == pytest.approx(0.5)
+    assert divergences.independent_disagreement(p, q) == pytest.approx(0.5)
 
 
 def test_disjoint_supports_are_ln2_apart():
-    assert measures.js(logs(1.0, 0.0), logs(0.0, 1.0)) == pytest.approx(LN2, abs=1e-15)
-    assert measures.total_variation(logs(1.0, 0.0), logs(0.0, 1.0)) == 1
+    assert divergences.js(logs(1.0, 0.0), logs(0.0, 1.0)) == pytest.approx(LN2, abs=1e-15)
+    assert divergences.total_variation(logs(1.0, 0.0), logs(0.0, 1.0)) == 1
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-14)])
@@ -66,25 +66,25 @@ def test_agrees_with_the_plain_formula(dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     a = torch.log_softmax(4 * torch.randn(50, 128, generator=generator, dtype=torch.float64), -1)
     b = torch.log_softmax(4 * torch.randn(50, 128, generator=generator, dtype=torch.float64), -1)
-    got = measures.js(a.to(dtype), b.to(dtype))
+    got = divergences.js(a.to(dtype), b.to(dtype))
     assert got.dtype == dtype
     want = [js_plain(x, y) for x, y in zip(a.exp().numpy(), b.exp().numpy())]
     np.testing.assert_allclose(got.numpy(), want, atol=tolerance)
     np.testing.assert_allclose(
-        measures.kl(a, b).numpy(), (a.exp() * (a - b)).sum(-1).numpy(), rtol=1e-12
+        divergences.kl(a, b).numpy(), (a.exp() * (a - b)).sum(-1).numpy(), rtol=1e-12
     )
 
 
 @given(distributions())
 def test_bounds_and_symmetry(pair):
     p, q = pair
-    js = measures.js(p, q)
+    js = divergences.js(p, q)
     assert 0 <= js <= LN2
-    assert torch.equal(js, measures.js(q, p))
-    assert measures.js(p, p) <= 1e-15 and measures.kl(p, p) == 0
-    assert 0 <= measures.entropy(p) <= math.log(len(p)) + 1e-12
-    assert measures.kl(p, q) >= 0
-    tv = float(measures.total_variation(p, q))
+    assert torch.equal(js, divergences.js(q, p))
+    assert divergences.js(p, p) <= 1e-15 and divergences.kl(p, p) == 0
+    assert 0 <= divergences.entropy(p) <= math.log(len(p)) + 1e-12
+    assert divergences.kl(p, q) >= 0
+    tv = float(divergences.total_variation(p, q))
     assert 0 <= tv <= 1
     assert tv**2 / 2 <= float(js) + 1e-12 and float(js) <= LN2 * tv + 1e-12  # known bounds
 
@@ -92,7 +92,7 @@ def test_bounds_and_symmetry(pair):
 @given(distributions())
 def test_only_rounding_is_clamped(pair):
     for dtype, rounding in ((torch.float64, 1e-14), (torch.float32, 1e-6)):
-        value = float(measures.js_unclamped(pair[0].to(dtype), pair[1].to(dtype)))
+        value = float(divergences.js_unclamped(pair[0].to(dtype), pair[1].to(dtype)))
         assert -rounding <= value <= LN2 + rounding
 
 
@@ -101,12 +101,14 @@ def test_fault_01_js_is_bounded_and_exact_on_the_whole_vocabulary():
     p, q = torch.full((1000,), -40.0), torch.full((1000,), -40.0)
     p[3] = q[700] = 0.0
     p, q = torch.log_softmax(p, -1), torch.log_softmax(q, -1)
-    assert measures.js(p, q) == pytest.approx(LN2, abs=1e-6)
+    assert divergences.js(p, q) == pytest.approx(LN2, abs=1e-6)
     # and a small change is small: mass .01 moved between two tokens out of 1000
     flat = torch.full((1000,), 1e-3, dtype=torch.float64)
     other = flat.clone()
     other[0], other[1] = 2e-3, 0.0
-    assert measures.js(flat.log(), other.log()) == pytest.approx(js_plain(flat, other), abs=1e-15)
+    assert divergences.js(flat.log(), other.log()) == pytest.approx(
+        js_plain(flat, other), abs=1e-15
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -116,22 +118,22 @@ def test_fault_05_half_precision_is_refused_and_float32_is_accurate(dtype):
     p, q = (torch.log_softmax(x.double(), -1) for x in (logits, moved))
     exact = js_plain(p.exp().numpy(), q.exp().numpy())
     assert 1e-4 < exact < 1e-3
-    assert measures.js(p.float(), q.float()) == pytest.approx(exact, abs=2e-7)
+    assert divergences.js(p.float(), q.float()) == pytest.approx(exact, abs=2e-7)
     with pytest.raises(TokenshiftError, match="give float32 or float64"):
-        measures.js(p.to(dtype), q.to(dtype))
+        divergences.js(p.to(dtype), q.to(dtype))
 
 
 def test_fault_06_kl_is_not_saturated_by_an_epsilon():
     p = torch.log_softmax(torch.tensor([60.0, 0.0], dtype=torch.float64), -1)
     q = torch.log_softmax(torch.tensor([0.0, 60.0], dtype=torch.float64), -1)
-    assert measures.kl(p, q) == pytest.approx(60.0, abs=1e-9)
-    assert measures.kl(p.float(), q.float()) == pytest.approx(60.0, abs=1e-4)
+    assert divergences.kl(p, q) == pytest.approx(60.0, abs=1e-9)
+    assert divergences.kl(p.float(), q.float()) == pytest.approx(60.0, abs=1e-4)
 
 
 def test_kl_of_underflowing_support():
     p = torch.tensor([0.0, -200.0])  # exp(-200) is 0 in float32, yet the token is possible
-    assert measures.kl(p, torch.tensor([0.0, -300.0])) == 0
-    assert measures.kl(p, torch.tensor([0.0, -torch.inf])) == math.inf
+    assert divergences.kl(p, torch.tensor([0.0, -300.0])) == 0
+    assert divergences.kl(p, torch.tensor([0.0, -torch.inf])) == math.inf
 
 
 def test_nan_is_refused_with_its_place():
@@ -139,12 +141,12 @@ def test_nan_is_refused_with_its_place():
     bad = p.clone()
     bad[1, 2, 4] = torch.nan
     calls = [
-        lambda: measures.entropy(bad),
-        lambda: measures.js(p, bad),
-        lambda: measures.kl(bad, p),
-        lambda: measures.kl(p, bad),
-        lambda: measures.total_variation(p, bad),
-        lambda: measures.mass_gained(p, bad, torch.full((2, 3, 1), 4)),
+        lambda: divergences.entropy(bad),
+        lambda: divergences.js(p, bad),
+        lambda: divergences.kl(bad, p),
+        lambda: divergences.kl(p, bad),
+        lambda: divergences.total_variation(p, bad),
+        lambda: divergences.mass_gained(p, bad, torch.full((2, 3, 1), 4)),
     ]
     for call in calls:
         with pytest.raises(TokenshiftError, match="row 1, position 2"):
@@ -153,46 +155,46 @@ def test_nan_is_refused_with_its_place():
 
 def test_different_vocabularies_are_refused():
     with pytest.raises(TokenshiftError, match="3 and 2 tokens"):
-        measures.js(logs(0.2, 0.3, 0.5), logs(0.5, 0.5))
+        divergences.js(logs(0.2, 0.3, 0.5), logs(0.5, 0.5))
 
 
 def test_top_k_breaks_ties_by_lower_id():
     logp = logs(0.1, 0.3, 0.1, 0.3, 0.1, 0.1)
-    ids, values = measures.top_k(logp, 4)
+    ids, values = divergences.top_k(logp, 4)
     assert ids.tolist() == [1, 3, 0, 2]
     assert torch.equal(values, logp[ids])
-    assert measures.top_k(logp, 10)[0].tolist() == [1, 3, 0, 2, 4, 5]
+    assert divergences.top_k(logp, 10)[0].tolist() == [1, 3, 0, 2, 4, 5]
 
 
 @given(distributions(number=1), st.integers(1, 12))
 def test_top_k_equals_a_stable_sort(one, k):
     rounded = (one[0] * 2).round() / 2  # many ties
-    ids, _ = measures.top_k(rounded.expand(3, -1), k)
+    ids, _ = divergences.top_k(rounded.expand(3, -1), k)
     want = torch.sort(rounded, descending=True, stable=True).indices[:k]
     assert torch.equal(ids, want.expand(3, -1))
 
 
 def test_overlap_by_hand():
-    overlap = measures.topk_overlap(torch.tensor([5, 1, 2, 9]), torch.tensor([1, 5, 3, 2]))
+    overlap = divergences.topk_overlap(torch.tensor([5, 1, 2, 9]), torch.tensor([1, 5, 3, 2]))
     assert overlap.tolist() == pytest.approx([0, 1, 2 / 3, 3 / 4])
 
 
 def test_rank_by_hand():
     logp = logs(0.1, 0.3, 0.1, 0.3, 0.2)
-    ranks = measures.rank_of(logp.expand(5, 5), torch.arange(5))
+    ranks = divergences.rank_of(logp.expand(5, 5), torch.arange(5))
     assert ranks.tolist() == [4, 1, 5, 2, 3]
 
 
 def test_mass_gained_by_hand():
     base, tuned = logs(0.5, 0.3, 0.15, 0.05), logs(0.2, 0.4, 0.15, 0.25)
-    gained = measures.mass_gained(base, tuned, torch.arange(4))
+    gained = divergences.mass_gained(base, tuned, torch.arange(4))
     assert gained.tolist() == pytest.approx([0.0, 0.1, 0.1, 0.3])
 
 
 @given(distributions(sparse=False))
 def test_all_the_mass_gained_is_total_variation(pair):
-    gained = measures.mass_gained(*pair, torch.arange(len(pair[0])))
-    assert gained[-1] == pytest.approx(float(measures.total_variation(*pair)), abs=1e-12)
+    gained = divergences.mass_gained(*pair, torch.arange(len(pair[0])))
+    assert gained[-1] == pytest.approx(float(divergences.total_variation(*pair)), abs=1e-12)
     assert (gained.diff() >= 0).all()
 
 
@@ -208,8 +210,13 @@ def both(dtype, vocab=3000, rows=7, scale=4.0, noise=0.5):
 
 
 def one_by_one(p, q):
-    exact = (measures.entropy(p), measures.entropy(q), measures.kl(p, q), measures.kl(q, p))
-    return measures.PairMeasures(*exact, measures.js(p, q), measures.total_variation(p, q))
+    exact = (
+        divergences.entropy(p),
+        divergences.entropy(q),
+        divergences.kl(p, q),
+        divergences.kl(q, p),
+    )
+    return divergences.PairMeasures(*exact, divergences.js(p, q), divergences.total_variation(p, q))
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-3, 0.5, 8.0])
@@ -217,7 +224,7 @@ def one_by_one(p, q):
 def test_all_measures_of_a_pair_are_those_of_the_functions(dtype, tolerance, noise):
     p, q = both(dtype, noise=noise)
     for name, got, want in zip(
-        measures.PairMeasures._fields, measures.pair(p, q), one_by_one(p, q)
+        divergences.PairMeasures._fields, divergences.pair(p, q), one_by_one(p, q)
     ):
         assert got.dtype == dtype
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance, err_msg=name)
@@ -226,9 +233,9 @@ def test_all_measures_of_a_pair_are_those_of_the_functions(dtype, tolerance, noi
 def test_small_divergences_of_a_pair_are_exact():
     # relative to their own size, not only to 1: the histogram of JS goes down to 1e-6
     p, q = both(torch.float32, noise=2e-3)
-    want = measures.js(p.double(), q.double())
+    want = divergences.js(p.double(), q.double())
     assert (want < 2e-6).all()
-    np.testing.assert_allclose(measures.pair(p, q).js, want, rtol=0.05)
+    np.testing.assert_allclose(divergences.pair(p, q).js, want, rtol=0.05)
 
 
 @pytest.mark.slow
@@ -236,30 +243,30 @@ def test_small_divergences_of_a_pair_are_exact():
 def test_measures_of_a_pair_as_one_kernel():
     p, q = both(torch.float32)
     with torch.inference_mode():
-        kernel = torch.compile(measures._plain_sums, dynamic=True, fullgraph=True)
+        kernel = torch.compile(divergences._plain_sums, dynamic=True, fullgraph=True)
         for rows in (7, 3):
-            for got, want in zip(kernel(p[:rows], q[:rows]), measures.pair(p[:rows], q[:rows])):
+            for got, want in zip(kernel(p[:rows], q[:rows]), divergences.pair(p[:rows], q[:rows])):
                 np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 @given(distributions())
 def test_measures_of_a_pair_with_impossible_tokens(pair):
     p, q = (x.expand(3, -1) for x in pair)
-    for got, want in zip(measures.pair(p, q), one_by_one(p, q)):
+    for got, want in zip(divergences.pair(p, q), one_by_one(p, q)):
         np.testing.assert_allclose(got, want, atol=1e-14)
 
 
 def test_measures_of_a_pair_far_apart():
     p, q = both(torch.float32, vocab=50, scale=200.0, noise=300.0)
-    for got, want in zip(measures.pair(p, q), one_by_one(p, q)):
+    for got, want in zip(divergences.pair(p, q), one_by_one(p, q)):
         np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_measures_of_a_pair_do_not_depend_on_the_rows_beside(monkeypatch):
     p, q = both(torch.float32)
-    whole = measures.pair(p, q)
-    monkeypatch.setattr(measures, "CPU_ROWS", 2 * 3000)
-    for got, want in zip(measures.pair(p, q), whole):
+    whole = divergences.pair(p, q)
+    monkeypatch.setattr(divergences, "CPU_ROWS", 2 * 3000)
+    for got, want in zip(divergences.pair(p, q), whole):
         assert torch.equal(got, want)
 
 
@@ -271,7 +278,7 @@ def test_the_largest_are_those_of_topk(vocab):
     rows[2, : vocab // 2] = -torch.inf
     rows[3, -1] = 9.0
     for k in (1, 16, 17, 128):
-        values, ids = measures.largest(rows, k)
+        values, ids = divergences.largest(rows, k)
         assert torch.equal(values, torch.topk(rows, min(k, vocab)).values)
         assert torch.equal(values, rows.gather(-1, ids))
         assert all(len(set(row)) == len(row) for row in ids.tolist())
@@ -279,5 +286,5 @@ def test_the_largest_are_those_of_topk(vocab):
 
 def test_top_k_of_a_large_vocabulary_breaks_ties_by_lower_id():
     logp = torch.log_softmax(torch.randn(3, 20_000, dtype=torch.float64).round(), -1)
-    ids, _ = measures.top_k(logp, 10)
+    ids, _ = divergences.top_k(logp, 10)
     assert torch.equal(ids, torch.sort(logp, descending=True, stable=True).indices[:, :10])

@@ -13,15 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tokenshift_utils import measures
-from tokenshift_utils.decoding import Lanes
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.mixing import Insertion, Mixer, cross_sample
-from tokenshift_utils.noise import gumbel, row_key, uniform
-from tokenshift_utils.nucleus import Nucleus, truncate
-from tokenshift_utils.policy import Sampling, stop_ids
-from tokenshift_utils.rules import Rule, nucleus_js
+from tokenshift_utils.measures import divergences
+from tokenshift_utils.measures.noise import gumbel, row_key, uniform
+from tokenshift_utils.measures.nucleus import Nucleus, nucleus_js, truncate
+from tokenshift_utils.models.decoding import Lanes
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.policy import Sampling, stop_ids
+from tokenshift_utils.pairs.cross_sample import cross_sample
+from tokenshift_utils.pairs.mixer import Insertion, Mixer
+from tokenshift_utils.pairs.rules import Rule
 
 
 class NoTokenizer:
@@ -321,7 +322,9 @@ def test_a_lagging_intervention_catches_up_in_one_chunk(pair, prompts, monkeypat
     runs, switches = mix(pair, prompts[:3], rule, long, batch_size=1)
     assert [run.ids for run in runs] == expected
     assert len(calls) == len(switches["row"]) > 0  # one read a switch, prompt and drafts together
-    monkeypatch.setattr("tokenshift_utils.mixing.CATCH_UP", (2, 4))  # reads in pieces, if need be
+    monkeypatch.setattr(
+        "tokenshift_utils.pairs.mixer.CATCH_UP", (2, 4)
+    )  # reads in pieces, if need be
     assert [r.ids for r in mix(pair, prompts[:3], rule, long, batch_size=3)[0]] == expected
 
 
@@ -340,7 +343,7 @@ def test_one_rows_rollback_does_not_hold_up_the_others(pair, prompts, monkeypatc
         "advance",
         lambda self, t, c, v=None: rounds.append(c.tolist()) or advance(self, t, c, v),
     )
-    monkeypatch.setattr("tokenshift_utils.mixing.stop_ids", lambda *_: ())
+    monkeypatch.setattr("tokenshift_utils.pairs.mixer.stop_ids", lambda *_: ())
     mix(pair, prompts[:4], OneRow("js", 0.1), long, batch_size=4, block=8)
     assert rounds[:5] == [[1, 8, 8, 8]] * 5  # the others are through in five rounds
     assert [c[0] for c in rounds] == [1] * 40
@@ -352,7 +355,7 @@ def test_blocks_follow_the_switch_rate(pair, prompts):
         draft = Mixer._draft
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Mixer, "_draft", lambda self, n, a: seen.append(n) or draft(self, n, a))
-            patch.setattr("tokenshift_utils.mixing.stop_ids", lambda *_: ())
+            patch.setattr("tokenshift_utils.pairs.mixer.stop_ids", lambda *_: ())
             mix(pair, prompts, rule, Sampling(0.9, 0.7, 200), batch_size=N)
         return seen
 
@@ -371,7 +374,7 @@ def test_no_more_than_a_block_of_distributions_is_held(pair, prompts, monkeypatc
         return stack(parts)
 
     monkeypatch.setattr(Nucleus, "stack", staticmethod(watched))
-    monkeypatch.setattr("tokenshift_utils.mixing.COMPARED_LOGITS", 100)
+    monkeypatch.setattr("tokenshift_utils.pairs.mixer.COMPARED_LOGITS", 100)
     short = mix(pair, prompts, Rule("js", 0.05), Sampling(0.9, 0.7, 10), block=4)
     assert max(held) == 4 * pair[0].vocab_size  # a row at a time
     monkeypatch.undo()
@@ -385,7 +388,7 @@ def test_js_of_lists_is_js_of_the_vocabulary():
     a, b = truncate(p, 0.7), truncate(q, 0.7)
     both = a.listed & b.listed
     assert 0.2 < both.double().mean() < 1
-    want = measures.js(a.log_probs(), b.log_probs())
+    want = divergences.js(a.log_probs(), b.log_probs())
     torch.testing.assert_close(nucleus_js(a, b), want, rtol=0, atol=1e-9)
     tied = torch.log_softmax(torch.zeros(3, 300, dtype=torch.float64), -1)  # lower ids are in
     tied = truncate(tied, 0.01)

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from test_mixing import counting
 
-from tokenshift_utils import executor
-from tokenshift_utils.cross_sampling import cross_sampling_artefacts, get_cross_sampling
-from tokenshift_utils.policy import load_policy
-from tokenshift_utils.study import load_study
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.records.cross_sampling import cross_sampling_artefacts, get_cross_sampling
+from tokenshift_utils.store import executor
+from tokenshift_utils.study.study import load_study
 
 CALLS = [
     {"threshold": -1.0},
@@ -101,7 +101,7 @@ def test_fewer_samples_are_a_part_of_the_same_trees(study, read):
 
 def test_distinct_responses_are_judged_once(study, monkeypatch):
     judged = []
-    from tokenshift_utils import mixture_trees
+    from tokenshift_utils.records import mixture_trees
 
     verdict = mixture_trees.verdict
     monkeypatch.setattr(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenshift_utils.noise import argmax_lowest, draw, gumbel, row_key, uniform
+from tokenshift_utils.measures.noise import argmax_lowest, draw, gumbel, row_key, uniform
 
 
 def keys(n: int, **changes) -> torch.Tensor:

@@ -4,8 +4,8 @@ import pytest
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.notebook import PARAMETERS, Notebook, start
-from tokenshift_utils.study import Study, load_study
+from tokenshift_utils.run.notebook import PARAMETERS, Notebook, start
+from tokenshift_utils.study.study import Study, load_study
 
 
 def namespace(notebook: str, *cells: str, **values) -> dict:

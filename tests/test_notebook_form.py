@@ -7,7 +7,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from tokenshift_utils.notebook import PARAMETERS
+from tokenshift_utils.run.notebook import PARAMETERS
 
 SOURCES = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9][0-9]_*.py"))
 

@@ -5,7 +5,7 @@ import nbformat
 import pytest
 from conftest import CHECKOUT
 
-from tokenshift_utils.notebook import PARAMETERS
+from tokenshift_utils.run.notebook import PARAMETERS
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

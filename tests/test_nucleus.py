@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TopPLogitsWarper
 
-from tokenshift_utils import measures, nucleus
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.noise import draw
-from tokenshift_utils.nucleus import log_softmax32, on_supports, truncate
+from tokenshift_utils.measures import divergences, nucleus
+from tokenshift_utils.measures.noise import draw
+from tokenshift_utils.measures.nucleus import log_softmax32, on_supports, truncate
 
 
 def plain_nucleus(logp: torch.Tensor, top_p: float) -> list[int]:
@@ -149,11 +149,11 @@ def test_what_two_nuclei_keep(vocab, scale, top_p):
     q = log_softmax32(p + 0.5 * torch.randn(p.shape, dtype=p.dtype))
     p[::3] = (p[::3] * 2).round() / 2  # ties, across the edges too
     first, second = truncate(p, top_p), truncate(q, top_p)
-    want = measures.js(first.log_probs(), second.log_probs())
-    tv = measures.total_variation(first.log_probs(), second.log_probs())
+    want = divergences.js(first.log_probs(), second.log_probs())
+    tv = divergences.total_variation(first.log_probs(), second.log_probs())
     seen = []
     for rows, *both in on_supports(first, second):
         seen += rows.tolist()
-        torch.testing.assert_close(measures.js(*both), want[rows], rtol=0, atol=1e-13)
-        torch.testing.assert_close(measures.total_variation(*both), tv[rows], rtol=0, atol=1e-13)
+        torch.testing.assert_close(divergences.js(*both), want[rows], rtol=0, atol=1e-13)
+        torch.testing.assert_close(divergences.total_variation(*both), tv[rows], rtol=0, atol=1e-13)
     assert sorted(seen) == list(range(60))

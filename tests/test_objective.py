@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenshift_utils import analysis_objective as objective
-from tokenshift_utils import plots_objective as draw
-from tokenshift_utils import style
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.position_sets import pack_positions
-from tokenshift_utils.training import recipes
-from tokenshift_utils.training.recipes import ARMS
+from tokenshift_utils.report import style
+from tokenshift_utils.sections.objective import numbers as objective
+from tokenshift_utils.sections.objective import plots as draw
+from tokenshift_utils.sections.objective import records, words
+from tokenshift_utils.training.position_sets import pack_positions
+from tokenshift_utils.training.tiny import recipes
+from tokenshift_utils.training.tiny.recipes import ARMS
 
 
 def write_run(root, arm, seed, right, high=(True, False, False, False), responses="same"):
@@ -74,7 +75,7 @@ def runs(study, tmp_path):
         write_run(tmp_path, "high-kl", seed, boosted, high=(True, True, False, False))
     write_run(tmp_path, "low-kl", 2, (2, 2))
     write_run(tmp_path, "placebo", 4, (1, 1), responses="others")
-    return objective.read_runs(study)
+    return records.read_runs(study)
 
 
 def test_table_2_pairs_by_seed_and_tests_the_confirmatory_arms(study, runs):
@@ -120,7 +121,7 @@ def test_tokens_are_pooled_over_seeds_and_rare_ones_left_out(runs):
     assert so["share_early"] == 0.9 and so["weight_early"] == pytest.approx(1.4)
     assert so["excess_early"] == pytest.approx(1.0)
     assert so["excess_late"] == pytest.approx(10 / 20.5)
-    text = objective.say_tokens(table)
+    text = words.say_tokens(table)
     assert "' so' 1.40" in text and "on 100% of the positions" in text
 
 
@@ -147,7 +148,7 @@ def test_bands_reach_from_the_least_seed_to_the_greatest(runs):
 
 def test_differences_along_training_are_taken_seed_by_seed(study, runs, tmp_path):
     write_run(tmp_path, "high-kl-strong", 3, (1, 1))
-    runs, arms = objective.read_runs(study), ("high-kl-strong",)
+    runs, arms = records.read_runs(study), ("high-kl-strong",)
     alone, baseline = (objective.curves(runs, "length_mean", (a,)) for a in (*arms, "dapo"))
     assert (alone["mean"] - baseline["mean"]).tolist() == [0, 1]  # of other seeds
     paired = objective.curves(runs, "length_mean", arms, against="dapo")
@@ -169,7 +170,7 @@ def test_overlaps_of_high_positions(study, runs):
 def test_a_run_that_cannot_be_read_is_one_clear_sentence(study, runs, tmp_path):
     (tmp_path / "arms/dapo/seed-2/summary.json").write_text("{")
     with pytest.raises(TokenshiftError, match="tokenshift train --arm dapo --seed 2"):
-        objective.read_runs(study)
+        records.read_runs(study)
 
 
 def test_a_run_of_another_recipe_is_refused(study, runs, tmp_path):
@@ -178,7 +179,7 @@ def test_a_run_of_another_recipe_is_refused(study, runs, tmp_path):
     summary["recipe"]["weighting"]["alpha"] = 1.0
     file.write_text(json.dumps(summary))
     with pytest.raises(TokenshiftError, match="another recipe than arm 'high-kl' has now"):
-        objective.read_runs(study)
+        records.read_runs(study)
 
 
 def everything(study, runs):
@@ -193,9 +194,9 @@ def everything(study, runs):
     plt.close("all")
     return "\n".join(
         [
-            objective.say_runs(runs), objective.say_weights(met), objective.say_tokens(tokens),
-            objective.say_curves(runs), objective.say_objective(table),
-            objective.say_controls(table), objective.say_shift(shift), objective.say_closing(table),
+            words.say_runs(runs), words.say_weights(met), words.say_tokens(tokens),
+            words.say_curves(runs), words.say_objective(table),
+            words.say_controls(table), words.say_shift(shift), words.say_closing(table),
         ]
     )  # fmt: skip
 
@@ -209,7 +210,7 @@ def test_any_part_of_the_runs_will_do(study, runs, tmp_path):
         assert "a report on the way" in text and "nan" not in text.lower()
         for arm in ("dapo", "placebo", "high-kl", "low-kl"):
             shutil.rmtree(tmp_path / "arms" / arm)
-            text = everything(study, objective.read_runs(study))
+            text = everything(study, records.read_runs(study))
             assert "nan" not in text.lower()
     assert "confirmatory: 0 of 24 runs" in text and "Too few runs" in text
 
@@ -222,8 +223,8 @@ def test_the_closing_words_follow_the_numbers(study, tmp_path):
     for seed in (1, 2):
         write_run(tmp_path, "low-kl-strong", seed, (0, 0))
         write_run(tmp_path, "dapo-lr-0.8", seed, (0, 1))
-    runs = objective.read_runs(study)
-    text = objective.say_closing(objective.objective_table(study, runs))
+    runs = records.read_runs(study)
+    text = words.say_closing(objective.objective_table(study, runs))
     assert "At s = 1.9 the low-KL boost gives -25.00 points [-25.00, -25.00] over 2 seeds." in text
     assert "less than either boost: DAPO, rate x 0.8 -12.50 points" in text
     assert "High-KL boost gains" in text and "Low-KL boost is not told from DAPO" in text
@@ -235,7 +236,7 @@ def test_where_test_and_interval_part_the_words_say_so(study, tmp_path):
         write_run(tmp_path, "dapo", seed, (0, 0) if seed == 8 else (1, 1))
         write_run(tmp_path, "high-kl", seed, (4, 4) if seed == 8 else (1, 2))
         write_run(tmp_path, "low-kl", seed, (1, 1))
-    runs = objective.read_runs(study)
+    runs = records.read_runs(study)
     table = objective.objective_table(study, runs).set_index("arm")
     assert table.loc["high-kl", "p_holm"] < 0.05 and table.loc["high-kl", "gain_low"] < 0
-    assert "its interval includes 0: borderline" in objective.say_closing(table.reset_index())
+    assert "its interval includes 0: borderline" in words.say_closing(table.reset_index())

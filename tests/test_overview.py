@@ -4,10 +4,11 @@ import made_up
 import matplotlib.pyplot as plt
 import pytest
 
-from tokenshift_utils import overview, paths
-from tokenshift_utils.analysis_common import evidence
-from tokenshift_utils.style import save_figure
-from tokenshift_utils.tables import write_table
+from tokenshift_utils import paths
+from tokenshift_utils.report.style import save_figure
+from tokenshift_utils.report.tables import write_table
+from tokenshift_utils.sections import overview
+from tokenshift_utils.sections.common import evidence
 
 STUDY = made_up.study()
 

@@ -14,14 +14,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from tokenshift_utils.overview import claims_markdown
+from tokenshift_utils.sections.overview import claims_markdown
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 README = (CHECKOUT / "README.md").read_text()
 
 # Declared, but run rather than imported: what runs it, and the file that says so.
 RUN_NOT_IMPORTED = {
-    "accelerate": ("accelerate.commands.launch", "tokenshift_utils/training/launch.py"),
+    "accelerate": ("accelerate.commands.launch", "tokenshift_utils/training/recipe/launch.py"),
     "ipykernel": ("python3", "notebooks/00_overview.py"),  # the kernel the notebooks name
     "jupyterlab": ("jupyter lab", "README.md"),
     "jupytext": ("jupytext --sync", "README.md"),

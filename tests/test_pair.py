@@ -10,13 +10,13 @@ from conftest import CHECKOUT, WORDS, write_model, write_tokenizer
 from test_bad_input import files
 
 from tokenshift_utils import paths
-from tokenshift_utils.cli import main
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.inputs import check_inputs
-from tokenshift_utils.pair import write_pair
-from tokenshift_utils.reproduce import reproduce
-from tokenshift_utils.rollouts import get_rollouts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.run.checks import check_inputs
+from tokenshift_utils.run.cli import main
+from tokenshift_utils.run.pair import write_pair
+from tokenshift_utils.run.reproduce import reproduce
+from tokenshift_utils.study.study import load_study
 
 MODELS = CHECKOUT / "results/tiny/models"
 

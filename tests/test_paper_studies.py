@@ -13,13 +13,13 @@ from conftest import CHECKOUT, WORDS, write_model
 from hub_cache import add_repository, write_data_set
 from transformers import AutoTokenizer
 
-from tokenshift_utils import hub
-from tokenshift_utils.benchmarks import load_benchmark
-from tokenshift_utils.cross_sampling import get_cross_sampling
-from tokenshift_utils.inputs import check_inputs
-from tokenshift_utils.rollouts import get_rollouts
-from tokenshift_utils.shifts import get_shifts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.records.cross_sampling import get_cross_sampling
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.run.checks import check_inputs
+from tokenshift_utils.study import pins, schema
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.benchmarks import load_benchmark
 
 STUDIES = [
     *("qwen2.5-32b-dapo", "qwen2.5-32b-simplerl", "qwen2.5-7b-simplerl"),
@@ -72,8 +72,8 @@ def stand_in(cache, models, study):
         for name in (model, *study.checkpoint_names(model)):
             if study.model(name).path is not None:
                 shutil.copytree(models / "tuned", study.model_path(name))
-    for number, (key, spec) in enumerate(hub.sources(study).items()):
-        revision = "main" if spec.revision == hub.UNPINNED else spec.revision
+    for number, (key, spec) in enumerate(pins.sources(study).items()):
+        revision = "main" if spec.revision == schema.UNPINNED else spec.revision
         if spec.repo_type == "model":
             files = models / ("base" if key == f"models.{study.base}" else "tuned")
             add_repository(cache, spec.hub, files, revision=revision)
@@ -94,7 +94,7 @@ def test_it_runs_on_stand_ins(name, cache, models):
     study = load_study(name)
     stand_in(cache, models, study)
     check_inputs(study)
-    assert set(hub.unpinned(study)) <= set(hub.sources(study))
+    assert set(pins.unpinned(study)) <= set(pins.sources(study))
     limits = {f"benchmarks.{benchmark}.limit": 2 for benchmark in study.benchmarks}
     few = {"shifts": 1, "accuracy": 1, "controls": 1, "cross_sampling": 1, "checkpoints": 1}
     study = study.with_overrides(
@@ -122,7 +122,7 @@ def test_it_runs_on_stand_ins(name, cache, models):
 def test_no_revision_is_made_up(name):
     study = load_study(name)
     assert study.backend == "vllm" and study.dtype == "bfloat16"
-    for spec in hub.sources(study).values():
+    for spec in pins.sources(study).values():
         # a branch that its source names, a commit that `tokenshift pin` was told, or unpinned
         assert re.fullmatch(r"unpinned|step_100|step_1000|[0-9a-f]{40}", spec.revision)
     text = (CHECKOUT / f"notebooks/studies/{name}.yaml").read_text()

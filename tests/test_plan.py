@@ -2,11 +2,11 @@
 
 import pytest
 
-from tokenshift_utils import plan as plans
-from tokenshift_utils.cli import main
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.plan import Assumptions, count_work, plan, row_bytes, shape_of
-from tokenshift_utils.study import load_study
+from tokenshift_utils.run import plan as plans
+from tokenshift_utils.run.cli import main
+from tokenshift_utils.run.plan import Assumptions, count_work, plan, row_bytes, shape_of
+from tokenshift_utils.study.study import load_study
 
 
 def by_kind(study, **more):
@@ -132,7 +132,7 @@ def test_the_command_prints_it(capsys):
 
 
 def test_every_notebook_is_counted():
-    from tokenshift_utils.notebook import PARAMETERS
+    from tokenshift_utils.run.notebook import PARAMETERS
 
     # section 4 reads the logs of training runs and asks nothing of the store
     assert set(plans.SECTIONS) == set(PARAMETERS) - {"00_overview", "04_weighted_objective"}

@@ -12,20 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenshift_utils import analysis_cross as cross
-from tokenshift_utils import analysis_cross_summary as summary
-from tokenshift_utils import analysis_divergence as divergence
-from tokenshift_utils import analysis_mechanics as mechanics
-from tokenshift_utils import analysis_robustness as robustness
-from tokenshift_utils import analysis_rules as rules
-from tokenshift_utils import analysis_single_token as single
-from tokenshift_utils import cross_settings as settings
-from tokenshift_utils import loading_cross, style
-from tokenshift_utils import plots_cross as draw_cross
-from tokenshift_utils import plots_divergence as draw_divergence
-from tokenshift_utils import plots_mechanics as draw_mechanics
-from tokenshift_utils import plots_robustness as draw_robustness
-from tokenshift_utils import plots_rules as draw_rules
+from tokenshift_utils.report import style
+from tokenshift_utils.sections.cross_sampling import numbers as cross
+from tokenshift_utils.sections.cross_sampling import plots as draw_cross
+from tokenshift_utils.sections.cross_sampling import plots_rules as draw_rules
+from tokenshift_utils.sections.cross_sampling import records as loading_cross
+from tokenshift_utils.sections.cross_sampling import rules, settings, summary
+from tokenshift_utils.sections.cross_sampling import single_token as single
+from tokenshift_utils.sections.divergence import numbers as divergence
+from tokenshift_utils.sections.divergence import plots as draw_divergence
+from tokenshift_utils.sections.mechanics import numbers as mechanics
+from tokenshift_utils.sections.mechanics import plots as draw_mechanics
+from tokenshift_utils.sections.robustness import numbers as robustness
+from tokenshift_utils.sections.robustness import plots as draw_robustness
 
 STUDY = made_up.study()
 SMALL = made_up.study(**{"statistics.resamples": 20})

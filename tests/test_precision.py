@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
-from tokenshift_utils.analysis_divergence import sparsity_table
-from tokenshift_utils.analysis_precision import precision_table, say_precision
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.plots_divergence import plot_js_distribution
-from tokenshift_utils.policy import load_policy
-from tokenshift_utils.precision import get_precision
-from tokenshift_utils.shifts import get_shifts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.records.precision import get_precision
+from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.sections.divergence.numbers import sparsity_table
+from tokenshift_utils.sections.divergence.plots import plot_js_distribution
+from tokenshift_utils.sections.divergence.precision import precision_table, say_precision
+from tokenshift_utils.study.study import load_study
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import pytest
 from transformers import AutoTokenizer
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.inputs import check_inputs
-from tokenshift_utils.policy import load_policy
-from tokenshift_utils.prompts import prompt_text
-from tokenshift_utils.rollouts import Rollouts, get_rollouts, study_sampling
-from tokenshift_utils.store import artefact_key
-from tokenshift_utils.study import load_study
-from tokenshift_utils.study_parts import Prompt
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.records.requests import study_sampling
+from tokenshift_utils.records.rollouts import Rollouts, get_rollouts
+from tokenshift_utils.run.checks import check_inputs
+from tokenshift_utils.store.store import artefact_key
+from tokenshift_utils.study.schema import Prompt
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.prompts import prompt_text
 
 TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"

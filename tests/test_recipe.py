@@ -17,15 +17,15 @@ from hub_cache import add_repository, write_data_set
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, TrainerCallback
 
-from tokenshift_utils import hub
-from tokenshift_utils.cli import main
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.prompts import prompt_text
-from tokenshift_utils.study import load_study
-from tokenshift_utils.training import grpo, launch
-from tokenshift_utils.training.data import read_problems
-from tokenshift_utils.training.prepare import prepare
-from tokenshift_utils.training.runs import Run, check_settings, select_runs
+from tokenshift_utils.run.cli import main
+from tokenshift_utils.study import hub, pins
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.prompts import prompt_text
+from tokenshift_utils.training.recipe import grpo, launch
+from tokenshift_utils.training.recipe.data import read_problems
+from tokenshift_utils.training.recipe.prepare import prepare
+from tokenshift_utils.training.recipe.runs import Run, check_settings, select_runs
 
 REAL = "qwen2.5-math-7b-dwa"
 ASK = "so {problem} ?\n"
@@ -166,8 +166,8 @@ def test_a_data_set_of_the_hub_is_trained_on_and_not_needed_otherwise(
     place = {"hub": "org/math", "revision": "unpinned", "split": "train"}
     columns = {"prompt": "prompt.0.content", "answer": "reward_model.ground_truth"}
     study = recipe(**{"training.data": place | columns})
-    assert hub.sources(study) == {} and hub.unpinned(study) == {}
-    assert list(hub.sources(study, training=True)) == ["training.data"]
+    assert pins.sources(study) == {} and pins.unpinned(study) == {}
+    assert list(pins.sources(study, training=True)) == ["training.data"]
     with pytest.raises(TokenshiftError, match="hf download org/math --repo-type dataset"):
         launch.train_study("mini", "tuned", 1)
     write_data_set(mini_root / "made", dapo_rows(problems(8) * 3), "train", None)
@@ -175,7 +175,7 @@ def test_a_data_set_of_the_hub_is_trained_on_and_not_needed_otherwise(
     hub._snapshot.cache_clear()
     table, counts = read_problems(study)
     assert len(table) == 8 and counts["rows"] == 24
-    assert hub.unpinned(study, training=True)["training.data"].startswith("org/math@")
+    assert pins.unpinned(study, training=True)["training.data"].startswith("org/math@")
 
 
 @pytest.mark.parametrize(

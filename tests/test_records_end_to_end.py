@@ -8,15 +8,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tokenshift_utils import records
-from tokenshift_utils.cross_sampling import get_cross_sampling
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.policy import Sampling
-from tokenshift_utils.rollouts import get_rollouts
-from tokenshift_utils.shifts import Mixed, answer_start, get_shifts, score_pair, shifts_of_files
-from tokenshift_utils.study import load_study
-from tokenshift_utils.verify import is_correct
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.compare import score_pair
+from tokenshift_utils.records.cross_sampling import get_cross_sampling
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.shifts import Mixed, answer_start, get_shifts
+from tokenshift_utils.records.shifts_of_files import shifts_of_files
+from tokenshift_utils.store import columns as records
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.verifier import is_correct
 
 KEY = ["benchmark", "problem", "sample"]
 
@@ -72,7 +74,7 @@ def test_rollouts_are_what_they_say(study, mini_root):
 
 
 def test_unfinished_responses_are_not_correct(study, mini_root, monkeypatch):
-    monkeypatch.setattr("tokenshift_utils.rollouts.is_correct", lambda *given: True)
+    monkeypatch.setattr("tokenshift_utils.records.rollouts.is_correct", lambda *given: True)
     frame = get_rollouts(study, "base")
     assert frame["correct"].equals(frame["finish_reason"] == "eos")
     assert 0 < frame["correct"].sum() < len(frame)
@@ -149,7 +151,7 @@ def test_blocks_of_a_long_response_join(tiny_pair, monkeypatch):
         return len(parts), {n: v[order] for n, v in merged.items()} | {"owner": owner[order]}
 
     one, whole = columns()
-    monkeypatch.setattr("tokenshift_utils.memory.CPU_LOGITS", 5 * 36)
+    monkeypatch.setattr("tokenshift_utils.models.memory.CPU_LOGITS", 5 * 36)
     many, joined = columns()
     assert one == 1 and many == 7  # 31 positions, 5 at a time
     for name, values in whole.items():

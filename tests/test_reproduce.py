@@ -13,11 +13,11 @@ import pytest
 from conftest import CHECKOUT
 
 from tokenshift_utils import paths
-from tokenshift_utils.cli import spread_lists
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.notebook import PARAMETERS
-from tokenshift_utils.reproduce import NotebookFailed, reproduce, select_notebooks, summary
-from tokenshift_utils.study import load_study
+from tokenshift_utils.run.cli import spread_lists
+from tokenshift_utils.run.notebook import PARAMETERS
+from tokenshift_utils.run.reproduce import NotebookFailed, reproduce, select_notebooks, summary
+from tokenshift_utils.study.study import load_study
 
 TABLE = """import sys
 import pandas as pd
@@ -29,7 +29,7 @@ def write_notebook(root, name: str, *cells: str) -> None:
     """Save a notebook that takes the parameters its name has, and then runs the cells."""
     parameters = ["study = 'mini'", *(f"{parameter} = None" for parameter in PARAMETERS[name])]
     first = nbformat.v4.new_code_cell("\n".join(parameters), metadata={"tags": ["parameters"]})
-    imports = "from tokenshift_utils.notebook import start"
+    imports = "from tokenshift_utils.run.notebook import start"
     second = f'{imports}\nnb = start("{name}", globals())'
     notebook = nbformat.v4.new_notebook(
         cells=[first, *map(nbformat.v4.new_code_cell, (second, *cells))],

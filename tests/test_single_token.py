@@ -10,15 +10,15 @@ from conftest import write_benchmark
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenshift_utils import executor, records, single_token
-from tokenshift_utils.benchmarks import Problem
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.noise import gumbel, row_key
-from tokenshift_utils.policy import Continuation, Sampling
-from tokenshift_utils.rollouts import Item, get_rollouts
-from tokenshift_utils.shifts import get_shifts
-from tokenshift_utils.single_token import (
+from tokenshift_utils.measures.noise import gumbel, row_key
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.policy import Continuation, Sampling
+from tokenshift_utils.records import single_token
+from tokenshift_utils.records.requests import Item
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.records.single_token import (
     Fork,
     choose,
     continue_forks,
@@ -28,7 +28,9 @@ from tokenshift_utils.single_token import (
     strata_of,
     successes,
 )
-from tokenshift_utils.study import load_study
+from tokenshift_utils.store import columns, executor
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.benchmarks import Problem
 
 EDGES = (0.0, 0.01, 0.1, 0.3)
 KEY = ["problem", "sample", "position"]
@@ -200,7 +202,7 @@ def pair(tiny_pair):
 
 
 def test_effect_equals_a_plain_loop(pair, monkeypatch):
-    monkeypatch.setattr("tokenshift_utils.rollouts.is_correct", checksum_is_odd)
+    monkeypatch.setattr("tokenshift_utils.records.rollouts.is_correct", checksum_is_odd)
     primary, prompt = pair[0], [4, 5, 6, 17, 25, 20, 26]
     keys = [[row_key(1, "bench", f"p{i}", 0, c) for c in range(2, 10)] for i in range(2)]
     one = Item(Problem("p", "question", "3"), 0, tuple(prompt), 0)
@@ -247,10 +249,10 @@ def study(mini_root):
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_records_are_what_they_say(study, direction, monkeypatch):
-    monkeypatch.setattr("tokenshift_utils.rollouts.is_correct", checksum_is_odd)
+    monkeypatch.setattr("tokenshift_utils.records.rollouts.is_correct", checksum_is_odd)
     names = ("base", "tuned") if direction == "forward" else ("tuned", "base")
     frame = get_single_token(study, *names)
-    assert list(frame.columns) == [c.name for c in records.describe("single_token")]
+    assert list(frame.columns) == [c.name for c in columns.describe("single_token")]
     assert len(frame) == 30 and not frame.duplicated(KEY).any()
     assert set(frame["direction"]) == {direction} and set(frame["sample"]) <= {0, 1}
     assert (frame["js"] >= frame["stratum_low"]).all()

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from conftest import write_smoke_root
 
-from tokenshift_utils.claims import CLAIMS, VERDICTS
-from tokenshift_utils.notebook import PARAMETERS
-from tokenshift_utils.plan import count_work
-from tokenshift_utils.study import load_study
+from tokenshift_utils.run.notebook import PARAMETERS
+from tokenshift_utils.run.plan import count_work
+from tokenshift_utils.sections.claims import CLAIMS, VERDICTS
+from tokenshift_utils.study.study import load_study
 
 TABLES = (
     *("00_claims", "01_sparsity", "02_cross_sampling", "03_topk_overlap", "03_rank"),

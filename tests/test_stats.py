@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tokenshift_utils.stats import Bootstrap, Estimate, simultaneous
+from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 
 
 def responses(by_problem, benchmark="b"):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tokenshift_utils.stats_seeds import Paired, holm, pass_at_k, t_quantile
+from tokenshift_utils.report.seeds import Paired, holm, pass_at_k, t_quantile
 
 
 @pytest.mark.parametrize(

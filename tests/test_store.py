@@ -19,13 +19,15 @@ import pytest
 from conftest import CHECKOUT
 from safetensors.torch import load_file, save_file
 
-from tokenshift_utils import executor, records, rollouts, shifts
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.executor_local import stop_workers
-from tokenshift_utils.rollouts import get_rollouts, rollout_artefacts
-from tokenshift_utils.shifts import get_shifts
-from tokenshift_utils.store import Store, artefact_key, code_version, source_digest
-from tokenshift_utils.study import load_study
+from tokenshift_utils.records import rollouts, shifts
+from tokenshift_utils.records.rollouts import get_rollouts, rollout_artefacts
+from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.store import columns as records
+from tokenshift_utils.store import executor
+from tokenshift_utils.store.local_pool import stop_workers
+from tokenshift_utils.store.store import Store, artefact_key, code_version, source_digest
+from tokenshift_utils.study.study import load_study
 
 TABLE = pa.table({"a": [1, 2, 3]})
 
@@ -234,8 +236,8 @@ def test_a_mistake_found_before_computing_leaves_nothing(mini_root):
 
 
 KILLED = """
-from tokenshift_utils.rollouts import Rollouts, get_rollouts
-from tokenshift_utils.study import load_study
+from tokenshift_utils.records.rollouts import Rollouts, get_rollouts
+from tokenshift_utils.study.study import load_study
 import time
 if __name__ == "__main__":
     compute = Rollouts.compute
@@ -267,7 +269,7 @@ def test_a_killed_process_leaves_what_it_finished(mini_root, tmp_path, monkeypat
 
 WORKERS = """
 import os, time
-from tokenshift_utils.executor_local import LocalPool
+from tokenshift_utils.store.local_pool import LocalPool
 if __name__ == "__main__":
     print(LocalPool(1, os.getpid).submit().result(), flush=True)
     time.sleep(60)
@@ -323,7 +325,7 @@ def test_an_executor_that_cannot_be_is_refused(mini_root, monkeypatch):
         get_rollouts(study, "tuned")
     monkeypatch.setenv(executor.EXECUTOR_VARIABLE, "ray")
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
-    monkeypatch.delitem(sys.modules, "tokenshift_utils.executor_ray", raising=False)
+    monkeypatch.delitem(sys.modules, "tokenshift_utils.store.ray_pool", raising=False)
     with pytest.raises(TokenshiftError, match=r"pip install 'tokenshift_utils\[ray\]'"):
         get_rollouts(study, "tuned")
     assert not (mini_root / "results").exists()

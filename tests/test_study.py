@@ -8,7 +8,7 @@ from conftest import CHECKOUT
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.study import available_studies, load_study
+from tokenshift_utils.study.study import available_studies, load_study
 
 
 def one_sentence(error: pytest.ExceptionInfo) -> str:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from tokenshift_utils.tables import text_table, to_latex, to_markdown, write_table
+from tokenshift_utils.report.tables import text_table, to_latex, to_markdown, write_table
 
 FRAME = pd.DataFrame(
     {

@@ -6,14 +6,16 @@ import torch
 import transformers
 from test_hf_policy import SMALL, NoTokenizer, plain_logits
 
-from tokenshift_utils import memory, teacher_forcing
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy, HFSession
-from tokenshift_utils.memory import OutOfMemory, halving, positions_at_once
-from tokenshift_utils.policy import KeepsStates, Sampling, _keep_last, load_policy
-from tokenshift_utils.shifts import score_pair
-from tokenshift_utils.study import load_study
-from tokenshift_utils.teacher_forcing import SplitModel
+from tokenshift_utils.models import memory, teacher_forcing
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.load import _keep_last, load_policy
+from tokenshift_utils.models.memory import OutOfMemory, halving, positions_at_once
+from tokenshift_utils.models.policy import KeepsStates, Sampling
+from tokenshift_utils.models.sessions import HFSession
+from tokenshift_utils.models.teacher_forcing import SplitModel
+from tokenshift_utils.pairs.compare import score_pair
+from tokenshift_utils.study.study import load_study
 
 PROMPTS = [[4, 13, 5, 6], [7], [4, 5, 16, 24, 20, 25, 17, 3]]
 RESPONSES = [list(range(5, 14)), [9, 8, 7], list(range(20, 36))]

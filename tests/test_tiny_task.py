@@ -7,8 +7,8 @@ import re
 import pytest
 from transformers import AutoTokenizer
 
-from tokenshift_utils.training import corpus, demonstrations, recipes, supervised
-from tokenshift_utils.training.problems import (
+from tokenshift_utils.training.tiny import corpus, demonstrations, recipes, supervised
+from tokenshift_utils.training.tiny.problems import (
     BENCHMARK_SIZE,
     TIERS,
     Problem,
@@ -19,7 +19,7 @@ from tokenshift_utils.training.problems import (
     sample_problem,
     training_problems,
 )
-from tokenshift_utils.training.tokenizer import build_tokenizer
+from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
 
 BOXED = re.compile(r"\\boxed\{(-?\d+)\}")
 

@@ -7,8 +7,8 @@ import pytest
 from conftest import WORDS, write_model, write_tokenizer
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.tokenizer_checks import (
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.study.tokenizers import (
     check_same_tokenizer,
     check_tokenizer,
     load_tokenizer,

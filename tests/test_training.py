@@ -10,15 +10,16 @@ from safetensors.torch import load_file
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.policy import Continuation, Sampling
-from tokenshift_utils.study import load_study
-from tokenshift_utils.training import recipes, rl, supervised
-from tokenshift_utils.training.evaluation import Evaluator
-from tokenshift_utils.training.progress import Progress
-from tokenshift_utils.training.recipes import Plan
-from tokenshift_utils.training.run import train
-from tokenshift_utils.training.tokenizer import build_tokenizer
-from tokenshift_utils.weighting import Weighting
+from tokenshift_utils.measures.weighting import Weighting
+from tokenshift_utils.models.policy import Continuation, Sampling
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.training import logs as training_logs
+from tokenshift_utils.training.tiny import recipes, rlvr, supervised
+from tokenshift_utils.training.tiny.evaluation import Evaluator
+from tokenshift_utils.training.tiny.models import train
+from tokenshift_utils.training.tiny.progress import Progress
+from tokenshift_utils.training.tiny.recipes import Plan
+from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
 
 SFT = replace(recipes.TINY.sft["sft-near"], documents=60, batch_tokens=1024, warmup_steps=1)
 RL = replace(
@@ -123,8 +124,8 @@ def test_rl_run_resumes_where_it_stopped(tmp_path):
 
     def run(work, progress):
         model = supervised.new_model(tokenizer, 0)
-        history = rl.train_rl(model, tokenizer, RL, 0, work, {}, NO_EVALUATION, progress)
-        return _weights(model), rl.tidy_log(history, RL.updates_per_rollout)
+        history = rlvr.train_rl(model, tokenizer, RL, 0, work, {}, NO_EVALUATION, progress)
+        return _weights(model), training_logs.tidy_log(history, RL.updates_per_rollout)
 
     whole, log = run(tmp_path / "whole", Progress(tmp_path / "p"))
     with pytest.raises(KeyboardInterrupt):
@@ -134,12 +135,12 @@ def test_rl_run_resumes_where_it_stopped(tmp_path):
     pd.testing.assert_frame_equal(resumed_log, log)
 
 
-def _group(*correct: bool) -> rl.Group:
-    return rl.Group("question", [3], [Continuation([1], [0.0], "eos")] * len(correct), [*correct])
+def _group(*correct: bool) -> rlvr.Group:
+    return rlvr.Group("question", [3], [Continuation([1], [0.0], "eos")] * len(correct), [*correct])
 
 
 def _trainer(recipe, rounds):
-    trainer = object.__new__(rl.RLVRTrainer)
+    trainer = object.__new__(rlvr.RLVRTrainer)
     trainer.recipe, trainer.run_seed = recipe, 0
     made = iter(rounds)
     trainer.asked = []
@@ -173,15 +174,15 @@ def test_trimmed_scoring_changes_no_log_probability(tmp_path):
     for trim in (False, True):
         scored = found[trim] = []
 
-        class Watched(rl.RLVRTrainer):
+        class Watched(rlvr.RLVRTrainer):
             def _generate_and_score_completions(self, inputs, scored=scored):
                 output = super()._generate_and_score_completions(inputs)
                 scored.append(output["old_per_token_logps"] * output["completion_mask"])
                 return output
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rl, "RLVRTrainer", Watched)
-            rl.train_rl(
+            patch.setattr(rlvr, "RLVRTrainer", Watched)
+            rlvr.train_rl(
                 supervised.new_model(tokenizer, 0), tokenizer, replace(RL, rollouts=1), 0,
                 tmp_path / str(trim), {}, NO_EVALUATION, Progress(tmp_path / "p"), trim_scoring=trim,
             )  # fmt: skip
@@ -190,7 +191,7 @@ def test_trimmed_scoring_changes_no_log_probability(tmp_path):
 
 
 def test_overlong_penalty_by_hand():
-    penalty = rl.overlong_penalty(limit=100, buffer=20)
+    penalty = training_logs.overlong_penalty(limit=100, buffer=20)
     ids = [[0] * n for n in (10, 80, 85, 90, 100)]
     assert penalty([None] * 5, completion_ids=ids) == [0, 0, -0.25, -0.5, -1]
 
@@ -210,7 +211,7 @@ def test_sorting_micro_batches_keeps_every_row_and_token():
         "num_items_in_batch": lengths.sum(),
     }
     cut = [{k: v[i : i + 4] if v.dim() else v for k, v in rows.items()} for i in (0, 4, 8)]
-    result = rl.sort_by_length(cut)
+    result = rlvr.sort_by_length(cut)
     assert [len(batch["advantages"]) for batch in result] == [4, 4, 4]
     seen = []
     for batch in result:

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from test_mixing import NoTokenizer, counting, models, rules
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.mixing import Insertion, cross_sample
-from tokenshift_utils.noise import row_key
+from tokenshift_utils.measures.noise import row_key
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.frontier import grow
+from tokenshift_utils.pairs.mixer import Insertion
+from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.pairs.walks import Walk
-from tokenshift_utils.policy import Sampling
-from tokenshift_utils.rules import Rule
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SAMPLING = Sampling(temperature=0.9, top_p=0.7, max_new_tokens=24)

@@ -8,8 +8,13 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from tokenshift_utils import verify
-from tokenshift_utils.verify import answer_opening, answers_equal, extract_answer, is_correct
+from tokenshift_utils.tasks import verifier
+from tokenshift_utils.tasks.verifier import (
+    answer_opening,
+    answers_equal,
+    extract_answer,
+    is_correct,
+)
 
 # Each would keep sympy busy for ever, the first in one operation that no signal handler interrupts.
 ENDLESS = [
@@ -124,7 +129,7 @@ def test_what_is_no_letter_is_no_choice(own):
 
 @pytest.mark.parametrize("expression", ENDLESS)
 def test_an_expression_without_end_ends(expression, monkeypatch):
-    monkeypatch.setattr(verify, "SECONDS", 0.5)
+    monkeypatch.setattr(verifier, "SECONDS", 0.5)
     used = os.times().children_user
     assert not answers_equal(expression, "3")
     assert os.times().children_user - used < 10  # of processor time: the machine may be busy
@@ -132,7 +137,7 @@ def test_an_expression_without_end_ends(expression, monkeypatch):
 
 
 def test_an_expression_without_end_ends_in_a_thread(monkeypatch):
-    monkeypatch.setattr(verify, "SECONDS", 0.5)
+    monkeypatch.setattr(verifier, "SECONDS", 0.5)
     verdicts = []
     texts = [(ENDLESS[0], "4"), ("0.125", r"\frac{1}{8}")]
     thread = threading.Thread(target=lambda: verdicts.extend(answers_equal(*t) for t in texts))
@@ -142,7 +147,7 @@ def test_an_expression_without_end_ends_in_a_thread(monkeypatch):
 
 
 def judged_in_a_worker() -> list[bool]:
-    verify.SECONDS = 0.5
+    verifier.SECONDS = 0.5
     return [answers_equal(ENDLESS[0], "5"), answers_equal("0.2", r"\frac{1}{5}")]
 
 
@@ -154,13 +159,13 @@ def test_an_expression_without_end_ends_in_a_worker_process():
 
 def test_a_judge_that_was_killed_is_replaced():
     assert answers_equal("0.375", r"\frac{3}{8}")
-    os.kill(verify._judges[os.getpid()].pid, signal.SIGKILL)
+    os.kill(verifier._judges[os.getpid()].pid, signal.SIGKILL)
     answers_equal("0.625", r"\frac{5}{8}")  # may find it dead
     assert answers_equal("0.875", r"\frac{7}{8}")
 
 
 def test_no_judge_is_left_behind():
     assert answers_equal("0.4", r"\frac{2}{5}")
-    judge = verify._judges[os.getpid()]
-    verify.stop_judge()
-    assert judge.returncode is not None and os.getpid() not in verify._judges
+    judge = verifier._judges[os.getpid()]
+    verifier.stop_judge()
+    assert judge.returncode is not None and os.getpid() not in verifier._judges

@@ -19,8 +19,8 @@ import torch
 from trainers import HIGH, loss_and_gradient, make, micro_batch
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.verl_loss import register
-from tokenshift_utils.weighting import Weighting
+from tokenshift_utils.measures.weighting import Weighting
+from tokenshift_utils.training.verl_loss import register
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_shapes_that_would_broadcast_are_refused(algorithms, config):
 
 def test_verl_finds_the_loss_by_the_module_named_in_its_environment(algorithms, tmp_path):
     (tmp_path / "my_losses.py").write_text(
-        "from tokenshift_utils.verl_loss import register\n"
-        "from tokenshift_utils.weighting import Weighting\n"
+        "from tokenshift_utils.training.verl_loss import register\n"
+        "from tokenshift_utils.measures.weighting import Weighting\n"
         "register('high-kl', Weighting(alpha=1e5, scale=1.0))\n"
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])

@@ -15,22 +15,26 @@ import torch
 import yaml
 from conftest import CHECKOUT, margin, write_adapter, write_smoke_root
 
-from tokenshift_utils import records, single_token
-from tokenshift_utils.adapters import put_on
-from tokenshift_utils.benchmarks import load_benchmark
-from tokenshift_utils.cross_sampling import get_cross_sampling
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.hf_policy import HFPolicy
-from tokenshift_utils.listed import align, join
-from tokenshift_utils.mixing import Insertion, cross_sample
-from tokenshift_utils.noise import row_key
-from tokenshift_utils.nucleus import log_softmax32, truncate
-from tokenshift_utils.policy import Sampling, load_policy
-from tokenshift_utils.rollouts import get_rollouts, items, verdict
-from tokenshift_utils.rules import Rule
-from tokenshift_utils.shifts import get_shifts, shift_table
-from tokenshift_utils.stats import Bootstrap
-from tokenshift_utils.study import load_study
+from tokenshift_utils.measures.noise import row_key
+from tokenshift_utils.measures.nucleus import log_softmax32, truncate
+from tokenshift_utils.measures.top_logprobs import align, join
+from tokenshift_utils.models.adapters import put_on
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.cross_sample import cross_sample
+from tokenshift_utils.pairs.mixer import Insertion
+from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.records import single_token
+from tokenshift_utils.records.cross_sampling import get_cross_sampling
+from tokenshift_utils.records.requests import items, verdict
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.shifts import get_shifts, shift_table
+from tokenshift_utils.report.bootstrap import Bootstrap
+from tokenshift_utils.store import columns as records
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.tasks.benchmarks import load_benchmark
 
 pytestmark = [
     pytest.mark.vllm,
@@ -371,7 +375,7 @@ def test_next_distributions_for_the_effects_of_single_tokens(theirs, listing, gi
 
 
 def test_engines_keep_to_their_shares(study, given):
-    from tokenshift_utils import engines
+    from tokenshift_utils.models import vllm_engine as engines
 
     prompts, keys = given[0][:2], given[1][:2]
     half = [
@@ -395,7 +399,7 @@ def adapter(tmp_path_factory, study):
 
 
 def test_adapter_is_switched_on_and_off_on_one_engine(study, adapter, exact, given):
-    from tokenshift_utils import engines
+    from tokenshift_utils.models import vllm_engine as engines
 
     models = {n: s.model_dump(exclude_none=True) for n, s in study.models.items()}
     models |= {

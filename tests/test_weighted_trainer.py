@@ -12,10 +12,10 @@ from trainers import HIGH, loss_and_gradient, make, micro_batch, new_logps, rewa
 from transformers import LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from tokenshift_utils import measures
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.weighted_trainer import DivergenceWeightedGRPOTrainer
-from tokenshift_utils.weighting import SIGNALS, Weighting, k3
+from tokenshift_utils.measures import divergences
+from tokenshift_utils.measures.weighting import SIGNALS, Weighting, k3
+from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
 ZERO = Weighting(alpha=1e3, scale=0.0)
@@ -66,9 +66,9 @@ def _signal(name, trainer, inputs, reference):
     logq, _ = new_logps(reference, inputs)
     return {
         "k3": lambda: k3(new, inputs["old_per_token_logps"]),
-        "kl_ref": lambda: measures.kl(logp, logq),
-        "js_ref": lambda: measures.js(logp, logq),
-        "entropy": lambda: measures.entropy(logp),
+        "kl_ref": lambda: divergences.kl(logp, logq),
+        "js_ref": lambda: divergences.js(logp, logq),
+        "entropy": lambda: divergences.entropy(logp),
         "one_minus_p": lambda: 1 - new.exp(),
     }[name]()
 

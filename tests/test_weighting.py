@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.measures import kl
-from tokenshift_utils.weighting import Weighting, divergence_weights, k3, one_minus_p
+from tokenshift_utils.measures.divergences import kl
+from tokenshift_utils.measures.weighting import Weighting, divergence_weights, k3, one_minus_p
 
 
 def test_k3_is_unbiased_for_kl_of_old_and_new():

@@ -5,8 +5,8 @@ from datasets import Dataset
 from transformers import AutoTokenizer, LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from tokenshift_utils.weighted_trainer import DivergenceWeightedGRPOTrainer
-from tokenshift_utils.weighting import Weighting
+from tokenshift_utils.measures.weighting import Weighting
+from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 ROWS, WIDTH = 4, 7
 HIGH = Weighting(alpha=1e3, scale=1.0)

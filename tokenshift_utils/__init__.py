@@ -7,15 +7,15 @@ starts without loading torch.
 from importlib import import_module
 
 _EXPORTS = {
-    "Mixed": "shifts",
-    "Sampling": "policy",
+    "Mixed": "records.shifts",
+    "Sampling": "models.policy",
     "TokenshiftError": "errors",
-    "get_cross_sampling": "cross_sampling",
-    "get_rollouts": "rollouts",
-    "get_shifts": "shifts",
-    "load_study": "study",
-    "shifts_of_files": "shifts",
-    "show_shifts": "heatmap",
+    "get_cross_sampling": "records.cross_sampling",
+    "get_rollouts": "records.rollouts",
+    "get_shifts": "records.shifts",
+    "load_study": "study.study",
+    "shifts_of_files": "records.shifts_of_files",
+    "show_shifts": "report.heatmap",
 }
 
 

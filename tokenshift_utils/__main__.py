@@ -1,5 +1,5 @@
 """``python -m tokenshift_utils`` is the command ``tokenshift``."""
 
-from tokenshift_utils.cli import main
+from tokenshift_utils.run.cli import main
 
 main()

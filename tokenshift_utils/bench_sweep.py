@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tokenshift_utils import cross_settings as settings
-from tokenshift_utils.bench import Case, Pair, cases_of, lines, make_pair, seconds
-from tokenshift_utils.executor import one_thread
-from tokenshift_utils.mixing import Insertion, cross_sample
+from tokenshift_utils.bench.cross_sampling import Case, Pair, cases_of, lines, make_pair, seconds
+from tokenshift_utils.models.policy import Sampling, stop_ids
+from tokenshift_utils.pairs.compare import score_pair
+from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.frontier import grow
+from tokenshift_utils.pairs.mixer import Insertion
+from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.pairs.walks import Walk, Walkers
-from tokenshift_utils.policy import Sampling, stop_ids
-from tokenshift_utils.rules import Rule
-from tokenshift_utils.shifts import score_pair
-from tokenshift_utils.study import load_study
+from tokenshift_utils.sections.cross_sampling import settings
+from tokenshift_utils.store.executor import one_thread
+from tokenshift_utils.study.study import load_study
 
 TOP_P = 0.7
 RATES = (0.01, 0.02, 0.04, 0.1)  # shares of base's positions above the thresholds of a random pair

@@ -6,10 +6,10 @@ Generation and cross-sampling are measured by ``tokenshift bench cross-sampling`
 
 import time
 
-from tokenshift_utils.bench import TOP_P, tiny_pair
-from tokenshift_utils.executor import one_thread
-from tokenshift_utils.policy import Sampling
-from tokenshift_utils.shifts import score_pair
+from tokenshift_utils.bench.cross_sampling import TOP_P, tiny_pair
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.compare import score_pair
+from tokenshift_utils.store.executor import one_thread
 
 ROWS, TOKENS, BATCH, REPEATS = 240, 110, 48, 3
 

@@ -22,22 +22,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenshift_utils import measures
-from tokenshift_utils.decoding import check_prompts
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.mixing import (
-    BLOCKS,
-    COMPARED_LOGITS,
-    Insertion,
-    best_block,
-    catch_up,
-    check_pair,
+from tokenshift_utils.measures import divergences
+from tokenshift_utils.measures.nucleus import (
+    Nucleus,
+    log_softmax32,
+    nucleus_js,
+    on_supports,
+    truncate,
 )
-from tokenshift_utils.nucleus import Nucleus, log_softmax32, on_supports, truncate
+from tokenshift_utils.models.decoding import check_prompts
+from tokenshift_utils.models.policy import Policy, Sampling, stop_ids
+from tokenshift_utils.pairs.cross_sample import check_pair
+from tokenshift_utils.pairs.mixer import BLOCKS, COMPARED_LOGITS, Insertion, best_block, catch_up
 from tokenshift_utils.pairs.tree import BASE, HALF, OWN_TOKENS, TUNED, WHOLE, PrefixTrees
 from tokenshift_utils.pairs.walks import Walk, Walkers
-from tokenshift_utils.policy import Policy, Sampling, stop_ids
-from tokenshift_utils.rules import nucleus_js
 
 ENTER_AT = 1 / 16  # share of lanes that must be idle before new texts enter: entering costs a read
 IDLE = 2  # in place of the model that drafts
@@ -314,7 +313,7 @@ class Frontier:
             self._trees.learn(
                 nodes[there, i],
                 HALF[model],
-                {name: measures.entropy(logp).cpu().numpy()[there]},
+                {name: divergences.entropy(logp).cpu().numpy()[there]},
                 {model: tokens[there, i]},
                 {(model, model): drawn.cpu().numpy()[there]},
             )
@@ -425,11 +424,11 @@ def _arranged(kind: np.ndarray) -> np.ndarray:
 
 def compare(base: Nucleus, tuned: Nucleus) -> dict[str, Tensor]:
     """``tree.MEASURES`` between two models at some places, ``[n]`` each."""
-    full = measures.pair(base.logp, tuned.logp)
+    full = divergences.pair(base.logp, tuned.logp)
     tv, independent = (torch.empty_like(full.js) for _ in range(2))
     for rows, p, q in on_supports(base, tuned):
-        tv[rows] = measures.total_variation(p, q)
-        independent[rows] = measures.independent_disagreement(p, q)
+        tv[rows] = divergences.total_variation(p, q)
+        independent[rows] = divergences.independent_disagreement(p, q)
     return {
         "js": nucleus_js(base, tuned),
         "js_full": full.js,

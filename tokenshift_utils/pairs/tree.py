@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tokenshift_utils.mixing import Insertion
-from tokenshift_utils.noise import uniform
+from tokenshift_utils.measures.noise import uniform
+from tokenshift_utils.pairs.mixer import Insertion
 
 BASE, TUNED = 0, 1
 HALF = (1, 2)  # bits of ``known``: what one model alone says

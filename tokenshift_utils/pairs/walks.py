@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenshift_utils.mixing import SWITCH_COLUMNS, THEIR_TOKEN, Insertion, MixedRun
+from tokenshift_utils.pairs.mixer import SWITCH_COLUMNS, THEIR_TOKEN, Insertion, MixedRun
+from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.pairs.tree import (
     BASE,
     HALF,
@@ -22,7 +23,6 @@ from tokenshift_utils.pairs.tree import (
     Source,
     source_of,
 )
-from tokenshift_utils.rules import Rule
 
 OFTEN = 0.1  # share of positions at which a rule fires: above, both models read everything
 UNLIMITED = np.iinfo(np.int64).max

@@ -1,0 +1,154 @@
+"""What the analyses need from a model, and nothing more.
+
+A policy samples continuations, scores given ones position by position, and reads a batch of texts
+token by token or block by block. Analyses know only this protocol, so that another engine can stand behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.measures.nucleus import check_temperature, check_top_p
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn: temperature, then top-p, at most ``max_new_tokens`` tokens."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+        check_top_p(self.top_p)
+        if self.max_new_tokens < 1:
+            raise TokenshiftError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A sampled response.
+
+    ``logprobs`` are the emitted tokens' under the untruncated distribution at the sampling
+    temperature, nats. ``finish_reason`` is "eos" where the last id is a stop id, else "length".
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: Literal["eos", "length"]
+
+
+class Session(Protocol):
+    """A batch of rows of text that a model has read, with its key-value cache inside.
+
+    Rows go on independently: each has a length of its own, can forget its end, and can be given
+    another text.
+    """
+
+    device: torch.device
+    length: Tensor  # int64 [B], tokens that each row has read
+
+    def enter(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> None:
+        """Give ``rows`` (int64) these texts in place of theirs, and read them; some may be empty."""
+        ...
+
+    def read(
+        self,
+        tokens: Tensor,
+        rows: Tensor | slice | None = None,
+        counts: Tensor | None = None,
+        last: bool = False,
+    ) -> Tensor:
+        """Read ``tokens`` [b, n] behind the texts of ``rows`` [b] (None: all; a slice is cheapest).
+
+        Returns the logits after each token, ``[b, n, V]``. With ``counts`` [b] only the first so
+        many tokens of a row are meant; what stands in the other places means nothing. ``last``
+        returns the logits after each row's last token only, ``[b, 1, V]``.
+        """
+        ...
+
+    def rewind(self, length: Tensor) -> None:
+        """Forget what lies beyond ``length`` [B] in each row."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep only the rows listed (int64), in that order.
+
+        One listed twice goes on as two: a fork, which costs a copy of what the row has read.
+        """
+        ...
+
+
+class Policy(Protocol):
+    """A model with its tokenizer. ``fingerprint`` changes whenever its outputs could."""
+
+    name: str
+    vocab_size: int
+    eos_ids: tuple[int, ...]
+    tokenizer: Any
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def open(self, rows: int) -> Session:
+        """A session of so many rows without text."""
+        ...
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        row_keys: Sequence[int],
+        sampling: Sampling,
+        stop_ids: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        first: Sequence[int] | None = None,
+    ) -> list[Continuation]:
+        """One response a prompt, with the noise of ``row_keys`` (see ``noise.row_key``).
+
+        Where a prompt holds the beginning of a response already, ``first`` says at which response
+        position it goes on: noise is that of the true position, and the response ends at position
+        ``max_new_tokens`` - 1 at the latest.
+        """
+        ...
+
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        block: int = 256,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Teacher forcing: yield ``(positions, logits [B, n, V])`` over the response positions.
+
+        The logits at response position t are those that emit ``responses[b][t]``, given the prompt
+        and ``responses[b][:t]``. Rows are padded on the right; what stands beyond a row's own
+        length means nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsStates(Protocol):
+    """A policy that can keep a model's hidden states, and make logits of them where wanted."""
+
+    def scorer(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Teacher forcing: read the responses once, and return what gives their logits.
+
+        That is called with rows and response positions, int64 ``[n]`` each, and returns the logits
+        ``[n, V]`` that emit the tokens there, as ``Policy.score`` does. None where a model cannot
+        be used so.
+        """
+        ...
+
+
+def stop_ids(*policies: Policy) -> tuple[int, ...]:
+    """The union of the policies' stop ids, sorted."""
+    return tuple(sorted({i for policy in policies for i in policy.eos_ids}))

@@ -1,0 +1,206 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.measures import divergences
+from tokenshift_utils.measures.nucleus import log_softmax32, on_supports, truncate
+from tokenshift_utils.models.memory import halving, positions_at_once
+from tokenshift_utils.models.policy import KeepsStates, Policy, Sampling
+
+
+def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float, k: int) -> dict:
+    """Every measured column of ``shifts`` at n positions.
+
+    Parameters
+    ----------
+    logp_base, logp_tuned : full log-probabilities ``[n, V]`` at the sampling temperature
+    tokens : the tokens that stand there, int64 ``[n]``
+    top_p : nucleus mass
+    k : length of the lists of most probable tokens
+
+    Returns
+    -------
+    dict of numpy arrays ``[n]``, lists ``[n, min(k, V)]``
+    """
+    full = divergences.pair(logp_base, logp_tuned)
+    nuclei = truncate(logp_base, top_p), truncate(logp_tuned, top_p)
+    js, tv = full.js.clone(), full.tv.clone()
+    if top_p < 1.0:
+        for rows, *inside in on_supports(*nuclei):
+            js[rows], tv[rows] = divergences.js(*inside), divergences.total_variation(*inside)
+    tops = [divergences.top_k(logp, k) for logp in (logp_base, logp_tuned)]
+    best_tuned = tops[1][0][:, 0]
+
+    def of(logp: Tensor, ids: Tensor) -> Tensor:
+        return logp.gather(-1, ids[:, None]).squeeze(-1)
+
+    columns = {
+        "token": tokens,
+        "js": js,
+        "js_full": full.js,
+        "kl_base_tuned": full.kl_pq,
+        "kl_tuned_base": full.kl_qp,
+        "entropy_base": full.entropy_p,
+        "entropy_tuned": full.entropy_q,
+        "logp_base": of(logp_base, tokens),
+        "logp_tuned": of(logp_tuned, tokens),
+        "tv": tv,
+        "tv_full": full.tv,
+        "nucleus_base": nuclei[0].size,
+        "nucleus_tuned": nuclei[1].size,
+        "rank_base_of_tuned_top1": _rank(logp_base, tops[0][0], best_tuned),
+        "logp_base_of_tuned_top1": of(logp_base, best_tuned),
+        "top_ids_base": tops[0][0],
+        "top_logp_base": tops[0][1],
+        "top_ids_tuned": tops[1][0],
+        "top_logp_tuned": tops[1][1],
+        "gain_in_base_topk": divergences.mass_gained(logp_base, logp_tuned, tops[0][0]),
+        "unknown_mass": torch.zeros(len(tokens)),  # both are whole
+    }
+    return _arrays(columns)
+
+
+def _arrays(columns: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Columns ``[n]`` and ``[n, m]`` as arrays, fetched from a device all at once."""
+    arrays = {}
+    for dtype in {column.dtype for column in columns.values()}:
+        some = {name: column for name, column in columns.items() if column.dtype == dtype}
+        wide = [column.reshape(len(column), -1) for column in some.values()]
+        ends = np.cumsum([column.shape[1] for column in wide])
+        together = torch.cat(wide, dim=1).cpu().numpy()
+        for (name, column), end in zip(some.items(), ends):
+            part = together[:, end - column[0].numel() : end]
+            arrays[name] = part if column.dim() > 1 else part[:, 0]
+    return arrays
+
+
+def _rank(logp: Tensor, ranked: Tensor, ids: Tensor) -> Tensor:
+    """``measures.rank_of``, read off the most probable tokens ``ranked`` [n, k] where they hold it."""
+    same = ranked == ids[:, None]
+    rank = 1 + same.int().argmax(-1)
+    beyond = (~same.any(-1)).nonzero().squeeze(-1)
+    if len(beyond):
+        rank[beyond] = divergences.rank_of(logp[beyond], ids[beyond])
+    return rank
+
+
+Read = Callable[[Tensor, Tensor], Tensor]  # rows [n], positions [n] -> logits [n, V]
+
+
+def _readers(
+    policies: Sequence[Policy], prompts: Sequence[list[int]], responses: Sequence[list[int]]
+) -> Iterator[tuple[slice, list[Read]]]:
+    """Stretches of positions, and what reads each policy's logits there.
+
+    All positions are one stretch where the policies keep hidden states, so that no more logits need
+    to be held than are compared at once; else stretches are the blocks of ``Policy.score``.
+    """
+    readers = []
+    for policy in policies:
+        reader = policy.scorer(prompts, responses) if isinstance(policy, KeepsStates) else None
+        if reader is None:
+            break
+        readers.append(reader)
+    else:
+        yield slice(0, max(map(len, responses))), readers
+        return
+    for parts in zip(*(policy.score(prompts, responses) for policy in policies), strict=True):
+        where, *others = (part for part, _ in parts)
+        if any(part != where for part in others):
+            raise ValueError("two policies score in blocks that differ")
+
+        def reader(logits: Tensor, first: int = where.start) -> Read:
+            return lambda rows, positions: logits[
+                rows.to(logits.device), positions.to(logits.device) - first
+            ]
+
+        yield where, [reader(logits) for _, logits in parts]
+
+
+@torch.inference_mode()
+def score_pair(
+    base: Policy,
+    tuned: Policy,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    sampling: Sampling,
+    top_k: int,
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, dict]]:
+    """Compare two policies on given responses, a few positions of a batch of rows at a time.
+
+    Yields ``(rows, columns)``: the index of the response that each position belongs to, and the
+    columns of ``compare`` with ``position`` beside them. Rows of like length share a batch; within
+    a response, positions come in order. How many positions are compared at once follows the memory
+    there is, and changes no result by more than rounding.
+    """
+    if base.vocab_size != tuned.vocab_size:
+        raise TokenshiftError(
+            f"{base.name} and {tuned.name} have vocabularies of different sizes "
+            f"({base.vocab_size} and {tuned.vocab_size}); compare models that share one"
+        )
+    order = sorted(range(len(prompts)), key=lambda i: (len(responses[i]), len(prompts[i])))
+    for start in range(0, len(order), batch_size):
+        rows = [i for i in order[start : start + batch_size] if len(responses[i])]
+        if rows:
+            some = [prompts[i] for i in rows], [responses[i] for i in rows]
+            for owner, columns in _score_batch((base, tuned), *some, sampling, top_k):
+                yield np.array(rows)[owner], columns
+
+
+def _score_batch(
+    policies: Sequence[Policy],
+    prompts: Sequence[list[int]],
+    responses: Sequence[list[int]],
+    sampling: Sampling,
+    top_k: int,
+) -> Iterator[tuple[np.ndarray, dict]]:
+    """``score_pair`` on rows that are read together; what the models keep of them goes with it."""
+    lengths = torch.tensor([len(response) for response in responses])
+    tokens = torch.zeros(len(responses), int(lengths.max()), dtype=torch.long)
+    for row, response in zip(tokens, responses):
+        row[: len(response)] = torch.tensor(response)
+    for where, readers in _readers(policies, prompts, responses):
+        real = torch.arange(where.start, where.stop) < lengths[:, None]
+        row, position = real.nonzero(as_tuple=True)
+        places = row, position + where.start
+        for part, columns in _compared(readers, places, tokens, sampling, top_k):
+            yield row[part].numpy(), columns
+
+
+def _compared(
+    readers: Sequence[Read],
+    places: tuple[Tensor, Tensor],
+    tokens: Tensor,
+    sampling: Sampling,
+    top_k: int,
+) -> Iterator[tuple[slice, dict]]:
+    """The columns of ``score_pair`` at rows and positions [n], as many at once as memory allows."""
+    row, position = places
+    one = readers[0](row[:1], position[:1])
+    size = min(len(row), positions_at_once(one.shape[-1], one.dtype, one.device))
+    rooms: dict[Read, Tensor] = {}  # for log-probabilities; new memory takes time on a CPU
+
+    def log_probs(read: Read, at: tuple[Tensor, Tensor]) -> Tensor:
+        logits = read(*at)
+        room = rooms.get(read)
+        if room is None or len(room) < len(logits):
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            room = rooms[read] = torch.empty_like(logits, dtype=dtype)
+        return log_softmax32(logits, sampling.temperature, room[: len(logits)]).to(one.device)
+
+    def compared(start: int, stop: int) -> dict:
+        at = row[start:stop], position[start:stop]
+        logp = [log_probs(read, at) for read in readers]
+        return compare(*logp, tokens[at].to(one.device), sampling.top_p, top_k)
+
+    for start, stop, columns in halving(len(row), size, compared):
+        columns["position"] = position[start:stop].numpy()
+        yield slice(start, stop), columns

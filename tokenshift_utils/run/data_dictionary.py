@@ -1,0 +1,117 @@
+"""The data dictionary of the records, and a sample of each kind to look at without computing."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenshift_utils import paths
+from tokenshift_utils.records.cross_sampling import cross_sampling_artefacts, get_cross_sampling
+from tokenshift_utils.records.mixture_trees import MixtureTrees
+from tokenshift_utils.records.rollouts import get_rollouts
+from tokenshift_utils.records.shifts import get_shifts
+from tokenshift_utils.records.single_token import get_single_token
+from tokenshift_utils.store import columns, executor
+from tokenshift_utils.study.study import Study
+
+PROBLEMS = 2  # of each benchmark, in a sample
+SAMPLES = 2  # of each problem
+
+_OPENING = """# Data dictionary
+
+Every record is a table of one of the kinds below, kept as parquet. Divergences and entropies are in
+nats, log-probabilities natural. *Full* is the whole vocabulary at the sampling temperature;
+*nucleus* is that distribution after top-p truncation, renormalised: the one that is sampled from.
+Token ids are those of the models' shared tokenizer.
+
+This page is written by `tokenshift data-dictionary`, from the descriptions that each file also
+carries in its schema. Samples of the tiny study's records are in [samples](samples).
+"""
+_ROWS = {
+    "rollouts": "One row a response that a model wrote by itself.",
+    "shifts": "One row a token position of a response, whoever wrote it: how base and tuned differ "
+    "in the distributions that emit this token.",
+    "cross_sampling": "One row a response that two models wrote together.",
+    "switches": "One row a position of such a response at which the rule fired.",
+    "mixture_trees": "One row a distinct prefix of the mixtures of a pair: what both models say after "
+    "it, once. Rows of `cross_sampling` and `switches` are read off these and the two kinds below.",
+    "mixture_responses": "One row a distinct response of these mixtures.",
+    "mixture_walks": "One row a mixture and sample: which response it is.",
+    "single_token": "One row a position of a model's own response at which another model's token was "
+    "tried: how often each of the two tokens leads to a correct answer.",
+}
+
+
+def dictionary_file() -> Path:
+    """Where the data dictionary is."""
+    return paths.root() / "results" / "DATA_DICTIONARY.md"
+
+
+def sample_file(kind: str) -> Path:
+    """Where the sample of a record kind is."""
+    return paths.root() / "results" / "samples" / f"{kind}.parquet"
+
+
+def render() -> str:
+    """The data dictionary as Markdown."""
+    parts = [_OPENING]
+    for kind in columns.KINDS:
+        parts.append(
+            f"\n## {kind}\n\n{_ROWS[kind]}\n\n| column | type | meaning |\n|---|---|---|\n"
+        )
+        for column in columns.describe(kind):
+            kind_of = str(column.type).replace("item: ", "") + (
+                " or null" if column.nullable else ""
+            )
+            meaning = column.description.replace("|", "\\|")
+            parts.append(f"| `{column.name}` | {kind_of} | {meaning} |\n")
+    return "".join(parts)
+
+
+def write_dictionary() -> Path:
+    """Write the data dictionary; returns its file."""
+    file = dictionary_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(render(), encoding="utf-8")
+    return file
+
+
+def write_samples(study: Study) -> list[Path]:
+    """Write a sample of each kind of record of the study's first RL model; returns the files.
+
+    Records that aren't there are computed. A sample has the first samples of the first problems of
+    every benchmark.
+    """
+    tuned = study.cross_sampling.pairs[0]
+    threshold = study.thresholds.high_js
+    runs, switches = get_cross_sampling(study, study.base, tuned, threshold=threshold)
+    frames = {
+        "rollouts": get_rollouts(study, tuned, samples=SAMPLES),
+        "shifts": get_shifts(study, tuned),
+        "cross_sampling": runs,
+        "switches": switches,
+    }
+    trees = [
+        artefact.behind(study)
+        for artefact in cross_sampling_artefacts(study, study.base, tuned, threshold=threshold)
+    ]
+    for kind in MixtureTrees.kinds:
+        tables = [executor.read(study, artefact, kind) for artefact in trees]
+        frames[kind] = pa.concat_tables(tables).to_pandas()
+    if study.cross_sampling.single_token:
+        frames["single_token"] = get_single_token(study, study.base, tuned)
+    return [_write_sample(kind, frame) for kind, frame in frames.items()]
+
+
+def _write_sample(kind: str, frame: pd.DataFrame) -> Path:
+    first = frame.groupby("benchmark")["problem"].transform(
+        lambda problems: problems.isin(problems.unique()[:PROBLEMS])
+    )
+    rows = frame[first]
+    rows = rows[rows["sample"].isin(sorted(rows["sample"].unique())[:SAMPLES])]
+    table = pa.Table.from_pandas(rows, schema=columns.schema(kind), preserve_index=False)
+    file = sample_file(kind)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata(None), file, compression="zstd")
+    return file

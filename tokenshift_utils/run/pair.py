@@ -1,0 +1,149 @@
+"""A study of any two models and any file of problems and answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tokenshift_utils import paths
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.run.checks import check_inputs
+from tokenshift_utils.study.checkpoints import load_config, model_ends
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.study.tokenizers import load_tokenizer
+from tokenshift_utils.tasks.benchmarks import load_benchmark, read_rows
+
+LONGEST = 8000  # new tokens a response, as in the paper, where the models can go that far
+
+_TEMPLATE = """\
+# Written by `tokenshift pair`. Everything below is a choice that you may change; README.md and the
+# other studies here say what the keys mean. Paths are relative to the root of the checkout. JS
+# thresholds are in nats.
+name: {name}
+title: {title}
+note: Written by tokenshift pair; its settings are defaults, not those of any paper.
+backend: transformers # or vllm
+dtype: {dtype}
+seed: 20260322
+workers: 0 # processes of one thread each, on a CPU; 0 computes in the notebook's own process
+
+base: base
+models: # more tuned models of the same base may stand here: kind rl, or sft for a control
+  base: {{path: {base}, label: Base, kind: base}}
+  tuned: {{path: {tuned}, label: Tuned, kind: rl}}
+
+benchmarks:
+  {benchmark}:
+    path: {problems}
+    label: {label}
+    columns: {columns} # id null: problems are numbered from 0
+prompt: # the whole prompt; for the user's turn of a chat template name a model: `chat: tuned`
+  template: "{{problem}}"
+stop_tokens: [] # more tokens that end a response, beside the models' own
+verifier: boxed # or answer_line
+
+sampling: {{temperature: 1.0, top_p: 0.7, max_new_tokens: {length}}}
+samples: {{accuracy: 8, controls: 8, shifts: 4, checkpoints: 4, cross_sampling: 4}} # a problem
+
+thresholds: {{near_zero: [0.001, 0.01], high_js: 0.1}}
+top_k: 10
+cross_sampling:
+  pairs: [tuned]
+  thresholds: [-1, 0.01, 0.1, 0.2] # -1: every position switched
+  random_control_thresholds: [0.1]
+
+statistics: {{resamples: 2000, confidence: 0.95, seed: 0}}
+batch: {{rollout: 64, score: 16, cross_sampling: 64}} # rows
+problems_per_shard: 10
+"""
+
+
+def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None) -> Path:
+    """Write a study file for a pair of model directories; returns it.
+
+    ``problems`` has JSON lines with ``problem`` and ``answer``; an ``id`` where all have one.
+    ``name`` None makes one of the directories' names.
+
+    Raises
+    ------
+    TokenshiftError
+        Where the two can't be compared, the problems are not as said, or there is a study of that
+        name; nothing is left behind.
+    """
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", f"{tuned.resolve().name}-{base.resolve().name}")
+    file = paths.studies() / f"{name}.yaml"
+    if file.exists():
+        raise TokenshiftError(
+            f"there is a study {paths.display(file)} already; give another --name, or remove it"
+        )
+    rows = read_rows(problems)
+    draft = file.with_name(f"{file.name}.tmp.yaml")
+    configs = [load_config(directory) for directory in (base, tuned)]
+    content = _TEMPLATE.format(
+        name=json.dumps(name),
+        title=json.dumps(f"{tuned.resolve().name} against {base.resolve().name}"),
+        dtype=_dtype(configs),
+        base=_place(base),
+        tuned=_place(tuned),
+        benchmark=json.dumps(
+            re.sub(r"[^A-Za-z0-9._-]+", "-", problems.stem).strip("._-") or "problems"
+        ),
+        problems=_place(problems),
+        label=json.dumps(problems.stem),
+        columns="{problem: problem, answer: answer}"
+        if all("id" in row for row in rows)
+        else "{id: null, problem: problem, answer: answer}",
+        length=LONGEST,
+    )
+    try:
+        draft.write_text(content, encoding="utf-8")
+        study = load_study(draft)
+        check_inputs(study)
+        _check_ends(base, tuned)
+        prompts = [p.problem for p in load_benchmark(study, next(iter(study.benchmarks)))]
+        length = _length(configs, load_tokenizer(base), prompts)
+        draft.write_text(content.replace(f"tokens: {LONGEST}", f"tokens: {length}"), "utf-8")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    return file
+
+
+def _place(path: Path) -> str:
+    """A path as a study has it: relative to the root where it lies inside, else absolute."""
+    return json.dumps(paths.display(path.resolve()))
+
+
+def _dtype(configs: list) -> str:
+    """The weights' own dtype where it is bfloat16 of both, else float32."""
+    own = {str(config.dtype).removeprefix("torch.") for config in configs}
+    return "bfloat16" if own == {"bfloat16"} else "float32"
+
+
+def _check_ends(base: Path, tuned: Path) -> None:
+    """Refuse two models that don't end a response on any common token."""
+    ends = [model_ends(directory) for directory in (base, tuned)]
+    if not set(ends[0]) & set(ends[1]):
+        raise TokenshiftError(
+            f"{base} and {tuned} end a response on different tokens ({_ids(ends[0])} and "
+            f"{_ids(ends[1])}), so one would never see the other end; name a common one as "
+            "'eos_token_id' in their generation_config.json"
+        )
+
+
+def _ids(ids: tuple[int, ...]) -> str:
+    return "ids " + ", ".join(map(str, ids)) if ids else "none"
+
+
+def _length(configs: list, tokenizer, prompts: list[str]) -> int:
+    """New tokens that fit behind the longest prompt within both models' contexts, at most LONGEST."""
+    longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in prompts)
+    contexts = [c.get_text_config(decoder=True).max_position_embeddings for c in configs]
+    length = min(LONGEST, min(contexts) - longest)
+    if length < 1:
+        raise TokenshiftError(
+            f"the longest problem has {longest} tokens, which is all that the models can read "
+            f"({min(contexts)}); leave it out"
+        )
+    return length

@@ -1,0 +1,455 @@
+"""The sections of a study file, each a validated, immutable model; ``study`` puts them together."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Color = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError("must be made of letters, digits, '.', '_' and '-'")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+def _no_nan(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("give nats, -1 for always or .inf for never")
+    return value
+
+
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+    if list(values) != sorted(set(values)):
+        raise ValueError("must rise")
+    return values
+
+
+def distinct(values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        raise ValueError("names something twice")
+    return values
+
+
+Threshold = Annotated[float, AfterValidator(_no_nan)]
+Cuts = Annotated[tuple[Threshold, ...], AfterValidator(distinct)]
+Counts = Annotated[tuple[Count, ...], AfterValidator(distinct)]
+# How accelerate spreads a model's modules over devices (transformers only).
+DeviceMap = (
+    Literal["auto", "balanced", "balanced_low_0", "sequential"]
+    | Annotated[dict[str, int | str], Field(min_length=1)]
+)
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _format_fields(template: str, *fields: str) -> str:
+    """Refuse a template that lacks one of the fields or has another one."""
+    names = " and ".join(f"{{{field}}}" for field in fields)
+    marks = {field: f"\0{field}\0" for field in fields}
+    try:
+        formatted = template.format(**marks)
+    except (IndexError, KeyError, ValueError):
+        raise ValueError(f"may hold no field but {names} (a literal brace is doubled)")
+    if not all(mark in formatted for mark in marks.values()):
+        raise ValueError(f"must hold {names}")
+    return template
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Location(Part):
+    """Where files are: a local path, or a hub repository at a revision.
+
+    A revision is a commit, a branch or tag, or ``unpinned``, see ``hub``.
+    """
+
+    repo_type: ClassVar[str] = "model"
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self):
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("needs either 'path' or 'hub' with 'revision', and not both")
+        if (self.hub is None) != (self.revision is None):
+            raise ValueError(
+                "'hub' and 'revision' go together, so that the files are pinned (a revision that is "
+                f"not known yet is '{UNPINNED}')"
+            )
+        return self
+
+
+class Checkpoint(Location):
+    """A model at an earlier point of its training; ``step`` counts as its training log does."""
+
+    step: Annotated[int, Field(ge=0)]
+
+
+class ModelSpec(Location):
+    """A model of the study. ``kind`` decides its role; ``label`` and ``color`` its looks.
+
+    Python code that lies beside the weights runs only with ``trust_remote_code``.
+    ``max_position_embeddings`` stands in for the configuration's own, where that is too few for what
+    is asked (vLLM holds to it, and a model that is trained keeps it).
+    """
+
+    label: str
+    kind: Literal["base", "rl", "weighted", "sft"]
+    color: Color | None = None
+    trust_remote_code: bool = False
+    max_position_embeddings: Count | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _steps_rise(cls, checkpoints):
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        if steps != sorted(set(steps)):
+            raise ValueError("steps must rise")
+        return checkpoints
+
+
+class Columns(Part):
+    """What a benchmark's columns are called. ``id`` None: problems are numbered from 0."""
+
+    id: str | None = "id"
+    problem: str = "problem"
+    answer: str = "answer"
+
+
+class Choices(Part):
+    """Multiple choice: the columns of the wrong options, beside ``columns.answer``, the right one.
+
+    Options are shown in an order of their own for every problem, see ``benchmarks.option_order``.
+    ``template`` makes the problem's text.
+    """
+
+    wrong: Annotated[tuple[str, ...], Field(min_length=1, max_length=25), AfterValidator(distinct)]
+    template: str = "{problem}\n\n{options}\n\nAnswer with the letter of the right option."
+
+    @field_validator("template")
+    @classmethod
+    def _two_fields(cls, template):
+        return _format_fields(template, "problem", "options")
+
+
+class DataSet(Location):
+    """Rows: a .jsonl or .parquet file, or a data set of the hub, of which ``config`` and ``split``
+    say which part."""
+
+    repo_type: ClassVar[str] = "dataset"
+
+    config: str | None = None
+    split: str | None = None
+
+    @model_validator(mode="after")
+    def _part_of_a_data_set(self):
+        if self.hub is not None and self.split is None:
+            raise ValueError("a data set of the hub needs a 'split'")
+        if self.hub is None and (self.split or self.config):
+            raise ValueError("'split' and 'config' are for data sets of the hub")
+        return self
+
+
+class Benchmark(DataSet):
+    """Problems and answers.
+
+    ``problems`` is how many there must be, ``limit`` how many of them, from the first, are used.
+    """
+
+    label: str
+    columns: Columns = Columns()
+    choices: Choices | None = None
+    problems: Count | None = None
+    limit: Count | None = None
+
+
+class Prompt(Part):
+    """How a problem becomes a prompt; encoded as it stands, no special tokens added.
+
+    With ``chat``, a model's name, the text is the user's turn in the chat template of that model's
+    tokenizer, after ``system`` where there is one; without it the text is all of the prompt.
+    """
+
+    template: str
+    chat: str | None = None
+    system: str | None = None
+
+    @field_validator("template")
+    @classmethod
+    def _one_field(cls, template):
+        return _format_fields(template, "problem")
+
+    @model_validator(mode="after")
+    def _system_of_a_chat(self):
+        if self.system is not None and self.chat is None:
+            raise ValueError("'system' is for a prompt with 'chat'")
+        return self
+
+
+class Sampling(Part):
+    """How responses are drawn: temperature, then top-p, renormalised; length in new tokens."""
+
+    temperature: Temperature
+    top_p: TopP
+    max_new_tokens: Count
+
+
+class Samples(Part):
+    """Responses a problem. Those for shifts are the first ones of those for accuracy.
+
+    `cross_sampling` is for the JS rule; what it is compared with (random positions, other rules,
+    other tokens) gets the first `cross_controls` of them, or as many where that is not set.
+    """
+
+    accuracy: Count
+    controls: Count
+    shifts: Count
+    checkpoints: Count
+    cross_sampling: Count
+    cross_controls: Count | None = None
+
+    @property
+    def of_cross_controls(self) -> int:
+        """Mixed responses a problem of what the JS rule is compared with."""
+        return min(self.cross_sampling, self.cross_controls or self.cross_sampling)
+
+    @model_validator(mode="after")
+    def _shifts_are_drawn(self):
+        if self.shifts > min(self.accuracy, self.controls):
+            raise ValueError("'shifts' may be at most 'accuracy' and at most 'controls'")
+        return self
+
+
+class Thresholds(Part):
+    """JS thresholds in nats: what counts as near zero, and as high."""
+
+    near_zero: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+    high_js: Annotated[float, Field(ge=0)]
+
+
+class SwitchingRules(Part):
+    """Thresholds of the rules that are compared with JS on one benchmark, in nats.
+
+    ``kl`` is KL(primary || intervention), ``kl_reverse`` the other way round, ``entropy`` the
+    primary's own, ``signed_logp`` log p(primary) - log p(intervention) of the token that the primary
+    drew; all on full distributions. ``first`` counts positions instead. ``pairs`` None means all.
+    """
+
+    pairs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    js_full: Cuts = ()
+    kl: Cuts = ()
+    kl_reverse: Cuts = ()
+    entropy: Annotated[tuple[Annotated[Threshold, Field(ge=0)], ...], AfterValidator(distinct)] = ()
+    signed_logp: Cuts = ()
+    first: Counts = ()
+
+
+class ControlInterventions(Part):
+    """Other models than the pairs' (SFT controls) as interventions, at JS thresholds in nats."""
+
+    models: Annotated[tuple[str, ...], AfterValidator(distinct)]
+    thresholds: Cuts
+
+
+class Extrapolation(Part):
+    """Switched tokens from intervention^(1 + gain) / primary^gain, at JS thresholds in nats."""
+
+    gains: Annotated[tuple[Positive, ...], AfterValidator(distinct)]
+    thresholds: Cuts
+
+
+class SingleToken(Part):
+    """The causal effect of one token: how many positions and continuations.
+
+    ``positions`` a pair and direction, spread evenly over ``strata`` of JS (lower edges in nats, the
+    last one open-ended), from the first ``samples`` responses a problem; ``continuations`` a token.
+    """
+
+    positions: Count
+    continuations: Count
+    strata: Annotated[tuple[Threshold, ...], Field(min_length=1), AfterValidator(_rising)]
+    samples: Count
+
+    @field_validator("strata")
+    @classmethod
+    def _cover_everything(cls, strata):
+        if strata[0] != 0:
+            raise ValueError("must begin with 0, so that every position has a stratum")
+        return strata
+
+
+class CrossSampling(Part):
+    """Which tuned models are cross-sampled with the base, by which rules and interventions.
+
+    ``thresholds`` are of the JS rule, in nats, on all benchmarks; a negative one switches every
+    position. The random-position control repeats the thresholds named. Everything below
+    ``benchmark`` is on that one alone (None: the last of the study); ``budgets`` limit the switches
+    a response of the JS rule at ``thresholds.high_js``; ``null_thresholds`` are of the null control.
+    ``top_p`` None means the study's.
+    """
+
+    pairs: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct)]
+    thresholds: Annotated[Cuts, Field(min_length=1)]
+    random_control_thresholds: Cuts = ()
+    top_p: TopP | None = None
+    benchmark: str | None = None
+    rules: SwitchingRules = SwitchingRules()
+    budgets: Counts = ()
+    controls: ControlInterventions | None = None
+    null_thresholds: Cuts = ()
+    extrapolation: Extrapolation | None = None
+    single_token: SingleToken | None = None
+
+    @model_validator(mode="after")
+    def _control_repeats(self):
+        extra = [eps for eps in self.random_control_thresholds if eps not in self.thresholds]
+        if extra:
+            raise ValueError(
+                f"'random_control_thresholds' has {extra[0]:g}, which is not in 'thresholds'"
+            )
+        for name in self.rules.pairs or ():
+            if name not in self.pairs:
+                raise ValueError(f"'rules.pairs' names '{name}', which is not in 'pairs'")
+        return self
+
+
+class Evolution(Part):
+    """The model whose checkpoints show how shifts grow in training."""
+
+    model: str
+
+
+class Robustness(Part):
+    """One pair on one benchmark under other settings of the sampler."""
+
+    pair: str
+    benchmark: str
+    samples: Count
+    top_p: Annotated[tuple[TopP, ...], Field(min_length=1)]
+    temperature: Annotated[tuple[Temperature, ...], Field(min_length=1)]
+    mixed_threshold: float
+
+
+class Precision(Part):
+    """One model in float32 and in bfloat16, on the first so many of its responses a problem."""
+
+    model: str
+    samples: Count
+
+
+class Weighted(Part):
+    """The divergence-weighted runs, their baseline, and where their training logs are."""
+
+    baseline: str
+    arms: Annotated[tuple[str, ...], Field(min_length=1)]
+    log_dir: str
+
+
+class Statistics(Part):
+    """The bootstrap over problems."""
+
+    resamples: Count
+    confidence: Share
+    seed: int
+
+
+class Batch(Part):
+    """Rows computed together. Part of the study, so that records are identical everywhere."""
+
+    rollout: Count
+    score: Count
+    cross_sampling: Count
+
+
+class Resources(Part):
+    """What one shard takes of a Ray cluster, where it is computed on one.
+
+    ``gpus`` below 1 lets several shards share a GPU; None means as many as the backend uses where
+    the cluster has GPUs.
+    """
+
+    cpus: Count = 1
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus):
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError("must be a whole number, or below 1")
+        return gpus
+
+
+class Engine(Part):
+    """What is different for one model's engine; None: as for all, see ``Engines``."""
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    tensor_parallel_size: Count | None = None
+    devices: Annotated[tuple[int, ...], AfterValidator(distinct)] | None = None
+
+
+class Engines(Part):
+    """How vLLM runs the models; in ``models``, what is different for some of them.
+
+    ``gpu_memory_utilization`` is an engine's share of the memory of each of its ``devices`` (None:
+    the first ones there are; on a CPU, a share of the machine's). Engines stay as long as their
+    shares fit beside each other. ``kv_cache_gib`` sets a key-value cache outright.
+    ``top_logprobs`` is how many of the most probable tokens' log-probs vLLM returns at a position,
+    -1 for the whole vocabulary; more are asked for where they do not cover a nucleus.
+    ``max_model_len`` None: the model's. ``max_num_batched_tokens`` bounds a step of the engine, and
+    so the logits that scoring holds at once.
+    """
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.45
+    tensor_parallel_size: Count = 1
+    devices: Annotated[tuple[int, ...], AfterValidator(distinct)] | None = None
+    kv_cache_gib: Positive | None = None
+    top_logprobs: Annotated[int, Field(ge=-1)] = -1
+    max_model_len: Count | None = None
+    max_num_batched_tokens: Count = 2048
+    models: dict[Name, Engine] = {}
+
+    @model_validator(mode="after")
+    def _devices_are_enough(self):
+        if self.top_logprobs == 0:
+            raise ValueError("'top_logprobs' is 0: give how many, or -1 for the whole vocabulary")
+        for engine in (self, *map(self.of, self.models)):
+            if engine.devices is not None and len(engine.devices) != engine.tensor_parallel_size:
+                raise ValueError(
+                    f"'devices' names {len(engine.devices)} where 'tensor_parallel_size' is "
+                    f"{engine.tensor_parallel_size}: give as many devices"
+                )
+        return self
+
+    def of(self, model: str) -> Engines:
+        """The settings of a model's engine; a checkpoint has those of its model."""
+        own = self.models.get(model.partition("@")[0], Engine())
+        return self.model_copy(update=own.model_dump(exclude_none=True))
+
+
+class Shape(Part):
+    """The models' size, for ``tokenshift plan`` where their files are not on the machine yet."""
+
+    parameters: Positive
+    layers: Count
+    kv_heads: Count
+    head_dim: Count
+    vocabulary: Count
+
+
+UNPINNED = "unpinned"

@@ -1,0 +1,370 @@
+"""A study: the validated, immutable description of one reproduction.
+
+A study file names the models, the benchmarks, how responses are drawn, how many, and every
+threshold. ``load_study`` reads one; an unknown key, a value out of range or a name that refers to
+nothing is a ``TokenshiftError`` of one sentence that names the file and the key.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from tokenshift_utils import paths
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.study import hub
+from tokenshift_utils.study.schema import (
+    Batch,
+    Benchmark,
+    Count,
+    CrossSampling,
+    DeviceMap,
+    Engines,
+    Evolution,
+    ModelSpec,
+    Name,
+    Part,
+    Precision,
+    Prompt,
+    Resources,
+    Robustness,
+    Samples,
+    Sampling,
+    Shape,
+    Statistics,
+    Thresholds,
+    Weighted,
+    distinct,
+)
+from tokenshift_utils.study.training_schema import Training
+
+
+class Study(Part):
+    """One reproduction, as its file says. Equal studies hash equal; nothing in it may be changed.
+
+    ``with_overrides`` makes a changed, validated copy.
+    """
+
+    name: Name
+    title: str
+    note: str
+    backend: Literal["transformers", "vllm"]
+    dtype: Literal["float32", "float64", "bfloat16"]
+    device_map: DeviceMap | None = None
+    seed: int
+    workers: Annotated[int, Field(ge=0)]
+    resources: Resources = Resources()
+    base: str
+    models: dict[Name, ModelSpec]
+    benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
+    prompt: Prompt
+    stop_tokens: Annotated[tuple[str, ...], AfterValidator(distinct)] = ()
+    verifier: Literal["boxed", "answer_line"]
+    sampling: Sampling
+    samples: Samples
+    divergence_support: Literal["nucleus", "full"] = "nucleus"
+    thresholds: Thresholds
+    top_k: Count
+    cross_sampling: CrossSampling
+    evolution: Evolution | None = None
+    robustness: Robustness | None = None
+    precision: Precision | None = None
+    weighted: Weighted | None = None
+    training: Training | None = None
+    statistics: Statistics
+    batch: Batch
+    problems_per_shard: Count
+    vllm: Engines = Engines()
+    shape: Shape | None = None
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.model_dump(), sort_keys=True))
+
+    @model_validator(mode="after")
+    def _engines_can(self):
+        for name in self.vllm.models:
+            if name not in self.models:
+                raise ValueError(f"'vllm.models' names '{name}', which is not in 'models'")
+        if self.backend != "vllm":
+            return self
+        if self.workers > 1:
+            raise ValueError(
+                f"'workers' is {self.workers}, but with vllm one process has the engines, which "
+                "work on many responses at once: set it to 0"
+            )
+        if self.dtype == "float64":
+            raise ValueError("'dtype' is float64, which vllm does not compute in: use float32")
+        if self.vllm.top_logprobs != -1:
+            whole = self._of_whole_distributions()
+            if whole:
+                raise ValueError(
+                    f"'vllm.top_logprobs' is {self.vllm.top_logprobs}, but {whole[0]} takes the "
+                    "log-probs of the whole vocabulary: set it to -1, or leave the other out"
+                )
+        return self
+
+    def _of_whole_distributions(self) -> list[str]:
+        """What this study asks for that a list of the most probable tokens does not give."""
+        cross, robust = self.cross_sampling, self.robustness
+        temperatures = {self.sampling.temperature, *(robust.temperature if robust else ())}
+        found = [f"temperature {t:g}" for t in sorted(temperatures - {1.0})]
+        if 1.0 in {self.sampling.top_p, cross.top_p, *(robust.top_p if robust else ())}:
+            found.append("top_p 1")
+        if self.divergence_support == "full":
+            found.append("'divergence_support: full'")
+        for rule in ("js_full", "kl", "kl_reverse", "entropy"):
+            if getattr(cross.rules, rule):
+                found.append(f"'cross_sampling.rules.{rule}'")
+        if cross.extrapolation:
+            found.append("'cross_sampling.extrapolation'")
+        if self.vllm.top_logprobs < self.top_k:
+            found.append(f"a 'top_k' of {self.top_k}")
+        return found
+
+    @model_validator(mode="after")
+    def _names_refer(self):
+        named = [("base", self.base)]
+        named += [("cross_sampling.pairs", name) for name in self.cross_sampling.pairs]
+        if self.cross_sampling.controls:
+            controls = self.cross_sampling.controls.models
+            named += [("cross_sampling.controls.models", name) for name in controls]
+        if self.prompt.chat:
+            named.append(("prompt.chat", self.prompt.chat))
+        if self.evolution:
+            named.append(("evolution.model", self.evolution.model))
+        if self.robustness:
+            named.append(("robustness.pair", self.robustness.pair))
+        if self.precision:
+            named.append(("precision.model", self.precision.model))
+        if self.weighted:
+            named.append(("weighted.baseline", self.weighted.baseline))
+            named += [("weighted.arms", name) for name in self.weighted.arms]
+        for key, name in named:
+            if name not in self.models:
+                known = ", ".join(self.models)
+                raise ValueError(f"'{key}' names the model '{name}', but 'models' has only {known}")
+        for arm in self.training.arms if self.training else ():
+            made = self.models.get(arm)
+            if made is None or made.path is None or made.kind not in ("rl", "weighted"):
+                raise ValueError(
+                    f"'training.arms' has '{arm}', but 'models' has no such model of kind rl or "
+                    "weighted with a 'path', where training would leave it"
+                )
+        kinds = {"base": [name for name, spec in self.models.items() if spec.kind == "base"]}
+        if kinds["base"] != [self.base]:
+            raise ValueError(
+                f"exactly one model, '{self.base}', must be of kind base, but there are: "
+                f"{', '.join(kinds['base']) or 'none'}"
+            )
+        for key, section in (
+            ("cross_sampling", self.cross_sampling),
+            ("robustness", self.robustness),
+        ):
+            benchmark = section.benchmark if section else None
+            if benchmark is not None and benchmark not in self.benchmarks:
+                raise ValueError(
+                    f"'{key}.benchmark' names '{benchmark}', but 'benchmarks' has only "
+                    f"{', '.join(self.benchmarks)}"
+                )
+        if self.evolution and not self.models[self.evolution.model].checkpoints:
+            raise ValueError(f"'evolution.model' is {self.evolution.model}, without checkpoints")
+        return self
+
+    def model(self, name: str) -> ModelSpec:
+        """The model of that name; ``dapo@12`` is the checkpoint of dapo at step 12.
+
+        Raises
+        ------
+        TokenshiftError
+            Where the study has no such model or checkpoint.
+        """
+        stem, _, step = name.partition("@")
+        spec = self.models.get(stem)
+        if spec is None:
+            raise TokenshiftError(
+                f"study {self.name} has no model '{stem}': it has {', '.join(self.models)}"
+            )
+        if not step:
+            return spec
+        for checkpoint in spec.checkpoints:
+            if str(checkpoint.step) == step:
+                where = checkpoint.model_dump(include={"path", "hub", "revision"})
+                return spec.model_copy(
+                    update={"label": f"{spec.label}, step {step}", "checkpoints": (), **where}
+                )
+        known = ", ".join(str(checkpoint.step) for checkpoint in spec.checkpoints) or "none"
+        raise TokenshiftError(
+            f"model '{stem}' of study {self.name} has no checkpoint at step {step}: it has {known}"
+        )
+
+    @property
+    def cross_benchmark(self) -> str:
+        """The benchmark of cross-sampling's rules, controls and effects: by default the last."""
+        return self.cross_sampling.benchmark or list(self.benchmarks)[-1]
+
+    def checkpoint_names(self, model: str) -> list[str]:
+        """Names of a model's checkpoints, earliest first, as ``dapo@12``."""
+        return [f"{model}@{checkpoint.step}" for checkpoint in self.model(model).checkpoints]
+
+    def model_path(self, name: str) -> Path:
+        """The local directory of a model or checkpoint; nothing is downloaded.
+
+        Raises
+        ------
+        TokenshiftError
+            Where a model of the hub is not in the local cache yet.
+        """
+        spec = self.model(name)
+        if spec.path is not None:
+            return paths.resolve(spec.path)
+        return hub.cached(spec, f"model '{name}' of study {self.name}")
+
+    def training_data_path(self) -> Path:
+        """The file of the training data, or the directory of a data set of the hub.
+
+        Raises
+        ------
+        TokenshiftError
+            Where a data set is not in the local cache yet.
+        """
+        spec = self.training.data
+        if spec.path is not None:
+            return paths.resolve(spec.path)
+        return hub.cached(spec, f"the training data of study {self.name}")
+
+    def benchmark_path(self, name: str) -> Path:
+        """The file of a benchmark, or the directory of a data set of the hub.
+
+        Raises
+        ------
+        TokenshiftError
+            Where the study has no such benchmark, or a data set is not in the local cache yet.
+        """
+        if name not in self.benchmarks:
+            raise TokenshiftError(
+                f"study {self.name} has no benchmark '{name}': it has {', '.join(self.benchmarks)}"
+            )
+        spec = self.benchmarks[name]
+        if spec.path is not None:
+            return paths.resolve(spec.path)
+        return hub.cached(spec, f"benchmark '{name}' of study {self.name}")
+
+    def accuracy_samples(self, model: str) -> int:
+        """Samples a problem for a model's accuracy: fewer for SFT controls and checkpoints."""
+        if "@" in model:
+            return self.samples.checkpoints
+        if self.model(model).kind == "sft":
+            return self.samples.controls
+        return self.samples.accuracy
+
+    def with_overrides(self, **dotted: Any) -> "Study":
+        """A validated copy with some keys changed, as ``with_overrides(**{"sampling.top_p": 0.9})``.
+
+        Raises
+        ------
+        TokenshiftError
+            Where a key is unknown or its value not valid.
+        """
+        content = self.model_dump()
+        for key, value in dotted.items():
+            part = content
+            *parents, last = key.split(".")
+            for parent in parents:
+                part = part.get(parent) if isinstance(part, dict) else None
+            if not isinstance(part, dict) or last not in part:
+                raise TokenshiftError(f"study {self.name} has no key '{key}' to override")
+            part[last] = value
+        return _validated(content, f"study {self.name}, overridden")
+
+
+def available_studies() -> list[str]:
+    """Names of the studies under ``notebooks/studies``."""
+    return sorted(path.stem for path in paths.studies().glob("*.yaml"))
+
+
+def study_file(name_or_path: str | Path) -> Path:
+    """The file of a study: of a name under ``notebooks/studies``, or of a path to a YAML file.
+
+    A relative path is taken from the working directory, else from the root.
+
+    Raises
+    ------
+    TokenshiftError
+        Where there is no such file; the sentence lists the known studies.
+    """
+    text = str(name_or_path)
+    if text.endswith((".yaml", ".yml")) or "/" in text:
+        candidates = [Path(text).expanduser().absolute(), paths.resolve(text)]
+    else:
+        candidates = [paths.studies() / f"{text}.yaml"]
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise TokenshiftError(
+        f"unknown study '{text}': there is no {paths.display(candidates[0])}; known studies are "
+        f"{', '.join(available_studies()) or 'none'}"
+    )
+
+
+def load_study(name_or_path: str | Path) -> Study:
+    """Read and validate a study file.
+
+    Raises
+    ------
+    TokenshiftError
+        One sentence naming the file, the key and what is wrong with it.
+    """
+    file = study_file(name_or_path)
+    where = paths.display(file)
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise TokenshiftError(f"{where} is not a valid YAML file: {reason}") from None
+    if not isinstance(content, dict):
+        raise TokenshiftError(f"{where} holds no study: it must be a mapping of keys to values")
+    return _validated(content, where)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which YAML's own loader silently keeps the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _validated(content: dict, where: str) -> Study:
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise TokenshiftError(f"{where}: {_sentence(error)}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """A validation error as one sentence: its first problem, and how many others there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        sentence = f"unknown key '{key}'"
+    elif first["type"] == "missing":
+        sentence = f"the key '{key}' is missing"
+    elif not key:
+        sentence = message
+    elif isinstance(first["input"], (dict, list)):
+        sentence = f"'{key}': {message}"
+    else:
+        sentence = f"'{key}' is {first['input']!r}: {message[0].lower()}{message[1:]}"
+    others = len(problems) - 1
+    return sentence + (f" (and {others} more)" if others else "")

@@ -1,0 +1,71 @@
+"""TODO."""
+
+import pandas as pd
+
+from tokenshift_utils.training.tiny.problems import TIERS
+from tokenshift_utils.training.tiny.recipes import RLRecipe
+
+
+def overlong_penalty(limit: int, buffer: int):
+    """DAPO's soft overlong punishment: from 0 to -1 over the last ``buffer`` of ``limit`` tokens."""
+
+    def overlong(completions, completion_ids, **kwargs) -> list[float]:
+        over = [len(ids) - (limit - buffer) for ids in completion_ids]
+        return [-min(1.0, max(0.0, excess / buffer)) for excess in over]
+
+    return overlong
+
+
+LOG_COLUMNS = {  # of log.csv -> TRL's and our metrics
+    "reward_mean": "reward",
+    "correct_mean": "correct/sampled",
+    "length_mean": "completions/mean_length",
+    "entropy": "entropy",
+    "kl_ref": "kl",
+    "kl_base": "kl_base",
+    "clip_fraction": "clip_ratio/region_mean",
+    "grad_norm": "grad_norm",
+    "weight_mean": "weights/mean",
+    "weight_std": "weights/std",
+    "weight_share_above_1": "weights/share_above_1",
+    "k3_mean": "k3/mean",
+    "k3_p50": "k3/p50",
+    "k3_p90": "k3/p90",
+    "k3_p99": "k3/p99",
+    "tokens_generated": "tokens_generated",
+    "tokens_trained": "tokens_trained",
+    "groups_sampled": "groups_sampled",
+    "groups_discarded": "groups_discarded",
+}
+
+
+def tidy_log(
+    history: list[dict], updates_per_rollout: int, columns: dict[str, str] = LOG_COLUMNS
+) -> pd.DataFrame:
+    """One row an update; what is known once a rollout stands in the row of its first update."""
+    rows = [row for row in history if "entropy" in row]
+    return pd.DataFrame(
+        {
+            "rollout": [(row["step"] - 1) // updates_per_rollout + 1 for row in rows],
+            "update": [row["step"] for row in rows],
+        }
+        | {column: [row.get(key) for row in rows] for column, key in columns.items()}
+    ).astype(dict.fromkeys(columns, float))
+
+
+def tidy_evaluations(history: list[dict], recipe: RLRecipe) -> pd.DataFrame:
+    """One row a benchmark and evaluation; ``rollout`` is how many rollouts came before it."""
+    rows = []
+    for entry in history:
+        # The row of a rollout's first update holds the evaluation made before that update.
+        done = entry.get("step", 0) - ("entropy" in entry)
+        rows += [
+            {
+                "rollout": done // recipe.updates_per_rollout,
+                "benchmark": tier,
+                "accuracy": entry[f"accuracy/{tier}"],
+            }
+            for tier in TIERS
+            if f"accuracy/{tier}" in entry
+        ]
+    return pd.DataFrame(rows, columns=["rollout", "benchmark", "accuracy"])

@@ -1,0 +1,174 @@
+"""`tokenshift train` for a study with a ``training`` section: the commands, and what they need.
+
+The run itself is ``training.grpo``, started by accelerate.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from tokenshift_utils import paths
+from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.study import pins
+from tokenshift_utils.study.study import Study, load_study
+from tokenshift_utils.training.recipe.prepare import prepare
+from tokenshift_utils.training.recipe.runs import (
+    Run,
+    check_settings,
+    select_runs,
+    start_directory,
+    training_directory,
+)
+
+MODULE = "tokenshift_utils.training.recipe.grpo"
+
+
+def train_study(
+    name: str,
+    arm: str | None = None,
+    seed: int | None = None,
+    fresh: bool = False,
+    dry: bool = False,
+) -> None:
+    """Make an arm's runs, or every arm's, one after the other; ``seed`` selects one.
+
+    What is finished is left, what was stopped goes on from its last checkpoint. ``dry`` writes the
+    config file and prints the commands, no more.
+
+    Raises
+    ------
+    TokenshiftError
+        For an arm or seed that is not there, settings that TRL doesn't know or that don't multiply
+        out, a model or data that are missing, fewer GPUs than named, a package or server that is
+        not there, a checkpoint of other settings; or a run that stopped.
+    """
+    study = load_study(name)
+    runs = select_runs(study, arm, seed)
+    sizes = check_settings(study)
+    config = write_accelerate(study)
+    print(f"a rollout is {sizes.said}", flush=True)
+    if study.training.server is not None:
+        print(f"server:\n  {server_line(study)}", flush=True)
+    for run in runs:
+        print(f"{run.name}:\n  {_line(study, 'train', launch_command(run, name, config))}")
+    if dry:
+        return
+    check_machine(study)
+    pins.fetch(study, training=True)
+    if moving := pins.unpinned(study, training=True):
+        print(f"warning: {pins.unpinned_warning(study, moving)}", file=sys.stderr)
+    for run in runs:
+        prepare(run, fresh)
+        if run.is_done():
+            print(f"{run.name} is done: {paths.display(run.model)}", flush=True)
+            continue
+        check_server(study)
+        finished = subprocess.run(
+            [sys.executable, "-m", *launch_command(run, name, config)],
+            env=os.environ | {paths.HOME_VARIABLE: str(paths.root())} | _visible(study, "train"),
+            check=False,
+        )
+        if finished.returncode or not run.is_done():
+            raise TokenshiftError(
+                f"the run {run.name} stopped (exit code {finished.returncode}), as its own messages "
+                "above say; the same command goes on from its last checkpoint"
+            )
+
+
+def write_accelerate(study: Study) -> Path:
+    """Write accelerate's config file."""
+    file = training_directory(study) / "accelerate.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(study.training.accelerate))
+    return file
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+
+def launch_command(run: Run, study: str, config: Path) -> list[str]:
+    """Arguments of ``python -m`` that start a run."""
+    launch = ["accelerate.commands.launch", "--config_file", str(config), "-m", MODULE]
+    return [*launch, "--study", study, "--arm", run.arm, "--seed", str(run.seed)]
+
+
+def server_command(study: Study) -> list[str]:
+    """Arguments of ``trl`` that start the server."""
+    words = ["vllm-serve", "--model", str(start_directory(study))]
+    for name, value in study.training.server.items():
+        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    return words
+
+
+def server_line(study: Study) -> str:
+    """The server's command line, for a shell."""
+    return _line(study, "serve", ["trl", *server_command(study)])
+
+
+def _visible(study: Study, use: str) -> dict[str, str]:
+    gpus = study.training.gpus
+    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, getattr(gpus, use)))} if gpus else {}
+
+
+def _line(study: Study, use: str, words: list[str]) -> str:
+    if words[0] == "accelerate.commands.launch":
+        words = ["accelerate", "launch", *words[1:]]
+    settings = [f"{name}={value}" for name, value in _visible(study, use).items()]
+    return " ".join([*settings, shlex.join(words)])
+
+
+# What must be there -------------------------------------------------------------------------------
+
+
+def check_machine(study: Study) -> None:
+    """Refuse a machine without the GPUs that the study names, or without a package it takes."""
+    training = study.training
+    wanted = []
+    if training.accelerate.get("distributed_type") == "DEEPSPEED":
+        wanted.append("deepspeed")
+    if training.server is not None:
+        wanted.append("vllm")
+    for package in wanted:
+        if find_spec(package) is None:
+            raise TokenshiftError(
+                f"study {study.name} trains with {package}, which is not installed here: "
+                f"pip install {package}"
+            )
+    if training.gpus is None:
+        return
+    import torch
+
+    there, named = torch.cuda.device_count(), (*training.gpus.train, *training.gpus.serve)
+    if there <= max(named):
+        raise TokenshiftError(
+            f"study {study.name} takes {len(named)} GPUs, up to number {max(named)}, but there are "
+            f"{there} here: change 'training.gpus', and what follows from it in 'training'"
+        )
+
+
+def check_server(study: Study) -> None:
+    """Refuse to start without the server that draws responses."""
+    if study.training.server is None:
+        return
+    from trl.scripts.vllm_serve import ScriptArguments
+
+    given = ScriptArguments(model="", **study.training.server)
+    url = f"http://{given.host}:{given.port}/health"
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise TokenshiftError(
+            f"no server answers at {url} ({reason}): start it in another terminal with "
+            f"'{server_line(study)}' and wait until it is up"
+        ) from None

@@ -1,0 +1,97 @@
+"""Model cards of the shipped models: data, recipe, seed, curve, and accuracy as measured."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from tokenshift_utils import get_rollouts, paths
+from tokenshift_utils.report.bootstrap import Bootstrap
+from tokenshift_utils.report.tables import to_markdown
+from tokenshift_utils.study.study import Study
+from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe
+
+DATA = {
+    "base": "chains of thought of mixed quality and error-free exercise pages"
+    " (`tokenshift_utils/training/tiny/corpus.py`)",
+    "rl": "problems drawn afresh for every rollout, rewarded for a correct boxed answer",
+    "sft-far": "correct demonstrations in another style"
+    " (`write_far` in `tokenshift_utils/training/tiny/demonstrations.py`)",
+    "sft-near": "correct demonstrations in the base model's own style"
+    " (`write_near` in `tokenshift_utils/training/tiny/demonstrations.py`)",
+}
+
+
+def write_cards(study: Study, plan: Plan, names: list[str]) -> None:
+    """Write README.md into the directories of ``names`` and of their checkpoints.
+
+    Accuracy is measured on the shipped weights, on the study's own rollouts, which are kept.
+    """
+    for name in names:
+        for variant in (name, *(f"{name}@{n}" for n in plan.checkpoints.get(name, ()))):
+            text = _card(study, plan, name, variant)
+            (study.model_path(variant) / "README.md").write_text(text)
+
+
+def _card(study: Study, plan: Plan, name: str, variant: str) -> str:
+    logs = paths.resolve(study.weighted.log_dir) / name
+    summary = json.loads((logs / "summary.json").read_text())
+    recipe = plan.base if name == study.base else {**plan.rl, **plan.sft}[name]
+    is_rl = isinstance(recipe, RLRecipe)
+    sections = [
+        "---\nlibrary_name: transformers\nlicense: apache-2.0\n---",
+        (
+            f"# {variant}\n\n{study.model(variant).label}, a model of the study *{study.title}*.\n\n"
+            f"{study.note}"
+        ),
+        "## Data\n\n"
+        f"{DATA['rl'] if is_rl else DATA[name]}. No evaluation problem occurs in it.\n"
+        + ("" if name == study.base else f"Starts from `{study.base}`."),
+        f"## Recipe\n\n{to_markdown(_recipe_table(recipe))}\n\nSeed {summary['seed']}.",
+        (
+            "## Accuracy\n\n"
+            f"Of the weights as shipped, at temperature {study.sampling.temperature:g} and top-p"
+            f" {study.sampling.top_p:g}; {study.statistics.confidence:.0%} intervals from resampling"
+            f" problems.\n\n{to_markdown(_accuracy(study, variant))}"
+        ),
+        "## Training curve\n\n" + _curve(logs, is_rl),
+    ]
+    if summary["totals"]:
+        totals = ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in summary["totals"].items())
+        sections.append(f"## Totals\n\n{totals} (discarded groups included in what was generated).")
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def _accuracy(study: Study, variant: str) -> pd.DataFrame:
+    """Accuracy by benchmark with its bootstrap interval over problems."""
+    rollouts = get_rollouts(study, variant)
+    settings = study.statistics
+    rows = []
+    for benchmark, part in rollouts.groupby("benchmark", sort=False):
+        bootstrap = Bootstrap(part, settings.resamples, settings.confidence, settings.seed)
+        rows.append(
+            {
+                "benchmark": benchmark,
+                "problems": part["problem"].nunique(),
+                "samples_a_problem": study.accuracy_samples(variant),
+                **bootstrap.accuracy(part).columns("accuracy"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _recipe_table(recipe) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"setting": asdict(recipe).keys(), "value": [str(v) for v in asdict(recipe).values()]}
+    )
+
+
+def _curve(logs: Path, is_rl: bool) -> str:
+    if not is_rl:
+        return to_markdown(pd.read_csv(logs / "log.csv").iloc[::4])
+    wide = pd.read_csv(logs / "eval.csv").pivot(
+        index="rollout", columns="benchmark", values="accuracy"
+    )
+    few = "Accuracy of a few samples a problem, after so many rollouts:"
+    return f"{few}\n\n{to_markdown(wide.reset_index())}"

@@ -1,0 +1,360 @@
+"""RLVR runs of the tiny study: TRL's GRPOTrainer with DAPO's dynamic sampling."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig
+
+from tokenshift_utils.measures.noise import row_key
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.policy import Continuation, Sampling
+from tokenshift_utils.pairs.compare import score_pair
+from tokenshift_utils.training.logs import overlong_penalty
+from tokenshift_utils.training.tiny.evaluation import Evaluator, solves
+from tokenshift_utils.training.tiny.problems import training_problems
+from tokenshift_utils.training.tiny.progress import Progress
+from tokenshift_utils.training.tiny.recipes import RLRecipe
+from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
+
+MICRO_BATCH = 32  # rows a forward and backward pass; an update accumulates several
+MAX_SAMPLING_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class Group:
+    """One problem with its sampled responses and whether each is correct."""
+
+    prompt: str
+    prompt_ids: list[int]
+    responses: list[Continuation]
+    correct: list[bool]
+
+    @property
+    def informative(self) -> bool:
+        """Whether correctness differs within the group: an all-equal one has no advantage."""
+        return len(set(self.correct)) > 1
+
+
+class RLVRTrainer(DivergenceWeightedGRPOTrainer):
+    """TRL's trainer, given rollouts that our own sampler draws before TRL asks for them.
+
+    What TRL lacks and this adds: DAPO's dynamic sampling (groups whose correctness, before length
+    shaping, is all equal are dropped and new problems sampled until the batch is full); and
+    micro-batches sorted by length within each update, which changes no gradient and halves the
+    padding. Every draw depends on (seed, rollout, round, problem) alone, so a resumed run goes on
+    with the rollouts that it would have had.
+    """
+
+    def __init__(
+        self,
+        *args,
+        recipe: RLRecipe,
+        seed: int,
+        evaluator: Evaluator,
+        base: HFPolicy | None = None,
+        token_tables: dict[int, Path] | None = None,
+        trim_scoring: bool = False,
+        **kwargs,
+    ):
+        super().__init__(*args, rollout_func=self._hand_over_rollout, **kwargs)
+        self.trim_scoring = trim_scoring
+        self.recipe = recipe
+        self.base = base
+        self.token_tables = token_tables or {}
+        self.evaluator = evaluator
+        self.run_seed = seed
+        self._groups: list[Group] = []
+        self._tokens_generated = 0
+        self._by_token = torch.zeros(3, len(self.processing_class), dtype=torch.float64)
+
+    def _generate_and_score_completions(self, inputs):
+        rollout = self.state.global_step // self.recipe.updates_per_rollout
+        if rollout in self.evaluator.rollouts:
+            self.record_evaluation()
+        self._tokens_generated = 0
+        self.model.eval()
+        self._groups, sampled = self._sample_groups(rollout)
+        if self.base is not None:
+            self._metrics["train"]["kl_base"].append(self._kl_to_base())
+        self.model.train()
+        rows = [
+            {"prompt": group.prompt, "correct": correct}
+            for group in self._groups
+            for correct in group.correct
+        ]
+        metrics = self._metrics["train"]
+        metrics["tokens_generated"].append(self._tokens_generated)
+        metrics["groups_sampled"].append(len(sampled))
+        metrics["groups_discarded"].append(len(sampled) - len(self._groups))
+        answers = [correct for group in sampled for correct in group.correct]
+        metrics["correct/sampled"].append(sum(answers) / len(answers))
+        output = super()._generate_and_score_completions(rows)
+        metrics["tokens_trained"].append(output["completion_mask"].sum().item())
+        return output
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+    ):
+        """As TRL's; with ``trim_scoring`` a rollout is scored in batches of like length.
+
+        TRL scores a whole rollout at once, every row padded to the longest: a quarter of the time
+        that training takes here. What stands at padding means nothing, and is 0 then.
+        """
+        score = super()._get_per_token_logps_and_entropies
+        if not self.trim_scoring or self._step_inputs is not None:  # a training step
+            return score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        start = input_ids.shape[1] - logits_to_keep
+        before, after = attention_mask[:, :start].sum(1), attention_mask[:, start:].sum(1)
+        logps = torch.zeros(len(input_ids), logits_to_keep)
+        for rows in after.argsort(stable=True).split(MICRO_BATCH):
+            width = max(1, int(after[rows].max()))
+            kept = slice(start - int(before[rows].max()), start + width)
+            found = score(model, input_ids[rows, kept], attention_mask[rows, kept], width)
+            logps[rows, :width] = found[0]
+        return logps, None, None
+
+    def _kl_to_base(self) -> float:
+        """Mean over positions of the exact KL(policy || base), nats; one response a group."""
+        policy = HFPolicy(self.accelerator.unwrap_model(self.model), self.base.tokenizer, "policy")
+        prompts = [group.prompt_ids for group in self._groups]
+        responses = [group.responses[0].ids for group in self._groups]
+        pairs = score_pair(self.base, policy, prompts, responses, Sampling(), 1, len(prompts))
+        return float(np.concatenate([columns["kl_tuned_base"] for _, columns in pairs]).mean())
+
+    def record_evaluation(self) -> None:
+        """Put the benchmark accuracies of the model as it is into the log's next row."""
+        policy = self.accelerator.unwrap_model(self.model)
+        for tier, accuracy in self.evaluator(policy, self.processing_class).items():
+            self._metrics["train"][f"accuracy/{tier}"].append(accuracy)
+
+    def _sample_groups(self, rollout: int) -> tuple[list[Group], list[Group]]:
+        """The groups to train on and all the groups sampled to find them."""
+        wanted, kept, sampled = self.recipe.prompts_per_rollout, [], []
+        for round_ in range(MAX_SAMPLING_ROUNDS):
+            rng = random.Random(f"rl {self.run_seed} rollout {rollout} round {round_}")
+            count = wanted
+            if round_ and not self.recipe.refill_whole:  # about half of the groups are informative
+                count = min(wanted, 2 * (wanted - len(kept)))
+            groups = self._sample_round(rng, f"rollout {rollout} round {round_}", count)
+            sampled += groups
+            kept += [g for g in groups if g.informative or not self.recipe.dynamic_sampling]
+            if len(kept) >= wanted:
+                return kept[:wanted], sampled
+        raise RuntimeError(
+            f"only {len(kept)} of {len(sampled)} sampled groups were informative at rollout"
+            f" {rollout}: the task is too easy or too hard for dynamic sampling."
+        )
+
+    def _sample_round(self, rng: random.Random, where: str, count: int) -> list[Group]:
+        recipe, tokenizer = self.recipe, self.processing_class
+        problems = _take(training_problems(recipe.tier_mix, rng), count)
+        prompts = [tokenizer.encode(problem.prompt) for problem in problems]
+        width = range(recipe.responses_per_prompt)
+        policy = HFPolicy(self.accelerator.unwrap_model(self.model), tokenizer, "policy")
+        responses = policy.sample(
+            [ids for ids in prompts for _ in width],
+            [
+                row_key(self.run_seed, where, problem.expression, sample)
+                for problem in problems
+                for sample in width
+            ],
+            Sampling(temperature=1.0, top_p=1.0, max_new_tokens=recipe.max_new_tokens),
+        )
+        self._tokens_generated += sum(len(response.ids) for response in responses)
+        groups = []
+        for i, (problem, ids) in enumerate(zip(problems, prompts)):
+            own = responses[i * len(width) : (i + 1) * len(width)]
+            groups.append(
+                Group(
+                    problem.prompt,
+                    ids,
+                    own,
+                    [solves(tokenizer, response, problem.answer) for response in own],
+                )
+            )
+        return groups
+
+    def _hand_over_rollout(self, prompts, trainer):
+        pairs = [(group, response) for group in self._groups for response in group.responses]
+        return {
+            "prompt_ids": [group.prompt_ids for group, _ in pairs],
+            "completion_ids": [response.ids for _, response in pairs],
+            "logprobs": [response.logprobs for _, response in pairs],
+        }
+
+    def _observe(self, mask, divergence, weights):
+        """Sum k3 and weights by token id over a rollout's updates but the first."""
+        rollout, update = divmod(self.state.global_step, self.recipe.updates_per_rollout)
+        if rollout + 1 not in self.token_tables or update == 0:
+            return
+        weights = torch.ones_like(divergence) if weights is None else weights
+        ids = self._step_inputs["completion_ids"][mask]
+        rows = torch.stack([torch.ones_like(divergence), divergence, weights])[:, mask]
+        self._by_token.index_add_(1, ids, rows.to(torch.float64))
+
+    def write_token_table(self, rollout: int) -> None:
+        """Write and forget the sums by token of a rollout that ``token_tables`` names."""
+        count, divergence, weight = self._by_token.numpy()
+        seen = np.flatnonzero(count)
+        pd.DataFrame(
+            {"token": seen, "count": count[seen], "k3": divergence[seen], "weight": weight[seen]}
+        ).to_csv(self.token_tables[rollout], index=False)
+        self._by_token.zero_()
+
+    def _prepare_inputs(self, generation_batch):
+        starts_rollout = self._step % self.args.steps_per_generation == 0
+        inputs = super()._prepare_inputs(generation_batch)
+        if starts_rollout and self.model.training:
+            per_update = self.args.gradient_accumulation_steps
+            slices = self._buffered_inputs
+            self._buffered_inputs = [
+                micro_batch
+                for i in range(0, len(slices), per_update)
+                for micro_batch in sort_by_length(slices[i : i + per_update])
+            ]
+            inputs = self._buffered_inputs[0]
+        return inputs
+
+
+def sort_by_length(micro_batches: list[dict]) -> list[dict]:
+    """The same rows in as many micro-batches, shortest first, each cut to its longest row.
+
+    Only tensors with one row a response are touched; prompts are padded on the left, completions
+    on the right, as TRL pads them.
+    """
+    count, rows = len(micro_batches), len(micro_batches[0]["completion_mask"])
+    merged = {
+        key: torch.cat([batch[key] for batch in micro_batches]) if value.dim() else value
+        for key, value in micro_batches[0].items()
+    }
+    order = merged["completion_mask"].sum(1).argsort(stable=True)
+    result = []
+    for i in range(count):
+        chosen = order[i * rows : (i + 1) * rows]
+        batch = {k: v[chosen] if v.dim() else v for k, v in merged.items()}
+        prompt_width = int(batch["prompt_mask"].sum(1).max())
+        width = int(batch["completion_mask"].sum(1).max())
+        for key, value in batch.items():
+            if value.dim() == 2:
+                batch[key] = value[:, -prompt_width:] if "prompt" in key else value[:, :width]
+        result.append(batch)
+    return result
+
+
+class EndOfRollout(TrainerCallback):
+    """Saves the model, and writes the tables by token, after the rollouts named."""
+
+    def __init__(self, recipe: RLRecipe, directories: dict[int, Path]):
+        self.recipe, self.directories = recipe, directories
+        self.trainer: RLVRTrainer | None = None
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        rollout, update = divmod(state.global_step, self.recipe.updates_per_rollout)
+        if update:
+            return
+        if directory := self.directories.get(rollout):
+            model.save_pretrained(directory)
+        if rollout in self.trainer.token_tables:
+            self.trainer.write_token_table(rollout)
+
+
+def correctness_reward(completions, correct, **kwargs) -> list[float]:
+    """1 for a correct response, 0 for any other."""
+    return [float(value) for value in correct]
+
+
+def train_rl(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: RLRecipe,
+    seed: int,
+    work_dir: Path,
+    checkpoints: dict[int, Path],
+    evaluator: Evaluator,
+    progress: Progress,
+    base: HFPolicy | None = None,
+    token_tables: dict[int, Path] | None = None,
+    trim_scoring: bool = False,
+) -> list[dict[str, float]]:
+    """Train ``model`` in place; return one row of metrics an update.
+
+    ``checkpoints`` maps a number of rollouts to the directory where the model is then saved, and
+    ``token_tables`` one to a CSV file with sums of k3 and weights by token of that rollout. With
+    ``base`` the KL to it is logged. ``trim_scoring`` changes log-probabilities by their rounding, and
+    nothing but the time; the shipped models were trained without. A run that was stopped goes on from its last checkpoint under
+    ``work_dir``.
+    """
+    responses = recipe.prompts_per_rollout * recipe.responses_per_prompt
+    micro_batches = responses // MICRO_BATCH
+    updates = recipe.rollouts * recipe.updates_per_rollout
+    rewards = [correctness_reward]
+    if recipe.overlong_buffer:
+        rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
+    end_of_rollout = EndOfRollout(recipe, checkpoints)
+    trainer = RLVRTrainer(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=rewards,
+        # The rows only drive TRL's dataloader: problems are drawn by rollout, for exact resumption.
+        train_dataset=Dataset.from_dict({"prompt": ["question:"] * recipe.prompts_per_rollout}),
+        recipe=recipe,
+        seed=seed,
+        evaluator=evaluator,
+        weighting=recipe.weighting,
+        honest_mask=True,
+        base=base,
+        token_tables=token_tables,
+        trim_scoring=trim_scoring,
+        callbacks=[end_of_rollout, progress],
+        args=GRPOConfig(
+            output_dir=str(work_dir),
+            per_device_train_batch_size=MICRO_BATCH,
+            gradient_accumulation_steps=micro_batches // recipe.updates_per_rollout,
+            steps_per_generation=micro_batches,
+            num_generations=recipe.responses_per_prompt,
+            max_completion_length=recipe.max_new_tokens,
+            max_steps=updates,
+            loss_type=recipe.loss_type,
+            epsilon=recipe.clip_low,
+            epsilon_high=recipe.clip_high,
+            beta=recipe.kl_coefficient,
+            top_entropy_quantile=recipe.top_entropy_share,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="constant",
+            adam_beta2=0.99,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            temperature=1.0,
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+            seed=seed,
+            save_steps=recipe.updates_per_rollout,
+            save_total_limit=1,
+            logging_steps=1,
+            log_completions=False,
+            report_to="none",
+            disable_tqdm=True,
+        ),
+    )
+    end_of_rollout.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(
+        resume_from_checkpoint=get_last_checkpoint(work_dir) if work_dir.exists() else None
+    )
+    if recipe.rollouts in evaluator.rollouts:
+        trainer.record_evaluation()
+        trainer.log({})
+    return trainer.state.log_history
+
+
+def _take(problems: Iterator, count: int) -> list:
+    return [next(problems) for _ in range(count)]
