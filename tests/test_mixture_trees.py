@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from test_mixing import counting
 
+from tokenshift_utils.measures.nucleus import nucleus_js
 from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.pairs import rules
 from tokenshift_utils.pairs.mixer import Insertion
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.records.cross_sampling import CrossSampling
@@ -130,3 +132,22 @@ def test_a_damaged_file_is_computed_again(study, mini_root):
     again, switches = mixed(study, Rule("js", 0.05))
     pd.testing.assert_frame_equal(runs, again)
     assert len(switches) == runs["n_switched"].sum() and np.isfinite(switches["js"]).all()
+
+
+def test_a_rule_that_trees_do_not_know_is_decoded_by_itself(study, mini_root, monkeypatch):
+    monkeypatch.setattr(rules, "KINDS", dict(rules.KINDS))
+
+    class Double(rules.Kind):
+        name, label = "double", "twice JS"
+
+        @staticmethod
+        def value(at):
+            return 2 * nucleus_js(at.primary, at.intervention)
+
+    runs, switches = mixed(study, Rule("double", 0.1))
+    assert not list((mini_root / "results/mini/records").glob("mixture_*"))
+    same, _ = mixed(study, Rule("js", 0.05))
+    key = ["benchmark", "problem", "sample"]
+    assert runs[key].equals(same[key]) and 0 < len(switches) == runs["n_switched"].sum()
+    ids = [[list(row) for row in frame["response_ids"]] for frame in (runs, same)]
+    assert ids[0] == ids[1]

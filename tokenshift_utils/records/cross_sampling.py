@@ -131,14 +131,14 @@ class CrossSampling(Request):
         asked = ((self._walk(study), self.samples),)
         return MixtureTrees(base, tuned, self.benchmark, samples, self.sampling, asked)
 
-    def view(self, study: Study, shard: int, kind: str) -> pa.Table:
+    def view(self, study: Study, key: str, shard: int, kind: str) -> pa.Table:
         """A shard of it, read off the trees."""
         trees, walk = self.behind(study), self._walk(study)
-        found = trees.runs(study, shard, walk, self.samples)
+        found = trees.runs(study, key, shard, walk, self.samples)
         if kind == "cross_sampling":
             some = [c.name for c in records.describe(kind) if c.name in found]
             return records.table(kind, self._key(study) | {name: found[name] for name in some})
-        switches = trees.switches(study, shard, walk, self.samples)
+        switches = trees.switches(study, key, shard, walk, self.samples)
         rows = switches["row"].tolist()
         problems, samples = found["problem"].to_pylist(), found["sample"].to_pylist()
         made = [problems[row] for row in rows], [samples[row] for row in rows]

@@ -88,12 +88,12 @@ class MixtureTrees(Request):
 
     def answers(self, study: Study, shard: int) -> bool:
         """Whether a shard that is in the store holds all walks."""
-        there = _walked(*self._at(study, shard))
+        there = _walked(*self._at(study, executor.key_of(study, self), shard))
         return all(there.get(name_of(walk), 0) >= samples for walk, samples in self.walks)
 
-    def _at(self, study: Study, shard: int) -> tuple[executor.Store, str, int, str]:
+    def _at(self, study: Study, key: str, shard: int) -> tuple[executor.Store, str, int, str]:
         """Where a shard is, and what its newest bytes are."""
-        files, key = executor.store(study), executor.key_of(study, self)
+        files = executor.store(study)
         return files, key, shard, files.checksum(self.kinds[0], key, shard)
 
     # Growing ------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class MixtureTrees(Request):
         made = items(study, base, self.benchmark, self._shards(study)[shard], self.samples)
         trees, there, old = PrefixTrees([item.key for item in made]), {}, None
         if executor.is_done(study, executor.Job(self.root, shard)):
-            at = self._at(study, shard)
+            at = self._at(study, executor.key_of(study, self), shard)
             trees, there = _trees(*at), _walked(*at)
             old = {kind: at[0].read(kind, *at[1:3]) for kind in self.kinds}
         new = [(w, n) for w, n in self.walks if there.get(name_of(w), 0) < n]
@@ -194,10 +194,12 @@ class MixtureTrees(Request):
 
     # Reading ------------------------------------------------------------------------------------
 
-    def runs(self, study: Study, shard: int, walk: Walk, samples: int) -> dict[str, pa.Array]:
+    def runs(
+        self, study: Study, key: str, shard: int, walk: Walk, samples: int
+    ) -> dict[str, pa.Array]:
         """The responses of a walk, one row each by problem and sample: the columns of
         ``mixture_responses``, and what ``mixture_walks`` counts."""
-        at = self._at(study, shard)
+        at = self._at(study, key, shard)
         walks = _table(*at, "mixture_walks")
         mine = pc.equal(walks["walk"], name_of(walk))
         mine = walks.filter(pc.and_(mine, pc.less(walks["sample"], samples))).sort_by("tree")
@@ -206,12 +208,14 @@ class MixtureTrees(Request):
         tables = (responses, counted)
         return {name: t[name].combine_chunks() for t in tables for name in t.column_names}
 
-    def switches(self, study: Study, shard: int, walk: Walk, samples: int) -> dict[str, np.ndarray]:
+    def switches(
+        self, study: Study, key: str, shard: int, walk: Walk, samples: int
+    ) -> dict[str, np.ndarray]:
         """The switches of a walk by problem, sample and position.
 
         The columns of ``cross_sample``; ``row`` is the response's number in ``runs``.
         """
-        trees = _trees(*self._at(study, shard))
+        trees = _trees(*self._at(study, key, shard))
         policies = study_policy(study, self.base), study_policy(study, self.tuned)
         trees.add_source(walk.source)
         mine = np.array([t for t in range(len(trees.keys)) if t % self.samples < samples])

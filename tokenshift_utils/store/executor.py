@@ -84,8 +84,8 @@ class View(Protocol):
         """The other; None where in this study it has files of its own."""
         ...
 
-    def view(self, study: Study, shard: int, kind: str) -> pa.Table:
-        """A shard of it."""
+    def view(self, study: Study, key: str, shard: int, kind: str) -> pa.Table:
+        """A shard of it; ``key`` is that of what is behind."""
         ...
 
 
@@ -136,9 +136,7 @@ def read(study: Study, artefact: Artefact, kind: str, columns=None) -> pa.Table:
     """All shards of a computed artefact, in order, as one table."""
     note_read(study, artefact)
     shards = range(len(artefact.weights(study)))
-    return pa.concat_tables(
-        [read_shard(study, Job(artefact, shard), kind, columns) for shard in shards]
-    )
+    return pa.concat_tables(_read(study, artefact, shards, kind, columns))
 
 
 @contextmanager
@@ -186,10 +184,19 @@ def note_read(study: Study, artefact: Artefact) -> None:
 
 def read_shard(study: Study, job: Job, kind: str, columns=None) -> pa.Table:
     """One computed shard."""
-    if _behind(study, job.artefact) is not None:
-        table = job.artefact.view(study, job.shard, kind)
-        return table if columns is None else table.select(list(columns))
-    return store(study).read(kind, key_of(study, job.artefact), job.shard, columns)
+    (table,) = _read(study, job.artefact, [job.shard], kind, columns)
+    return table
+
+
+def _read(
+    study: Study, artefact: Artefact, shards: Iterable[int], kind: str, columns
+) -> list[pa.Table]:
+    behind = _behind(study, artefact)
+    key = key_of(study, artefact if behind is None else behind)
+    if behind is None:
+        return [store(study).read(kind, key, shard, columns) for shard in shards]
+    tables = [artefact.view(study, key, shard, kind) for shard in shards]
+    return tables if columns is None else [table.select(list(columns)) for table in tables]
 
 
 @contextmanager
@@ -324,16 +331,22 @@ def missing(study: Study, jobs: Iterable[Job]) -> dict[Job, list[Job]]:
     """
     needs: dict[Job, list[Job]] = {}
     asked: dict[tuple[Artefact, int], Artefact] = {}
+    done: dict[Job, bool] = {}
+
+    def is_there(job: Job) -> bool:
+        if job not in done:
+            done[job] = is_done(study, job)
+        return done[job]
 
     def collect(job: Job) -> None:
         if job in needs:
             return
+        needs[job] = []
         artefact = job.artefact
         if isinstance(artefact, Grows):
             root = artefact.root, job.shard
             asked[root] = asked[root].joined(artefact) if root in asked else artefact
-        needs[job] = []
-        if is_done(study, job):
+        elif is_there(job):
             return
         needs[job] = [_stored(study, need) for need in artefact.needs(study, job.shard)]
         for need in needs[job]:
@@ -353,7 +366,7 @@ def missing(study: Study, jobs: Iterable[Job]) -> dict[Job, list[Job]]:
         if whole(job) in seen:
             return
         seen.add(whole(job))
-        if is_done(study, whole(job)):
+        if is_there(whole(job)):
             return
         for need in needs[job]:
             visit(need)
