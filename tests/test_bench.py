@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from tokenshift_utils.bench import cross_sampling, harness, weighting
+from tokenshift_utils.bench import cross_sampling, harness, sweep, weighting
 from tokenshift_utils.bench.cross_sampling import Case, Measurement, expected_tokens, floor
 from tokenshift_utils.bench.harness import Pair, chosen
+from tokenshift_utils.bench.sweep import Sweep
+from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.weighting import SIGNALS
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.run.cli import main
@@ -206,3 +208,30 @@ def test_every_signal_of_the_weighted_trainer_is_measured_beside_trls_own():
     assert rows[0]["extra"] == 0 and all(row["ms_per_step"] > 0 for row in rows)
     assert all(0 < row["ms_of_weights"] < row["ms_per_step"] for row in rows[1:])
     assert all(tuple(row) == tuple(c.field for c in weighting.COLUMNS) for row in rows)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_sweep_is_counted_and_printed(as_json, small, capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "SWEEPS", (Sweep("small", 2, rows=4, tokens=20),))
+    monkeypatch.setattr(sweep, "make_pair", lambda case: small)
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "sweep", *(["--json"] if as_json else [])])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    if not as_json:
+        assert out.strip().splitlines()[-1].split()[:4] == ["small", "cpu", "10", "40"]
+        return
+    (row,) = json.loads(out)
+    assert tuple(row) == sweep.KEYS
+    assert row["settings"] == 2 * (1 + len(sweep.RATES))
+    assert row["responses"] == 4 * row["settings"] and row["tokens"] == 20 * row["responses"]
+    assert 4 * 20 <= row["distinct_prefixes"] < row["tokens"]
+    assert row["cost_ratio"] > 0 and row["cost_ratio_separate"] > 0
+
+
+def test_the_sweep_of_the_tiny_study_is_what_it_asks_for():
+    walks = sweep.study_walks()
+    assert len(set(walks)) == len(walks) > 50
+    assert {walk.insertion.name for walk in walks} == {"intervention", "own", "extrapolated"}
+    with pytest.raises(TokenshiftError, match="no pair 'huge'"):
+        sweep.bench(["huge"])

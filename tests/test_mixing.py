@@ -235,8 +235,8 @@ def test_runs_depend_neither_on_batch_nor_on_block(pair, prompts, rule):
 
 
 @st.composite
-def cases(draw):
-    """A random tiny architecture and pair, a rule, ragged prompts, a batch and a block."""
+def models(draw):
+    """A random tiny architecture, and two models of it at a random distance."""
     heads = draw(st.sampled_from([1, 2, 4]))
     config = LlamaConfig(
         vocab_size=draw(st.integers(5, 60)),
@@ -257,15 +257,27 @@ def cases(draw):
     with torch.no_grad():
         for weight in tuned.parameters():
             weight += spread * torch.randn_like(weight)
+    return base, tuned
+
+
+@st.composite
+def rules(draw):
+    """A rule with a threshold within what it looks at."""
     name = draw(st.sampled_from(["js", "js_full", "kl", "signed_logp", "entropy", "random"]))
     # (rounding alone decides on the divergence of equal models from 0)
     threshold = draw(st.floats(1e-3, 0.7)) if name != "random" else None
     budget = draw(st.sampled_from([None, None, 0, 2]))
-    rule = Rule(name, threshold, draw(st.floats(0, 1)) if name == "random" else None, budget)
-    token = st.integers(0, config.vocab_size - 1)
+    return Rule(name, threshold, draw(st.floats(0, 1)) if name == "random" else None, budget)
+
+
+@st.composite
+def cases(draw):
+    """A random tiny pair, a rule, ragged prompts, a batch and a block."""
+    pair, rule = draw(models()), draw(rules())
+    token = st.integers(0, pair[0].config.vocab_size - 1)
     prompts = draw(st.lists(st.lists(token, min_size=1, max_size=9), min_size=1, max_size=7))
     sampling = Sampling(draw(st.floats(0.3, 2.0)), draw(st.sampled_from([0.3, 0.7, 0.95, 1.0])), 17)
-    return (base, tuned), rule, prompts, sampling, draw(st.integers(1, 8)), draw(st.integers(2, 20))
+    return pair, rule, prompts, sampling, draw(st.integers(1, 8)), draw(st.integers(2, 20))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -136,3 +136,16 @@ def test_every_notebook_is_counted():
 
     # section 4 reads the logs of training runs and asks nothing of the store
     assert set(plans.SECTIONS) == set(PARAMETERS) - {"00_overview", "04_weighted_objective"}
+
+
+def test_mixture_trees_are_planned_where_records_are_read_off_them():
+    study = load_study("tiny")
+    text = plan(study, Assumptions(distinct=0.2, mean_tokens=100))
+    responses = by_kind(study)["cross_sampling"].responses
+    trees = text.split("Mixture trees: ")[1]
+    # robustness mixes one rule more, in trees of its own
+    counted = float(trees.split(" distinct")[0].removeprefix("at most ").replace(",", ""))
+    assert 0.9 * responses * 100 * 0.2 <= counted <= responses * 100 * 0.2
+    assert "8 sets of trees" in trees and "assumed: 0.2 distinct prefixes a token" in trees
+    assert "switches" not in text
+    assert "Mixture trees" not in plan(load_study("qwen2.5-32b-dapo"))

@@ -135,7 +135,10 @@ def test_the_plan_counted_what_the_run_made(smoke, monkeypatch):
     monkeypatch.setenv("TOKENSHIFT_HOME", str(smoke.root))
     planned = {part.kind: part for part in count_work(load_study("smoke"))}
     response = ["benchmark", "problem", "sample"]
-    made = {kind: [pd.read_parquet(f) for f in shards(smoke, kind)] for kind in planned}
+    held = {"cross_sampling": "mixture_walks"}  # mixtures are read off their trees
+    made = {
+        kind: [pd.read_parquet(f) for f in shards(smoke, held.get(kind, kind))] for kind in planned
+    }
     # each file is a shard of one set of responses, and holds no other
     scored = sum(len(frame.drop_duplicates(response)) for frame in made["shifts"])
     assert planned["shifts"].responses == scored and planned["shifts"].controls == 0
@@ -143,13 +146,14 @@ def test_the_plan_counted_what_the_run_made(smoke, monkeypatch):
     rollouts = pd.concat(made["rollouts"])
     assert planned["rollouts"].responses == len(rollouts)
     mixed = pd.concat(made["cross_sampling"])
-    controls = int((mixed["rule"] == "random").sum())
+    controls = int(mixed["walk"].str.contains('"name": "random"').sum())
     known = planned["cross_sampling"].responses - planned["cross_sampling"].controls
     assert len(mixed) - controls == known
     assert 0 < controls <= planned["cross_sampling"].controls
     effects = pd.concat(made["single_token"])
     assert 0 < 2 * effects["continuations"].sum() <= planned["single_token"].responses
-    for kind, frame in (("rollouts", rollouts), ("cross_sampling", mixed)):
+    distinct = pd.concat(pd.read_parquet(f) for f in shards(smoke, "mixture_responses"))
+    for kind, frame in (("rollouts", rollouts), ("cross_sampling", distinct)):
         assert 0 < frame["n_tokens"].sum() <= planned[kind].tokens
 
 

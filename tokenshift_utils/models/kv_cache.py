@@ -23,7 +23,7 @@ FIRST_ROOM = 128  # columns that a layer makes room for at first
 class Place:
     """Where the forward under way writes, shared by all layers of a cache."""
 
-    rows: Tensor | None = None  # int64 [b], rows of the cache that take part; None: all, in order
+    rows: Tensor | slice | None = None  # rows of the cache that take part; None: all, in order
     columns: Tensor | None = None  # int64 [b, n]
     width: int = 0  # columns that are attended to
     total: int = 0  # rows of the cache
@@ -57,10 +57,13 @@ class RaggedLayer(DynamicLayer):
         place = self._place
         if place.width > self._rooms[0].shape[2]:
             self._grow(max(place.width, self._rooms[0].shape[2] * 3 // 2))
-        rows, columns = slice(None), place.columns.to(self.device)
-        at = torch.arange(len(key_states), device=self.device)
-        if place.rows is not None:
-            rows = at = place.rows.to(self.device)
+        rows = slice(None) if place.rows is None else place.rows  # (a slice is read without a copy)
+        columns = place.columns.to(self.device)
+        if isinstance(rows, slice):
+            start = rows.start or 0
+            at = torch.arange(start, start + len(key_states), device=self.device)
+        else:
+            rows = at = rows.to(self.device)
         for room, states in zip(self._rooms, (key_states, value_states)):
             if states.shape[2] == 1:
                 room[at, :, columns[:, 0]] = states[:, :, 0]

@@ -65,11 +65,11 @@ class Session(Protocol):
     def read(
         self,
         tokens: Tensor,
-        rows: Tensor | None = None,
+        rows: Tensor | slice | None = None,
         counts: Tensor | None = None,
         last: bool = False,
     ) -> Tensor:
-        """Read ``tokens`` [b, n] behind the texts of ``rows`` [b] (None: all).
+        """Read ``tokens`` [b, n] behind the texts of ``rows`` [b] (None: all; a slice is cheapest).
 
         Returns the logits after each token, ``[b, n, V]``. With ``counts`` [b] only the first so
         many tokens of a row are meant; what stands in the other places means nothing. ``last``
@@ -82,7 +82,10 @@ class Session(Protocol):
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Keep only the rows listed (int64), in that order."""
+        """Keep only the rows listed (int64), in that order.
+
+        One listed twice goes on as two: a fork, which costs a copy of what the row has read.
+        """
         ...
 
 

@@ -65,7 +65,7 @@ class HFSession:
     def read(
         self,
         tokens: Tensor,
-        rows: Tensor | None = None,
+        rows: Tensor | slice | None = None,
         counts: Tensor | None = None,
         last: bool = False,
     ) -> Tensor:
@@ -109,9 +109,10 @@ class HFSession:
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Keep only the rows listed, in that order."""
-        self.length = self.length[rows]
-        self._longest = int(self.length.max())
-        self._cache.keep_rows(rows, self._longest)
+        length = self.length[rows]
+        moved = rows != torch.arange(len(rows), device=self.device)
+        self._cache.keep_rows(rows, int((length * moved).max()))
+        self.length, self._longest = length, int(length.max())
 
 
 class UncachedSession:
@@ -148,7 +149,7 @@ class UncachedSession:
     def read(
         self,
         tokens: Tensor,
-        rows: Tensor | None = None,
+        rows: Tensor | slice | None = None,
         counts: Tensor | None = None,
         last: bool = False,
     ) -> Tensor:
@@ -163,10 +164,11 @@ class UncachedSession:
         return logits[torch.arange(len(rows), device=self.device)[:, None], where]
 
     def _take(
-        self, tokens: Tensor, rows: Tensor | None, counts: Tensor | None, last: bool
+        self, tokens: Tensor, rows: Tensor | slice | None, counts: Tensor | None, last: bool
     ) -> tuple[Tensor, Tensor]:
         """Put what ``read`` is given behind the texts; the rows, and the columns asked about."""
-        rows = torch.arange(len(self.length), device=self.device) if rows is None else rows
+        if rows is None or isinstance(rows, slice):
+            rows = torch.arange(len(self.length), device=self.device)[rows or slice(None)]
         columns = self._put(rows, self.length[rows], tokens)
         self.length[rows] += tokens.shape[1] if counts is None else counts
         return rows, self.length[rows, None] - 1 if last else _within(columns, self._positions)

@@ -158,19 +158,9 @@ class Mixer:
         return self.lanes.settle(both[:1] if lagging else both, lagging)
 
     def adapted(self) -> int:
-        """The block that promises the least work a token at the rate of cuts seen so far.
-
-        A round is cut where the rule fires or a text ends. Work is counted in steps of the primary:
-        one a draft, and for the intervention's block about as much as a step and a tenth more a
-        token. The rate starts from one cut in 16 tokens, as if seen over as many.
-        """
-        rate = min(1.0, (self.cuts + 1) / (self.written + 16))
-
-        def work(k: int) -> float:
-            kept = (1.0 - (1.0 - rate) ** k) / rate
-            return (k + 1.0 + 0.1 * k) / kept
-
-        return min(BLOCKS, key=work)
+        """The block that suits the cuts seen so far: a round is one where the rule fires or a text
+        ends."""
+        return best_block(self.cuts, self.written)
 
     def round(self, block: int) -> None:
         """Draft a block in every lane, find the first firing of each, and keep what stands."""
@@ -268,30 +258,9 @@ class Mixer:
 
     def _catch_up(self, tokens: Tensor, rows: Tensor, at: Tensor) -> Tensor:
         """Let the intervention read all before the draft places; its logits there ``[n, V]``."""
-        lanes, session = self.lanes, self.sessions[1]
+        lanes = self.lanes
         lanes.write(tokens)
-        missing = lanes.size[rows] + at - session.length[rows]
-        while int(missing.max()) > CATCH_UP[-1]:
-            far = (missing > CATCH_UP[-1]).nonzero().squeeze(-1)
-            counts = (missing[far] - CATCH_UP[-1]).clamp_max(CATCH_UP[-1])
-            session.read(self._unread(rows[far], counts), rows[far], counts, last=True)
-            missing[far] -= counts
-        logits = None
-        for low, high in zip((0, *CATCH_UP), CATCH_UP):
-            some = ((missing > low) & (missing <= high)).nonzero().squeeze(-1)
-            if len(some):
-                counts = missing[some]
-                made = session.read(self._unread(rows[some], counts), rows[some], counts, last=True)
-                if logits is None:
-                    logits = made.new_empty(len(rows), made.shape[-1])
-                logits[some] = made[:, 0]
-        return logits
-
-    def _unread(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """The next tokens of some texts that the intervention has not read, padded."""
-        offsets = torch.arange(int(counts.max()), device=rows.device)
-        columns = self.sessions[1].length[rows, None] + offsets
-        return self.lanes.text[rows].gather(1, columns.clamp_max(self.lanes.text.shape[1] - 1))
+        return catch_up(self.sessions[1], lanes.text, rows, lanes.size[rows] + at)
 
     def result(self) -> tuple[list[MixedRun], dict[str, Tensor]]:
         """Runs, and switch columns by row and position."""
@@ -320,6 +289,50 @@ class Mixer:
         made = zip(self.lanes.ids, self.lanes.reasons(), *columns)
         runs = [MixedRun(i, reason, int(s), int(e), tv, d) for i, reason, s, e, tv, d in made]
         return runs, switches
+
+
+def best_block(cuts: int, written: int) -> int:
+    """The block that promises the least work a token, where ``cuts`` rounds were cut in ``written``.
+
+    Work is counted in steps of the model that drafts: one a draft, and for the other's block about
+    as much as a step and a tenth more a token. The rate starts from one cut in 16 tokens, as if
+    seen over as many.
+    """
+    rate = min(1.0, (cuts + 1) / (written + 16))
+
+    def work(k: int) -> float:
+        kept = (1.0 - (1.0 - rate) ** k) / rate
+        return (k + 1.0 + 0.1 * k) / kept
+
+    return min(BLOCKS, key=work)
+
+
+def catch_up(session: Session, text: Tensor, rows: Tensor, sizes: Tensor) -> Tensor:
+    """Let ``rows`` [n] of a session read their ``text`` [B, columns] up to ``sizes`` [n].
+
+    Each must lack a token at least. Returns the logits after the last, ``[n, V]``.
+    """
+
+    def unread(some: Tensor, counts: Tensor) -> Tensor:
+        columns = session.length[some, None] + torch.arange(int(counts.max()), device=some.device)
+        return text[some].gather(1, columns.clamp_max(text.shape[1] - 1))
+
+    missing = sizes - session.length[rows]
+    while int(missing.max()) > CATCH_UP[-1]:
+        far = (missing > CATCH_UP[-1]).nonzero().squeeze(-1)
+        counts = (missing[far] - CATCH_UP[-1]).clamp_max(CATCH_UP[-1])
+        session.read(unread(rows[far], counts), rows[far], counts, last=True)
+        missing[far] -= counts
+    logits = None
+    for low, high in zip((0, *CATCH_UP), CATCH_UP):
+        some = ((missing > low) & (missing <= high)).nonzero().squeeze(-1)
+        if len(some):
+            counts = missing[some]
+            made = session.read(unread(rows[some], counts), rows[some], counts, last=True)
+            if logits is None:
+                logits = made.new_empty(len(rows), made.shape[-1])
+            logits[some] = made[:, 0]
+    return logits
 
 
 def _first(mask: Tensor) -> Tensor:

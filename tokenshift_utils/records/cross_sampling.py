@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tokenshift_utils.measures.noise import row_key
@@ -18,6 +19,8 @@ from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.mixer import THEIR_TOKEN, Insertion
 from tokenshift_utils.pairs.rules import PAPER_RULE, Rule
+from tokenshift_utils.pairs.walks import Walk, can_walk
+from tokenshift_utils.records.mixture_trees import OWN_STREAM, MixtureTrees
 from tokenshift_utils.records.requests import (
     Request,
     benchmark_names,
@@ -32,15 +35,16 @@ from tokenshift_utils.records.requests import (
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.study.study import Study
 
-OWN_STREAM = 1  # noise stream of the null control's own tokens
-
-
 # Records ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class CrossSampling(Request):
-    """All mixed responses of two models to one benchmark under one rule."""
+    """All mixed responses of two models to one benchmark under one rule.
+
+    Read off the pair's mixture trees, but where an engine mixes (vllm) or the rule compares what
+    trees do not hold; then they are records of their own.
+    """
 
     primary: str
     intervention: str
@@ -113,7 +117,51 @@ class CrossSampling(Request):
     def _direction(self, study: Study) -> str:
         return "forward" if self.primary == study.base else "reverse"
 
+    def _walk(self, study: Study) -> Walk:
+        return Walk(self.rule, self.primary == study.base, self.insertion)
+
+    def behind(self, study: Study) -> MixtureTrees | None:
+        """The trees that hold it, grown for it; None where it has files of its own."""
+        if study.backend != "transformers" or not can_walk(self.rule):
+            return None
+        base, tuned = self.primary, self.intervention
+        if self.primary != study.base:
+            base, tuned = tuned, base
+        samples = max(self.samples, study.samples.cross_sampling)
+        asked = ((self._walk(study), self.samples),)
+        return MixtureTrees(base, tuned, self.benchmark, samples, self.sampling, asked)
+
+    def view(self, study: Study, key: str, shard: int, kind: str) -> pa.Table:
+        """A shard of it, read off the trees."""
+        trees, walk = self.behind(study), self._walk(study)
+        found = trees.runs(study, key, shard, walk, self.samples)
+        if kind == "cross_sampling":
+            some = [c.name for c in records.describe(kind) if c.name in found]
+            return records.table(kind, self._key(study) | {name: found[name] for name in some})
+        switches = trees.switches(study, key, shard, walk, self.samples)
+        rows = switches["row"].tolist()
+        problems, samples = found["problem"].to_pylist(), found["sample"].to_pylist()
+        made = [problems[row] for row in rows], [samples[row] for row in rows]
+        return records.table("switches", self._key(study) | _switch_columns(switches, *made))
+
+    def _key(self, study: Study) -> dict:
+        """The columns that all its rows share."""
+        return {
+            "primary": self.primary,
+            "intervention": self.intervention,
+            "rule": self.rule.name,
+            "threshold": self.rule.threshold,
+            "rate": self.rule.rate,
+            "budget": self.rule.budget,
+            "insert": self.insertion.name,
+            "gain": self.insertion.gain,
+            "direction": self._direction(study),
+            "benchmark": self.benchmark,
+        }
+
     def _shards(self, study: Study) -> list:
+        if self.behind(study) is not None:
+            return shards_of(study, self.benchmark, study.problems_per_shard)
         # A few batches a shard keep lanes full; the last texts of a shard are written by few.
         full = 4 * study.batch.cross_sampling // self.samples
         return shards_of(study, self.benchmark, max(study.problems_per_shard, full))
@@ -140,30 +188,26 @@ class CrossSampling(Request):
                 for item in made
             ],
         )
-        shared = {
-            "primary": self.primary,
-            "intervention": self.intervention,
-            "rule": self.rule.name,
-            "threshold": self.rule.threshold,
-            "rate": self.rule.rate,
-            "budget": self.rule.budget,
-            "insert": self.insertion.name,
-            "gain": self.insertion.gain,
-            "direction": self._direction(study),
-            "benchmark": self.benchmark,
-        }
+        shared = self._key(study)
         ids, reasons = [run.ids for run in runs], [run.finish_reason for run in runs]
         columns = {"study": study.name, **shared, **outcome(made, ids, reasons)}
         columns |= verdict(primary, ids, reasons, made)
         for name in ("n_switched", "n_effective", "sum_tv", "sum_independent"):
             columns[name] = [getattr(run, name) for run in runs]
-        rows = switches.pop("row").tolist()
-        del switches["independent"]
-        spots = shared | {name: column.numpy() for name, column in switches.items()}
-        spots["problem"] = [made[r].problem.id for r in rows]
-        spots["sample"] = [made[r].sample for r in rows]
-        spots["effective"] = spots["token_primary"] != spots["token_intervention"]
+        owners = [made[row] for row in switches["row"].tolist()]
+        spots = _switch_columns(
+            {name: column.numpy() for name, column in switches.items()},
+            [item.problem.id for item in owners],
+            [item.sample for item in owners],
+        )
         return {
             "cross_sampling": records.table("cross_sampling", columns),
-            "switches": records.table("switches", spots),
+            "switches": records.table("switches", shared | spots),
         }
+
+
+def _switch_columns(switches: dict[str, np.ndarray], problems: list, samples: list) -> dict:
+    """The columns of ``switches`` that rows do not share."""
+    columns = {n: v for n, v in switches.items() if n not in ("row", "independent")}
+    effective = columns["token_primary"] != columns["token_intervention"]
+    return columns | {"problem": problems, "sample": samples, "effective": effective}

@@ -187,12 +187,16 @@ def plan(
         typer.Option(min=1, help="Tokens a response; the longest possible if not given."),
     ] = None,
     gpu_memory: Annotated[float, typer.Option(min=1, help="GB of one GPU.")] = 80.0,
+    distinct: Annotated[
+        float, typer.Option(min=0.0001, max=1, help="Distinct prefixes a token of all mixtures.")
+    ] = 0.125,
 ) -> None:
     """Print what a study takes before anything runs: tokens, GPU memory and hours, disk."""
     from tokenshift_utils.run.plan import Assumptions, plan
     from tokenshift_utils.study.study import load_study
 
-    assumed = Assumptions(generate_tflops, score_tflops, mix_factor, mean_tokens, gpu_memory)
+    speeds = generate_tflops, score_tflops, mix_factor
+    assumed = Assumptions(*speeds, mean_tokens, gpu_memory, distinct)
     typer.echo(plan(load_study(study), assumed))
 
 
@@ -306,6 +310,18 @@ def bench_cross_sampling(
 
     rows = cross_sampling.bench(pair or (), batch or (), quick)
     harness.show(cross_sampling.COLUMNS, rows, as_json)
+
+
+@bench.command("sweep")
+def bench_sweep(as_json: AsJson = False, quick: Quick = False, pair: Pairs = None) -> None:
+    """What a whole sweep of mixtures costs, from one tree and each by itself.
+
+    Costs are those of as many responses by plain generation. Takes some minutes on an idle CPU;
+    every row is printed when it is measured.
+    """
+    from tokenshift_utils.bench import harness, sweep
+
+    harness.show(sweep.COLUMNS, sweep.bench(pair or (), quick), as_json)
 
 
 @bench.command("weighting")

@@ -11,6 +11,7 @@ from tokenshift_utils.files import write_bytes, write_text
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.mixture_trees import MixtureTrees
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.records.single_token import SingleToken
@@ -36,6 +37,10 @@ _ROWS = {
     "in the distributions that emit this token.",
     "cross_sampling": "One row a response that two models wrote together.",
     "switches": "One row a position of such a response at which the rule fired.",
+    "mixture_trees": "One row a distinct prefix of the mixtures of a pair: what both models say after "
+    "it, once. Rows of `cross_sampling` and `switches` are read off these and the two kinds below.",
+    "mixture_responses": "One row a distinct response of these mixtures.",
+    "mixture_walks": "One row a mixture and sample: which response it is.",
     "single_token": "One row a position of a model's own response at which another model's token was "
     "tried: how often each of the two tokens leads to a correct answer.",
 }
@@ -90,6 +95,8 @@ def write_samples(study: Study) -> list[Path]:
         "cross_sampling": mixed,
         "switches": mixed,
     }
+    if trees := [tree for request in mixed if (tree := request.behind(study)) is not None]:
+        wanted |= dict.fromkeys(MixtureTrees.kinds, trees)
     if study.cross_sampling.single_token:
         wanted["single_token"] = SingleToken.of(study, study.base, tuned)
     return [_write_sample(k, fetch(study, requests, k)) for k, requests in wanted.items()]

@@ -19,7 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 BY_VALUE = ("errors", "files", "paths", "records", "report", "store", "study")
 # Modules of those rooms that do decide what is computed.
 FOLLOWED = (
-    *("records.requests", "store.columns", "study.checkpoints", "study.positions"),
+    *(
+        "records.mixture_trees",
+        "records.requests",
+        "store.columns",
+        "study.checkpoints",
+        "study.positions",
+    ),
     *("study.tokenizer_probes", "study.tokenizers"),
 )
 

@@ -138,10 +138,7 @@ _CROSS_KEY = [
     *_RESPONSE,
 ]
 
-_CROSS_SAMPLING = [
-    Column("study", _TEXT, "Study that the record belongs to"),
-    *_CROSS_KEY,
-    *_OUTCOME,
+_COUNTED = [
     Column("n_switched", _COUNT, "Positions at which the rule fired"),
     Column(
         "n_effective",
@@ -156,6 +153,13 @@ _CROSS_SAMPLING = [
         "Chance that independent draws differ, 1 - sum p q (nucleus),"
         " summed over switched positions",
     ),
+]
+
+_CROSS_SAMPLING = [
+    Column("study", _TEXT, "Study that the record belongs to"),
+    *_CROSS_KEY,
+    *_OUTCOME,
+    *_COUNTED,
     *_VERDICT,
 ]
 
@@ -187,6 +191,69 @@ _SWITCHES = [
     Column("effective", _FLAG, "Whether the two tokens differ"),
     Column("tv", _REAL, "Total variation distance of the nucleus distributions there"),
     _UNKNOWN,
+]
+
+_PAIR = [
+    Column("base", _TEXT, "Base model, or that which takes over where 'direction' is reverse"),
+    Column("tuned", _TEXT, "Tuned model, the other of the pair"),
+]
+_MIXTURE_TREES = [
+    *_PAIR,
+    *_RESPONSE,
+    Column("key", pa.int64(), "Key of the tree's noise, from seed, benchmark, problem and sample"),
+    Column("tree", _COUNT, "The tree's number in its file: one a problem and sample"),
+    Column(
+        "parent",
+        _COUNT,
+        "Row of the prefix that is one token shorter, from 0 in the file; -1 for a prompt alone",
+    ),
+    Column("token", _COUNT, "Last token of the prefix, which the parent lacks; -1 for a prompt"),
+    Column("position", _COUNT, "0-based response position of the token that comes next"),
+    Column(
+        "known",
+        _COUNT,
+        "What was measured, a sum: 1 base's own, 2 tuned's own, 4 one against the other; 0: no walk"
+        " came here. What was not is NaN, or -1 for tokens",
+    ),
+    Column("js", _REAL, "JS divergence of the nucleus distributions there, nats"),
+    Column("js_full", _REAL, "JS divergence of the full distributions there, nats"),
+    Column("kl_base_tuned", _REAL, "KL(base || tuned), full, nats; may be inf"),
+    Column("kl_tuned_base", _REAL, "KL(tuned || base), full, nats; may be inf"),
+    Column("entropy_base", _REAL, "Entropy of base's full distribution, nats"),
+    Column("entropy_tuned", _REAL, "Entropy of tuned's full distribution, nats"),
+    Column("tv", _REAL, "Total variation distance of the nucleus distributions there"),
+    Column("independent", _REAL, "Chance that independent draws differ, 1 - sum p q (nucleus)"),
+    _UNKNOWN,
+    Column("token_base", _COUNT, "Token that base emits there, with the tree's noise"),
+    Column("token_tuned", _COUNT, "Token that tuned emits there, with the same noise"),
+    Column("logp_base_of_base", _REAL, "Log-prob under base of token_base, full"),
+    Column("logp_tuned_of_base", _REAL, "Log-prob under tuned of token_base, full"),
+    Column("logp_base_of_tuned", _REAL, "Log-prob under base of token_tuned, full"),
+    Column("logp_tuned_of_tuned", _REAL, "Log-prob under tuned of token_tuned, full"),
+    Column(
+        "drawn_by",
+        pa.list_(_TEXT),
+        "Other tokens that some walk took there: insertion, the writing model and gain, as JSON",
+    ),
+    Column("drawn_token", _IDS, "These tokens"),
+    Column("drawn_logp_base", _REALS, "Their log-probs under base, full"),
+    Column("drawn_logp_tuned", _REALS, "Their log-probs under tuned, full"),
+]
+_MIXTURE_RESPONSES = [
+    Column("study", _TEXT, "Study that the record belongs to"),
+    *_PAIR,
+    *_RESPONSE,
+    Column("response", _COUNT, "Number of the distinct response in its file: the row, from 0"),
+    Column("node", _COUNT, "Row of mixture_trees' file with the prefix before its last token"),
+    *_OUTCOME,
+    *_VERDICT,
+]
+_MIXTURE_WALKS = [
+    Column("walk", _TEXT, "Direction, rule and insertion of the mixture, as JSON"),
+    *_RESPONSE,
+    Column("tree", _COUNT, "The tree's number in mixture_trees' file"),
+    Column("response", _COUNT, "The mixture's response, by its number in mixture_responses' file"),
+    *_COUNTED,
 ]
 
 _SINGLE_TOKEN = [
@@ -246,6 +313,9 @@ KINDS: dict[str, list[Column]] = {
     "shifts": _SHIFTS,
     "cross_sampling": _CROSS_SAMPLING,
     "switches": _SWITCHES,
+    "mixture_trees": _MIXTURE_TREES,
+    "mixture_responses": _MIXTURE_RESPONSES,
+    "mixture_walks": _MIXTURE_WALKS,
     "single_token": _SINGLE_TOKEN,
 }  # fmt: skip
 
@@ -271,6 +341,8 @@ def _array(values, column: Column) -> pa.Array:
         offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
         inner = pa.array(values.reshape(-1)).cast(column.type.value_type)
         return pa.ListArray.from_arrays(offsets, inner).cast(column.type)
+    if isinstance(values, pa.Array):
+        return values.cast(column.type)
     if isinstance(values, np.ndarray):
         return pa.array(values).cast(column.type)
     return pa.array(values, type=column.type)
@@ -285,11 +357,11 @@ def table(kind: str, columns: dict) -> pa.Table:
     names = [c.name for c in KINDS[kind]]
     if set(columns) != set(names):
         raise ValueError(f"{kind}: columns differ by {sorted(set(columns) ^ set(names))}")
-    rows = max(len(v) for v in columns.values() if isinstance(v, (list, np.ndarray)))
+    rows = max(len(v) for v in columns.values() if isinstance(v, (list, np.ndarray, pa.Array)))
     arrays = []
     for column in KINDS[kind]:
         values = columns[column.name]
-        if not isinstance(values, (list, np.ndarray)):
+        if not isinstance(values, (list, np.ndarray, pa.Array)):
             values = [values] * rows
         arrays.append(_array(values, column))
     return pa.Table.from_arrays(arrays, schema=schema(kind))

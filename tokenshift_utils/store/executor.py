@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 import torch
@@ -58,6 +58,37 @@ class Artefact(Protocol):
         ...
 
 
+@runtime_checkable
+class Grows(Protocol):
+    """An artefact whose records are added to: one key answers for all that was asked so far."""
+
+    @property
+    def root(self) -> Artefact:
+        """The same records, whatever is asked of them."""
+        ...
+
+    def joined(self, other: Artefact) -> Artefact:
+        """What answers for both of one root."""
+        ...
+
+    def answers(self, study: Study, shard: int) -> bool:
+        """Whether a shard that is in the store has what is asked."""
+        ...
+
+
+@runtime_checkable
+class View(Protocol):
+    """An artefact without files of its own, that is read off another."""
+
+    def behind(self, study: Study) -> Artefact | None:
+        """The other; None where in this study it has files of its own."""
+        ...
+
+    def view(self, study: Study, key: str, shard: int, kind: str) -> pa.Table:
+        """A shard of it; ``key`` is that of what is behind."""
+        ...
+
+
 @dataclass(frozen=True)
 class Job:
     """One shard of an artefact."""
@@ -84,17 +115,28 @@ def in_words(parts: dict) -> str:
 
 
 def is_done(study: Study, job: Job) -> bool:
-    """Whether all the files of a job are in the store and intact."""
+    """Whether all the files of a job are in the store and intact, and hold what it asks for."""
+    job = _stored(study, job)
     key, files = key_of(study, job.artefact), store(study)
-    return all(files.intact(kind, key, job.shard) for kind in job.artefact.kinds)
+    there = all(files.intact(kind, key, job.shard) for kind in job.artefact.kinds)
+    return there and (not isinstance(job.artefact, Grows) or job.artefact.answers(study, job.shard))
+
+
+def _behind(study: Study, artefact: Artefact) -> Artefact | None:
+    return artefact.behind(study) if isinstance(artefact, View) else None
+
+
+def _stored(study: Study, job: Job) -> Job:
+    """The job whose files a job's records are in."""
+    behind = _behind(study, job.artefact)
+    return job if behind is None else Job(behind, job.shard)
 
 
 def read(study: Study, artefact: Artefact, kind: str, columns=None) -> pa.Table:
     """All shards of a computed artefact, in order, as one table."""
     note_read(study, artefact)
-    key, files = key_of(study, artefact), store(study)
     shards = range(len(artefact.weights(study)))
-    return pa.concat_tables([files.read(kind, key, shard, columns) for shard in shards])
+    return pa.concat_tables(_read(study, artefact, shards, kind, columns))
 
 
 @contextmanager
@@ -122,6 +164,7 @@ def note_read(study: Study, artefact: Artefact) -> None:
     kept, waiting = set(), [artefact]
     while waiting:
         one = waiting.pop()
+        one = _behind(study, one) or one
         if one in kept:
             continue
         kept.add(one)
@@ -141,7 +184,19 @@ def note_read(study: Study, artefact: Artefact) -> None:
 
 def read_shard(study: Study, job: Job, kind: str, columns=None) -> pa.Table:
     """One computed shard."""
-    return store(study).read(kind, key_of(study, job.artefact), job.shard, columns)
+    (table,) = _read(study, job.artefact, [job.shard], kind, columns)
+    return table
+
+
+def _read(
+    study: Study, artefact: Artefact, shards: Iterable[int], kind: str, columns
+) -> list[pa.Table]:
+    behind = _behind(study, artefact)
+    key = key_of(study, artefact if behind is None else behind)
+    if behind is None:
+        return [store(study).read(kind, key, shard, columns) for shard in shards]
+    tables = [artefact.view(study, key, shard, kind) for shard in shards]
+    return tables if columns is None else [table.select(list(columns)) for table in tables]
 
 
 @contextmanager
@@ -209,7 +264,8 @@ def await_shard(study: Study, job: Job) -> None:
     end = time.monotonic() + SEEN_WITHIN
     while not is_done(study, job):
         if time.monotonic() > end:
-            file = store(study).file(job.artefact.kinds[0], key_of(study, job.artefact), job.shard)
+            there = _stored(study, job).artefact
+            file = store(study).file(there.kinds[0], key_of(study, there), job.shard)
             raise TokenshiftError(
                 f"a worker wrote {file}, but it is not to be seen on {socket.gethostname()}: all "
                 "machines must reach the checkout at the same path, on storage that they share"
@@ -269,22 +325,54 @@ def _pool(study: Study) -> Pool | None:
 
 
 def missing(study: Study, jobs: Iterable[Job]) -> dict[Job, list[Job]]:
-    """Every job that must be computed, needs first, with those of its needs that must be too."""
+    """Every job that must be computed, needs first, with those of its needs that must be too.
+
+    What several jobs ask of one shard that grows is one job.
+    """
+    needs: dict[Job, list[Job]] = {}
+    asked: dict[tuple[Artefact, int], Artefact] = {}
+    done: dict[Job, bool] = {}
+
+    def is_there(job: Job) -> bool:
+        if job not in done:
+            done[job] = is_done(study, job)
+        return done[job]
+
+    def collect(job: Job) -> None:
+        if job in needs:
+            return
+        needs[job] = []
+        artefact = job.artefact
+        if isinstance(artefact, Grows):
+            root = artefact.root, job.shard
+            asked[root] = asked[root].joined(artefact) if root in asked else artefact
+        elif is_there(job):
+            return
+        needs[job] = [_stored(study, need) for need in artefact.needs(study, job.shard)]
+        for need in needs[job]:
+            collect(need)
+
+    def whole(job: Job) -> Job:
+        if not isinstance(job.artefact, Grows):
+            return job
+        return Job(asked[job.artefact.root, job.shard], job.shard)
+
+    for job in jobs:
+        collect(_stored(study, job))
     plan: dict[Job, list[Job]] = {}
     seen: set[Job] = set()
 
     def visit(job: Job) -> None:
-        if job in seen:
+        if whole(job) in seen:
             return
-        seen.add(job)
-        if is_done(study, job):
+        seen.add(whole(job))
+        if is_there(whole(job)):
             return
-        needs = job.artefact.needs(study, job.shard)
-        for need in needs:
+        for need in needs[job]:
             visit(need)
-        plan[job] = [need for need in needs if need in plan]
+        plan[whole(job)] = [whole(need) for need in needs[job] if whole(need) in plan]
 
-    for job in jobs:
+    for job in list(needs):
         visit(job)
     return plan
 

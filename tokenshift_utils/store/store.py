@@ -47,6 +47,12 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Store) and self.root == other.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
+
     def file(self, kind: str, key: str, shard: int) -> Path:
         """Where a shard is, or would be."""
         return self.root / kind / key / f"{shard:04d}.parquet"
@@ -65,6 +71,10 @@ class Store:
             if error.errno == errno.ESTALE:  # replaced by another machine while read over NFS
                 return False
             raise
+
+    def checksum(self, kind: str, key: str, shard: int) -> str:
+        """The checksum of a shard that is there: it changes when the shard is written again."""
+        return self.file(kind, key, shard).with_suffix(".sha256").read_text().split()[0]
 
     def read(self, kind: str, key: str, shard: int, columns: Iterable[str] | None = None):
         """A shard as an Arrow table, all columns or some.

@@ -1,0 +1,248 @@
+"""Walks through trees of prefixes: each is one mixture of two models.
+
+From the root a walk's rule reads the node and takes one of the node's tokens. Where a node lacks
+what the rule must know, the walk waits there until the models have been run (``frontier``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenshift_utils.pairs.mixer import SWITCH_COLUMNS, THEIR_TOKEN, Insertion, MixedRun
+from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.pairs.tree import (
+    BASE,
+    HALF,
+    LOOKED_AT,
+    PAIR,
+    TUNED,
+    PrefixTrees,
+    Source,
+    source_of,
+)
+
+OFTEN = 0.1  # share of positions at which a rule fires: above, both models read everything
+UNLIMITED = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A way of mixing base and tuned model: forward, base writes and tuned takes over."""
+
+    rule: Rule
+    forward: bool = True
+    insertion: Insertion = THEIR_TOKEN
+
+    @property
+    def primary(self) -> int:
+        """Which model writes, ``BASE`` or ``TUNED``."""
+        return BASE if self.forward else TUNED
+
+    @property
+    def source(self) -> Source:
+        """Where the token of a switched position comes from."""
+        return source_of(self.insertion, self.primary)
+
+
+# What rules compare, of ``LOOKED_AT``, where base and where the tuned model writes.
+_COLUMNS = {
+    "js": ("js", "js"),
+    "js_full": ("js_full", "js_full"),
+    "kl": ("kl_base_tuned", "kl_tuned_base"),
+    "kl_reverse": ("kl_tuned_base", "kl_base_tuned"),
+    "entropy": ("entropy_base", "entropy_tuned"),
+    "signed_logp": ("signed_forward", "signed_reverse"),
+    "first": ("early", "early"),
+    "random": ("luck", "luck"),
+    "always": ("nothing", "nothing"),
+    "never": ("nothing", "nothing"),
+}
+
+
+def can_walk(rule: Rule) -> bool:
+    """Whether trees hold what a rule compares; one that they don't know is decoded by itself."""
+    return rule.name in _COLUMNS
+
+
+def _comparison(walk: Walk) -> tuple[str, float]:
+    """Column that the rule looks at, and the value above which it fires."""
+    rule, column = walk.rule, _COLUMNS[walk.rule.name][walk.primary]
+    if rule.name in ("always", "never"):
+        return column, -1.0 if rule.name == "always" else np.inf
+    if rule.name == "random":
+        return column, -rule.rate
+    return column, -rule.threshold if rule.name == "first" else float(rule.threshold)
+
+
+class Walkers:
+    """Some walks through some trees, each at the node that it has come to.
+
+    Attributes
+    ----------
+    tree, walk, node : int64 [n], of each walker; ``walk`` is an index into ``walks``
+    spent : int64 [n], how often its rule has fired
+    done : bool [n]; ``final`` int64 [n] is then the response's last token, taken at ``node``
+    """
+
+    def __init__(
+        self,
+        trees: PrefixTrees,
+        walks: Sequence[Walk],
+        owners: np.ndarray,
+        stops: Sequence[int],
+        limit: int,
+    ) -> None:
+        self.trees, self.walks = trees, tuple(walks)
+        self._stops, self._limit = np.array(sorted(stops), np.int64), limit
+        compared = [_comparison(walk) for walk in walks]
+        self._column = np.array([LOOKED_AT.index(name) for name, _ in compared])
+        self._threshold = np.array([threshold for _, threshold in compared])
+        budgets = [walk.rule.budget for walk in walks]
+        self._budget = np.array([UNLIMITED if b is None else int(b) for b in budgets])
+        self._alone = np.array([not walk.rule.kind.reads_intervention for walk in walks])
+        self._primary = np.array([walk.primary for walk in walks])
+        self._source = np.array([trees.source(walk.source) for walk in walks])
+        number = len(walks)
+        # How often each walk fired, and which model's token it took where they differ: so that
+        # drafts come from the model that it is likely to follow.
+        self._steps, self._fired = np.ones(number), np.zeros(number)
+        self._took = np.zeros((number, 2))
+        self._took[np.arange(number), self._primary] = 4.0
+
+        self.tree, self.walk = owners
+        self.node = self.tree.copy()  # the roots come first
+        self.spent = np.zeros(len(self.tree), np.int64)
+        self.done = np.zeros(len(self.tree), bool)
+        self.final = np.full(len(self.tree), -1)
+        self._switches: list[tuple[np.ndarray, ...]] = []
+
+    def advance(self, who: np.ndarray) -> None:
+        """Let the walkers ``who`` go on until each is done or waits."""
+        trees = self.trees
+        while len(who):
+            node, walk = self.node[who], self.walk[who]
+            fires, needs, token = self._decide(who, node)
+            ready = ((trees.known[node] & needs) == needs) & (token >= 0)
+            who, node, walk, fires, token = (x[ready] for x in (who, node, walk, fires, token))
+            if not len(who):
+                return
+            trees.visited[node] = True
+            self.spent[who] += fires
+            self._count(walk, node, fires, token)
+            if fires.any():
+                self._switches.append((who[fires], node[fires]))
+            ended = np.isin(token, self._stops) | (trees.position[node] + 1 >= self._limit)
+            self.done[who[ended]], self.final[who[ended]] = True, token[ended]
+            who = who[~ended]
+            self.node[who] = trees.descend(node[~ended], token[~ended])
+
+    def _decide(self, who: np.ndarray, node: np.ndarray) -> tuple[np.ndarray, ...]:
+        """(whether the rule fires, what must be known, the token taken) for walkers at ``node``."""
+        trees, walk = self.trees, self.walk[who]
+        within = self.spent[who] < self._budget[walk]
+        fires = self.fires(who, node)
+        primary = self._primary[walk]
+        needs = np.where(fires | (within & ~self._alone[walk]), PAIR, np.array(HALF)[primary])
+        token = trees.tokens[node, np.where(fires, self._source[walk], primary)]
+        return fires, needs, token
+
+    def fires(self, who: np.ndarray, node: np.ndarray) -> np.ndarray:
+        """Whether the walkers' rules would fire at ``node``, as far as is known."""
+        walk = self.walk[who]
+        within = self.spent[who] < self._budget[walk]
+        value = self.trees.values[node, self._column[walk]]
+        return within & (value > self._threshold[walk])  # NaN is not above
+
+    def _count(self, walk, node, fires, token) -> None:
+        number = len(self.walks)
+        self._steps += np.bincount(walk, minlength=number)
+        self._fired += np.bincount(walk[fires], minlength=number)
+        both = self.trees.tokens[node]
+        for model in (BASE, TUNED):
+            apart = (token == both[:, model]) & (both[:, 1 - model] >= 0) & (
+                token != both[:, 1 - model]
+            )  # fmt: skip
+            self._took[:, model] += np.bincount(walk[apart], minlength=number)
+
+    # What those who run the models must know ----------------------------------------------------
+
+    def source_column(self, who: np.ndarray) -> np.ndarray:
+        """The column of ``PrefixTrees.tokens`` that a switch of each walker takes."""
+        return self._source[self.walk[who]]
+
+    def followed(self, groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The model that most of each group of walkers will follow, and whether it suffices.
+
+        It does where they are of one primary and seldom look at the other model.
+        """
+        if not groups:
+            return np.zeros(0, np.int64), np.zeros(0, bool)
+        who = np.concatenate(groups)
+        starts = np.cumsum([0, *map(len, groups[:-1])])
+        walk = self.walk[who]
+        primary = self._primary[walk]
+        least = np.minimum.reduceat(primary, starts)
+        seldom = self._fired / self._steps <= OFTEN
+        alone = (self._alone & seldom)[walk] | (self.spent[who] >= self._budget[walk])
+        alone = np.logical_and.reduceat(alone, starts)
+        alone &= least == np.maximum.reduceat(primary, starts)
+        lean = (self._took[:, TUNED] - self._took[:, BASE]) / self._took.sum(1)
+        favourite = np.where(np.add.reduceat(lean[walk], starts) > 0, TUNED, BASE)
+        return np.where(alone, least, favourite), alone
+
+    # What came out ------------------------------------------------------------------------------
+
+    def result(self) -> tuple[list[MixedRun], dict[str, np.ndarray]]:
+        """Runs, one a walker, and every switch in them by walker and position.
+
+        The columns are those of ``cross_sample``; ``row`` is the walker.
+        """
+        trees = self.trees
+        texts = trees.texts(self.node)
+        who = np.concatenate([w for w, _ in self._switches] or [np.zeros(0, np.int64)])
+        node = np.concatenate([n for _, n in self._switches] or [np.zeros(0, np.int64)])
+        order = np.lexsort((trees.position[node], who))
+        who, node = who[order], node[order]
+        walk = self.walk[who]
+        primary, source = self._primary[walk], self._source[walk]
+        switches = {
+            "row": who,
+            "position": trees.position[node],
+            "token_primary": trees.tokens[node, primary],
+            "token_intervention": trees.tokens[node, source],
+        }
+        measured = {name: trees.values[node, i] for i, name in enumerate(LOOKED_AT)}
+        entropies = np.stack([measured["entropy_base"], measured["entropy_tuned"]])
+        rows = np.arange(len(node))
+        measured |= {
+            "entropy_primary": entropies[primary, rows],
+            "entropy_intervention": entropies[1 - primary, rows],
+        }
+        sides = {"primary": primary, "intervention": 1 - primary}
+        emitted = {"primary": primary, "intervention": source}
+        measured |= {
+            f"logp_{under}_of_{of}": trees.logp[node, token, model].astype(np.float64)
+            for under, model in sides.items()
+            for of, token in emitted.items()
+        }
+        switches |= {name: measured[name] for name in SWITCH_COLUMNS}
+        changed = switches["token_primary"] != switches["token_intervention"]
+
+        def sums(values: np.ndarray) -> list:
+            return np.bincount(who, values, len(self.tree)).tolist()
+
+        counted = (np.ones(len(who)), changed, switches["tv"], switches["independent"])
+        runs = [
+            MixedRun(
+                [*text.tolist(), int(final)],
+                "eos" if final in self._stops else "length",
+                int(fired), int(effective), tv, independent,
+            )
+            for text, final, fired, effective, tv, independent in zip(
+                texts, self.final, *map(sums, counted)
+            )
+        ]  # fmt: skip
+        return runs, switches
