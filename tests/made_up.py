@@ -35,10 +35,10 @@ def study(**changes) -> Study:
         "base": "base",
         "models": {
             "base": model("base", "Base"),
-            "dapo": model("rl", "DAPO", checkpoints=steps),
-            "simplerl": model("rl", "SimpleRL"),
-            "dapo-high-kl": model("weighted", "high-KL boost"),
-            "dapo-low-kl": model("weighted", "low-KL boost"),
+            "dapo": model("rl", "DAPO", recipe="dapo", checkpoints=steps),
+            "simplerl": model("rl", "SimpleRL", recipe="simplerl"),
+            "dapo-high-kl": model("weighted", "high-KL boost", recipe="high-kl"),
+            "dapo-low-kl": model("weighted", "low-KL boost", recipe="low-kl"),
             "sft-far": model("sft", "SFT far"),
         },
         "benchmarks": {

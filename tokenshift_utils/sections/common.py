@@ -17,6 +17,7 @@ __all__ = [
     "by_benchmark",
     "evidence",
     "of_kind",
+    "of_recipe",
     "paragraph",
     "percent",
     "plan",
@@ -50,6 +51,11 @@ def by_benchmark(study, frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame
 def of_kind(study, *kinds: str) -> list[str]:
     """Names of the study's models of these kinds, in the study's order."""
     return [name for name, spec in study.models.items() if spec.kind in kinds]
+
+
+def of_recipe(study, recipe: str, among) -> str | None:
+    """The first of the models ``among`` that is of a recipe of the paper."""
+    return next((name for name in among if study.models[name].recipe == recipe), None)
 
 
 def evidence(rows: list[tuple]) -> pd.DataFrame:
