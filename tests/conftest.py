@@ -153,7 +153,7 @@ def mini_root(tmp_path, tiny_pair, monkeypatch) -> Path:
     study["benchmarks"] = {"sums": {"path": "benchmarks/sums.jsonl", "label": "Sums"}}
     study["sampling"]["max_new_tokens"] = 24
     study["cross_sampling"] |= {"pairs": ["tuned"], "benchmark": None, "controls": None}
-    for section in ("evolution", "precision", "robustness", "weighted"):
+    for section in ("evolution", "precision", "robustness", "trained_in"):
         del study[section]
     (tmp_path / "notebooks/studies").mkdir(parents=True)
     (tmp_path / "notebooks/studies/mini.yaml").write_text(yaml.safe_dump(study, sort_keys=False))

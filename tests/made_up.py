@@ -82,11 +82,6 @@ def study(**changes) -> Study:
             "temperature": [0.6, 1.0],
             "mixed_threshold": 0.1,
         },
-        "weighted": {
-            "baseline": "dapo",
-            "arms": ["dapo-high-kl", "dapo-low-kl"],
-            "log_dir": "results/made-up/training",
-        },
         "statistics": {"resamples": 200, "confidence": 0.95, "seed": 0},
         "batch": {"rollout": 8, "score": 8, "cross_sampling": 8},
         "problems_per_shard": 4,

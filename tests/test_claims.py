@@ -111,7 +111,10 @@ def test_what_a_study_lacks_is_not_testable_and_said():
 def test_claims_are_asked_by_role_whatever_models_are_called():
     roles = {"base": ["base"], "mine": ["rl", "dapo"], "other": ["rl", None], "far": ["sft", None]}
     found = [("rank1", m, 0.3, 0.25, 0.35, "") for m in ("mine", "other")]
-    found += [("rank3", "mine", 0.9, 0.85, 0.95, ""), ("sft_density_ratio", "far", 3.0, 2.5, 4.0, "")]
+    found += [
+        ("rank3", "mine", 0.9, 0.85, 0.95, ""),
+        ("sft_density_ratio", "far", 3.0, 2.5, 4.0, ""),
+    ]
     table = evaluate(roles, evidence(*found))
     of = table.groupby("claim")["subject"].agg(list)
     assert of["3-rank1"] == ["mine", "other"] and of["3-rank3-dapo"] == ["mine"]

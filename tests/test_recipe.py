@@ -24,8 +24,9 @@ from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.prompts import prompt_text
 from tokenshift_utils.training.recipe import grpo, launch
 from tokenshift_utils.training.recipe.data import read_problems
-from tokenshift_utils.training.recipe.prepare import prepare
-from tokenshift_utils.training.recipe.runs import Run, check_settings, select_runs
+from tokenshift_utils.training.recipe.runs import RecipeArm as Run
+from tokenshift_utils.training.runs import arm_runs
+from tokenshift_utils.training.settings import check_settings
 
 REAL = "qwen2.5-math-7b-dwa"
 ASK = "so {problem} ?\n"
@@ -273,7 +274,8 @@ def test_a_stopped_run_of_other_settings_is_refused_and_dropped_with_fresh(recip
     other = Run(recipe(**{"training.trl": TRL | {"learning_rate": 1e-3}}), "tuned", 1)
     with pytest.raises(TokenshiftError, match="holds a run of other settings .* add --fresh"):
         grpo.train_run(other)
-    prepare(other, fresh=True)
+    other.forget()
+    other.begin()
     assert [file.name for file in run.work.iterdir()] == ["key"]
 
 
@@ -281,11 +283,11 @@ def test_seeds_share_the_problems_and_have_models_of_their_own(recipe):
     study = recipe()
     first, second = (Run(study, "tuned", seed) for seed in (1, 2))
     assert second.model.name == "tuned-seed-2" and second.checkpoints == {}
-    prepare(first)
+    first.prepare()
     assert first.key != second.key
     with pytest.raises(TokenshiftError, match="has no seed 3: it has 1, 2"):
-        select_runs(study, "tuned", 3)
-    runs = select_runs(study, None, None)
+        arm_runs(study, "tuned", 3)
+    runs = arm_runs(study)
     assert [(run.seed, run.arm) for run in runs][:2] == [(1, "tuned"), (1, "high-kl")]
 
 
@@ -399,6 +401,10 @@ def test_mistakes_are_one_sentence_before_anything_runs(change, options, said, r
         ({"training.arms": {"tuned": {"signal": "entropy"}}}, "no weights to say more of"),
         ({"training.arms": {"tuned": {"alpha": 1, "scale": 2}}}, r"\|scale\| must be below 2"),
         ({"training.arms": {"tuned": {"alpha": float("inf"), "scale": 1}}}, "must be finite"),
+        (
+            {"training.arms": {"tuned": {"dynamic_sampling": True}}},
+            "'evaluate' and 'dynamic_sampling' are for a training on a 'task'",
+        ),
         ({"training.arms": {"base": {}}}, "'models' has no such model of kind rl or weighted"),
         ({"training.arms": {"ppo": {}}}, "'training.arms' has 'ppo'"),
         ({"training.gpus": {"train": [0, 1]}}, "'gpus.train' names 2 GPUs, but 1 would be used"),
@@ -441,7 +447,7 @@ def test_a_value_that_trl_refuses_is_one_sentence(recipe):
 
 
 def test_studies_without_a_recipe_say_so(capsys):
-    assert "which tiny has not" in refused(["--dry-run", "--arms"], capsys)
+    assert "its models are made by study tiny" in refused(["--study", "smoke", "--arms"], capsys)
     assert "nothing to train" in refused(["--study", "tulu3-8b", "--arms"], capsys)
 
 

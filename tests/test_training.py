@@ -14,10 +14,10 @@ from tokenshift_utils.measures.weighting import Weighting
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.training import logs as training_logs
+from tokenshift_utils.training.progress import Progress
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.evaluation import Evaluator
 from tokenshift_utils.training.tiny.models import train
-from tokenshift_utils.training.tiny.progress import Progress
 from tokenshift_utils.training.tiny.recipes import Plan
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
 

@@ -62,7 +62,7 @@ def train(
     arm: Annotated[str | None, typer.Option(help="Instead: the runs of this arm.")] = None,
     seed: Annotated[int | None, typer.Option(help="With --arm or --arms: only this seed.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be run; for studies with a recipe.")
+        bool, typer.Option("--dry-run", help="Print what would be run, no more.")
     ] = False,
 ) -> None:
     """Train the models of the embedded study from nothing, on a CPU; resumable.
@@ -78,29 +78,20 @@ def train(
     if seed is not None and not comparing:
         raise TokenshiftError("--seed goes with --arm or --arms; shipped models have one seed.")
     loaded = load_study(study)
-    if loaded.training is not None:
-        from tokenshift_utils.run.reproduce import study_argument
-        from tokenshift_utils.training.recipe.launch import train_study
-
-        if not comparing:
-            raise TokenshiftError(
-                f"study {loaded.name} trains by arm: give --arm with one of "
-                f"{', '.join(loaded.training.arms)}, or --arms"
-            )
-        train_study(study_argument(study), arm, seed, fresh, dry_run)
-        return
-    if dry_run:
-        raise TokenshiftError(
-            f"--dry-run is for studies with a 'training' section, which {loaded.name} has not."
-        )
     if comparing:
-        from tokenshift_utils.training.tiny.comparison import train_arms
+        from tokenshift_utils.run.reproduce import study_argument
+        from tokenshift_utils.training.manager import train_arms
 
-        train_arms(loaded, arm, seed, fresh)
+        train_arms(loaded, arm, seed, fresh, dry_run, study_argument(study))
         return
+    if loaded.training is not None and loaded.training.data is not None:
+        raise TokenshiftError(
+            f"study {loaded.name} trains by arm: give --arm with one of "
+            f"{', '.join(loaded.training.arms)}, or --arms"
+        )
     from tokenshift_utils.training.tiny.models import train
 
-    train(loaded, only, fresh)
+    train(loaded, only, fresh, dry_run)
 
 
 @app.command()

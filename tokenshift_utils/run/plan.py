@@ -204,7 +204,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
         _memory(study, shape, assumed),
         _hours(shape, work, assumed),
         _disk(study, shape, work),
-        *([_training(study, shape, assumed)] if study.training else []),
+        *([_training(study, shape, assumed)] if study.training and study.training.data else []),
     ]
     parts += [f"Warning: {too_long}"] if too_long else []
     return f"{study.title}\n\n" + "\n\n".join(parts)
@@ -285,10 +285,10 @@ compression, at most:
 
 def _training(study: Study, shape: Shape, assumed: Assumptions) -> str:
     """What the runs of the study's ``training`` section take, beside the analyses."""
-    from tokenshift_utils.training.recipe.runs import check_settings
+    from tokenshift_utils.training.runs import arm_runs
+    from tokenshift_utils.training.settings import check_settings
 
-    training, sizes = study.training, check_settings(study)
-    runs = len(training.arms) * len(training.seeds)
+    training, sizes, runs = study.training, check_settings(study), len(arm_runs(study))
     responses = training.rollouts * sizes.rollout
     tokens = responses * min(sizes.longest, assumed.mean_tokens or sizes.longest)
     generate = 2 * shape.parameters * tokens / (assumed.generate_tflops * 1e12) / 3600

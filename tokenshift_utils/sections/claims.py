@@ -173,7 +173,9 @@ def evaluate(roles: dict[str, Collection[Role]], evidence: pd.DataFrame) -> pd.D
         having = {role: [n for n, own in roles.items() if role in own] for role in claim.subjects}
         found = [(role, name) for role in having for name in having[role] or [role]]
         for role, subject in found:
-            lacking = [r for r in (role, *claim.requires) if not any(r in o for o in roles.values())]
+            lacking = [
+                r for r in (role, *claim.requires) if not any(r in o for o in roles.values())
+            ]
             if lacking:
                 what = LACKING.get(lacking[0], f"model of recipe {lacking[0]}")
                 verdict, measured = NOT_TESTABLE, f"this study has no {what}"

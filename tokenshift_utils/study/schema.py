@@ -376,14 +376,6 @@ class Precision(Part):
     samples: Count
 
 
-class Weighted(Part):
-    """The divergence-weighted runs, their baseline, and where their training logs are."""
-
-    baseline: str
-    arms: Annotated[tuple[str, ...], Field(min_length=1)]
-    log_dir: str
-
-
 class Statistics(Part):
     """The bootstrap over problems."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -11,6 +11,10 @@ from tokenshift_utils.study.schema import Count, DataSet, Name, Part, distinct
 
 if TYPE_CHECKING:
     from tokenshift_utils.measures.weighting import Weighting
+
+
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(distinct)]
+WEIGHTS = ("alpha", "scale", "signal", "normalise", "shuffle")
 
 
 class TrainingData(DataSet):
@@ -32,12 +36,32 @@ class TrainingData(DataSet):
         return self
 
 
-class TrainingArm(Part):
-    """An objective: plain, or with ``alpha`` and ``scale`` its advantages are weighed.
+class Evaluate(Part):
+    """Accuracy on the benchmarks: of ``samples`` responses a problem every so many rollouts, and of
+    ``final_samples`` at the end."""
 
-    The names are those of ``weighting.Weighting``.
+    every: Count
+    samples: Count
+    final_samples: Count
+
+
+class TrainingArm(Part):
+    """An objective: plain, or with ``alpha`` and ``scale`` its advantages are weighed (the names are
+    those of ``weighting.Weighting``).
+
+    Notebook 04 compares it with ``against``, by default the training's baseline. Confirmatory arms are
+    tested, each once; of controls and exploratory ones there are intervals only. ``label`` None: the
+    model's. ``trl`` goes before the study's, ``seeds`` and ``overlong_buffer`` (0: none) stand in for
+    it. ``dynamic_sampling`` drops groups whose rewards are all equal and samples others.
     """
 
+    label: str | None = None
+    role: Literal["confirmatory", "control", "exploratory"] = "confirmatory"
+    against: str | None = None
+    seeds: Seeds | None = None
+    dynamic_sampling: bool = False
+    overlong_buffer: Annotated[int, Field(ge=0)] | None = None
+    trl: dict[str, Any] = Field(default_factory=dict)
     alpha: float | None = None
     scale: float | None = None
     signal: str = "k3"
@@ -65,7 +89,7 @@ class TrainingArm(Part):
         """The weights of the advantage; None for a plain run."""
         from tokenshift_utils.measures.weighting import Weighting
 
-        return None if self.alpha is None else Weighting(**self.model_dump())
+        return None if self.alpha is None else Weighting(**self.model_dump(include={*WEIGHTS}))
 
 
 class Gpus(Part):
@@ -81,25 +105,61 @@ class Gpus(Part):
 
 
 class Training(Part):
-    """How ``tokenshift train`` makes the study's tuned models from its base, with TRL.
+    """How ``tokenshift train`` makes the arms of a study from its base, with TRL.
 
-    Each of ``arms`` is named like the model that it makes. ``trl`` goes to ``trl.GRPOConfig``,
-    ``accelerate`` is accelerate's config file and ``server`` the arguments of ``trl vllm-serve``
-    (None: responses are drawn by the processes that train). ``save_every`` counts rollouts between
-    checkpoints to go on from. ``overlong_buffer`` is how many last tokens DAPO's length penalty
-    takes to grow from 0 to 1.
+    Of ``data``: each of ``arms`` is named like the model that it makes, ``accelerate`` is accelerate's
+    config file and ``server`` the arguments of ``trl vllm-serve`` (None: responses are drawn by the
+    processes that train). Of a ``task``, whose problems are made up as they are needed: an arm leaves
+    no model, but what ``evaluate`` asks for; one process trains it on a CPU.
+
+    ``trl`` goes to ``trl.GRPOConfig``. ``save_every`` counts rollouts between checkpoints to go on
+    from. ``overlong_buffer`` is how many last tokens DAPO's length penalty takes to grow from 0 to 1.
+    ``baseline`` is the arm that the others are compared with; None: the first one without weights.
     """
 
-    data: TrainingData
+    data: TrainingData | None = None
+    task: Literal["arithmetic"] | None = None
+    evaluate: Evaluate | None = None
     arms: Annotated[dict[Name, TrainingArm], Field(min_length=1)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(distinct)]
+    baseline: str | None = None
+    seeds: Seeds
     rollouts: Count
     save_every: Count
     overlong_buffer: Count | None = None
     trl: dict[str, Any]
-    accelerate: dict[str, Any]
+    accelerate: dict[str, Any] = Field(default_factory=dict)
     gpus: Gpus | None = None
     server: dict[str, Any] | None = None
+
+    @property
+    def plain(self) -> str:
+        """The arm that others are compared with."""
+        plain = [name for name, arm in self.arms.items() if arm.weighting is None]
+        return self.baseline or [*plain, *self.arms][0]
+
+    @model_validator(mode="after")
+    def _data_or_task(self):
+        if (self.data is None) == (self.task is None):
+            raise ValueError("needs either 'data' or 'task', and not both")
+        if self.task is not None:
+            if self.evaluate is None:
+                raise ValueError("a 'task' needs 'evaluate'")
+            if self.accelerate or self.gpus or self.server:
+                raise ValueError("'accelerate', 'gpus' and 'server' are for a training on 'data'")
+        elif not self.accelerate:
+            raise ValueError("a training on 'data' needs 'accelerate'")
+        elif self.evaluate or any(arm.dynamic_sampling for arm in self.arms.values()):
+            raise ValueError("'evaluate' and 'dynamic_sampling' are for a training on a 'task'")
+        return self
+
+    @model_validator(mode="after")
+    def _arms_are_compared(self):
+        for key, name in [("baseline", self.baseline)] + [
+            (f"arms.{name}.against", arm.against) for name, arm in self.arms.items()
+        ]:
+            if name is not None and name not in self.arms:
+                raise ValueError(f"'{key}' names '{name}', which is not in 'arms'")
+        return self
 
     @model_validator(mode="after")
     def _gpus_are_used(self):

@@ -1,6 +1,6 @@
-"""`tokenshift train` for a study with a ``training`` section: the commands, and what they need.
+"""Starting runs of a study's own data: the commands, and what they need.
 
-The run itself is ``training.grpo``, started by accelerate.
+The run itself is ``recipe.grpo``, started by accelerate.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,86 +20,71 @@ import yaml
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.study import pins
-from tokenshift_utils.study.study import Study, load_study
-from tokenshift_utils.training.recipe.prepare import prepare
-from tokenshift_utils.training.recipe.runs import (
-    Run,
-    check_settings,
-    select_runs,
-    start_directory,
-    training_directory,
-)
+from tokenshift_utils.study.study import Study
+from tokenshift_utils.training.recipe.runs import RecipeArm, start_directory
+from tokenshift_utils.training.runs import training_directory
 
 MODULE = "tokenshift_utils.training.recipe.grpo"
 
 
-def train_study(
-    name: str,
-    arm: str | None = None,
-    seed: int | None = None,
-    fresh: bool = False,
-    dry: bool = False,
-) -> None:
-    """Make an arm's runs, or every arm's, one after the other; ``seed`` selects one.
-
-    What is finished is left, what was stopped goes on from its last checkpoint. ``dry`` writes the
-    config file and prints the commands, no more.
-
-    Raises
-    ------
-    TokenshiftError
-        For an arm or seed that is not there, settings that TRL doesn't know or that don't multiply
-        out, a model or data that are missing, fewer GPUs than named, a package or server that is
-        not there, a checkpoint of other settings; or a run that stopped.
-    """
-    study = load_study(name)
-    runs = select_runs(study, arm, seed)
-    sizes = check_settings(study)
-    config = write_accelerate(study)
-    print(f"a rollout is {sizes.said}", flush=True)
+def announce(study: Study, runs: Sequence[RecipeArm]) -> None:
+    """Write the config file, and print the commands."""
+    write_accelerate(study)
     if study.training.server is not None:
         print(f"server:\n  {server_line(study)}", flush=True)
     for run in runs:
-        print(f"{run.name}:\n  {_line(study, 'train', launch_command(run, name, config))}")
-    if dry:
-        return
+        print(f"{run.name}:\n  {_line(study, 'train', launch_command(run))}", flush=True)
+
+
+def fetch_inputs(study: Study) -> None:
+    """Download what runs start from, or refuse: a machine that is too small, a hub out of reach."""
     check_machine(study)
     pins.fetch(study, training=True)
     if moving := pins.unpinned(study, training=True):
         print(f"warning: {pins.unpinned_warning(study, moving)}", file=sys.stderr)
-    for run in runs:
-        prepare(run, fresh)
-        if run.is_done():
-            print(f"{run.name} is done: {paths.display(run.model)}", flush=True)
-            continue
-        check_server(study)
-        finished = subprocess.run(
-            [sys.executable, "-m", *launch_command(run, name, config)],
-            env=os.environ | {paths.HOME_VARIABLE: str(paths.root())} | _visible(study, "train"),
-            check=False,
+
+
+def launch(run: RecipeArm) -> None:
+    """Start a run's processes and wait for them.
+
+    Raises
+    ------
+    TokenshiftError
+        Where the server doesn't answer, or the run stopped.
+    """
+    check_server(run.study)
+    finished = subprocess.run(
+        [sys.executable, "-m", *launch_command(run)],
+        env=os.environ | {paths.HOME_VARIABLE: str(paths.root())} | _visible(run.study, "train"),
+        check=False,
+    )
+    if finished.returncode or not run.is_done():
+        raise TokenshiftError(
+            f"the run {run.name} stopped (exit code {finished.returncode}), as its own messages "
+            "above say; the same command goes on from its last checkpoint"
         )
-        if finished.returncode or not run.is_done():
-            raise TokenshiftError(
-                f"the run {run.name} stopped (exit code {finished.returncode}), as its own messages "
-                "above say; the same command goes on from its last checkpoint"
-            )
 
 
-def write_accelerate(study: Study) -> Path:
+def config_file(study: Study) -> Path:
+    """Accelerate's config file."""
+    return training_directory(study) / "accelerate.yaml"
+
+
+def write_accelerate(study: Study) -> None:
     """Write accelerate's config file."""
-    file = training_directory(study) / "accelerate.yaml"
+    file = config_file(study)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(study.training.accelerate), encoding="utf-8")
-    return file
 
 
 # Commands -----------------------------------------------------------------------------------------
 
 
-def launch_command(run: Run, study: str, config: Path) -> list[str]:
+def launch_command(run: RecipeArm) -> list[str]:
     """Arguments of ``python -m`` that start a run."""
-    launch = ["accelerate.commands.launch", "--config_file", str(config), "-m", MODULE]
-    return [*launch, "--study", study, "--arm", run.arm, "--seed", str(run.seed)]
+    config = str(config_file(run.study))
+    words = ["accelerate.commands.launch", "--config_file", config, "-m", MODULE]
+    return [*words, "--study", run.called, "--arm", run.arm, "--seed", str(run.seed)]
 
 
 def server_command(study: Study) -> list[str]:

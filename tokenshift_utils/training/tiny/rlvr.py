@@ -18,13 +18,13 @@ from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.training.logs import overlong_penalty
+from tokenshift_utils.training.progress import Progress
 from tokenshift_utils.training.tiny.evaluation import Evaluator, solves
 from tokenshift_utils.training.tiny.problems import training_problems
-from tokenshift_utils.training.tiny.progress import Progress
 from tokenshift_utils.training.tiny.recipes import RLRecipe
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
-MICRO_BATCH = 32  # rows a forward and backward pass; an update accumulates several
+MICRO_BATCH = 32  # rows a forward and backward pass, by default; an update accumulates several
 MAX_SAMPLING_ROUNDS = 12
 
 
@@ -114,7 +114,7 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         start = input_ids.shape[1] - logits_to_keep
         before, after = attention_mask[:, :start].sum(1), attention_mask[:, start:].sum(1)
         logps = torch.zeros(len(input_ids), logits_to_keep)
-        for rows in after.argsort(stable=True).split(MICRO_BATCH):
+        for rows in after.argsort(stable=True).split(self.args.per_device_train_batch_size):
             width = max(1, int(after[rows].max()))
             kept = slice(start - int(before[rows].max()), start + width)
             found = score(model, input_ids[rows, kept], attention_mask[rows, kept], width)
@@ -283,6 +283,8 @@ def train_rl(
     base: HFPolicy | None = None,
     token_tables: dict[int, Path] | None = None,
     trim_scoring: bool = False,
+    save_every: int = 1,
+    micro_batch: int = MICRO_BATCH,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; return one row of metrics an update.
 
@@ -290,11 +292,10 @@ def train_rl(
     ``token_tables`` one to a CSV file with sums of k3 and weights by token of that rollout. With
     ``base`` the KL to it is logged. ``trim_scoring`` changes log-probabilities by their rounding, and
     nothing but the time; the shipped models were trained without. A run that was stopped goes on from its last checkpoint under
-    ``work_dir``.
+    ``work_dir``, made after every ``save_every`` rollouts.
     """
     responses = recipe.prompts_per_rollout * recipe.responses_per_prompt
-    micro_batches = responses // MICRO_BATCH
-    updates = recipe.rollouts * recipe.updates_per_rollout
+    micro_batches = responses // micro_batch
     rewards = [correctness_reward]
     if recipe.overlong_buffer:
         rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
@@ -316,12 +317,12 @@ def train_rl(
         callbacks=[end_of_rollout, progress],
         args=GRPOConfig(
             output_dir=str(work_dir),
-            per_device_train_batch_size=MICRO_BATCH,
+            per_device_train_batch_size=micro_batch,
             gradient_accumulation_steps=micro_batches // recipe.updates_per_rollout,
             steps_per_generation=micro_batches,
             num_generations=recipe.responses_per_prompt,
             max_completion_length=recipe.max_new_tokens,
-            max_steps=updates,
+            max_steps=recipe.updates,
             loss_type=recipe.loss_type,
             epsilon=recipe.clip_low,
             epsilon_high=recipe.clip_high,
@@ -337,7 +338,7 @@ def train_rl(
             use_cpu=True,
             gradient_checkpointing=False,
             seed=seed,
-            save_steps=recipe.updates_per_rollout,
+            save_steps=save_every * recipe.updates_per_rollout,
             save_total_limit=1,
             logging_steps=1,
             log_completions=False,

@@ -16,9 +16,9 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
+from tokenshift_utils.training.progress import Progress
 from tokenshift_utils.training.tiny import corpus, demonstrations, recipes
 from tokenshift_utils.training.tiny.problems import mentions_held_out, training_problems
-from tokenshift_utils.training.tiny.progress import Progress
 from tokenshift_utils.training.tiny.recipes import SupervisedRecipe
 
 Writer = Callable[..., str]
