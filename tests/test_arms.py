@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from tokenshift_utils.training.tiny.progress import Progress
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError

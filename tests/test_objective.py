@@ -23,11 +23,9 @@ from tokenshift_utils.training.runs import arm_runs
 TINY = load_study("tiny")
 
 
-def write_run(root, arm, seed, right, high=(True, False, False, False), responses="same"):
-    """A run whose problems have ``right`` of 4 responses right, the same on every benchmark."""
-    directory = root / "results/made-up/training/arms" / arm / f"seed-{seed}"
-    directory.mkdir(parents=True)
-    log = pd.DataFrame(
+def log_of(seed):
+    """A training log of two rollouts."""
+    return pd.DataFrame(
         {
             "rollout": [1, 1, 2, 2], "k3_p50": [0, 1e-8, 0, 3e-8], "k3_p90": [0, 1e-6, 0, 3e-6],
             "k3_p99": [0, 1e-4, 0, 3e-4], "weight_mean": [1, 1.1, 1, 1.3],
@@ -36,7 +34,13 @@ def write_run(root, arm, seed, right, high=(True, False, False, False), response
             "entropy": [0.5, 0.4, 0.3, 0.2], "kl_base": [0, None, 0.1, None],
         }
     )  # fmt: skip
-    log.to_csv(directory / "log.csv", index=False)
+
+
+def write_run(root, arm, seed, right, high=(True, False, False, False), responses="same"):
+    """A run whose problems have ``right`` of 4 responses right, the same on every benchmark."""
+    directory = root / "results/made-up/training/arms" / arm / f"seed-{seed}"
+    directory.mkdir(parents=True)
+    log_of(seed).to_csv(directory / "log.csv", index=False)
     evaluations = [(r, b, 0.1 * r) for r in (0, 2) for b in ("easy", "hard")]
     pd.DataFrame(evaluations, columns=["rollout", "benchmark", "accuracy"]).to_csv(
         directory / "eval.csv", index=False

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, TrainerCal
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.run.cli import main
+from tokenshift_utils.sections.objective.records import read_runs
 from tokenshift_utils.study import hub, pins
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.prompts import prompt_text
@@ -252,6 +253,10 @@ def test_a_run_leaves_model_log_and_summary_and_resumes_to_the_same(recipe):
     ends = GenerationConfig.from_pretrained(run.model)
     assert ends.eos_token_id == [1, len(WORDS)] and ends.max_new_tokens is None
     assert AutoTokenizer.from_pretrained(run.model).chat_template == CHAT
+
+    found = read_runs(study)["high-kl"][1]  # as notebook 04 reads it
+    assert len(found.final) == 3 and 0 <= found.score <= 1 and found.tokens.empty
+    assert found.summary["shift"]["own"]["mean_js"] > 0
 
     for stop in (Stop(), StopLate()):
         shutil.rmtree(run.logs)

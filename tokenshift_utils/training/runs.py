@@ -158,12 +158,10 @@ class ArmRun(Run):
 
     @property
     def name(self) -> str:
-        """As messages and directories call it."""
         return f"{self.arm}-seed-{self.seed}"
 
     @property
     def logs(self) -> Path:
-        """Tables and summary of the finished run."""
         return training_directory(self.study) / "arms" / self.arm / f"seed-{self.seed}"
 
     @property
@@ -173,7 +171,6 @@ class ArmRun(Run):
 
     @property
     def line(self) -> str:
-        """The command that makes it, for a shell."""
         return f"tokenshift train --study {self.called} --arm {self.arm} --seed {self.seed}"
 
     @property

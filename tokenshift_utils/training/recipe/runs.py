@@ -51,17 +51,14 @@ class RecipeArm(ArmRun):
 
     @property
     def models(self) -> tuple[Path, ...]:
-        """Directories of the models that it leaves."""
         return (self.model, *self.checkpoints.values())
 
     @property
     def updates(self) -> int:
-        """Updates that it makes."""
         return self.study.training.rollouts * sizes_of(self.study).updates
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The part of the summary that is the recipe."""
         training, weighting = self.study.training, self.objective.weighting
         settings = training.model_dump(mode="json", include={"rollouts", "accelerate"})
         settings |= {"overlong_buffer": self.overlong_buffer, "trl": self.trl}

@@ -37,7 +37,6 @@ class ModelRun(Run):
 
     @property
     def name(self) -> str:
-        """As messages and directories call it."""
         return self.model
 
     @property
@@ -48,12 +47,10 @@ class ModelRun(Run):
 
     @property
     def logs(self) -> Path:
-        """Tables and summary of the finished run."""
         return training_directory(self.study) / self.name
 
     @property
     def line(self) -> str:
-        """The command that makes it, for a shell."""
         return f"tokenshift train --study {self.study.name} --only {self.name}"
 
     @property
@@ -64,7 +61,6 @@ class ModelRun(Run):
 
     @property
     def models(self) -> tuple[Path, ...]:
-        """Directories of the models that it leaves."""
         return (self.study.model_path(self.name), *self.checkpoints.values())
 
     @property
@@ -119,12 +115,10 @@ class TaskArm(ArmRun):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The part of the summary that is the recipe."""
         return {"recipe": recipes.settings(self.recipe)}
 
     @property
     def updates(self) -> int:
-        """Updates that it makes."""
         return self.recipe.updates
 
     @property
