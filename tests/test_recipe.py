@@ -23,6 +23,7 @@ from tokenshift_utils.sections.objective.records import read_runs
 from tokenshift_utils.study import hub, pins
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.prompts import prompt_text
+from tokenshift_utils.training.manager import train_arms
 from tokenshift_utils.training.recipe import grpo, launch
 from tokenshift_utils.training.recipe.data import read_problems
 from tokenshift_utils.training.recipe.runs import RecipeArm as Run
@@ -171,7 +172,7 @@ def test_a_data_set_of_the_hub_is_trained_on_and_not_needed_otherwise(
     assert pins.sources(study) == {} and pins.unpinned(study) == {}
     assert list(pins.sources(study, training=True)) == ["training.data"]
     with pytest.raises(TokenshiftError, match="hf download org/math --repo-type dataset"):
-        launch.train_study("mini", "tuned", 1)
+        train_arms(study, "tuned", 1)
     write_data_set(mini_root / "made", dapo_rows(problems(8) * 3), "train", None)
     add_repository(mini_root / "hub", "org/math", mini_root / "made", "dataset")
     hub._snapshot.cache_clear()
