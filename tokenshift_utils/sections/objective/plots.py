@@ -100,7 +100,7 @@ def plot_training(runs: Runs) -> Figure:
             ax.plot(rows["rollout"], scale * rows["mean"], color=hue, linewidth=1.5,
                     marker="o" if column == "accuracy" else None, markersize=3.5)  # fmt: skip
         if not ax.lines:
-            none = "not logged by these runs" if runs else "no run yet"
+            none = "none of these runs has it" if runs else "no run yet"
             ax.text(0.5, 0.5, none, ha="center", transform=ax.transAxes)
         ax.set_title(title.format(**said), fontsize=9.5)
         ax.ticklabel_format(axis="y", scilimits=(-3, 5), useOffset=False)
