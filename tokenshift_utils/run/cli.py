@@ -67,8 +67,8 @@ def train(
 ) -> None:
     """Train the models of the embedded study from nothing, on a CPU; resumable.
 
-    With --arms or --arm: the runs that compare weighted objectives, which leave logs, not models.
-    Of a study with a recipe of its own (its 'training' section): the tuned models, by arm and seed.
+    With --arms or --arm: the runs of the study's 'training' section, by arm and seed. On data of its
+    own they make the tuned models; of the embedded study they compare objectives and leave logs.
     """
     from tokenshift_utils.study.study import load_study
 
