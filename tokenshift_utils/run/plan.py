@@ -205,7 +205,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
         _memory(study, shape, assumed),
         _hours(shape, work, assumed),
         _disk(study, shape, work),
-        *([_training(study, shape, assumed)] if study.training else []),
+        *([_training(study, shape, assumed)] if study.training and study.training.data else []),
     ]
     parts += [f"Warning: {too_long}"] if too_long else []
     return f"{study.title}\n\n" + "\n\n".join(parts)
@@ -286,10 +286,11 @@ compression, at most:
 
 def _training(study: Study, shape: Shape, assumed: Assumptions) -> str:
     """What the runs of the study's ``training`` section take, beside the analyses."""
-    from tokenshift_utils.training.recipe.runs import check_settings, select_runs
+    from tokenshift_utils.training.runs import arm_runs
+    from tokenshift_utils.training.settings import check_settings
 
     training, sizes = study.training, check_settings(study)
-    every = select_runs(study, None, None)
+    every = arm_runs(study)
     runs = sum(run.objective.kind == "rl" for run in every)
     others = (
         f", and {len(every) - runs} of SFT or DPO, which are short" if len(every) > runs else ""
