@@ -39,7 +39,7 @@ runs = records.read_runs(nb.study)
 paragraph(words.say_runs(runs))
 
 # %%
-nb.table(numbers.configuration_table(nb.study), "configuration")
+nb.table(numbers.configuration_table(nb.study, runs), "configuration")
 nb.table(numbers.runs_table(runs), "runs")
 
 # %% [markdown]
@@ -52,7 +52,7 @@ nb.table(numbers.runs_table(runs), "runs")
 
 # %%
 met = numbers.weights_table(runs)
-nb.figure(plots.plot_weights(numbers.weight_curves(), met), "weights")
+nb.figure(plots.plot_weights(runs, numbers.weight_curves(runs), met), "weights")
 nb.table(met, "weights")
 
 # %% [markdown]
@@ -62,7 +62,7 @@ nb.table(met, "weights")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-paragraph(words.say_weights(met))
+paragraph(words.say_weights(runs, met))
 
 # %% [markdown]
 # ## 4.2 Which tokens get which weight
@@ -71,7 +71,7 @@ paragraph(words.say_weights(met))
 # tokens on top have in common, and whether they stay the same.
 
 # %%
-tokens = numbers.token_table(runs, "high-kl")
+tokens = numbers.token_table(runs, runs.boost("high-kl"))
 nb.figure(plots.plot_tokens(tokens), "tokens")
 nb.table(tokens, "tokens", rows=8)
 paragraph(words.say_tokens(tokens))
@@ -102,7 +102,7 @@ nb.table(numbers.pass_table(nb.study, runs), "pass_at_k")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-paragraph(words.say_objective(table))
+paragraph(words.say_objective(runs, table))
 
 # %% [markdown]
 # The paper's own, as known from published summaries (mean@32 in %, another base model, three
@@ -122,8 +122,8 @@ nb.table(table2(), "paper_table2")
 # they are with few seeds.
 
 # %%
-nb.figure(plots.plot_gains(table), "gains")
-paragraph(words.say_controls(table))
+nb.figure(plots.plot_gains(runs, table), "gains")
+paragraph(words.say_controls(runs, table))
 
 # %% [markdown]
 # ## 4.6 What the weighting does to the shift
@@ -134,7 +134,7 @@ paragraph(words.say_controls(table))
 # %%
 shift = numbers.shift_table(nb.study, runs)
 nb.table(shift, "shift")
-paragraph(words.say_shift(shift))
+paragraph(words.say_shift(runs, shift))
 
 # %% [markdown]
 # ## 4.7 What this shows, and what not
@@ -146,6 +146,6 @@ paragraph(words.say_shift(shift))
 from tokenshift_utils.sections.overview import say_claims, section_claims
 
 found = numbers.objective_evidence(nb.study, runs)
-paragraph(words.say_closing(table))
+paragraph(words.say_closing(runs, table))
 print(say_claims(section_claims(nb.study, found, 4)))
 nb.table(found, "evidence")

@@ -149,7 +149,7 @@ def write_mini_root(root: Path, pair: TinyPair, **settings) -> None:
     study["benchmarks"] = {"sums": {"path": "benchmarks/sums.jsonl", "label": "Sums"}}
     study["sampling"]["max_new_tokens"] = 24
     study["cross_sampling"] |= {"pairs": ["tuned"], "benchmark": None, "controls": None}
-    for section in ("evolution", "precision", "robustness", "weighted"):
+    for section in ("evolution", "precision", "robustness", "trained_in"):
         del study[section]
     (root / "notebooks/studies").mkdir(parents=True)
     file = root / "notebooks/studies/mini.yaml"

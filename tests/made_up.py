@@ -35,10 +35,10 @@ def study(**changes) -> Study:
         "base": "base",
         "models": {
             "base": model("base", "Base"),
-            "dapo": model("rl", "DAPO", checkpoints=steps),
-            "simplerl": model("rl", "SimpleRL"),
-            "dapo-high-kl": model("weighted", "high-KL boost"),
-            "dapo-low-kl": model("weighted", "low-KL boost"),
+            "dapo": model("rl", "DAPO", recipe="dapo", checkpoints=steps),
+            "simplerl": model("rl", "SimpleRL", recipe="simplerl"),
+            "dapo-high-kl": model("weighted", "high-KL boost", recipe="high-kl"),
+            "dapo-low-kl": model("weighted", "low-KL boost", recipe="low-kl"),
             "sft-far": model("sft", "SFT far"),
         },
         "benchmarks": {
@@ -81,11 +81,6 @@ def study(**changes) -> Study:
             "top_p": [0.7, 1.0],
             "temperature": [0.6, 1.0],
             "mixed_threshold": 0.1,
-        },
-        "weighted": {
-            "baseline": "dapo",
-            "arms": ["dapo-high-kl", "dapo-low-kl"],
-            "log_dir": "results/made-up/training",
         },
         "statistics": {"resamples": 200, "confidence": 0.95, "seed": 0},
         "batch": {"rollout": 8, "score": 8, "cross_sampling": 8},

@@ -18,9 +18,11 @@ from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.study.checkpoints import check_trained_on
 from tokenshift_utils.study.study import load_study
-from tokenshift_utils.training.recipe import adapters, launch, sampler
-from tokenshift_utils.training.recipe.prepare import prepare
-from tokenshift_utils.training.recipe.runs import Run, check_settings
+from tokenshift_utils.training.manager import train_arms
+from tokenshift_utils.training.recipe import adapters, sampler
+from tokenshift_utils.training.recipe.runs import AdapterArm as Run
+from tokenshift_utils.training.runs import arm_runs
+from tokenshift_utils.training.settings import check_settings
 
 SUPERVISED = {"per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 1e-2}
 TRAINING = {
@@ -185,14 +187,14 @@ def test_other_arms_leave_adapters(arm, recipe):
     else:
         assert summary["rows"] and log["loss"].notna().all()
     if arm == "far":
-        rows = adapters.sft_rows(Run(recipe(), arm, 1)) if prepare(run) is None else None
+        rows = adapters.sft_rows(Run(recipe(), arm, 1))
         assert rows[0] == {"prompt": "so 0+1 ?\n", "completion": " so 0+1=1.<eos>"}
 
 
 def test_base_answers_are_right_for_sft_and_in_pairs_for_dpo(recipe):
     study = recipe()
     own, pairs = Run(study, "own", 1), Run(study, "dpo", 1)
-    prepare(own), prepare(pairs)
+    own.prepare()
     answers = adapters.base_answers(study)
     assert answers["finished"].all() and set(answers["problem"]) <= set(range(6))
     right, wrong = (set(answers[answers["correct"] == value]["text"]) for value in (True, False))
@@ -211,17 +213,17 @@ def test_arms_have_settings_seeds_and_rollouts_of_their_own(recipe):
         run.rollouts == 2 and run.model.name == "high-kl" and run.objective.weighting.alpha == 100
     )
     assert Run(study, "simplerl", 1).trl["loss_type"] == "grpo"
-    names = [run.name for run in launch.select_runs(study, None, None)]
+    names = [run.name for run in arm_runs(study)]
     assert "dpo-seed-2" not in names and "high-kl-seed-1" not in names and "tuned-seed-2" in names
     with pytest.raises(TokenshiftError, match="has no seed 1: it has 2"):
-        launch.select_runs(study, "high-kl", 1)
+        arm_runs(study, "high-kl", 1)
     assert len(WORDS) and check_settings(study).problems == 2
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"lora": None, "evaluate": None}, "'simplerl' has 'kind'|'tuned' has 'kind'"),
+        ({"lora": None, "evaluate": None}, "needs 'accelerate'"),
         ({"evaluate": None}, "'lora' needs 'evaluate'"),
         ({"answers": None}, "the arm 'own' learns from base's 'answers'"),
         ({"arms": {"own": {"kind": "sft", "alpha": 1.0, "scale": 1.0}}}, "are of arms of kind rl"),
@@ -255,9 +257,9 @@ def test_runs_go_side_by_side_and_one_that_stops_is_named(recipe, capsys, monkey
         TokenshiftError, match=r"own-seed-1 stopped; .*output.log, ends with: .*noth"
     ):
         # a random model's own answers are all wrong, so that nothing can be learnt from them
-        launch.train_study("mini", "tuned,far,own", 1, processes=2)
-    out = capsys.readouterr().out
-    assert "tuned-seed-1 is done" in out and "far-seed-1 is done" in out
+        train_arms(study, "tuned,far,own", 1, processes=2)
+    said = capsys.readouterr().err
+    assert "trained tuned-seed-1" in said and "trained far-seed-1" in said
     assert Run(study, "tuned", 1).is_done() and not Run(study, "own", 1).is_done()
-    launch.train_study("mini", "tuned,far", 1, processes=2)
+    train_arms(study, "tuned,far", 1, processes=2)
     assert capsys.readouterr().out.count("is done: results/mini/models") == 2

@@ -11,43 +11,43 @@ import pytest
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.measures.weighting import Weighting
 from tokenshift_utils.run.cli import main
 from tokenshift_utils.study.study import load_study
+from tokenshift_utils.training.manager import make_runs, train_arms, work_through
 from tokenshift_utils.training.position_sets import pack_positions, unpack_positions
-from tokenshift_utils.training.tiny import comparison, recipes, supervised
-from tokenshift_utils.training.tiny.models import ship
-from tokenshift_utils.training.tiny.recipes import ARMS, Arm, Comparison
+from tokenshift_utils.training.runs import arm_runs
+from tokenshift_utils.training.tiny import recipes, supervised
+from tokenshift_utils.training.tiny.models import ship, train
+from tokenshift_utils.training.tiny.runs import ModelRun, TaskArm
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
-from tokenshift_utils.training.tiny.updates import Updates
+from tokenshift_utils.training.updates import Updates
 
-PLAIN = replace(
-    recipes.TINY.rl["dapo"],
-    prompts_per_rollout=8,
-    responses_per_prompt=8,
-    rollouts=2,
-    updates_per_rollout=2,
-    max_new_tokens=12,
-    overlong_buffer=11,  # the one reward that an untrained model earns
-    dynamic_sampling=False,  # an untrained model has no informative group
-    learning_rate=1e-3,
-)
-SMALL = Comparison(
-    arms={
-        "dapo": Arm("An arm", "confirmatory", 2, PLAIN),
-        "high-kl": Arm(
-            "An arm", "confirmatory", 2, replace(PLAIN, weighting=Weighting(100.0, 1.0))
-        ),
-        "placebo": Arm(
-            "An arm", "control", 1, replace(PLAIN, weighting=Weighting(100.0, 1.0, shuffle=True))
-        ),
+SMALL = {
+    "seeds": [1, 2],
+    "rollouts": 2,
+    "overlong_buffer": 11,  # the one reward that an untrained model earns
+    "evaluate": {"every": 2, "samples": 1, "final_samples": 2},
+    "trl": {
+        "num_generations": 8,
+        "per_device_train_batch_size": 32,
+        "gradient_accumulation_steps": 1,
+        "steps_per_generation": 2,
+        "max_completion_length": 12,
+        "loss_type": "dapo",
+        "epsilon": 0.2,
+        "epsilon_high": 0.28,
+        "beta": 0.0,
+        "learning_rate": 1e-3,
     },
-    evaluations=(0,),
-    evaluation_samples=1,
-    final_samples=2,
-    shift_samples=1,
-    token_tables=((1,), (2,)),
-)
+    "arms": {  # without dynamic sampling: an untrained model has no informative group
+        "dapo": {"label": "An arm"},
+        "high-kl": {"label": "An arm", "alpha": 100.0, "scale": 1.0},
+        "placebo": {
+            "label": "An arm", "role": "control", "seeds": [1],
+            "alpha": 100.0, "scale": 1.0, "shuffle": True,
+        },
+    },
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def study(tmp_path, monkeypatch):
     """The tiny study in an empty root, with an untrained base model and short responses."""
     shutil.copytree(paths.root() / "notebooks" / "studies", tmp_path / "notebooks" / "studies")
     monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path))
-    study = load_study("tiny").with_overrides(**{"sampling.max_new_tokens": 6})
+    study = load_study("tiny")
+    small = study.training.model_dump() | SMALL
+    study = study.with_overrides(**{"sampling.max_new_tokens": 6, "training": small})
     tokenizer = build_tokenizer()
     study.model_path("base").parent.mkdir(parents=True)
     ship(supervised.new_model(tokenizer, 0), tokenizer, study.model_path("base"))
@@ -63,21 +65,31 @@ def study(tmp_path, monkeypatch):
 
 
 def test_confirmatory_runs_come_first_seed_by_seed():
-    runs = ARMS.runs()
+    study = load_study("tiny")
+    runs = [(run.arm, run.seed) for run in arm_runs(study)]
     assert runs[:6] == [(arm, seed) for seed in (1, 2) for arm in ("dapo", "high-kl", "low-kl")]
     assert Counter(arm for arm, _ in runs[:24]) == {"dapo": 8, "high-kl": 8, "low-kl": 8}
     controls = Counter(arm for arm, _ in runs[24:39])
     assert controls == {"high-kl-mean1": 5, "low-kl-mean1": 5, "placebo": 5}
-    assert len(runs) == len(set(runs)) == sum(arm.seeds for arm in ARMS.arms.values())
-    assert {arm.seeds for arm in ARMS.arms.values() if arm.role == "exploratory"} == {3}
+    assert len(runs) == len(set(runs)) == 63
+    assert set(Counter(arm for arm, _ in runs[39:]).values()) == {3}
 
 
 def test_confirmatory_arms_differ_in_their_weights_alone():
-    plain = ARMS.arms["dapo"].recipe
-    high, low = ARMS.arms["high-kl"].recipe, ARMS.arms["low-kl"].recipe
+    plain, high, low = (
+        arm_runs(load_study("tiny"), a)[0].recipe for a in ("dapo", "high-kl", "low-kl")
+    )
     assert replace(high, weighting=None) == replace(low, weighting=None) == plain
     assert high.weighting.alpha == -low.weighting.alpha > 0
     assert high.weighting.scale == low.weighting.scale
+
+
+def test_every_committed_run_and_model_is_done():
+    study, plan = load_study("tiny"), recipes.TINY
+    models = [ModelRun(study, name, plan) for name in (study.base, *plan.rl, *plan.sft)]
+    assert [run.name for run in (*arm_runs(study), *models) if not run.is_done()] == []
+    kept = (paths.results("tiny") / "training").glob("**/summary.json")
+    assert len(list(kept)) == 63 + len(models)
 
 
 def test_a_later_setting_leaves_earlier_keys_alone():
@@ -94,10 +106,19 @@ def test_positions_are_packed_without_loss():
     assert (unpack_positions(pack_positions(flags), 1003) == flags).all()
 
 
-def _files(study, run):
-    directory = comparison.run_directory(study, *run)
-    tables = {f.name: pd.read_csv(f) for f in sorted(directory.glob("*.csv"))}
-    return tables, json.loads((directory / "summary.json").read_text())
+def _run(study, arm, seed):
+    (run,) = arm_runs(study, arm, seed)
+    return run
+
+
+def _make(run, progress=Updates):
+    run.begin()
+    run.make(progress(run.progress_file))
+
+
+def _files(run):
+    tables = {f.name: pd.read_csv(f) for f in sorted(run.logs.glob("*.csv"))}
+    return tables, json.loads((run.logs / "summary.json").read_text())
 
 
 class Stop(Updates):
@@ -109,10 +130,10 @@ class Stop(Updates):
             raise KeyboardInterrupt
 
 
-def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study, tmp_path):
-    run = ("placebo", 1)
-    comparison.train_run(study, SMALL, run, Updates(tmp_path / "p"))
-    tables, summary = _files(study, run)
+def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study):
+    run = _run(study, "placebo", 1)
+    _make(run)
+    tables, summary = _files(run)
     log = tables["log.csv"]
     assert list(log["update"]) == [1, 2, 3, 4]
     assert log["k3_mean"].iloc[0] < 1e-9 < log["k3_mean"].iloc[1]
@@ -130,30 +151,31 @@ def test_a_run_leaves_what_is_needed_and_resumes_to_the_same(study, tmp_path):
     shift = summary["shift"]["base"]
     high = unpack_positions(shift["high_set"], shift["positions"])
     assert high.mean() == pytest.approx(shift["high"], abs=1e-6)
-    assert comparison.is_done(study, SMALL, run) and not comparison._work(study, run).exists()
-    other = replace(SMALL, final_samples=3)
-    assert not comparison.is_done(study, other, run)  # measured otherwise, it would be another run
-    directory = comparison.run_directory(study, *run)
+    assert run.is_done() and not run.work.exists() and not run.progress_file.exists()
+    other = _run(study.with_overrides(**{"training.evaluate.final_samples": 3}), "placebo", 1)
+    assert not other.is_done()  # measured otherwise, it would be another run
+    directory = run.logs
     assert sum(f.stat().st_size for f in directory.iterdir()) < 60_000
 
     shutil.rmtree(directory)
-    with pytest.raises(KeyboardInterrupt):  # what another recipe has left is not gone on from
-        comparison.train_run(study, other, run, Stop(tmp_path / "p"))
     with pytest.raises(KeyboardInterrupt):
-        comparison.train_run(study, SMALL, run, Stop(tmp_path / "p"))
+        _make(run, Stop)
     assert not directory.exists()
-    comparison.train_run(study, SMALL, run, Updates(tmp_path / "p"))
-    again, resumed = _files(study, run)
+    with pytest.raises(TokenshiftError, match="holds a run of other settings .* add --fresh"):
+        make_runs([other])
+    _make(run)
+    again, resumed = _files(run)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(again[name], table)
     assert resumed["shift"] == summary["shift"] and resumed["resumed"]
 
 
-def test_runs_of_a_seed_share_their_problems_and_noise(study, tmp_path):
+def test_runs_of_a_seed_share_their_problems_and_noise(study):
     first = {}
     for run in (("dapo", 1), ("high-kl", 1), ("dapo", 2)):
-        comparison.train_run(study, SMALL, run, Updates(tmp_path / "p"))
-        tables, _ = _files(study, run)
+        made = _run(study, *run)
+        _make(made)
+        tables, _ = _files(made)
         log = tables["log.csv"]
         columns = ["reward_mean", "length_mean", "entropy", "tokens_generated"]
         first[run] = log.loc[0, columns].tolist(), tables["eval.csv"].iloc[:3]["accuracy"].tolist()
@@ -163,24 +185,62 @@ def test_runs_of_a_seed_share_their_problems_and_noise(study, tmp_path):
 
 def test_what_another_command_is_making_is_left_to_it(study, monkeypatch):
     made = []
-    monkeypatch.setattr(
-        comparison, "train_run", lambda study, plan, run, progress: made.append(run)
-    )
-    with comparison._lock(study, ("high-kl", 1)):
-        comparison._work_through(study, SMALL, SMALL.runs())
-        with pytest.raises(TokenshiftError, match="high-kl with seed 1 is under way"):
-            comparison.train_arms(study, "high-kl", fresh=True, comparison=SMALL)
+    monkeypatch.setattr(TaskArm, "make", lambda run, progress: made.append((run.arm, run.seed)))
+    with _run(study, "high-kl", 1).lock():
+        work_through(arm_runs(study))
+        with pytest.raises(TokenshiftError, match="run high-kl-seed-1 is under way"):
+            train_arms(study, "high-kl", fresh=True)
     assert made == [("dapo", 1), ("dapo", 2), ("high-kl", 2), ("placebo", 1)]
 
 
 def test_mistakes_are_refused_before_anything_runs(study):
-    with pytest.raises(TokenshiftError, match="no arm 'hihg-kl'; there are dapo"):
-        comparison.train_arms(study, "hihg-kl")
-    with pytest.raises(TokenshiftError, match="no seed 9 here; give one from 1 to 8"):
-        comparison.train_arms(study, "high-kl", 9)
+    with pytest.raises(TokenshiftError, match="no arm 'hihg-kl': it has dapo, high-kl"):
+        train_arms(study, "hihg-kl")
+    with pytest.raises(TokenshiftError, match="no seed 9: it has 1, 2"):
+        train_arms(study, "high-kl", 9)
+    for trl, said in (
+        ({"warmup_steps": 3}, "'training.trl' has 'warmup_steps', which a training on a task"),
+        ({"max_steps": 4}, "'training.trl' has 'max_steps'"),
+    ):
+        odd = study.with_overrides(**{"training.trl": SMALL["trl"] | trl})
+        with pytest.raises(TokenshiftError, match=said):
+            train_arms(odd)
+    lacking = {name: value for name, value in SMALL["trl"].items() if name != "beta"}
+    with pytest.raises(TokenshiftError, match="'training.trl' lacks 'beta'"):
+        train_arms(study.with_overrides(**{"training.trl": lacking}))
+    own = study.with_overrides(**{"training.arms.dapo.trl": {"num_generations": 4}})
+    with pytest.raises(TokenshiftError, match="'num_generations', which is the same for all arms"):
+        train_arms(own)
     shutil.rmtree(study.model_path("base"))
     with pytest.raises(TokenshiftError, match="no model directory"):
-        comparison.train_arms(study)
+        train_arms(study)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"task": None}, "either 'data' or 'task'"),
+        ({"evaluate": None}, "a 'task' needs 'evaluate'"),
+        ({"accelerate": {"num_processes": 2}}, "for a training on 'data'"),
+        ({"baseline": "ppo"}, "'baseline' names 'ppo', which is not in 'arms'"),
+        (
+            {"arms": {"dapo": {"against": "ppo"}}, "baseline": None},
+            "'arms.dapo.against' names 'ppo'",
+        ),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(study, change, said):
+    with pytest.raises(TokenshiftError, match=said):
+        study.with_overrides(training=study.training.model_dump() | change)
+
+
+def test_a_dry_run_prints_commands_and_makes_nothing(study, capsys):
+    train_arms(study, "high-kl", dry=True)
+    out = capsys.readouterr().out
+    assert "tokenshift train --study tiny --arm high-kl --seed 2" in out and "placebo" not in out
+    train(study, dry=True)
+    assert "tokenshift train --study tiny --only sft-near" in capsys.readouterr().out
+    assert not (paths.results("tiny") / "training").exists()
 
 
 @pytest.mark.parametrize(
@@ -198,10 +258,11 @@ def test_options_that_do_not_go_together_are_refused(options, said, capsys):
 
 @pytest.mark.slow
 def test_two_processes_share_the_runs_and_a_second_command_finds_them_done(study, capsys):
-    comparison.train_arms(study, comparison=SMALL)
-    assert all(comparison.is_done(study, SMALL, run) for run in SMALL.runs())
-    before = {run: _files(study, run)[1] for run in SMALL.runs()}
-    comparison.train_arms(study, comparison=SMALL)
+    train_arms(study)
+    runs = arm_runs(study)
+    assert len(runs) == 5 and all(run.is_done() for run in runs)
+    before = _files(_run(study, "placebo", 1))[1]
+    train_arms(study)
     assert "5 of 5 runs are done; 0 to go" in capsys.readouterr().out
-    comparison.train_arms(study, "placebo", fresh=True, comparison=SMALL)
-    assert _files(study, ("placebo", 1))[1]["shift"] == before["placebo", 1]["shift"]
+    train_arms(study, "placebo", fresh=True)
+    assert _files(_run(study, "placebo", 1))[1]["shift"] == before["shift"]

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from tokenshift_utils.sections import claims, paper
 from tokenshift_utils.sections.claims import CLAIMS, QUANTITIES, Check, evaluate, judge
 
-KINDS = {
-    "base": "base",
-    "dapo": "rl",
-    "simplerl": "rl",
-    "sft-far": "sft",
-    "dapo-high-kl": "weighted",
-    "dapo-low-kl": "weighted",
+ROLES = {
+    "base": ("base",),
+    "dapo": ("rl", "dapo"),
+    "simplerl": ("rl", "simplerl"),
+    "sft-far": ("sft",),
+    "dapo-high-kl": ("weighted", "high-kl"),
+    "dapo-low-kl": ("weighted", "low-kl"),
 }
 
 
@@ -48,6 +48,7 @@ def test_every_claim_states_a_fact_a_reason_and_known_quantities():
         ),
         (lambda c: c["claims"][0].update(checks=[{"quantity": "rank1"}]), "needs a bound"),
         (lambda c: c["claims"][0].update(verdict="supported"), "Extra inputs"),
+        (lambda c: c["claims"][0].update(subjects=["tuned"]), "Input should be"),
     ],
 )
 def test_a_file_of_claims_that_is_not_sound_is_refused(change, message):
@@ -85,13 +86,13 @@ def test_two_sided_judgement(interval, expected):
 
 def test_claims_need_all_of_their_checks():
     good = ("identity_variance", "dapo", 0.2, 0.1, 0.3, "")
-    table = evaluate(KINDS, evidence(good, ("frequent_low_share", "dapo", 0.2, 0.1, 0.3, "")))
+    table = evaluate(ROLES, evidence(good, ("frequent_low_share", "dapo", 0.2, 0.1, 0.3, "")))
     assert verdict_of(table, "1-identity", "dapo")[0] == "not supported"
-    table = evaluate(KINDS, evidence(good, ("frequent_low_share", "dapo", 0.6, 0.4, 0.8, "")))
+    table = evaluate(ROLES, evidence(good, ("frequent_low_share", "dapo", 0.6, 0.4, 0.8, "")))
     assert verdict_of(table, "1-identity", "dapo")[0] == "undecided"
-    table = evaluate(KINDS, evidence(good, ("frequent_low_share", "dapo", 0.8, 0.7, 0.9, "")))
+    table = evaluate(ROLES, evidence(good, ("frequent_low_share", "dapo", 0.8, 0.7, 0.9, "")))
     assert verdict_of(table, "1-identity", "dapo")[0] == "supported"
-    table = evaluate(KINDS, evidence(good))
+    table = evaluate(ROLES, evidence(good))
     assert verdict_of(table, "1-identity", "dapo") == (
         "not testable",
         "0.2 [0.1, 0.3]; not measured in this study",
@@ -99,16 +100,31 @@ def test_claims_need_all_of_their_checks():
 
 
 def test_what_a_study_lacks_is_not_testable_and_said():
-    table = evaluate({"base": "base", "dapo": "rl"}, evidence())
+    table = evaluate({"base": ["base"], "dapo": ["rl", "dapo"]}, evidence())
     assert set(table["verdict"]) == {"not testable"}
     assert verdict_of(table, "1-sft-denser", "sft")[1] == "this study has no SFT control"
-    assert "simplerl" in verdict_of(table, "1-dapo-wider", "dapo")[1]
-    assert "dapo-low-kl" in verdict_of(table, "4-low-kl-gains", "dapo-low-kl")[1]
+    lack = "this study has no model of recipe"
+    assert verdict_of(table, "1-dapo-wider", "dapo")[1] == f"{lack} simplerl"
+    assert verdict_of(table, "4-low-kl-gains", "low-kl")[1] == f"{lack} low-kl"
+
+
+def test_claims_are_asked_by_role_whatever_models_are_called():
+    roles = {"base": ["base"], "mine": ["rl", "dapo"], "other": ["rl", None], "far": ["sft", None]}
+    found = [("rank1", m, 0.3, 0.25, 0.35, "") for m in ("mine", "other")]
+    found += [
+        ("rank3", "mine", 0.9, 0.85, 0.95, ""),
+        ("sft_density_ratio", "far", 3.0, 2.5, 4.0, ""),
+    ]
+    table = evaluate(roles, evidence(*found))
+    of = table.groupby("claim")["subject"].agg(list)
+    assert of["3-rank1"] == ["mine", "other"] and of["3-rank3-dapo"] == ["mine"]
+    assert of["3-rank3-simplerl"] == ["simplerl"]  # which no model is: it stands for itself
+    assert set(table[table["verdict"] == "supported"]["subject"]) == {"mine", "other", "far"}
 
 
 def test_a_note_explains_what_could_not_be_measured():
     nan = math.nan
-    table = evaluate(KINDS, evidence(("rank1", "dapo", nan, nan, nan, "no position with JS > 0.1")))
+    table = evaluate(ROLES, evidence(("rank1", "dapo", nan, nan, nan, "no position with JS > 0.1")))
     assert verdict_of(table, "3-rank1", "dapo") == ("not testable", "no position with JS > 0.1")
 
 

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import warnings
-from dataclasses import replace
 
 import made_up
 import matplotlib.pyplot as plt
@@ -17,16 +16,16 @@ from tokenshift_utils.report import style
 from tokenshift_utils.sections.objective import numbers as objective
 from tokenshift_utils.sections.objective import plots as draw
 from tokenshift_utils.sections.objective import records, words
+from tokenshift_utils.study.study import load_study
 from tokenshift_utils.training.position_sets import pack_positions
-from tokenshift_utils.training.tiny import recipes
-from tokenshift_utils.training.tiny.recipes import ARMS
+from tokenshift_utils.training.runs import arm_runs
+
+TINY = load_study("tiny")
 
 
-def write_run(root, arm, seed, right, high=(True, False, False, False), responses="same"):
-    """A run whose problems have ``right`` of 4 responses right, the same on every benchmark."""
-    directory = root / "arms" / arm / f"seed-{seed}"
-    directory.mkdir(parents=True)
-    log = pd.DataFrame(
+def log_of(seed):
+    """A training log of two rollouts."""
+    return pd.DataFrame(
         {
             "rollout": [1, 1, 2, 2], "k3_p50": [0, 1e-8, 0, 3e-8], "k3_p90": [0, 1e-6, 0, 3e-6],
             "k3_p99": [0, 1e-4, 0, 3e-4], "weight_mean": [1, 1.1, 1, 1.3],
@@ -35,7 +34,13 @@ def write_run(root, arm, seed, right, high=(True, False, False, False), response
             "entropy": [0.5, 0.4, 0.3, 0.2], "kl_base": [0, None, 0.1, None],
         }
     )  # fmt: skip
-    log.to_csv(directory / "log.csv", index=False)
+
+
+def write_run(root, arm, seed, right, high=(True, False, False, False), responses="same"):
+    """A run whose problems have ``right`` of 4 responses right, the same on every benchmark."""
+    directory = root / "results/made-up/training/arms" / arm / f"seed-{seed}"
+    directory.mkdir(parents=True)
+    log_of(seed).to_csv(directory / "log.csv", index=False)
     evaluations = [(r, b, 0.1 * r) for r in (0, 2) for b in ("easy", "hard")]
     pd.DataFrame(evaluations, columns=["rollout", "benchmark", "accuracy"]).to_csv(
         directory / "eval.csv", index=False
@@ -53,7 +58,7 @@ def write_run(root, arm, seed, right, high=(True, False, False, False), response
     shift = {"near_zero": {"0.001": 0.9, "0.01": 0.95}, "high": 0.02, "mean_js": 0.01}
     flags = np.array(high)
     summary = {
-        "recipe": recipes.settings(ARMS.arms[arm].recipe), "totals": {"tokens_generated": 100}, "seconds": 60, "resumed": False,
+        **arm_runs(TINY, arm)[0].settings, "totals": {"tokens_generated": 100}, "seconds": 60, "resumed": False,
         "shift": {"own": shift, "base": {
             "positions": len(flags), "responses": responses, "high_set": pack_positions(flags)}},
     }  # fmt: skip
@@ -61,8 +66,11 @@ def write_run(root, arm, seed, right, high=(True, False, False, False), response
 
 
 @pytest.fixture
-def study(tmp_path):
-    return made_up.study(**{"weighted.log_dir": str(tmp_path)})
+def study(tmp_path, monkeypatch):
+    """The made-up study with tiny's arms."""
+    (tmp_path / "notebooks/studies").mkdir(parents=True)
+    monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path))
+    return made_up.study(training=TINY.training.model_dump())
 
 
 @pytest.fixture
@@ -95,12 +103,14 @@ def test_table_2_pairs_by_seed_and_tests_the_confirmatory_arms(study, runs):
     assert np.isnan(table.loc["placebo", "p"])
 
 
-def test_claims_are_looked_at_once_when_all_planned_seeds_are_there(study, runs, monkeypatch):
+def test_claims_are_looked_at_once_when_all_planned_seeds_are_there(study, runs):
     found = objective.objective_evidence(study, runs).set_index(["quantity", "subject"])
     boost = found.loc[("boost_gain", "dapo-high-kl")]
     assert np.isnan(boost["value"]) and boost["note"] == "3 of 8 paired seeds are there"
-    monkeypatch.setitem(ARMS.arms, "dapo", replace(ARMS.arms["dapo"], seeds=3))
-    found = objective.objective_evidence(study, runs).set_index(["quantity", "subject"])
+    study = study.with_overrides(**{"training.arms.dapo.seeds": [1, 2, 3]})
+    found = objective.objective_evidence(study, records.read_runs(study)).set_index(
+        ["quantity", "subject"]
+    )
     boost = found.loc[("boost_gain", "dapo-high-kl")]
     assert boost["value"] == pytest.approx(0.25) and boost["note"] == "3 seeds"
     low = found.loc[("boost_gain", "dapo-low-kl")]
@@ -130,10 +140,11 @@ def test_weights_leave_out_the_first_update_of_a_rollout(runs):
     assert row["weight_mean"] == pytest.approx(1.2) and row["k3_p90_micronats"] == pytest.approx(2)
 
 
-def test_the_weight_curve_is_the_recipes():
-    curve = objective.weight_curves(("high-kl", "low-kl"))
+def test_the_weight_curve_is_the_arms(runs):
+    curve = objective.weight_curves(runs)
+    assert list(curve["arm"].unique()) == ["high-kl", "low-kl", "high-kl-strong", "low-kl-strong"]
     for arm, rows in curve.groupby("arm"):
-        weighting = ARMS.arms[arm].recipe.weighting
+        weighting = TINY.training.arms[arm].weighting
         at = rows.iloc[100]
         expected = 1 + weighting.scale * (1 / (1 + math.exp(-weighting.alpha * at["kl"])) - 0.5)
         assert at["weight"] == pytest.approx(expected) and rows["weight"].iloc[0] == 1
@@ -168,13 +179,13 @@ def test_overlaps_of_high_positions(study, runs):
 
 
 def test_a_run_that_cannot_be_read_is_one_clear_sentence(study, runs, tmp_path):
-    (tmp_path / "arms/dapo/seed-2/summary.json").write_text("{")
+    (tmp_path / "results/made-up/training/arms/dapo/seed-2/summary.json").write_text("{")
     with pytest.raises(TokenshiftError, match="tokenshift train --arm dapo --seed 2"):
         records.read_runs(study)
 
 
 def test_a_run_of_another_recipe_is_refused(study, runs, tmp_path):
-    file = tmp_path / "arms/high-kl/seed-1/summary.json"
+    file = tmp_path / "results/made-up/training/arms/high-kl/seed-1/summary.json"
     summary = json.loads(file.read_text())
     summary["recipe"]["weighting"]["alpha"] = 1.0
     file.write_text(json.dumps(summary))
@@ -185,18 +196,25 @@ def test_a_run_of_another_recipe_is_refused(study, runs, tmp_path):
 def everything(study, runs):
     """All words, after all tables and figures."""
     table, met = objective.objective_table(study, runs), objective.weights_table(runs)
-    tokens, shift = objective.token_table(runs, "high-kl"), objective.shift_table(study, runs)
+    tokens, shift = (
+        objective.token_table(runs, runs.boost("high-kl")),
+        objective.shift_table(study, runs),
+    )
     objective.pass_table(study, runs), objective.runs_table(runs)
-    objective.configuration_table(study)
-    draw.plot_weights(objective.weight_curves(), met).draw_without_rendering()
-    for figure in (draw.plot_tokens(tokens), draw.plot_training(runs), draw.plot_gains(table)):
+    objective.configuration_table(study, runs)
+    draw.plot_weights(runs, objective.weight_curves(runs), met).draw_without_rendering()
+    for figure in (
+        draw.plot_tokens(tokens),
+        draw.plot_training(runs),
+        draw.plot_gains(runs, table),
+    ):
         figure.draw_without_rendering()
     plt.close("all")
     return "\n".join(
         [
-            words.say_runs(runs), words.say_weights(met), words.say_tokens(tokens),
-            words.say_curves(runs), words.say_objective(table),
-            words.say_controls(table), words.say_shift(shift), words.say_closing(table),
+            words.say_runs(runs), words.say_weights(runs, met), words.say_tokens(tokens),
+            words.say_curves(runs), words.say_objective(runs, table),
+            words.say_controls(runs, table), words.say_shift(runs, shift), words.say_closing(runs, table),
         ]
     )  # fmt: skip
 
@@ -209,7 +227,7 @@ def test_any_part_of_the_runs_will_do(study, runs, tmp_path):
         assert "confirmatory: 7 of 24 runs; not complete: DAPO | High-KL boost" in text
         assert "a report on the way" in text and "nan" not in text.lower()
         for arm in ("dapo", "placebo", "high-kl", "low-kl"):
-            shutil.rmtree(tmp_path / "arms" / arm)
+            shutil.rmtree(tmp_path / "results/made-up/training/arms" / arm)
             text = everything(study, records.read_runs(study))
             assert "nan" not in text.lower()
     assert "confirmatory: 0 of 24 runs" in text and "Too few runs" in text
@@ -224,7 +242,7 @@ def test_the_closing_words_follow_the_numbers(study, tmp_path):
         write_run(tmp_path, "low-kl-strong", seed, (0, 0))
         write_run(tmp_path, "dapo-lr-0.8", seed, (0, 1))
     runs = records.read_runs(study)
-    text = words.say_closing(objective.objective_table(study, runs))
+    text = words.say_closing(runs, objective.objective_table(study, runs))
     assert "At s = 1.9 the low-KL boost gives -25.00 points [-25.00, -25.00] over 2 seeds." in text
     assert "less than either boost: DAPO, rate x 0.8 -12.50 points" in text
     assert "High-KL boost gains" in text and "Low-KL boost is not told from DAPO" in text
@@ -239,4 +257,4 @@ def test_where_test_and_interval_part_the_words_say_so(study, tmp_path):
     runs = records.read_runs(study)
     table = objective.objective_table(study, runs).set_index("arm")
     assert table.loc["high-kl", "p_holm"] < 0.05 and table.loc["high-kl", "gain_low"] < 0
-    assert "its interval includes 0: borderline" in words.say_closing(table.reset_index())
+    assert "its interval includes 0: borderline" in words.say_closing(runs, table.reset_index())

@@ -199,7 +199,7 @@ def test_all_notebooks_run_on_a_pair(root, capsys):
     manifest = reproduce("mine")
     assert [name[:2] for name in manifest["notebooks"]] == ["00", "01", "02", "03"]
     said = capsys.readouterr().err
-    assert "left out: study mine has no 'weighted' section, so notebook 04_weighted_obj" in said
+    assert "left out: study mine has no 'training' section, so notebook 04_weighted_obj" in said
     assert "left out: study mine has no 'robustness' section, so notebook 05_robustness" in said
     claims = pd.read_csv(root / "results/mine/tables/00_claims.csv")
     assert len(claims) and len(pd.read_csv(root / "results/mine/tables/02_curves.csv"))

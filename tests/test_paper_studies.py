@@ -5,12 +5,14 @@ places in a hand-made cache of the hub; what a study says of prompts, stop token
 revisions and verifier is read as it will be with the real ones.
 """
 
+import json
 import re
 import shutil
 
 import pytest
 from conftest import CHECKOUT, WORDS, fetch_both, write_model
 from hub_cache import add_repository, write_data_set
+from test_objective import everything, log_of
 from transformers import AutoTokenizer
 
 from tokenshift_utils.pairs.rules import Rule
@@ -19,9 +21,13 @@ from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.run.checks import check_inputs
+from tokenshift_utils.sections.objective.numbers import configuration_table, objective_evidence
+from tokenshift_utils.sections.objective.records import read_runs
+from tokenshift_utils.sections.overview import section_claims
 from tokenshift_utils.study import pins, schema
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.benchmarks import load_benchmark
+from tokenshift_utils.training.runs import arm_runs
 
 STUDIES = [
     *("qwen2.5-32b-dapo", "qwen2.5-32b-simplerl", "qwen2.5-7b-simplerl"),
@@ -122,6 +128,49 @@ def test_it_runs_on_stand_ins(name, cache, models):
                 study, Shifts.of(study, checkpoint, source=tuned, benchmarks=study.cross_benchmark)
             )
         )
+
+
+def test_the_weighted_objective_is_compared_on_stand_ins(cache, models):
+    study = load_study("qwen2.5-math-7b-dwa")
+    stand_in(cache, models, study)
+    limits = {f"benchmarks.{benchmark}.limit": 1 for benchmark in study.benchmarks}
+    few = {"shifts": 1, "accuracy": 2, "controls": 1, "cross_sampling": 1}
+    study = study.with_overrides(
+        **{"backend": "transformers", "dtype": "float32", "sampling.max_new_tokens": 6},
+        **limits,
+        **{f"samples.{key}": value for key, value in few.items()},
+    )
+    assert "confirmatory: 0 of 9 runs" in everything(study, read_runs(study))
+    for run in arm_runs(study, seed=1) + arm_runs(study, "dapo", 2) + arm_runs(study, "high-kl", 2):
+        run.logs.mkdir(parents=True)
+        log_of(run.seed).assign(kl_base=None).to_csv(run.logs / "log.csv", index=False)
+        summary = {"totals": {"tokens_generated": 9}, "seconds": 1, "resumed": False}
+        (run.logs / "summary.json").write_text(json.dumps(summary | run.settings))
+        if not run.model.exists():
+            shutil.copytree(models / "base", run.model)
+    runs = read_runs(study)
+    assert {arm: list(own) for arm, own in runs.items()} == {
+        "dapo": [1, 2], "high-kl": [1, 2], "low-kl": [1]
+    }  # fmt: skip
+    assert (runs.baseline, runs.confirmatory) == ("dapo", ("high-kl", "low-kl"))
+    assert (runs.boost("high-kl"), runs.boost("low-kl")) == ("high-kl", "low-kl")
+    text = everything(study, runs)
+    assert "confirmatory: 5 of 9 runs; not complete: DAPO | High-KL boost | Low-KL boost" in text
+    assert "a report on the way" in text and "nan" not in text.lower() and "small task" not in text
+    # Both of the second seed are the base itself here: no position has moved, and none is better.
+    shift = runs["dapo"][2].summary["shift"]["base"]
+    assert shift["mean_js"] == 0 and shift == runs["high-kl"][2].summary["shift"]["base"]
+    assert runs["dapo"][1].summary["shift"]["own"]["mean_js"] > 0
+    assert runs["dapo"][2].score == runs["high-kl"][2].score
+    found = objective_evidence(study, runs)
+    assert list(found["subject"]) == ["high-kl", "low-kl", "high-kl"]
+    verdicts = section_claims(study, found, 4).set_index("claim")
+    assert verdicts.loc["4-low-kl-gains", "measured"] == "1 of 3 paired seeds are there"
+    settings = configuration_table(study, runs).set_index("setting")["value"]
+    assert settings["optimiser"] == "AdamW, constant with warmup rate 1e-06"
+    assert (
+        settings["length"] == "200 rollouts x 16 updates" and settings["dynamic sampling"] == "none"
+    )
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -19,13 +19,16 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, TrainerCal
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.run.cli import main
+from tokenshift_utils.sections.objective.records import read_runs
 from tokenshift_utils.study import hub, pins
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.prompts import prompt_text
+from tokenshift_utils.training.manager import train_arms
 from tokenshift_utils.training.recipe import grpo, launch
 from tokenshift_utils.training.recipe.data import read_problems
-from tokenshift_utils.training.recipe.prepare import prepare
-from tokenshift_utils.training.recipe.runs import Run, check_settings, select_runs
+from tokenshift_utils.training.recipe.runs import RecipeArm as Run
+from tokenshift_utils.training.runs import arm_runs
+from tokenshift_utils.training.settings import check_settings
 
 REAL = "qwen2.5-math-7b-dwa"
 ASK = "so {problem} ?\n"
@@ -169,7 +172,7 @@ def test_a_data_set_of_the_hub_is_trained_on_and_not_needed_otherwise(
     assert pins.sources(study) == {} and pins.unpinned(study) == {}
     assert list(pins.sources(study, training=True)) == ["training.data"]
     with pytest.raises(TokenshiftError, match="hf download org/math --repo-type dataset"):
-        launch.train_study("mini", "tuned", 1)
+        train_arms(study, "tuned", 1)
     write_data_set(mini_root / "made", dapo_rows(problems(8) * 3), "train", None)
     add_repository(mini_root / "hub", "org/math", mini_root / "made", "dataset")
     hub._snapshot.cache_clear()
@@ -252,6 +255,10 @@ def test_a_run_leaves_model_log_and_summary_and_resumes_to_the_same(recipe):
     assert ends.eos_token_id == [1, len(WORDS)] and ends.max_new_tokens is None
     assert AutoTokenizer.from_pretrained(run.model).chat_template == CHAT
 
+    found = read_runs(study)["high-kl"][1]  # as notebook 04 reads it
+    assert len(found.final) == 3 and 0 <= found.score <= 1 and found.tokens.empty
+    assert found.summary["shift"]["own"]["mean_js"] > 0
+
     for stop in (Stop(), StopLate()):
         shutil.rmtree(run.logs)
         shutil.rmtree(run.model)
@@ -273,7 +280,8 @@ def test_a_stopped_run_of_other_settings_is_refused_and_dropped_with_fresh(recip
     other = Run(recipe(**{"training.trl": TRL | {"learning_rate": 1e-3}}), "tuned", 1)
     with pytest.raises(TokenshiftError, match="holds a run of other settings .* add --fresh"):
         grpo.train_run(other)
-    prepare(other, fresh=True)
+    other.forget()
+    other.begin()
     assert [file.name for file in run.work.iterdir()] == ["key"]
 
 
@@ -281,11 +289,11 @@ def test_seeds_share_the_problems_and_have_models_of_their_own(recipe):
     study = recipe()
     first, second = (Run(study, "tuned", seed) for seed in (1, 2))
     assert second.model.name == "tuned-seed-2" and second.checkpoints == {}
-    prepare(first)
+    first.prepare()
     assert first.key != second.key
     with pytest.raises(TokenshiftError, match="has no seed 3: it has 1, 2"):
-        select_runs(study, "tuned", 3)
-    runs = select_runs(study, None, None)
+        arm_runs(study, "tuned", 3)
+    runs = arm_runs(study)
     assert [(run.seed, run.arm) for run in runs][:2] == [(1, "tuned"), (1, "high-kl")]
 
 
@@ -399,6 +407,10 @@ def test_mistakes_are_one_sentence_before_anything_runs(change, options, said, r
         ({"training.arms": {"tuned": {"signal": "entropy"}}}, "no weights to say more of"),
         ({"training.arms": {"tuned": {"alpha": 1, "scale": 2}}}, r"\|scale\| must be below 2"),
         ({"training.arms": {"tuned": {"alpha": float("inf"), "scale": 1}}}, "must be finite"),
+        (
+            {"training.arms": {"tuned": {"dynamic_sampling": True}}},
+            "'evaluate' and 'dynamic_sampling' are for a training on a 'task'",
+        ),
         ({"training.arms": {"base": {}}}, "'models' has no such model of kind rl or weighted"),
         ({"training.arms": {"ppo": {}}}, "'training.arms' has 'ppo'"),
         ({"training.gpus": {"train": [0, 1]}}, "'gpus.train' names 2 GPUs, but 1 would be used"),
@@ -441,7 +453,7 @@ def test_a_value_that_trl_refuses_is_one_sentence(recipe):
 
 
 def test_studies_without_a_recipe_say_so(capsys):
-    assert "which tiny has not" in refused(["--dry-run", "--arms"], capsys)
+    assert "its models are made by study tiny" in refused(["--study", "smoke", "--arms"], capsys)
     assert "nothing to train" in refused(["--study", "tulu3-8b", "--arms"], capsys)
 
 

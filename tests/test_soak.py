@@ -228,7 +228,8 @@ def damaged_root(tmp_path, tiny_pair, monkeypatch):
     }
     write_mini_root(root, tiny_pair, models=models)
     shutil.copy(CHECKOUT / "notebooks/01_divergence_characterization.ipynb", root / "notebooks")
-    shutil.copytree(CHECKOUT / "results/tiny/training", root / "training")
+    shutil.copy(CHECKOUT / "notebooks/studies/tiny.yaml", root / "notebooks/studies")
+    shutil.copytree(CHECKOUT / "results/tiny/training", root / "results/tiny/training")
     monkeypatch.setenv("TOKENSHIFT_HOME", str(root))
     driver = Driver(root, "reproduce", "--study", "mini", "--only", "01")
     assert driver.ended() == 0, driver.log.read_text()
@@ -238,8 +239,7 @@ def damaged_root(tmp_path, tiny_pair, monkeypatch):
 def test_a_damaged_file_is_made_again_or_refused_in_a_sentence(damaged_root, luck):
     root, adapter = damaged_root
     study = load_study("mini")
-    smoke = load_study(CHECKOUT / "notebooks/studies/smoke.yaml")
-    smoke = smoke.with_overrides(**{"weighted.log_dir": str(root / "training")})
+    smoke = load_study(CHECKOUT / "notebooks/studies/smoke.yaml")  # its arms are of study tiny
     names = [c.name for c in describe("shifts")]
     whole = fetch(study, Shifts.of(study, "tuned"))
     runs = read_runs(smoke)
@@ -276,7 +276,7 @@ def test_a_damaged_file_is_made_again_or_refused_in_a_sentence(damaged_root, luc
         "checksum": (lambda: sorted(store.rglob("*.sha256")), check_records),
         "key": (lambda: sorted(store.rglob("key.json")), check_records),
         "manifest": (lambda: [manifest], check_manifest),
-        "training log": (lambda: sorted(root.glob("training/arms/*/*/*")), check_runs),
+        "training log": (lambda: sorted(root.glob("results/tiny/training/arms/*/*/*")), check_runs),
         "adapter": (lambda: sorted(adapter.glob("adapter_*")), check_adapter),
     }
     for _ in range(DAMAGES):

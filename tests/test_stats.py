@@ -232,7 +232,9 @@ def test_a_claim_from_too_little_is_not_testable_and_says_why():
     estimate = Bootstrap(frame).accuracy(frame)
     for note, opening in (("", "too few"), ("JS > 0.1", "JS > 0.1; too few")):
         found = evidence([("near_zero_share", "dapo", estimate, note)])
-        table = evaluate({"base": "base", "dapo": "rl"}, found).set_index(["claim", "subject"])
+        table = evaluate({"base": ["base"], "dapo": ["rl", "dapo"]}, found).set_index(
+            ["claim", "subject"]
+        )
         row = table.loc[("1-sparsity-dapo", "dapo")]
         assert row["verdict"] == "not testable"
         assert (

@@ -19,7 +19,7 @@ from tokenshift_utils.training.tiny.evaluation import Evaluator
 from tokenshift_utils.training.tiny.models import train
 from tokenshift_utils.training.tiny.recipes import Plan
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
-from tokenshift_utils.training.tiny.updates import Updates
+from tokenshift_utils.training.updates import Updates
 
 SFT = replace(recipes.TINY.sft["sft-near"], documents=60, batch_tokens=1024, warmup_steps=1)
 RL = replace(

@@ -60,21 +60,21 @@ def train(
         bool, typer.Option("--arms", help="Instead: every run of the comparison of objectives.")
     ] = False,
     arm: Annotated[
-        str | None,
-        typer.Option(help="Instead: the runs of this arm; of a recipe's, several as A,B."),
+        str | None, typer.Option(help="Instead: the runs of this arm, or of several as A,B.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="With --arm or --arms: only this seed.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be run; for studies with a recipe.")
+        bool, typer.Option("--dry-run", help="Print what would be run, no more.")
     ] = False,
     processes: Annotated[
-        int, typer.Option(min=1, help="Runs of adapters that go side by side.")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, help="Runs that go side by side: by default 1, of the tiny study's 2."),
+    ] = None,
 ) -> None:
     """Train the models of the embedded study from nothing, on a CPU; resumable.
 
-    With --arms or --arm: the runs that compare weighted objectives, which leave logs, not models.
-    Of a study with a recipe of its own (its 'training' section): the tuned models, by arm and seed.
+    With --arms or --arm: the runs of the study's 'training' section, by arm and seed. On data of its
+    own they make the tuned models; of the embedded study they compare objectives and leave logs.
     """
     from tokenshift_utils.study.study import load_study
 
@@ -85,29 +85,20 @@ def train(
     comparing = comparing or bool(loaded.training and loaded.training.lora)
     if seed is not None and not comparing:
         raise TokenshiftError("--seed goes with --arm or --arms; shipped models have one seed.")
-    if loaded.training is not None:
-        from tokenshift_utils.run.reproduce import study_argument
-        from tokenshift_utils.training.recipe.launch import train_study
-
-        if not comparing:
-            raise TokenshiftError(
-                f"study {loaded.name} trains by arm: give --arm with one of "
-                f"{', '.join(loaded.training.arms)}, or --arms"
-            )
-        train_study(study_argument(study), arm, seed, fresh, dry_run, processes)
-        return
-    if dry_run:
-        raise TokenshiftError(
-            f"--dry-run is for studies with a 'training' section, which {loaded.name} has not."
-        )
     if comparing:
-        from tokenshift_utils.training.tiny.comparison import train_arms
+        from tokenshift_utils.run.reproduce import study_argument
+        from tokenshift_utils.training.manager import train_arms
 
-        train_arms(loaded, arm, seed, fresh)
+        train_arms(loaded, arm, seed, fresh, dry_run, study_argument(study), processes)
         return
+    if loaded.training is not None and loaded.training.data is not None:
+        raise TokenshiftError(
+            f"study {loaded.name} trains by arm: give --arm with one of "
+            f"{', '.join(loaded.training.arms)}, or --arms"
+        )
     from tokenshift_utils.training.tiny.models import train
 
-    train(loaded, only, fresh)
+    train(loaded, only, fresh, dry_run)
 
 
 @app.command("word-problems")

@@ -62,19 +62,20 @@ PARAMETERS: dict[str, dict[str, str]] = {
 }
 
 # Sections that a study may leave out; the notebook that needs one is then not for that study.
-SECTION_OF = {"04_weighted_objective": "weighted", "05_robustness": "robustness"}
+SECTIONS_OF = {
+    "04_weighted_objective": ("training", "trained_in"),
+    "05_robustness": ("robustness",),
+}
 
 _SHOWN_VERSIONS = ("tokenshift_utils", "torch", "transformers", "numpy", "pandas", "math-verify")
 
 
 def lacks_section(notebook: str, study: Study) -> str:
     """Why a notebook is not for a study, as one sentence; "" where it is."""
-    section = SECTION_OF.get(notebook)
-    if section is None or getattr(study, section) is not None:
+    sections = SECTIONS_OF.get(notebook, ())
+    if not sections or any(getattr(study, section) is not None for section in sections):
         return ""
-    return (
-        f"study {study.name} has no '{section}' section, so notebook {notebook} has nothing to do"
-    )
+    return f"study {study.name} has no '{sections[0]}' section, so notebook {notebook} has nothing to do"
 
 
 def versions() -> dict[str, str]:

@@ -34,7 +34,8 @@ seed: 20260322
 workers: 0 # processes of one thread each, on a CPU; 0 computes in the notebook's own process
 
 base: base
-models: # more tuned models of the same base may stand here: kind rl, or sft for a control
+models: # more tuned models of the same base may stand here: kind rl (with recipe: dapo or
+  # simplerl, claims of the paper on it are tested), or sft for a control
   base: {{path: {base}, label: Base, kind: base}}
   tuned: {{path: {tuned}, label: Tuned, kind: rl}}
 

@@ -212,7 +212,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
         _hours(study, shape, work, assumed),
         _disk(study, shape, work),
         *([_trees(study, assumed)] if study.backend == "transformers" else []),
-        *([_training(study, shape, assumed)] if study.training else []),
+        *([_training(study, shape, assumed)] if study.training and study.training.data else []),
     ]
     parts += [f"Warning: {too_long}"] if too_long else []
     return f"{study.title}\n\n" + "\n\n".join(parts)
@@ -327,10 +327,11 @@ it may be"""
 
 def _training(study: Study, shape: Shape, assumed: Assumptions) -> str:
     """What the runs of the study's ``training`` section take, beside the analyses."""
-    from tokenshift_utils.training.recipe.runs import check_settings, select_runs
+    from tokenshift_utils.training.runs import arm_runs
+    from tokenshift_utils.training.settings import check_settings
 
     training, sizes = study.training, check_settings(study)
-    every = select_runs(study, None, None)
+    every = arm_runs(study)
     runs = sum(run.objective.kind == "rl" for run in every)
     others = (
         f", and {len(every) - runs} of SFT or DPO, which are short" if len(every) > runs else ""

@@ -21,6 +21,7 @@ an interval that is corrected for their number.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +30,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from tokenshift_utils.sections.paper import fact
+from tokenshift_utils.study.schema import Role
 
 FILE = Path(__file__).with_name("claims.yaml")
 
@@ -42,6 +44,8 @@ BUDGET = 0.101  # effectively replaced share of tokens: the largest in the paper
 SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
 UNDECIDED, NOT_TESTABLE = "undecided", "not testable"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTABLE)
+
+LACKING = {"rl": "RL model", "sft": "SFT control", "weighted": "model of a weighted objective"}
 
 EVIDENCE_COLUMNS = ("quantity", "subject", "value", "low", "high", "note")
 
@@ -79,10 +83,10 @@ class Claim(_Entry):
 
     id: str
     fact: str
-    subjects: tuple[str, ...]
+    subjects: tuple[Role, ...]
     checks: tuple[Check, ...]
     reason: str
-    requires: tuple[str, ...] = ()
+    requires: tuple[Role, ...] = ()
 
     @cached_property
     def section(self) -> int:
@@ -129,15 +133,6 @@ def _combine(verdicts: list[str]) -> str:
     return SUPPORTED
 
 
-def _subjects(claim: Claim, kinds: dict[str, str]) -> list[str]:
-    """Model names a claim is about; a kind that the study lacks stands for itself."""
-    names: list[str] = []
-    for subject in claim.subjects:
-        found = [name for name, kind in kinds.items() if kind == subject]
-        names += found if subject in ("rl", "sft") and found else [subject]
-    return names
-
-
 def _measure(claim: Claim, subject: str, evidence: pd.DataFrame) -> tuple[str, str]:
     """(verdict, what was measured) for one claim and subject."""
     verdicts, texts = [], []
@@ -158,12 +153,13 @@ def _measure(claim: Claim, subject: str, evidence: pd.DataFrame) -> tuple[str, s
     return _combine(verdicts), "; ".join(texts)
 
 
-def evaluate(kinds: dict[str, str], evidence: pd.DataFrame) -> pd.DataFrame:
-    """Judge every claim.
+def evaluate(roles: dict[str, Collection[Role]], evidence: pd.DataFrame) -> pd.DataFrame:
+    """Judge every claim, of each model that has a role it is about.
 
     Parameters
     ----------
-    kinds : model name -> kind ("base", "rl", "sft", "weighted") of the study's models.
+    roles : model name -> kind and recipe of the study's models; a role that no model has stands for
+        itself, as a claim that can't be tested.
     evidence : columns `EVIDENCE_COLUMNS`, one row a quantity and subject, written by the notebooks.
 
     Returns
@@ -174,14 +170,14 @@ def evaluate(kinds: dict[str, str], evidence: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for claim in CLAIMS:
         stated = fact(claim.fact)
-        for subject in _subjects(claim, kinds):
-            lacking = [n for n in (subject, *claim.requires) if n not in kinds]
+        having = {role: [n for n, own in roles.items() if role in own] for role in claim.subjects}
+        found = [(role, name) for role in having for name in having[role] or [role]]
+        for role, subject in found:
+            lacking = [
+                r for r in (role, *claim.requires) if not any(r in o for o in roles.values())
+            ]
             if lacking:
-                what = (
-                    "SFT control"
-                    if lacking[0] == "sft"
-                    else ("RL model" if lacking[0] == "rl" else f"model named '{lacking[0]}'")
-                )
+                what = LACKING.get(lacking[0], f"model of recipe {lacking[0]}")
                 verdict, measured = NOT_TESTABLE, f"this study has no {what}"
             elif not claim.checks:
                 verdict, measured = NOT_TESTABLE, "no number decides it"

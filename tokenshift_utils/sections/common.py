@@ -75,6 +75,11 @@ def of_kind(study, *kinds: str) -> list[str]:
     return [name for name, spec in study.models.items() if spec.kind in kinds]
 
 
+def of_recipe(study, recipe: str, among) -> str | None:
+    """The first of the models ``among`` that is of a recipe of the paper."""
+    return next((name for name in among if study.models[name].recipe == recipe), None)
+
+
 def evidence(rows: list[tuple]) -> pd.DataFrame:
     """Evidence for the claims, from rows (quantity, subject, estimate, note).
 

@@ -42,7 +42,8 @@ def read_evidence(study) -> pd.DataFrame:
 
 def claims_table(study, evidence: pd.DataFrame) -> pd.DataFrame:
     """All claims of the paper with what was measured and the verdict, one row a claim and subject."""
-    return evaluate({name: spec.kind for name, spec in study.models.items()}, evidence)
+    roles = {name: {spec.kind, spec.recipe} for name, spec in study.models.items()}
+    return evaluate(roles, evidence)
 
 
 def section_claims(study, evidence: pd.DataFrame, section: int) -> pd.DataFrame:

@@ -25,7 +25,7 @@ def sources(study: Study, training: bool = False) -> dict[str, Location]:
     names = [n for model in study.models for n in (model, *study.checkpoint_names(model))]
     found = {f"models.{name}": study.model(name) for name in names}
     found |= {f"benchmarks.{name}": spec for name, spec in study.benchmarks.items()}
-    if training and study.training:
+    if training and study.training and study.training.data:
         found["training.data"] = study.training.data
     return {key: spec for key, spec in found.items() if spec.hub is not None}
 

@@ -121,8 +121,17 @@ class Wheel(Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+# What a model is for, and of which of the paper's recipes it is: claims name both, see ``claims.yaml``.
+RECIPES = {"dapo": "rl", "simplerl": "rl", "high-kl": "weighted", "low-kl": "weighted"}
+Kind = Literal["base", "rl", "weighted", "sft"]
+Role = Kind | Literal["dapo", "simplerl", "high-kl", "low-kl"]
+
+
 class ModelSpec(Location):
     """A model of the study. ``kind`` decides its role; ``label`` and ``color`` its looks.
+
+    ``recipe`` is for claims that the paper makes of one recipe: dapo and simplerl are of kind rl,
+    high-kl and low-kl (DAPO with that boost) of kind weighted.
 
     Python code that lies beside the weights runs only with ``trust_remote_code``.
     ``max_position_embeddings`` stands in for the configuration's own, where that is too few for what
@@ -131,7 +140,8 @@ class ModelSpec(Location):
     """
 
     label: str
-    kind: Literal["base", "rl", "weighted", "sft"]
+    kind: Kind
+    recipe: Literal["dapo", "simplerl", "high-kl", "low-kl"] | None = None
     color: Color | None = None
     trust_remote_code: bool = False
     max_position_embeddings: Count | None = None
@@ -151,6 +161,14 @@ class ModelSpec(Location):
         if steps != sorted(set(steps)):
             raise ValueError("steps must rise")
         return checkpoints
+
+    @model_validator(mode="after")
+    def _recipe_of_its_kind(self):
+        if self.recipe is not None and RECIPES[self.recipe] != self.kind:
+            raise ValueError(
+                f"'recipe' {self.recipe} is of kind {RECIPES[self.recipe]}, not {self.kind}"
+            )
+        return self
 
 
 class Columns(Part):
@@ -394,14 +412,6 @@ class Precision(Part):
 
     model: str
     samples: Count
-
-
-class Weighted(Part):
-    """The divergence-weighted runs, their baseline, and where their training logs are."""
-
-    baseline: str
-    arms: Annotated[tuple[str, ...], Field(min_length=1)]
-    log_dir: str
 
 
 class Statistics(Part):

@@ -39,7 +39,6 @@ from tokenshift_utils.study.schema import (
     Shape,
     Statistics,
     Thresholds,
-    Weighted,
     distinct,
 )
 from tokenshift_utils.study.training_schema import Training
@@ -79,8 +78,8 @@ class Study(Part):
     evolution: Evolution | None = None
     robustness: Robustness | None = None
     precision: Precision | None = None
-    weighted: Weighted | None = None
     training: Training | None = None
+    trained_in: str | None = None  # the study whose 'training' notebook 04 reads in place of an own
     statistics: Statistics
     batch: Batch
     problems_per_shard: Count
@@ -149,14 +148,13 @@ class Study(Part):
             named.append(("robustness.pair", self.robustness.pair))
         if self.precision:
             named.append(("precision.model", self.precision.model))
-        if self.weighted:
-            named.append(("weighted.baseline", self.weighted.baseline))
-            named += [("weighted.arms", name) for name in self.weighted.arms]
         for key, name in named:
             if name not in self.models:
                 known = ", ".join(self.models)
                 raise ValueError(f"'{key}' names the model '{name}', but 'models' has only {known}")
-        for arm in self.training.arms if self.training else ():
+        if self.training and self.trained_in:
+            raise ValueError("'trained_in' names another study's training: this one has its own")
+        for arm in self.training.arms if self.training and self.training.data else ():
             made, kinds = self.models.get(arm), ("rl", "weighted")
             if self.training.arms[arm].kind != "rl":
                 kinds = ("sft",)

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from tokenshift_utils.measures.weighting import Weighting
 
 
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(distinct)]
+WEIGHTS = ("alpha", "scale", "signal", "normalise", "shuffle")
+# Of an arm: what determines its runs where adapters are trained, but for ``overlong_buffer``.
+ADAPTER_ARM = {
+    *WEIGHTS, "kind", "dynamic_sampling", "solution", "trl", "seeds", "rollouts",
+}  # fmt: skip
+
+
 class TrainingData(DataSet):
     """Problems to train on. Dots lead into nested columns, as ``prompt.0.content``.
 
@@ -42,40 +50,54 @@ class Lora(Part):
     alpha: Count
 
 
-class Evaluate(Part):
-    """Accuracy on the benchmarks: every so many rollouts, on their first problems, and at the end.
+class Answers(Part):
+    """What base answers, once for all arms that learn from it: so many responses, drawn as the study
+    samples, to the first problems of the data, of which at most ``kept`` right ones a problem are learnt from."""
 
-    ``final_samples`` responses to every problem are what ``final.csv`` counts.
-    """
+    problems: Count
+    samples: Count
+    kept: Count
+
+
+class Evaluate(Part):
+    """Accuracy on the benchmarks: of ``samples`` responses a problem every so many rollouts, and of
+    ``final_samples`` at the end. Of adapters the former are on each one's first ``problems``."""
 
     every: Count
-    problems: Count
+    problems: Count | None = None
     samples: Count
     final_samples: Count
 
 
 class TrainingArm(Part):
-    """An objective. Of ``kind`` rl it is plain, or with ``alpha`` and ``scale`` its advantages are
-    weighed (the names are those of ``weighting.Weighting``).
+    """An objective: plain, or with ``alpha`` and ``scale`` its advantages are weighed (the names are
+    those of ``weighting.Weighting``).
 
-    Where the study trains adapters, an arm may be of another kind, and have what is its own:
-    ``sft`` learns the base's own right answers (rejection sampling), or with ``solution`` a column
-    of the data; ``dpo`` prefers the base's right answers to its wrong ones. ``trl`` goes before the
-    study's (of kind rl) or to ``trl.SFTConfig`` or ``trl.DPOConfig``. ``dynamic_sampling`` drops
-    groups whose rewards are all equal and samples others. ``seeds`` and ``rollouts`` stand in for
-    the study's.
+    Notebook 04 compares it with ``against``, by default the training's baseline. Confirmatory arms are
+    tested, each once; of controls and exploratory ones there are intervals only. ``label`` None: the
+    model's. ``trl`` goes before the study's, ``seeds`` and ``overlong_buffer`` (0: none) stand in for
+    it. ``dynamic_sampling`` drops groups whose rewards are all equal and samples others.
+
+    Where the study trains adapters, an arm may be of another ``kind`` than rl: ``sft`` learns the
+    base's own right answers (rejection sampling), or with ``solution`` a column of the data; ``dpo``
+    prefers the base's right answers to its wrong ones. Their ``trl`` alone goes to ``trl.SFTConfig``
+    or ``trl.DPOConfig``. ``rollouts`` stand in for the training's.
     """
 
     kind: Literal["rl", "sft", "dpo"] = "rl"
+    label: str | None = None
+    role: Literal["confirmatory", "control", "exploratory"] = "confirmatory"
+    against: str | None = None
+    seeds: Seeds | None = None
+    dynamic_sampling: bool = False
+    overlong_buffer: Annotated[int, Field(ge=0)] | None = None
+    trl: dict[str, Any] = Field(default_factory=dict)
     alpha: float | None = None
     scale: float | None = None
     signal: str = "k3"
     normalise: bool = False
     shuffle: bool = False
-    dynamic_sampling: bool = False
     solution: str | None = None
-    trl: dict[str, Any] = Field(default_factory=dict)
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(distinct)] | None = None
     rollouts: Count | None = None
 
     @model_validator(mode="after")
@@ -107,8 +129,7 @@ class TrainingArm(Part):
         """The weights of the advantage; None for a plain run."""
         from tokenshift_utils.measures.weighting import Weighting
 
-        names = ("alpha", "scale", "signal", "normalise", "shuffle")
-        return None if self.alpha is None else Weighting(**{n: getattr(self, n) for n in names})
+        return None if self.alpha is None else Weighting(**self.model_dump(include={*WEIGHTS}))
 
 
 class Gpus(Part):
@@ -123,35 +144,31 @@ class Gpus(Part):
         return self
 
 
-class Answers(Part):
-    """What base answers, once for all arms that learn from it: so many responses, drawn as the study
-    samples, to the first problems of the data, of which at most ``kept`` right ones a problem are learnt from."""
-
-    problems: Count
-    samples: Count
-    kept: Count
-
-
 class Training(Part):
-    """How ``tokenshift train`` makes the study's tuned models from its base, with TRL.
+    """How ``tokenshift train`` makes the arms of a study from its base, with TRL.
 
-    Each of ``arms`` is named like the model that it makes. ``trl`` goes to ``trl.GRPOConfig``,
-    ``accelerate`` is accelerate's config file and ``server`` the arguments of ``trl vllm-serve``
-    (None: responses are drawn by the processes that train). ``save_every`` counts rollouts between
-    checkpoints to go on from. ``overlong_buffer`` is how many last tokens DAPO's length penalty
-    takes to grow from 0 to 1.
+    Of ``data``: each of ``arms`` is named like the model that it makes, ``accelerate`` is accelerate's
+    config file and ``server`` the arguments of ``trl vllm-serve`` (None: responses are drawn by the
+    processes that train). Of a ``task``, whose problems are made up as they are needed: an arm leaves
+    no model, but what ``evaluate`` asks for; one process trains it on a CPU.
 
     With ``lora`` adapters are trained, each in one process, several of them at a time where wanted,
     on a GPU where there is one; responses are then drawn by the process itself, from the base with
     the adapter merged, in bfloat16.
+
+    ``trl`` goes to ``trl.GRPOConfig``. ``save_every`` counts rollouts between checkpoints to go on
+    from. ``overlong_buffer`` is how many last tokens DAPO's length penalty takes to grow from 0 to 1.
+    ``baseline`` is the arm that the others are compared with; None: the first one without weights.
     """
 
-    data: TrainingData
+    data: TrainingData | None = None
+    task: Literal["arithmetic"] | None = None
     lora: Lora | None = None
     evaluate: Evaluate | None = None
     answers: Answers | None = None
     arms: Annotated[dict[Name, TrainingArm], Field(min_length=1)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(distinct)]
+    baseline: str | None = None
+    seeds: Seeds
     rollouts: Count
     save_every: Count
     overlong_buffer: Count | None = None
@@ -160,29 +177,67 @@ class Training(Part):
     gpus: Gpus | None = None
     server: dict[str, Any] | None = None
 
+    @property
+    def plain(self) -> str:
+        """The arm that others are compared with."""
+        arms = self.arms.items()
+        plain = [name for name, arm in arms if arm.weighting is None and arm.kind == "rl"]
+        return self.baseline or [*plain, *self.arms][0]
+
+    @model_validator(mode="after")
+    def _data_or_task(self):
+        if (self.data is None) == (self.task is None):
+            raise ValueError("needs either 'data' or 'task', and not both")
+        if self.task is not None:
+            if self.evaluate is None:
+                raise ValueError("a 'task' needs 'evaluate'")
+            if self.accelerate or self.gpus or self.server:
+                raise ValueError("'accelerate', 'gpus' and 'server' are for a training on 'data'")
+        elif self.lora is not None:
+            return self
+        elif not self.accelerate:
+            raise ValueError("a training on 'data' needs 'accelerate'")
+        elif self.evaluate or any(arm.dynamic_sampling for arm in self.arms.values()):
+            raise ValueError(
+                "'evaluate' and 'dynamic_sampling' are for a training on a 'task' or of adapters ('lora')"
+            )
+        return self
+
     @model_validator(mode="after")
     def _adapters_are_whole(self):
         arms = self.arms.items()
-        if self.lora is not None:
-            if self.evaluate is None:
-                raise ValueError("'lora' needs 'evaluate'")
-            if self.accelerate or self.gpus or self.server:
-                raise ValueError("'accelerate', 'gpus' and 'server' don't go with 'lora'")
-            learning = [
-                n for n, a in arms if a.kind == "dpo" or (a.kind, a.solution) == ("sft", None)
-            ]
-            if learning and self.answers is None:
+        if self.lora is None:
+            for name, arm in arms:
+                if (arm.kind, arm.rollouts) != ("rl", None):
+                    raise ValueError(
+                        f"the arm '{name}' has 'kind' or 'rollouts' of its own, which only a training "
+                        "of adapters ('lora') takes"
+                    )
+            if self.answers or (self.evaluate and self.evaluate.problems):
                 raise ValueError(
-                    f"the arm '{learning[0]}' learns from base's 'answers', which are not given"
+                    "'answers' and 'evaluate.problems' are for a training of adapters ('lora')"
                 )
             return self
-        for name, arm in arms:
-            own = (arm.kind, arm.dynamic_sampling, arm.trl, arm.seeds, arm.rollouts)
-            if own != ("rl", False, {}, None, None):
-                raise ValueError(
-                    f"the arm '{name}' has 'kind', 'dynamic_sampling', 'trl', 'seeds' or 'rollouts' "
-                    "of its own, which only a training of adapters ('lora') takes"
-                )
+        if self.task is not None:
+            raise ValueError("'lora' is for a training on 'data'")
+        if self.evaluate is None or self.evaluate.problems is None:
+            raise ValueError("'lora' needs 'evaluate', and its 'problems'")
+        if self.accelerate or self.gpus or self.server:
+            raise ValueError("'accelerate', 'gpus' and 'server' don't go with 'lora'")
+        learning = [n for n, a in arms if a.kind == "dpo" or (a.kind, a.solution) == ("sft", None)]
+        if learning and self.answers is None:
+            raise ValueError(
+                f"the arm '{learning[0]}' learns from base's 'answers', which are not given"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _arms_are_compared(self):
+        for key, name in [("baseline", self.baseline)] + [
+            (f"arms.{name}.against", arm.against) for name, arm in self.arms.items()
+        ]:
+            if name is not None and name not in self.arms:
+                raise ValueError(f"'{key}' names '{name}', which is not in 'arms'")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,5 @@
-"""Runs that make models: the tiny study from nothing, a study's own recipe, the weighted trainer.
+"""Runs that make models, and one manager of them: the tiny study from nothing, a study's own data, the
+weighted trainer.
 
 Only ``tokenshift train`` imports this room; the analyses see its outputs (model directories,
 benchmark files, logs) exactly as they would see anybody else's.

@@ -68,6 +68,12 @@ def tidy_log(
     ).astype(dict.fromkeys(columns, float))
 
 
+def totals(log: pd.DataFrame) -> dict[str, int]:
+    """What a run took, over all its rollouts."""
+    names = ("tokens_generated", "tokens_trained", "groups_sampled")
+    return {name: int(log[name].sum()) for name in names}
+
+
 def tidy_evaluations(history: list[dict], recipe: RLRecipe) -> pd.DataFrame:
     """One row a benchmark and evaluation; ``rollout`` is how many rollouts came before it."""
     rows = []

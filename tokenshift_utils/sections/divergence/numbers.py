@@ -19,6 +19,7 @@ from tokenshift_utils.sections.common import (
     evidence,
     last_row,
     of_kind,
+    of_recipe,
     percent,
     plan,
     say,
@@ -213,12 +214,10 @@ def divergence_evidence(
     structural = {t for t, text in texts.items() if token_class(text) == "structural"}
     for model in rl:
         rows += _evidence_of(study, boot, model, shifts[model], structural)
-    if {"dapo", "simplerl"} <= set(rl):
-        wide = [
-            boot.ratio(shifts[m], shifts[m]["js"].to_numpy() > NEAR_ZERO)
-            for m in ("dapo", "simplerl")
-        ]
-        rows.append(("wider_difference", "dapo", wide[0] - wide[1], ""))
+    pair = [of_recipe(study, recipe, rl) for recipe in ("dapo", "simplerl")]
+    if None not in pair:
+        wide = [boot.ratio(shifts[m], shifts[m]["js"].to_numpy() > NEAR_ZERO) for m in pair]
+        rows.append(("wider_difference", pair[0], wide[0] - wide[1], ""))
     dense = {m: boot.ratio(f, f["js"].to_numpy() > HIGH_JS) for m, f in shifts.items()}
     if rl:
         widest = max(rl, key=lambda m: dense[m].value)
@@ -273,9 +272,9 @@ def say_sparsity(study, table: pd.DataFrame) -> str:
         row = last_row(table, model=model, support="nucleus")
         if row is None:
             continue
-        key = f"sparsity_{model}"
-        known = key in {"sparsity_dapo", "sparsity_simplerl"}
-        paper = f" (the paper: more than {fact(key).value:.0%})" if known else ""
+        recipe = study.models[model].recipe
+        theirs = fact(f"sparsity_{recipe}").value if recipe else None
+        paper = f" (the paper: more than {theirs:.0%})" if recipe else ""
         text = (
             "{pair}: at {share_le_%g:%%} of {positions:,} positions JS is at most {cut:g}{paper}, "
             "at {share_gt_%g:%%} it is above {high:g}."

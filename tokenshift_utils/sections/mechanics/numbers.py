@@ -16,7 +16,7 @@ import torch
 from tokenshift_utils.measures.divergences import topk_overlap
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.sections.claims import HIGH_JS
-from tokenshift_utils.sections.common import evidence, of_kind, plan, say
+from tokenshift_utils.sections.common import evidence, of_kind, of_recipe, plan, say
 
 _KEY = ["benchmark", "problem", "sample", "position"]
 COLUMNS = (
@@ -131,8 +131,9 @@ def mechanics_evidence(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
             ("new_token", model, boot.ratio(part, new), ""),
             ("gain_inside", model, boot.ratio(part, gain[:, 2], moved), ""),
         ]
-    if {"dapo", "simplerl"} <= set(overlaps):
-        rows.append(("overlap_difference", "dapo", overlaps["dapo"] - overlaps["simplerl"], ""))
+    dapo, simplerl = (of_recipe(study, recipe, overlaps) for recipe in ("dapo", "simplerl"))
+    if dapo and simplerl:
+        rows.append(("overlap_difference", dapo, overlaps[dapo] - overlaps[simplerl], ""))
     return evidence(rows)
 
 

@@ -15,20 +15,9 @@ import torch
 
 from tokenshift_utils.measures.weighting import divergence_weights
 from tokenshift_utils.report.seeds import Paired, holm, pass_at_k
-from tokenshift_utils.sections.common import evidence
-from tokenshift_utils.sections.objective.records import Run, Runs, _plan, _weighting
+from tokenshift_utils.sections.common import evidence, of_recipe
+from tokenshift_utils.sections.objective.records import Run, Runs
 from tokenshift_utils.training.position_sets import unpack_positions
-from tokenshift_utils.training.tiny.recipes import ARMS
-
-BASELINE = "dapo"
-CONFIRMATORY = ("high-kl", "low-kl")
-# The plain run that each arm is compared with, where it isn't the baseline.
-COMPARED_WITH = {"grpo-high-kl": "grpo"}
-# Arms of the comparison and the models whose claims they decide.
-SUBJECTS = {"high-kl": "dapo-high-kl", "low-kl": "dapo-low-kl"}
-
-
-# Reading ------------------------------------------------------------------------------------------
 
 
 def paired(study, runs: Runs, arm: str, other: str, score=lambda run: run.score) -> Paired:
@@ -44,15 +33,15 @@ def paired(study, runs: Runs, arm: str, other: str, score=lambda run: run.score)
 def runs_table(runs: Runs) -> pd.DataFrame:
     """How many runs of each arm are there, of those planned."""
     rows = []
-    for name, arm in ARMS.arms.items():
+    for name in runs.training.arms:
         own = list(runs.get(name, {}).values())
         rows.append(
             {
-                "objective": arm.label,
+                "objective": runs.label(name),
                 "arm": name,
-                "role": arm.role,
+                "role": runs.role(name),
                 "seeds": len(own),
-                "planned": arm.seeds,
+                "planned": len(runs.planned(name)),
                 "tokens_generated": _mean(r.summary["totals"]["tokens_generated"] for r in own),
                 "minutes": _mean(
                     r.summary["seconds"] / 60 for r in own if not r.summary["resumed"]
@@ -67,45 +56,63 @@ def _mean(values) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def configuration_table(study) -> pd.DataFrame:
+def configuration_table(study, runs: Runs) -> pd.DataFrame:
     """The baseline's settings, spelled out; the weighted arms differ in their weights alone."""
-    recipe, sampling = _plan(BASELINE).recipe, study.sampling
+    training, arm, trl = runs.training, runs.training.arms[runs.baseline], runs.trl(runs.baseline)
+    own = arm.overlong_buffer
+    sizes, buffer = runs.sizes, training.overlong_buffer if own is None else own
+    schedule = trl.get("lr_scheduler_type", "constant" if training.task else "linear")
+    means = {"dapo": "dapo (token mean)", "grpo": "grpo (sample mean)"}
+    loss, below = trl.get("loss_type", "dapo"), trl.get("epsilon", 0.2)
+    normalised = {"group": "by group", "batch": "by batch"}.get(
+        trl.get("scale_rewards", "group"), "not at all"
+    )
+    weights = {n: runs.weighting(n) for n in runs.confirmatory if runs.weighting(n)}
     rows = {
-        "start": study.models[study.base].label,
-        "loss": f"{recipe.loss_type} (token mean), advantages normalised by group",
-        "responses a rollout": f"{recipe.prompts_per_rollout} problems x "
-        f"{recipe.responses_per_prompt}, temperature 1, at most {recipe.max_new_tokens} tokens",
-        "dynamic sampling": "groups with equal correctness are dropped, others drawn",
-        "overlong penalty": f"0 to -1 over the last {recipe.overlong_buffer} tokens",
-        "clipping": f"{recipe.clip_low:g} below, {recipe.clip_high:g} above",
-        "KL penalty": f"{recipe.kl_coefficient:g}",
-        "optimiser": f"AdamW, constant rate {recipe.learning_rate:g}",
-        "length": f"{recipe.rollouts} rollouts x {recipe.updates_per_rollout} updates",
+        "start": runs.study.models[runs.study.base].label,
+        "loss": f"{means.get(loss, loss)}, advantages normalised {normalised}",
+        "responses a rollout": f"{sizes.problems} problems x {sizes.group}, temperature "
+        f"{trl.get('temperature', 1):g}, at most {sizes.longest} tokens",
+        "dynamic sampling": "groups with equal correctness are dropped, others drawn"
+        if arm.dynamic_sampling
+        else "none",
+        "overlong penalty": f"0 to -1 over the last {buffer} tokens" if buffer else "none",
+        "clipping": f"{below:g} below, {trl.get('epsilon_high', below):g} above",
+        "KL penalty": f"{trl.get('beta', 0):g}",
+        "optimiser": f"AdamW, {schedule.replace('_', ' ')} rate {trl.get('learning_rate', 1e-6):g}",
+        "length": f"{training.rollouts} rollouts x {sizes.updates} updates",
         "weights": "w = 1 + s (sigmoid(alpha k3) - 1/2), "
         + "; ".join(
-            f"{_plan(a).label}: alpha = {_weighting(a).alpha:g}, s = {_weighting(a).scale:g}"
-            for a in CONFIRMATORY
+            f"{runs.label(n)}: alpha = {w.alpha:g}, s = {w.scale:g}" for n, w in weights.items()
         ),
-        "evaluation": f"{ARMS.final_samples} responses a problem, temperature "
-        f"{sampling.temperature:g}, top-p {sampling.top_p:g}",
+        "evaluation": f"{runs.samples} responses a problem, temperature "
+        f"{study.sampling.temperature:g}, top-p {study.sampling.top_p:g}",
     }
     return pd.DataFrame({"setting": list(rows), "value": list(rows.values())})
 
 
-def weight_curves(arms=(*CONFIRMATORY, "high-kl-strong", "low-kl-strong")) -> pd.DataFrame:
-    """The weight as a function of k3: arm, kl, weight."""
+def weight_curves(runs: Runs) -> pd.DataFrame:
+    """The weight as a function of k3 (arm, kl, weight) of the arms that weigh by it in full: the
+    confirmatory ones, and the others of another strength."""
+    shown = {}
+    for arm in (*runs.confirmatory, *runs.training.arms):
+        weighting = runs.weighting(arm)
+        if weighting and weighting.signal == "k3":
+            shown.setdefault((weighting.alpha, weighting.scale), arm)
+    arms = list(shown.values())
     grid = np.concatenate([[0.0], np.logspace(-9, -2, 200)])
     parts = [
         pd.DataFrame(
             {
                 "arm": arm,
                 "kl": grid,
-                "weight": divergence_weights(torch.tensor(grid), _weighting(arm)).numpy(),
+                "weight": divergence_weights(torch.tensor(grid), runs.weighting(arm)).numpy(),
             }
         )
         for arm in arms
     ]
-    return pd.concat(parts, ignore_index=True)
+    empty = pd.DataFrame(columns=["arm", "kl", "weight"])
+    return pd.concat(parts, ignore_index=True) if parts else empty
 
 
 def weights_table(runs: Runs) -> pd.DataFrame:
@@ -116,7 +123,7 @@ def weights_table(runs: Runs) -> pd.DataFrame:
     columns = ("weight_mean", "weight_std", "weight_share_above_1")
     rows = []
     for arm, own in runs.items():
-        row = {"objective": _plan(arm).label, "arm": arm, "seeds": len(own)}
+        row = {"objective": runs.label(arm), "arm": arm, "seeds": len(own)}
         for percent in (50, 90, 99):
             k3 = _mean(run.later[f"k3_p{percent}"].mean() for run in own.values())
             row[f"k3_p{percent}_micronats"] = 1e6 * k3
@@ -127,13 +134,13 @@ def weights_table(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def token_table(runs: Runs, arm: str, least: float = 0.002) -> pd.DataFrame:
+def token_table(runs: Runs, arm: str | None, least: float = 0.002) -> pd.DataFrame:
     """Weights by token, early and late in the runs of an arm, pooled over its seeds.
 
     Tokens with at least the share ``least`` of positions in both phases; ``excess`` is the token's
     share of all the weight beyond 1 (or below, where weights are lowered).
     """
-    parts = [run.tokens for run in runs.get(arm, {}).values()]
+    parts = [run.tokens for run in runs.get(arm, {}).values() if len(run.tokens)]
     if not parts:
         return pd.DataFrame()
     rows = pd.concat(parts)
@@ -153,20 +160,21 @@ def token_table(runs: Runs, arm: str, least: float = 0.002) -> pd.DataFrame:
 
 
 def curves(
-    runs: Runs, column: str, arms=(BASELINE, *CONFIRMATORY), against: str | None = None
+    runs: Runs, column: str, arms: tuple[str, ...] | None = None, against: str | None = None
 ) -> pd.DataFrame:
     """A quantity along training: arm, rollout, mean over seeds, and the range of the seeds.
 
-    ``column`` is one of log.csv's, averaged over a rollout's updates, or "accuracy". With
+    ``column`` is one of log.csv's, averaged over a rollout's updates, or "accuracy"; ``arms`` None:
+    the baseline and the confirmatory ones. With
     ``against``, differences to that arm at the seeds that both have.
     """
     parts = []
-    for arm in arms:
+    for arm in (runs.baseline, *runs.confirmatory) if arms is None else arms:
         own = {seed: _course(run, column) for seed, run in runs.get(arm, {}).items()}
         if against is not None:
             other = {seed: _course(run, column) for seed, run in runs.get(against, {}).items()}
             own = {seed: own[seed] - other[seed] for seed in own if seed in other}
-        if own:
+        if any(len(course) for course in own.values()):
             both = pd.concat(own.values(), axis=1)
             parts.append(
                 pd.DataFrame(
@@ -197,27 +205,28 @@ def objective_table(study, runs: Runs) -> pd.DataFrame:
     test, ``p_holm`` corrected for the two, and the smallest that so many seeds could give.
     ``detectable`` is the difference that four in five such experiments would find.
     """
-    tests = {arm: paired(study, runs, arm, BASELINE) for arm in CONFIRMATORY}
-    corrected = dict(zip(CONFIRMATORY, holm([tests[arm].p for arm in CONFIRMATORY])))
+    tested = runs.confirmatory
+    tests = [paired(study, runs, arm, runs.baseline).p for arm in tested]
+    corrected = dict(zip(tested, holm(tests)))
     rows = []
     for arm, own in runs.items():
-        row = {"objective": _plan(arm).label, "arm": arm, "role": _plan(arm).role}
+        row = {"objective": runs.label(arm), "arm": arm, "role": runs.role(arm)}
         row["seeds"] = len(own)
         for name, benchmark in study.benchmarks.items():
             row[benchmark.label] = _mean(run.scores.get(name, np.nan) for run in own.values())
         scores = [run.score for run in own.values()]
         row["average"] = _mean(scores)
         row["sd"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
-        gain = paired(study, runs, arm, COMPARED_WITH.get(arm, BASELINE))
-        compared = arm != BASELINE and gain.seeds
+        gain = paired(study, runs, arm, runs.against(arm))
+        compared = arm != runs.baseline and gain.seeds
         row["paired_seeds"] = gain.seeds if compared else 0
         row["gain"] = gain.mean if compared else np.nan
         row["gain_low"], row["gain_high"] = gain.interval() if compared else (np.nan, np.nan)
-        tested = arm in CONFIRMATORY
-        row["p"] = gain.p if tested else np.nan
-        row["p_holm"] = corrected[arm] if tested else np.nan
-        row["smallest_p"] = gain.smallest_p if tested else np.nan
-        row["smallest_p_holm"] = min(1.0, len(CONFIRMATORY) * gain.smallest_p) if tested else np.nan
+        row["p"] = gain.p if arm in tested else np.nan
+        row["p_holm"] = corrected.get(arm, np.nan)
+        row["smallest_p"] = gain.smallest_p if arm in tested else np.nan
+        least = min(1.0, len(tested) * gain.smallest_p)
+        row["smallest_p_holm"] = least if arm in tested else np.nan
         row["detectable"] = gain.detectable if compared else np.nan
         rows.append(row)
     return pd.DataFrame(rows)
@@ -227,12 +236,12 @@ def pass_table(study, runs: Runs, ks=(1, 8, 32)) -> pd.DataFrame:
     """pass@k by arm, mean over seeds, problems and benchmarks, and its paired gain."""
     rows = []
     for arm, own in runs.items():
-        row = {"objective": _plan(arm).label, "arm": arm, "seeds": len(own)}
+        row = {"objective": runs.label(arm), "arm": arm, "seeds": len(own)}
         for k in ks:
             score = _pass(k)
             row[f"pass@{k}"] = _mean(score(run) for run in own.values())
-            if arm != BASELINE:
-                gain = paired(study, runs, arm, COMPARED_WITH.get(arm, BASELINE), score)
+            if arm != runs.baseline:
+                gain = paired(study, runs, arm, runs.against(arm), score)
                 row[f"gain@{k}"] = gain.mean
                 row[f"gain@{k}_low"], row[f"gain@{k}_high"] = gain.interval()
         rows.append(row)
@@ -259,7 +268,7 @@ def shift_table(study, runs: Runs) -> pd.DataFrame:
     rows = []
     for arm, own in runs.items():
         shifts = [run.summary["shift"]["own"] for run in own.values()]
-        row = {"objective": _plan(arm).label, "arm": arm, "seeds": len(own)}
+        row = {"objective": runs.label(arm), "arm": arm, "seeds": len(own)}
         for cut in cuts:
             row[f"below_{cut}"] = _mean(shift["near_zero"][cut] for shift in shifts)
         row["high"] = _mean(shift["high"] for shift in shifts)
@@ -267,8 +276,9 @@ def shift_table(study, runs: Runs) -> pd.DataFrame:
         sets = list(high[arm].values())
         pairs = [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :]]
         row["overlap_seeds"] = _mean(_jaccard(a, b) for a, b in pairs)
-        shared = [s for s in high[arm] if s in high.get(BASELINE, {})] if arm != BASELINE else []
-        row["overlap_baseline"] = _mean(_jaccard(high[arm][s], high[BASELINE][s]) for s in shared)
+        plain = high.get(runs.baseline, {}) if arm != runs.baseline else {}
+        shared = [s for s in high[arm] if s in plain]
+        row["overlap_baseline"] = _mean(_jaccard(high[arm][s], plain[s]) for s in shared)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -286,22 +296,23 @@ def _jaccard(a: tuple[str, np.ndarray], b: tuple[str, np.ndarray]) -> float:
 
 
 def objective_evidence(study, runs: Runs) -> pd.DataFrame:
-    """What the claims of section 4 look at."""
-    rows = []
-    for arm, subject in SUBJECTS.items():
-        rows.append(("boost_gain", subject, *_estimate(paired(study, runs, arm, BASELINE))))
-    alike = paired(study, runs, *CONFIRMATORY)
-    rows.append(("boost_difference", SUBJECTS["high-kl"], *_estimate(alike)))
+    """What the claims of section 4 look at: the boosts' arms, for the models of their recipes."""
+    rows, arms = [], {recipe: runs.boost(recipe) for recipe in ("high-kl", "low-kl")}
+    subjects = {recipe: of_recipe(study, recipe, study.models) for recipe in arms}
+    for recipe, arm in arms.items():
+        if arm and subjects[recipe]:
+            gain = paired(study, runs, arm, runs.baseline)
+            rows.append(("boost_gain", subjects[recipe], *_estimate(runs, gain)))
+    if all(arms.values()) and subjects["high-kl"]:
+        alike = paired(study, runs, *arms.values())
+        rows.append(("boost_difference", subjects["high-kl"], *_estimate(runs, alike)))
     return evidence(rows)
 
 
-def _estimate(difference: Paired) -> tuple[tuple[float, float, float] | None, str]:
-    planned = _plan(BASELINE).seeds
+def _estimate(runs: Runs, difference: Paired) -> tuple[tuple[float, float, float] | None, str]:
+    planned = len(runs.planned(runs.baseline))
     if (
         difference.seeds < planned
     ):  # no verdict on the way: the number of seeds was fixed beforehand
         return None, f"{difference.seeds} of {planned} paired seeds are there"
     return (difference.mean, *difference.interval()), f"{difference.seeds} seeds"
-
-
-# Words --------------------------------------------------------------------------------------------

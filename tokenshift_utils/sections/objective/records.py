@@ -1,10 +1,11 @@
-"""Runs that section 4 compares, read from their training logs."""
+"""Runs that section 4 compares: read from what training left, and asked for as records otherwise."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import pandas as pd
 
@@ -12,16 +13,21 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import check_sums, read_csv, read_json
 from tokenshift_utils.measures.weighting import Weighting
-from tokenshift_utils.training.tiny import recipes
-from tokenshift_utils.training.tiny.recipes import ARMS, Arm
+from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.rollouts import Rollouts
+from tokenshift_utils.records.shifts import Shifts
+from tokenshift_utils.study.study import Study, load_study
+from tokenshift_utils.study.training_schema import Training
+from tokenshift_utils.training.position_sets import pack_positions
+from tokenshift_utils.training.runs import ArmRun, arm_runs
+from tokenshift_utils.training.settings import Sizes, sizes_of
 
-FILES = ("log.csv", "eval.csv", "final.csv", "tokens.csv", "summary.json")
-Runs = dict[str, dict[int, "Run"]]  # by arm, then by seed
+RUN_AGAIN = "run tokenshift train --arm {arm} --seed {seed}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run left; see ``training.arms``."""
+    """What one run left; see ``training.tiny.runs``. A kind of runs may leave some tables empty."""
 
     arm: str
     seed: int
@@ -48,50 +54,150 @@ class Run:
         return self.log[self.log["rollout"].duplicated()]
 
 
-def read_runs(study) -> Runs:
-    """Every finished run of the comparison, arms in the plan's order, seeds ascending.
+class Runs(dict[str, dict[int, Run]]):
+    """Finished runs by arm and seed, and the training that they are of: arms by what they are for."""
+
+    def __init__(self, study: Study):
+        super().__init__()
+        self.study = study if study.trained_in is None else load_study(study.trained_in)
+
+    @cached_property
+    def training(self) -> Training:
+        """What the study says of all arms that are compared: those of RL."""
+        training = self.study.training
+        arms = {name: arm for name, arm in training.arms.items() if arm.kind == "rl"}
+        return training.model_copy(update={"arms": arms})
+
+    @property
+    def baseline(self) -> str:
+        """The arm that others are compared with."""
+        return self.training.plain
+
+    @cached_property
+    def confirmatory(self) -> tuple[str, ...]:
+        """The arms that are tested against the baseline, each once."""
+        arms = self.training.arms.items()
+        return tuple(n for n, a in arms if a.role == "confirmatory" and n != self.baseline)
+
+    def boost(self, recipe: str) -> str | None:
+        """The confirmatory arm of a recipe: high-kl (alpha above 0) or low-kl (below)."""
+        sign = {"high-kl": 1, "low-kl": -1}[recipe]
+        weighted = [n for n in self.confirmatory if self.weighting(n)]
+        return next((n for n in weighted if sign * self.weighting(n).alpha > 0), None)
+
+    def label(self, arm: str) -> str:
+        """The arm in words: its own label, or its model's."""
+        model = self.study.models.get(arm)
+        return self.training.arms[arm].label or (model.label if model else arm)
+
+    def role(self, arm: str) -> str:
+        """What the arm is for."""
+        return self.training.arms[arm].role
+
+    def against(self, arm: str) -> str:
+        """The arm that it is compared with."""
+        return self.training.arms[arm].against or self.baseline
+
+    def weighting(self, arm: str) -> Weighting | None:
+        """The arm's weights; None where it has none."""
+        return self.training.arms[arm].weighting
+
+    def planned(self, arm: str) -> tuple[int, ...]:
+        """The arm's seeds."""
+        return self.training.arms[arm].seeds or self.training.seeds
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """How a rollout is divided."""
+        return sizes_of(self.study)
+
+    @property
+    def samples(self) -> int:
+        """Responses a problem at the end of a run."""
+        evaluate = self.training.evaluate
+        return evaluate.final_samples if evaluate else self.study.samples.accuracy
+
+    def trl(self, arm: str) -> dict:
+        """The arm's settings of TRL."""
+        return self.training.trl | self.training.arms[arm].trl
+
+
+def read_runs(study: Study) -> Runs:
+    """Every finished run, arms in the study's order, seeds ascending.
+
+    Of runs that leave a model and a log alone, responses to the benchmarks and shifts are records.
 
     Raises
     ------
     TokenshiftError
         Where a run's directory lacks a file, one cannot be read, or it is of another recipe.
     """
-    root = paths.resolve(study.weighted.log_dir) / "arms"
-    found: Runs = {}
-    for arm in ARMS.arms:
-        directories = {int(d.name.removeprefix("seed-")): d for d in root.glob(f"{arm}/seed-*")}
-        if directories:
-            found[arm] = {
-                seed: _read_run(arm, seed, directories[seed]) for seed in sorted(directories)
-            }
+    found, there = Runs(study), {}
+    for run in arm_runs(found.study):
+        if run.logs.is_dir():
+            there.setdefault(run.arm, {})[run.seed] = run
+    for arm in found.training.arms:
+        if arm in there:
+            found[arm] = {seed: _read_run(there[arm][seed]) for seed in sorted(there[arm])}
     return found
 
 
-def _read_run(arm: str, seed: int, directory: Path) -> Run:
-    remedy = (
-        f"restore it, or remove {paths.display(directory)} and run tokenshift train --arm {arm} "
-        f"--seed {seed}"
+def _read_run(run: ArmRun) -> Run:
+    again = RUN_AGAIN.format(arm=run.arm, seed=run.seed)
+    remedy = f"restore it, or remove {paths.display(run.logs)} and {again}"
+    for name in (*(f"{name}.csv" for name in run.tables), "summary.json"):
+        if not (run.logs / name).is_file():
+            raise TokenshiftError(
+                f"the run in {paths.display(run.logs)} has no file {name}: {remedy}"
+            )
+    check_sums(run.logs, remedy)
+    frames = {  # a token may read "null"
+        name: read_csv(run.logs / f"{name}.csv", remedy, keep_default_na=name != "tokens")
+        for name in run.tables
+    }
+    summary = read_json(run.logs / "summary.json", remedy)
+    settings = json.loads(json.dumps(run.settings))
+    if {name: summary.get(name) for name in settings} != settings:
+        raise TokenshiftError(
+            f"the run in {paths.display(run.logs)} is of another recipe than arm '{run.arm}' has "
+            f"now: {again}"
+        )
+    if "final" not in frames:
+        frames["final"], summary["shift"] = _of_model(run)
+    empty = {
+        "eval": pd.DataFrame(columns=["rollout", "benchmark", "accuracy"]),
+        "tokens": pd.DataFrame(),
+    }
+    log, evaluations, final, tokens = (
+        (empty | frames)[n] for n in ("log", "eval", "final", "tokens")
     )
-    lacking = [name for name in FILES if not (directory / name).is_file()]
-    if lacking:
-        raise TokenshiftError(
-            f"the run in {paths.display(directory)} has no file {lacking[0]}: {remedy}"
-        )
-    check_sums(directory, remedy)
-    frames = [read_csv(directory / name, remedy) for name in FILES[:3]]
-    tokens = read_csv(directory / "tokens.csv", remedy, keep_default_na=False)
-    summary = read_json(directory / "summary.json", remedy)
-    if summary["recipe"] != recipes.settings(_plan(arm).recipe):
-        raise TokenshiftError(
-            f"the run in {paths.display(directory)} is of another recipe than arm '{arm}' has now: "
-            f"run tokenshift train --arm {arm} --seed {seed}"
-        )
-    return Run(arm, seed, *frames, tokens, summary)
+    return Run(run.arm, run.seed, log, evaluations, final, tokens, summary)
 
 
-def _plan(arm: str) -> Arm:
-    return ARMS.arms[arm]
-
-
-def _weighting(arm: str) -> Weighting | None:
-    return _plan(arm).recipe.weighting
+def _of_model(run: ArmRun) -> tuple[pd.DataFrame, dict]:
+    """What an arm of the embedded task writes at its end, from records of the model a run left."""
+    study, name = run.study, run.model_name
+    spec = study.models[run.arm].model_copy(update={"path": str(run.model), "checkpoints": ()})
+    study = study.model_copy(update={"models": {**study.models, name: spec}})
+    columns = ["benchmark", "problem", "correct", "n_tokens"]
+    rollouts = fetch(study, Rollouts.of(study, name), columns=columns)
+    grouped = rollouts.groupby(["benchmark", "problem"], sort=False)
+    final = grouped.agg(
+        samples=("correct", "size"), correct=("correct", "sum"), length_mean=("n_tokens", "mean")
+    )
+    shift = {}
+    for place, source in (("own", name), ("base", study.base)):
+        columns = ["benchmark", "problem", "sample", "position", "token", "js"]
+        frame = fetch(study, Shifts.of(study, name, source), columns=columns)
+        js, cuts = frame["js"], study.thresholds
+        shift[place] = {
+            "positions": len(js),
+            "mean_js": float(js.mean()),
+            "near_zero": {f"{cut:g}": float((js < cut).mean()) for cut in cuts.near_zero},
+            "high": float((js > cuts.high_js).mean()),
+        }
+        if place == "base":
+            responses = frame.drop(columns="js").to_csv(index=False)
+            shift[place]["responses"] = hashlib.sha256(responses.encode()).hexdigest()[:16]
+            shift[place]["high_set"] = pack_positions((js > cuts.high_js).to_numpy())
+    return final.reset_index(), shift

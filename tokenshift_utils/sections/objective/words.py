@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from tokenshift_utils.sections import paper
-from tokenshift_utils.sections.objective.numbers import (
-    BASELINE,
-    COMPARED_WITH,
-    CONFIRMATORY,
-    curves,
-)
-from tokenshift_utils.sections.objective.records import Runs, _plan, _weighting
-from tokenshift_utils.training.tiny.recipes import ARMS, ROLES
+from tokenshift_utils.sections.objective.numbers import curves
+from tokenshift_utils.sections.objective.records import Runs
+from tokenshift_utils.training.runs import ROLES
 
 
 def say_runs(runs: Runs) -> str:
     """How many runs there are, of how many."""
     out = []
     for role in ROLES:
-        arms = {name: arm for name, arm in ARMS.arms.items() if arm.role == role}
-        there = sum(len(runs.get(name, {})) for name in arms)
-        planned = sum(arm.seeds for arm in arms.values())
-        lacking = [arm.label for name, arm in arms.items() if len(runs.get(name, {})) < arm.seeds]
-        text = f"{role}: {there} of {planned} runs"
+        planned = {n: len(runs.planned(n)) for n in runs.training.arms if runs.role(n) == role}
+        if not planned:
+            continue
+        there = {name: len(runs.get(name, {})) for name in planned}
+        lacking = [runs.label(name) for name in planned if there[name] < planned[name]]
+        text = f"{role}: {sum(there.values())} of {sum(planned.values())} runs"
         out.append(text + (f"; not complete: {' | '.join(lacking)}" if lacking else ""))
     return "\n".join(out)
 
@@ -34,10 +33,10 @@ def _of(table: pd.DataFrame, arms: tuple[str, ...]) -> pd.DataFrame:
     return table[table["arm"].isin(arms)] if len(table) else table
 
 
-def say_weights(table: pd.DataFrame) -> str:
+def say_weights(runs: Runs, table: pd.DataFrame) -> str:
     """What the confirmatory weights were in training."""
     out = []
-    for _, row in _of(table, CONFIRMATORY).iterrows():
+    for _, row in _of(table, runs.confirmatory).iterrows():
         out.append(
             f"{row['objective']} ({row['seeds']} seeds): half of the tokens have a k3 below "
             f"{row['k3_p50_micronats']:.1g} micronats, a tenth above {row['k3_p90_micronats']:.2g}, a "
@@ -50,7 +49,7 @@ def say_weights(table: pd.DataFrame) -> str:
 def say_tokens(table: pd.DataFrame, count: int = 5) -> str:
     """Which tokens get most of the weight beyond 1, early and late."""
     if table.empty:
-        return "No run of the high-KL boost is there yet."
+        return "No run of the high-KL boost that counts its tokens is there yet."
     out = []
     for phase in ("early", "late"):
         top = table.nlargest(count, f"excess_{phase}")
@@ -68,7 +67,7 @@ def say_tokens(table: pd.DataFrame, count: int = 5) -> str:
 def say_curves(runs: Runs) -> str:
     """Where the confirmatory arms stand at their end."""
     out = []
-    for arm in (BASELINE, *CONFIRMATORY):
+    for arm in (runs.baseline, *runs.confirmatory):
         if arm not in runs:
             continue
         parts = []
@@ -78,8 +77,10 @@ def say_curves(runs: Runs) -> str:
             ("entropy", 1, "entropy {:.3f} nats"),
             ("kl_base", 1000, "KL to base {:.2f} millinats"),
         ):
-            parts.append(text.format(scale * curves(runs, column, (arm,))["mean"].iloc[-1]))
-        out.append(f"{_plan(arm).label} ({len(runs[arm])} seeds): {', '.join(parts)}.")
+            course = curves(runs, column, (arm,))["mean"]
+            if len(course):
+                parts.append(text.format(scale * course.iloc[-1]))
+        out.append(f"{runs.label(arm)} ({len(runs[arm])} seeds): {', '.join(parts)}.")
     return "At the last point of the curves:\n" + "\n".join(out) if out else "No run is there yet."
 
 
@@ -92,13 +93,13 @@ def _gain(row) -> str:
     return f"{text} over {seeds}"
 
 
-def say_objective(table: pd.DataFrame) -> str:
+def say_objective(runs: Runs, table: pd.DataFrame) -> str:
     """The confirmatory arms against the baseline."""
     out = []
-    for arm in CONFIRMATORY:
+    for arm in runs.confirmatory:
         rows = _of(table, (arm,))
         if not len(rows) or not rows.iloc[0]["paired_seeds"]:
-            out.append(f"{_plan(arm).label}: no seed is there that the baseline has too.")
+            out.append(f"{runs.label(arm)}: no seed is there that the baseline has too.")
             continue
         row = rows.iloc[0]
         out.append(
@@ -114,20 +115,20 @@ def say_objective(table: pd.DataFrame) -> str:
     return "\n".join(out)
 
 
-def say_controls(table: pd.DataFrame) -> str:
+def say_controls(runs: Runs, table: pd.DataFrame) -> str:
     """Controls and exploratory arms: gains with intervals, no tests."""
     out = []
     for _, row in table.iterrows():
         if row["role"] != "confirmatory" and row["paired_seeds"]:
-            other = COMPARED_WITH.get(row["arm"], BASELINE)
-            out.append(f"{row['objective']}: {_gain(row)} against {_plan(other).label}.")
+            other = runs.label(runs.against(row["arm"]))
+            out.append(f"{row['objective']}: {_gain(row)} against {other}.")
     return "\n".join(out) or "No control is there yet."
 
 
-def say_shift(table: pd.DataFrame) -> str:
+def say_shift(runs: Runs, table: pd.DataFrame) -> str:
     """Whether the objective changes which positions shift."""
     out = []
-    for _, row in _of(table, (BASELINE, *CONFIRMATORY)).iterrows():
+    for _, row in _of(table, (runs.baseline, *runs.confirmatory)).iterrows():
         text = f"{row['objective']} ({row['seeds']} seeds): {row['high']:.2%} of positions are high"
         if not np.isnan(row["overlap_seeds"]):
             text += f"; two of its seeds share {row['overlap_seeds']:.0%} of their high positions"
@@ -137,18 +138,19 @@ def say_shift(table: pd.DataFrame) -> str:
     return "\n".join(out) or "No run is there yet."
 
 
-def say_closing(table: pd.DataFrame) -> str:
+def say_closing(runs: Runs, table: pd.DataFrame) -> str:
     """What the comparison shows and does not, from Table 2."""
     if not len(table) or not (table["paired_seeds"] > 1).any():
         return "Too few runs are there for a conclusion."
     rows = table.set_index("arm")
+    confirmatory, plain = runs.confirmatory, runs.label(runs.baseline)
     tested = [
-        arm for arm in CONFIRMATORY if arm in rows.index and rows.loc[arm, "paired_seeds"] > 1
+        arm for arm in confirmatory if arm in rows.index and rows.loc[arm, "paired_seeds"] > 1
     ]
     level = 0.05
     out = []
-    complete = all(rows.loc[arm, "paired_seeds"] == _plan(arm).seeds for arm in tested)
-    if len(tested) < len(CONFIRMATORY) or not complete:
+    complete = all(rows.loc[arm, "paired_seeds"] == len(runs.planned(arm)) for arm in tested)
+    if len(tested) < len(confirmatory) or not complete:
         out.append("The planned seeds are not all there, so this is a report on the way.")
     for arm in tested:
         row = rows.loc[arm]
@@ -158,54 +160,71 @@ def say_closing(table: pd.DataFrame) -> str:
                 sure = "by the permutation test (after Holm), while its interval includes 0: borderline"
             else:
                 sure = "more than chance over seeds would (after Holm)"
-            out.append(f"{row['objective']} {found} against DAPO ({_gain(row)}), {sure}.")
+            out.append(f"{row['objective']} {found} against {plain} ({_gain(row)}), {sure}.")
         else:
             out.append(
-                f"{row['objective']} is not told from DAPO ({_gain(row)}); a difference under "
+                f"{row['objective']} is not told from {plain} ({_gain(row)}); a difference under "
                 f"{100 * row['detectable']:.2f} points could well have been missed."
             )
     largest = max((abs(rows.loc[arm, "gain"]) for arm in tested), default=np.nan)
-    out += _beside(rows, largest)
+    out += _beside(runs, rows, largest)
     theirs = paper.table2().set_index("objective")["average"]
     gains = " and ".join(f"{gain:.1f}" for gain in (theirs - theirs["DAPO"]).drop("DAPO"))
-    out.append(
-        "All of this is one small task, one base model and weights of one alpha; it says "
-        f"nothing about a large model, and the paper's own gains ({gains} points, three runs) are "
-        "neither confirmed nor refuted by it."
-    )
+    if runs.training.task:
+        out.append(
+            "All of this is one small task, one base model and weights of one alpha; it says "
+            f"nothing about a large model, and the paper's own gains ({gains} points, three runs) are "
+            "neither confirmed nor refuted by it."
+        )
+    else:
+        out.append(
+            f"All of this is one base model and weights of one alpha; the paper's own gains are {gains} "
+            "points, over three runs."
+        )
     return "\n".join(out)
 
 
-def _beside(rows: pd.DataFrame, largest: float) -> list[str]:
-    """The controls that bear on the reading of the confirmatory arms."""
-    out = []
-    if "placebo" in rows.index and rows.loc["placebo", "paired_seeds"] > 1:
-        row = rows.loc["placebo"]
-        apart = row["gain_low"] > 0 or row["gain_high"] < 0
-        out.append(
-            f"Weights dealt out at random give {_gain(row)}: "
-            + ("noise in the weights acts by itself." if apart else "not told from nothing.")
-        )
-    for variant, said in (("mean1", "With a mean weight of 1"), ("strong", _strength())):
-        for arm in CONFIRMATORY:
-            name = f"{arm}-{variant}"
-            if name in rows.index and rows.loc[name, "paired_seeds"] > 1:
-                boost = _plan(arm).label
-                out.append(
-                    f"{said} the {boost[0].lower()}{boost[1:]} gives {_gain(rows.loc[name])}."
-                )
-    rates = [arm for arm in ("dapo-lr-0.8", "dapo-lr-1.2") if arm in rows.index]
+def _beside(runs: Runs, rows: pd.DataFrame, largest: float) -> list[str]:
+    """The controls that bear on the reading of the confirmatory arms: those that differ from one of
+    them, or from the baseline, in one setting."""
+    out, plain = [], runs.trl(runs.baseline)
+    weights = {arm: runs.weighting(arm) for arm in rows.index if runs.trl(arm) == plain}
+    seen = {
+        arm: weighting for arm, weighting in weights.items() if rows.loc[arm, "paired_seeds"] > 1
+    }
+    for arm, weighting in seen.items():
+        if weighting and weighting.shuffle:
+            apart = rows.loc[arm, "gain_low"] > 0 or rows.loc[arm, "gain_high"] < 0
+            out.append(
+                f"Weights dealt out at random give {_gain(rows.loc[arm])}: "
+                + ("noise in the weights acts by itself." if apart else "not told from nothing.")
+            )
+    tested = {arm: runs.weighting(arm) for arm in runs.confirmatory if runs.weighting(arm)}
+    for setting, said in (("normalise", "With a mean weight of 1"), ("scale", "At s = {:g}")):
+        for boost, own in tested.items():
+            for arm, other in seen.items():
+                value = other and getattr(other, setting)
+                if other and other != own and other == replace(own, **{setting: value}):
+                    label = runs.label(boost)
+                    out.append(
+                        f"{said.format(value)} the {label[0].lower()}{label[1:]} gives "
+                        f"{_gain(rows.loc[arm])}."
+                    )
+    rates = {
+        arm: runs.trl(arm)["learning_rate"] / plain["learning_rate"]
+        for arm in rows.index
+        if runs.weighting(arm) is None
+        and runs.trl(arm) != plain
+        and runs.trl(arm) | {"learning_rate": plain.get("learning_rate")} == plain
+    }
     if rates:
         moved = max(abs(rows.loc[arm, "gain"]) for arm in rates)
         more = "more" if moved > largest else "less"
+        fifth = all(math.isclose(abs(rate - 1), 0.2) for rate in rates.values())
         out.append(
-            f"A learning rate a fifth lower or higher moves the result by up to {100 * moved:.2f} "
-            f"points, {more} than either boost: "
+            f"{'A learning rate a fifth lower or higher' if fifth else 'Another learning rate'} moves "
+            f"the result by up to {100 * moved:.2f} points, {more} than either boost: "
             + "; ".join(f"{rows.loc[arm, 'objective']} {_gain(rows.loc[arm])}" for arm in rates)
             + "."
         )
     return out
-
-
-def _strength() -> str:
-    return f"At s = {_weighting('high-kl-strong').scale:g}"

@@ -46,19 +46,14 @@ from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import BASE, weights_digest
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
-from tokenshift_utils.training.logs import overlong_penalty, tidy_log
+from tokenshift_utils.training.logs import overlong_penalty, tidy_log, totals
 from tokenshift_utils.training.recipe.cards import write_card
 from tokenshift_utils.training.recipe.grpo import COLUMNS, grpo_config
-from tokenshift_utils.training.recipe.prepare import prepare
 from tokenshift_utils.training.recipe.runs import (
-    KINDS,
-    Run,
-    check_settings,
-    digest,
+    AdapterArm,
     problems_file,
     read_prepared,
     start_directory,
-    work_directory,
 )
 from tokenshift_utils.training.recipe.sampler import (
     BenchmarkEvaluator,
@@ -68,9 +63,12 @@ from tokenshift_utils.training.recipe.sampler import (
     final_table,
     solves,
 )
+from tokenshift_utils.training.runs import digest, work_directory
+from tokenshift_utils.training.settings import CONFIGS, check_settings
 from tokenshift_utils.training.tiny.comparison import shift_summary
 from tokenshift_utils.training.tiny.recipes import RLRecipe
 from tokenshift_utils.training.tiny.rlvr import RLVRTrainer, correctness_reward
+from tokenshift_utils.training.updates import Updates
 
 SHIFT_SAMPLES = 2  # responses a problem on which a finished run's shift from base is measured
 
@@ -101,7 +99,7 @@ def new_adapter(study: Study, seed: int) -> PeftModel:
     return get_peft_model(model, config)
 
 
-def save_adapter(run: Run, model: PeftModel, directory: Path) -> None:
+def save_adapter(run: AdapterArm, model: PeftModel, directory: Path) -> None:
     """Save the adapter in bfloat16, whole or not at all."""
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -173,7 +171,7 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer):
     sampling_rounds = 4
     first_round = 1.5  # a wider round takes a GPU hardly longer, a second one as long again
 
-    def __init__(self, *args, run: Run, sampler: MergedSampler, **kwargs):
+    def __init__(self, *args, run: AdapterArm, sampler: MergedSampler, **kwargs):
         super().__init__(*args, **kwargs)
         self.run, self.sampler = run, sampler
         self.problems = training_problems(run.study)
@@ -214,7 +212,7 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer):
 class AlongTheWay(TrainerCallback):
     """Keeps adapters and tables of tokens after the rollouts named."""
 
-    def __init__(self, run: Run, updates: int):
+    def __init__(self, run: AdapterArm, updates: int):
         self.run, self.updates = run, updates
         self.trainer: AdapterTrainer | None = None
 
@@ -228,7 +226,7 @@ class AlongTheWay(TrainerCallback):
             self.trainer.write_token_table(rollout)
 
 
-def rl_recipe(run: Run) -> RLRecipe:
+def rl_recipe(run: AdapterArm) -> RLRecipe:
     """The run's settings as the trainer reads them; TRL has the others."""
     sizes, arm = check_settings(run.study), run.objective
     return RLRecipe(
@@ -239,7 +237,7 @@ def rl_recipe(run: Run) -> RLRecipe:
         clip_high=run.trl.get("epsilon_high", run.trl.get("epsilon", 0.2)),
         kl_coefficient=run.trl.get("beta", 0.0),
         dynamic_sampling=arm.dynamic_sampling,
-        overlong_buffer=run.study.training.overlong_buffer,
+        overlong_buffer=run.overlong_buffer,
         weighting=arm.weighting,
         refill_whole=False,
         rollouts=run.rollouts,
@@ -250,7 +248,7 @@ def rl_recipe(run: Run) -> RLRecipe:
     )
 
 
-def token_rollouts(run: Run) -> dict[str, tuple[int, ...]]:
+def token_rollouts(run: AdapterArm) -> dict[str, tuple[int, ...]]:
     """The rollouts whose tokens' k3 and weights are summed: early ones and late ones."""
     last = run.rollouts
     early = tuple(r for r in (2, 3, 4) if r < last)
@@ -260,7 +258,9 @@ def token_rollouts(run: Run) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _train_rl(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.DataFrame, pd.DataFrame]:
+def _train_rl(
+    run: AdapterArm, callbacks, settings: dict
+) -> tuple[PeftModel, pd.DataFrame, pd.DataFrame]:
     study, training, sizes = run.study, run.study.training, check_settings(run.study)
     config = grpo_config(run, **_machine_settings(bf16=False), **settings)
     recipe, evaluate = rl_recipe(run), training.evaluate
@@ -335,7 +335,7 @@ def _last_checkpoint(output: str) -> str | None:
     return get_last_checkpoint(output) if Path(output).is_dir() else None
 
 
-def _token_table(run: Run, tokenizer) -> pd.DataFrame:
+def _token_table(run: AdapterArm, tokenizer) -> pd.DataFrame:
     """Mean k3 and weight by token, over the early and over the late rollouts."""
     parts = []
     for phase, rollouts in token_rollouts(run).items():
@@ -404,7 +404,7 @@ def base_answers(study: Study) -> pd.DataFrame:
     return table[table["finished"]]
 
 
-def sft_rows(run: Run) -> list[dict[str, str]]:
+def sft_rows(run: AdapterArm) -> list[dict[str, str]]:
     """Prompts with what is learnt to answer: a column of the data, or base's own right answers."""
     study, end = run.study, load_tokenizer(start_directory(run.study)).eos_token
     problems = training_problems(study)
@@ -421,7 +421,7 @@ def sft_rows(run: Run) -> list[dict[str, str]]:
     ]
 
 
-def dpo_rows(run: Run) -> list[dict[str, str]]:
+def dpo_rows(run: AdapterArm) -> list[dict[str, str]]:
     """Prompts with a right and a wrong answer of base's, in pairs dealt out by the run's seed."""
     problems, rng, rows = training_problems(run.study), random.Random(f"dpo {run.seed}"), []
     for problem, answers in base_answers(run.study).groupby("problem"):
@@ -434,7 +434,9 @@ def dpo_rows(run: Run) -> list[dict[str, str]]:
     return rows
 
 
-def _train_offline(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.DataFrame, int]:
+def _train_offline(
+    run: AdapterArm, callbacks, settings: dict
+) -> tuple[PeftModel, pd.DataFrame, int]:
     """SFT or DPO on base's answers or a column of the data."""
     study, kind = run.study, run.objective.kind
     rows = sft_rows(run) if kind == "sft" else dpo_rows(run)
@@ -453,7 +455,7 @@ def _train_offline(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.D
         config = config_class(**given)
     except (TypeError, ValueError, ImportError) as error:
         raise TokenshiftError(
-            f"study {study.name}: TRL's {KINDS[kind]} refuses 'training.arms.{run.arm}.trl' "
+            f"study {study.name}: TRL's {CONFIGS[kind]} refuses 'training.arms.{run.arm}.trl' "
             f"({first_line(error)})"
         ) from error
     trainer = trainer_class(
@@ -480,7 +482,7 @@ def _train_offline(run: Run, callbacks, settings: dict) -> tuple[PeftModel, pd.D
 # A run --------------------------------------------------------------------------------------------
 
 
-def train_adapter(run: Run, *callbacks: TrainerCallback, **settings) -> None:
+def train_adapter(run: AdapterArm, *callbacks: TrainerCallback, **settings) -> None:
     """Make a run, from its last checkpoint where there is one; ``settings`` go before TRL's.
 
     Leaves the adapter with its card, and under ``run.logs``: ``log.csv`` (one row an update),
@@ -491,7 +493,9 @@ def train_adapter(run: Run, *callbacks: TrainerCallback, **settings) -> None:
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
     if device() == "cpu":
         torch.set_num_threads(1)
-    prepare(run)
+    run.prepare()
+    run.begin()
+    callbacks = (Updates(run.progress_file), *callbacks)
     resumed = _last_checkpoint(str(run.work / "checkpoints")) is not None
     rows = None
     with _score_responses_alone():
@@ -509,51 +513,38 @@ def train_adapter(run: Run, *callbacks: TrainerCallback, **settings) -> None:
     if run.objective.kind == "rl":
         last = [(run.rollouts, name, value) for name, value in accuracy(part).items()]
         curve = pd.concat([curve, pd.DataFrame(last, columns=curve.columns)])
-    weighting = run.objective.weighting
     summary = {
         "arm": run.arm,
         "kind": run.objective.kind,
         "seed": run.seed,
         "key": run.key,
         "base": base_identity(study),
-        "weighting": weighting and asdict(weighting),
-        "settings": {"rollouts": run.rollouts, "lora": study.training.lora.model_dump()}
-        | {"arm": run.objective.model_dump(mode="json"), "trl": run.trl},
+        **run.settings,
         "data": read_prepared(study)["counts"],
         "rows": rows,
         "accuracy": {k: round(v, 6) for k, v in accuracy(final).items()},
-        "totals": {
-            column: int(log[column].sum())
-            for column in ("tokens_generated", "tokens_trained", "groups_sampled")
-            if column in log
-        },
+        "totals": totals(log) if run.objective.kind == "rl" else {},
         "shift": shift,
         "seconds": round(time.time() - started),  # of the last command alone, where it went on
         "seconds_training": round(trained),
         "resumed": resumed,
         "machine": machine(),
     }
-    partial = run.logs.with_name(f".{run.logs.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    log.to_csv(partial / "log.csv", index=False, float_format="%.5g")
-    curve.to_csv(partial / "eval.csv", index=False, float_format="%.6g")
-    final_table(final).to_csv(partial / "final.csv", index=False)
+    tables = {
+        "log": (log, "%.5g"),
+        "eval": (curve, "%.6g"),
+        "final": (final_table(final), None),
+    }
     if run.objective.kind == "rl":
         tokenizer = load_tokenizer(start_directory(study))
-        _token_table(run, tokenizer).to_csv(
-            partial / "tokens.csv", index=False, float_format="%.5g"
-        )
-    (partial / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        tables["tokens"] = _token_table(run, tokenizer), "%.5g"
     for directory in (run.model, *run.checkpoints.values()):
         write_card(run, directory, summary, log, curve)
-    shutil.rmtree(run.logs, ignore_errors=True)
-    partial.rename(run.logs)
-    shutil.rmtree(run.work)
+    run.finish(summary, **tables)
     print(f"trained {run.name}: {paths.display(run.model)}", flush=True)
 
 
-def _measure(run: Run, model: PeftModel) -> tuple[pd.DataFrame, dict]:
+def _measure(run: AdapterArm, model: PeftModel) -> tuple[pd.DataFrame, dict]:
     """Final responses to the benchmarks, and the shift from base on them and on base's own.
 
     Of the adapter as it is saved, in bfloat16. Responses are drawn from bfloat16 copies; the shift is

@@ -10,12 +10,14 @@ import pandas as pd
 from tokenshift_utils.report.tables import to_markdown
 
 if TYPE_CHECKING:
-    from tokenshift_utils.training.recipe.runs import Run
+    from tokenshift_utils.training.recipe.runs import AdapterArm
 
 CURVE_ROWS = 12  # of the training log, at most
 
 
-def write_card(run: Run, directory: Path, summary: dict, log: pd.DataFrame, curve: pd.DataFrame):
+def write_card(
+    run: AdapterArm, directory: Path, summary: dict, log: pd.DataFrame, curve: pd.DataFrame
+):
     """Write ``README.md`` into the directory of a run's adapter, or of one along its way."""
     study, base = run.study, summary["base"]
     steps = {path: step for step, path in run.checkpoints.items()}
@@ -68,7 +70,7 @@ def _base(base: dict) -> str:
     return sentence
 
 
-def _data(run: Run, summary: dict) -> str:
+def _data(run: AdapterArm, summary: dict) -> str:
     counts = summary["data"]
     sentence = f"{counts['problems']} problems of `{run.study.training.data.path or run.study.training.data.hub}`"
     if run.objective.kind == "rl":
@@ -82,7 +84,7 @@ def _data(run: Run, summary: dict) -> str:
     return f"{summary['rows']} {what} of the base's own to {sentence}."
 
 
-def _recipe(run: Run, summary: dict) -> pd.DataFrame:
+def _recipe(run: AdapterArm, summary: dict) -> pd.DataFrame:
     arm, lora = run.objective, run.study.training.lora
     rows = {"kind": arm.kind, "LoRA rank": lora.rank, "LoRA alpha": lora.alpha}
     if arm.kind == "rl":

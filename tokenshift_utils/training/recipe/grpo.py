@@ -8,7 +8,6 @@ groups whose rewards are all equal, whose advantages are 0 and whose tokens stil
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -22,26 +21,25 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.files import write_sums, write_text
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.tasks.verifier import is_correct
-from tokenshift_utils.training.logs import LOG_COLUMNS, overlong_penalty, tidy_log
-from tokenshift_utils.training.recipe.prepare import prepare
+from tokenshift_utils.training.logs import LOG_COLUMNS, overlong_penalty, tidy_log, totals
 from tokenshift_utils.training.recipe.runs import (
-    Run,
-    check_settings,
+    RecipeArm,
     problems_file,
     read_prepared,
-    select_runs,
     start_directory,
 )
+from tokenshift_utils.training.runs import arm_runs
+from tokenshift_utils.training.settings import check_settings
+from tokenshift_utils.training.updates import Updates
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 COLUMNS = LOG_COLUMNS | {"groups_equal_share": "frac_reward_zero_std"}
 
 
-def grpo_config(run: Run, **settings) -> GRPOConfig:
+def grpo_config(run: RecipeArm, **settings) -> GRPOConfig:
     """TRL's settings of a run; ``settings`` go before the study's.
 
     Raises
@@ -70,7 +68,7 @@ def grpo_config(run: Run, **settings) -> GRPOConfig:
         ) from error
 
 
-def problems_in_order(run: Run, count: int) -> datasets.Dataset:
+def problems_in_order(run: RecipeArm, count: int) -> datasets.Dataset:
     """So many problems, each once before any comes again, in an order of the run's seed.
 
     TRL would shuffle at every pass, and a resumed run would see the first pass again.
@@ -133,12 +131,13 @@ class KeepCheckpoints(TrainerCallback):
             self.trainer.keep_model(self.directories[rollout])
 
 
-def train_run(run: Run, *callbacks: TrainerCallback, **settings) -> None:
+def train_run(run: RecipeArm, *callbacks: TrainerCallback, **settings) -> None:
     """Make a run, from its last checkpoint where there is one: model, checkpoints, log, summary."""
     started, study, training = time.time(), run.study, run.study.training
     config, sizes = grpo_config(run, **settings), check_settings(run.study)
     with config.main_process_first(desc="preparing"):
-        prepare(run)
+        run.prepare()
+        run.begin()
     if config.world_size != training.accelerate.get("num_processes", 1):
         raise TokenshiftError(
             f"{run.name} runs in {config.world_size} processes, where 'training.accelerate' of study "
@@ -146,18 +145,18 @@ def train_run(run: Run, *callbacks: TrainerCallback, **settings) -> None:
             "'tokenshift train'"
         )
     rewards = [correctness(study.verifier)]
-    if training.overlong_buffer is not None:
-        rewards.append(overlong_penalty(config.max_completion_length, training.overlong_buffer))
+    if run.overlong_buffer is not None:
+        rewards.append(overlong_penalty(config.max_completion_length, run.overlong_buffer))
     keep = KeepCheckpoints(sizes.updates, run.checkpoints)
     trainer = RecipeTrainer(
         model=str(start_directory(study)),
         reward_funcs=rewards,
         args=config,
-        train_dataset=problems_in_order(run, training.rollouts * sizes.problems),
+        train_dataset=problems_in_order(run, run.rollouts * sizes.problems),
         processing_class=load_tokenizer(start_directory(study)),
         weighting=run.objective.weighting,
         honest_mask=True,
-        callbacks=[keep, *callbacks],
+        callbacks=[keep, Updates(run.progress_file), *callbacks],
     )
     keep.trainer = trainer
     output = Path(config.output_dir)
@@ -169,36 +168,21 @@ def train_run(run: Run, *callbacks: TrainerCallback, **settings) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _write_logs(run: Run, history: list[dict], seconds: float, resumed: bool) -> None:
-    training, sizes = run.study.training, check_settings(run.study)
+def _write_logs(run: RecipeArm, history: list[dict], seconds: float, resumed: bool) -> None:
+    sizes = check_settings(run.study)
     log = tidy_log(history, sizes.updates, COLUMNS)
-    weighting = run.objective.weighting
     summary = {
         "arm": run.arm,
         "seed": run.seed,
         "key": run.key,
-        "weighting": weighting and asdict(weighting),
+        **run.settings,
         "sizes": asdict(sizes),
-        "settings": training.model_dump(
-            mode="json", include={"rollouts", "overlong_buffer", "trl", "accelerate"}
-        ),
         "data": read_prepared(run.study)["counts"],
-        "totals": {
-            column: int(log[column].sum())
-            for column in ("tokens_generated", "tokens_trained", "groups_sampled")
-        },
+        "totals": totals(log),
         "seconds": round(seconds),  # of the last command alone, where it went on
         "resumed": resumed,
     }
-    partial = run.logs.with_name(f".{run.logs.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    log.to_csv(partial / "log.csv", index=False, float_format="%.5g")
-    write_text(partial / "summary.json", json.dumps(summary, indent=1) + "\n")
-    write_sums(partial)
-    shutil.rmtree(run.logs, ignore_errors=True)
-    partial.rename(run.logs)
-    shutil.rmtree(run.work)
+    run.finish(summary, log=(log, "%.5g"))
 
 
 def main() -> None:
@@ -208,7 +192,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=kind, required=True)
     given = parser.parse_args()
     try:
-        (run,) = select_runs(load_study(given.study), given.arm, given.seed)
+        (run,) = arm_runs(load_study(given.study), given.arm, given.seed)
         if run.study.training.lora is not None:
             from tokenshift_utils.training.recipe.adapters import train_adapter
 

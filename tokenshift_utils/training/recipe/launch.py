@@ -1,18 +1,17 @@
-"""`tokenshift train` for a study with a ``training`` section: the commands, and what they need.
+"""Starting runs of a study's own data: the commands, and what they need.
 
-The run itself is ``training.grpo``, started by accelerate.
+The run itself is ``recipe.grpo``, started by accelerate.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,149 +21,111 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import write_text
 from tokenshift_utils.study import pins
-from tokenshift_utils.study.study import Study, load_study
-from tokenshift_utils.training.recipe.prepare import prepare
-from tokenshift_utils.training.recipe.runs import (
-    Run,
-    check_settings,
-    select_runs,
-    start_directory,
-    training_directory,
-)
+from tokenshift_utils.study.study import Study
+from tokenshift_utils.training.recipe.runs import AdapterArm, RecipeArm, start_directory
+from tokenshift_utils.training.runs import training_directory
 
 MODULE = "tokenshift_utils.training.recipe.grpo"
 
+_going: dict[str, subprocess.Popen] = {}  # by the run's name
 
-def train_study(
-    name: str,
-    arm: str | None = None,
-    seed: int | None = None,
-    fresh: bool = False,
-    dry: bool = False,
-    processes: int = 1,
-) -> None:
-    """Make an arm's runs, or every arm's, one after the other; ``seed`` selects one.
 
-    What is finished is left, what was stopped goes on from its last checkpoint. ``dry`` writes the
-    config file and prints the commands, no more. ``processes`` runs of adapters go side by side,
-    each with its output in a file.
-
-    Raises
-    ------
-    TokenshiftError
-        For an arm or seed that is not there, settings that TRL doesn't know or that don't multiply
-        out, a model or data that are missing, fewer GPUs than named, a package or server that is
-        not there, a checkpoint of other settings; or a run that stopped.
-    """
-    study = load_study(name)
-    runs = select_runs(study, arm, seed)
-    sizes = check_settings(study)
-    if processes > 1 and study.training.lora is None:
-        raise TokenshiftError(
-            f"study {study.name} trains whole models, one run at a time: leave --processes out"
-        )
-    config = None if study.training.lora is not None else write_accelerate(study)
-    print(f"a rollout is {sizes.said}", flush=True)
+def announce(study: Study, runs: Sequence[RecipeArm]) -> None:
+    """Write the config file of accelerate, where it starts the runs, and print the commands."""
+    if study.training.lora is None:
+        write_accelerate(study)
     if study.training.server is not None:
         print(f"server:\n  {server_line(study)}", flush=True)
     for run in runs:
-        print(f"{run.name}:\n  {_line(study, 'train', launch_command(run, name, config))}")
-    if dry:
-        return
+        print(f"{run.name}:\n  {_line(study, 'train', launch_command(run))}", flush=True)
+
+
+def fetch_inputs(study: Study) -> None:
+    """Download what runs start from, or refuse: a machine that is too small, a hub out of reach."""
     check_machine(study)
     pins.fetch(study, training=True)
     if moving := pins.unpinned(study, training=True):
         print(f"warning: {pins.unpinned_warning(study, moving)}", file=sys.stderr)
-    todo = []
-    for run in runs:
-        prepare(run, fresh)
-        if run.is_done():
-            print(f"{run.name} is done: {paths.display(run.model)}", flush=True)
-        else:
-            todo.append(run)
-    if study.training.lora is not None:
-        # What is compared without weights comes first, whatever the seed.
-        todo.sort(key=lambda run: run.objective.weighting is not None)
-        commands = {run: [sys.executable, "-m", *launch_command(run, name, config)] for run in todo}
-        train_side_by_side(commands, processes)
-        return
-    for run in todo:
-        check_server(study)
-        finished = subprocess.run(
-            [sys.executable, "-m", *launch_command(run, name, config)],
-            env=os.environ | {paths.HOME_VARIABLE: str(paths.root())} | _visible(study, "train"),
-            check=False,
-        )
-        if finished.returncode or not run.is_done():
-            raise TokenshiftError(
-                f"the run {run.name} stopped (exit code {finished.returncode}), as its own messages "
-                "above say; the same command goes on from its last checkpoint"
-            )
 
 
-def train_side_by_side(commands: dict[Run, list[str]], processes: int) -> None:
-    """Run so many commands at a time, in order; a run that stops doesn't stop the others.
+def launch(run: RecipeArm) -> None:
+    """Start a run's processes and wait for them.
 
     Raises
     ------
     TokenshiftError
-        At the end, where runs stopped; this names them, and where they say why.
+        Where the server doesn't answer, or the run stopped.
     """
-    waiting, going, stopped = list(commands), {}, []
-    import torch
-
-    threads = max(1, (os.cpu_count() or 1) // processes) if torch.cuda.is_available() else 1
-    settings = {paths.HOME_VARIABLE: str(paths.root()), "OMP_NUM_THREADS": str(threads)}
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        while waiting or going:
-            while waiting and len(going) < processes:
-                run = waiting.pop(0)
-                log = run.work / "output.log"
-                log.parent.mkdir(parents=True, exist_ok=True)
-                with log.open("a") as output:
-                    going[run] = subprocess.Popen(
-                        commands[run], env=os.environ | settings, stdout=output, stderr=output
-                    )
-                print(f"{run.name} started; its output: {paths.display(log)}", flush=True)
-            time.sleep(0.5)
-            for run in [run for run, process in going.items() if process.poll() is not None]:
-                code = going.pop(run).returncode
-                if code or not run.is_done():
-                    stopped.append(run)
-                print(f"{run.name} {'stopped' if run in stopped else 'is done'}", flush=True)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        for process in going.values():
-            process.terminate()
-        for process in going.values():
-            process.wait()
-    if stopped:
-        last = (stopped[0].work / "output.log").read_text().strip().splitlines()[-1:]
+    check_server(run.study)
+    code = _wait(run, _visible(run.study, "train"))
+    if code or not run.is_done():
         raise TokenshiftError(
-            f"{', '.join(run.name for run in stopped)} stopped; the first one's output, "
-            f"{paths.display(stopped[0].work / 'output.log')}, ends with: {' '.join(last)}; the same "
-            "command goes on from the last checkpoints"
+            f"the run {run.name} stopped (exit code {code}), as its own messages above say; the same "
+            "command goes on from its last checkpoint"
         )
 
 
-def write_accelerate(study: Study) -> Path:
+def launch_apart(run: AdapterArm) -> None:
+    """Start a run's process, with its output in a file, and wait for it.
+
+    Raises
+    ------
+    TokenshiftError
+        Where the run stopped; this says where it says why.
+    """
+    file = run.work / "output.log"
+    print(f"{run.name} started; its output: {paths.display(file)}", flush=True)
+    with file.open("ab") as output:
+        code = _wait(run, {"OMP_NUM_THREADS": str(run.threads)}, stdout=output, stderr=output)
+    if code or not run.is_done():
+        lines = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        raise TokenshiftError(
+            f"{run.name} stopped; its output, {paths.display(file)}, ends with: "
+            f"{' '.join(lines.strip().splitlines()[-1:])}; the same command goes on from its last "
+            "checkpoint"
+        )
+
+
+def _wait(run: RecipeArm, settings: dict[str, str], **options) -> int:
+    """The exit code of a run's process, with settings of its environment."""
+    env = os.environ | {paths.HOME_VARIABLE: str(paths.root())} | settings
+    command = [sys.executable, "-m", *launch_command(run)]
+    with subprocess.Popen(command, env=env, **options) as process:
+        _going[run.name] = process
+        try:
+            return process.wait()
+        finally:
+            del _going[run.name]
+
+
+def stop(run: RecipeArm) -> None:
+    """End a run's process, where it is going."""
+    if process := _going.get(run.name):
+        process.terminate()
+
+
+def config_file(study: Study) -> Path:
+    """Accelerate's config file."""
+    return training_directory(study) / "accelerate.yaml"
+
+
+def write_accelerate(study: Study) -> None:
     """Write accelerate's config file."""
-    file = training_directory(study) / "accelerate.yaml"
+    file = config_file(study)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, yaml.safe_dump(study.training.accelerate))
-    return file
 
 
 # Commands -----------------------------------------------------------------------------------------
 
 
-def launch_command(run: Run, study: str, config: Path | None) -> list[str]:
-    """Arguments of ``python -m`` that start a run, by accelerate where there is a config file."""
-    launch = [MODULE]
-    if config is not None:
-        launch = ["accelerate.commands.launch", "--config_file", str(config), "-m", MODULE]
-    return [*launch, "--study", study, "--arm", run.arm, "--seed", str(run.seed)]
+def launch_command(run: RecipeArm) -> list[str]:
+    """Arguments of ``python -m`` that start a run, by accelerate but for adapters."""
+    words = [MODULE]
+    if run.study.training.lora is None:
+        config = str(config_file(run.study))
+        words = ["accelerate.commands.launch", "--config_file", config, "-m", MODULE]
+    return [*words, "--study", run.called, "--arm", run.arm, "--seed", str(run.seed)]
 
 
 def server_command(study: Study) -> list[str]:
@@ -188,8 +149,6 @@ def _visible(study: Study, use: str) -> dict[str, str]:
 def _line(study: Study, use: str, words: list[str]) -> str:
     if words[0] == "accelerate.commands.launch":
         words = ["accelerate", "launch", *words[1:]]
-    elif words[0] == MODULE:
-        words = ["python", "-m", *words]
     settings = [f"{name}={value}" for name, value in _visible(study, use).items()]
     return " ".join([*settings, shlex.join(words)])
 

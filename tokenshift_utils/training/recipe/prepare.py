@@ -1,15 +1,12 @@
-"""What runs of a study's ``training`` section start from: the model, the problems, a key."""
+"""What runs of a study's own data start from: the model and the problems."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tokenshift_utils import paths
-from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_json, write_text
 from tokenshift_utils.study.checkpoints import FINGERPRINTED, directory_fingerprint
 from tokenshift_utils.study.study import Study
@@ -17,42 +14,20 @@ from tokenshift_utils.study.tokenizers import load_tokenizer, model_ends
 from tokenshift_utils.study.weights import check_model
 from tokenshift_utils.tasks.prompts import prompt_parts, stop_token_ids
 from tokenshift_utils.training.recipe.data import read_problems
-from tokenshift_utils.training.recipe.runs import (
-    Run,
-    digest,
-    problems_file,
-    read_prepared,
-    start_directory,
-    work_directory,
-)
+from tokenshift_utils.training.recipe.runs import problems_file, read_prepared, start_directory
+from tokenshift_utils.training.runs import digest, work_directory
 
 
-def prepare(run: Run, fresh: bool = False) -> None:
-    """Make what the run starts from, where it isn't there: the start model, problems, a key.
-
-    ``fresh`` forgets what was made of the run.
+def prepare(study: Study) -> None:
+    """Make what runs start from, where it isn't there: the start model and the problems.
 
     Raises
     ------
     TokenshiftError
-        Where the base or the data are missing or damaged, or what is left of a stopped run is of
-        other settings.
+        Where the base or the data are missing or damaged.
     """
-    study = run.study
     write_start(study)
     _prepare_problems(study)
-    if fresh:
-        shutil.rmtree(run.work, ignore_errors=True)
-        (run.logs / "summary.json").unlink(missing_ok=True)
-    begun = run.work / "key"
-    if begun.is_file() and begun.read_bytes() != run.key.encode():
-        raise TokenshiftError(
-            f"{paths.display(run.work)} holds a run of other settings that was stopped: put those "
-            "back to go on with it, or add --fresh to drop it"
-        )
-    if not begun.is_file() and not run.is_done():
-        run.work.mkdir(parents=True, exist_ok=True)
-        write_text(begun, run.key)
 
 
 def write_start(study: Study) -> None:

@@ -1,192 +1,169 @@
-"""The runs of a study's ``training`` section: which there are, their sizes, and where things are.
+"""Runs of a study's own data: TRL's trainer under accelerate, one process group a run.
 
-Under ``results/<study>/training``:
-
-- ``accelerate.yaml``         accelerate's config file;
-- ``arms/<arm>/seed-<n>``     ``log.csv`` (one row an update) and ``summary.json`` of a finished run;
-- ``work``                    what is prepared once, and checkpoints of runs that are not finished.
-
-The model is left where the study's ``models`` have it, for the first seed; those of other seeds
-beside it, with ``-seed-<n>`` behind their name.
+Beside what ``training.runs`` says, ``results/<study>/training`` has ``accelerate.yaml`` (accelerate's
+config file) and in ``work`` what is prepared once. The model is left where the study's ``models``
+have it, for the first seed; those of other seeds beside it, with ``-seed-<n>`` behind their name.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tokenshift_utils import paths
-from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_json
 from tokenshift_utils.study.checkpoints import directory_fingerprint, weights_digest
 from tokenshift_utils.study.study import Study
-from tokenshift_utils.study.training_schema import TrainingArm
-from tokenshift_utils.training.logs import summary_key
-
-# Of GRPOConfig: what follows from other keys of the study.
-OURS = {
-    "output_dir": "the study's name",
-    "seed": "--seed",
-    "shuffle_dataset": "--seed",
-    "max_steps": "'training.rollouts'",
-    "num_train_epochs": "'training.rollouts'",
-    "save_steps": "'training.save_every'",
-    "save_strategy": "'training.save_every'",
-    "generation_batch_size": "'steps_per_generation'",
-    "use_vllm": "'training.server'",
-    "vllm_mode": "'training.server'",
-    "vllm_server_host": "'training.server'",
-    "vllm_server_port": "'training.server'",
-}
-# Of GRPOConfig: what makes the sizes of a rollout.
-SIZES = {
-    "gradient_accumulation_steps", "per_device_train_batch_size", "steps_per_generation",
-    "num_generations", "num_iterations", "max_completion_length",
-}  # fmt: skip
+from tokenshift_utils.study.training_schema import ADAPTER_ARM, WEIGHTS
+from tokenshift_utils.training.runs import ArmRun, digest, work_directory
+from tokenshift_utils.training.settings import sizes_of
 
 
 @dataclass(frozen=True)
-class Run:
-    """One arm with one seed, and where its things are."""
+class RecipeArm(ArmRun):
+    """An arm that makes a tuned model of the study."""
 
-    study: Study
-    arm: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """As messages and directories call it."""
-        return f"{self.arm}-seed-{self.seed}"
+    launches: ClassVar[bool] = True
+    tables: ClassVar[tuple[str, ...]] = ("log",)
 
     @property
-    def objective(self) -> TrainingArm:
-        """What the study says of the arm."""
-        return self.study.training.arms[self.arm]
+    def _first(self) -> bool:
+        return self.seed == (self.objective.seeds or self.study.training.seeds)[0]
 
     @property
-    def work(self) -> Path:
-        """Checkpoints while it is under way, and ``key``, that says of what."""
-        return work_directory(self.study) / self.name
-
-    @property
-    def logs(self) -> Path:
-        """Log and summary of the finished run."""
-        return training_directory(self.study) / "arms" / self.arm / f"seed-{self.seed}"
+    def model_name(self) -> str:
+        """What the model is called in records."""
+        return self.arm if self._first else self.name
 
     @property
     def model(self) -> Path:
         """Where the trained model goes."""
         path = paths.resolve(self.study.models[self.arm].path)
-        return (
-            path if self.seed == self.seeds[0] else path.with_name(f"{path.name}-seed-{self.seed}")
-        )
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds of the arm."""
-        return self.objective.seeds or self.study.training.seeds
-
-    @property
-    def rollouts(self) -> int:
-        """How many the run makes."""
-        return self.objective.rollouts or self.study.training.rollouts
-
-    @property
-    def trl(self) -> dict[str, Any]:
-        """The arm's settings of TRL."""
-        if self.objective.kind != "rl":
-            return self.objective.trl
-        return self.study.training.trl | self.objective.trl
+        return path if self._first else path.with_name(f"{path.name}-seed-{self.seed}")
 
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Where models go that the study wants from along the way, by rollouts made."""
-        if self.seed != self.seeds[0]:
-            return {}
-        steps = self.study.models[self.arm].checkpoints
+        steps = self.study.models[self.arm].checkpoints if self._first else ()
         return {c.step: paths.resolve(c.path) for c in steps if c.path is not None}
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        return (self.model, *self.checkpoints.values())
+
+    @property
+    def updates(self) -> int:
+        return self.rollouts * sizes_of(self.study).updates
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        training, weighting = self.study.training, self.objective.weighting
+        settings = training.model_dump(mode="json", include={"rollouts", "accelerate"})
+        settings |= {"overlong_buffer": self.overlong_buffer, "trl": self.trl}
+        return {"weighting": weighting and asdict(weighting), "settings": settings}
 
     @cached_property
     def key(self) -> str:
-        """What determines the run: base, problems, objective and settings."""
-        content = self.study.training.model_dump(
-            mode="json", include={"rollouts", "save_every", "overlong_buffer", "trl"}
+        """A digest of base, problems, objective and settings."""
+        training = self.study.training
+        return digest(
+            {
+                "rollouts": training.rollouts,
+                "save_every": training.save_every,
+                "overlong_buffer": self.overlong_buffer,
+                "trl": self.trl,
+                "arm": self.objective.model_dump(include={*WEIGHTS}),
+                "seed": self.seed,
+                "base": directory_fingerprint(start_directory(self.study)),
+                "problems": read_prepared(self.study)["digest"],
+                "verifier": self.study.verifier,
+            }
         )
-        if self.study.training.lora is not None:
-            only = {"lora", "evaluate", "answers"}
-            content |= self.study.training.model_dump(mode="json", include=only)
-            # Not the files around them, which another version of transformers words differently.
-            base = weights_digest(start_directory(self.study))
-        else:
-            base = directory_fingerprint(start_directory(self.study))
-        content |= {
-            "arm": self.objective.model_dump(mode="json"),
-            "seed": self.seed,
-            "base": base,
-            "problems": read_prepared(self.study)["digest"],
-            "verifier": self.study.verifier,
+
+    def prepare(self) -> None:
+        """Make the start model and the problems, where they aren't there."""
+        from tokenshift_utils.training.recipe.prepare import prepare
+
+        prepare(self.study)
+
+    def make(self, progress) -> None:
+        """Start the processes that train, and wait for them."""
+        from tokenshift_utils.training.recipe.launch import launch
+
+        launch(self)
+
+    def stop(self) -> None:
+        """End its processes."""
+        from tokenshift_utils.training.recipe.launch import stop
+
+        stop(self)
+
+
+@dataclass(frozen=True)
+class AdapterArm(RecipeArm):
+    """An arm that makes a LoRA adapter on the study's base, by RL, SFT or DPO, in one process.
+
+    The adapter of a weighted arm's later seeds may be left out: its logs are what is compared.
+    """
+
+    threads: int = field(default=1, compare=False)  # of its process
+
+    apart: ClassVar[bool] = True
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """What it leaves: k3 and weights by token of RL alone."""
+        rl = self.objective.kind == "rl"
+        return ("log", "eval", "final", "tokens") if rl else ("log", "eval", "final")
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        return () if self.objective.weighting and not self._first else super().models
+
+    @property
+    def updates(self) -> int:
+        return super().updates if self.objective.kind == "rl" else 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        weighting = self.objective.weighting
+        settings = {
+            "rollouts": self.rollouts,
+            "lora": self.study.training.lora.model_dump(),
+            "arm": self.objective.model_dump(mode="json", include=ADAPTER_ARM),
+            "trl": self.trl,
         }
-        return digest(content)
+        return {"weighting": weighting and asdict(weighting), "settings": settings}
 
-    def is_done(self) -> bool:
-        """Whether its summary is there, of these settings, and its model.
-
-        The adapter of a weighted arm's later seeds may be left out: its logs are what is compared.
-        """
-        summary = self.logs / "summary.json"
-        places = [self.model, *self.checkpoints.values()]
-        if self.study.training.lora and self.objective.weighting and self.seed != self.seeds[0]:
-            places = []
-        return summary_key(summary) == self.key and all(
-            any(place.glob("*.safetensors")) for place in places
+    @cached_property
+    def key(self) -> str:
+        """A digest of base, problems, objective and settings."""
+        only = {"rollouts", "save_every", "trl", "lora", "evaluate", "answers"}
+        return digest(
+            self.study.training.model_dump(mode="json", include=only)
+            | {
+                "overlong_buffer": self.overlong_buffer,
+                "arm": self.objective.model_dump(mode="json", include=ADAPTER_ARM),
+                "seed": self.seed,
+                # Not the files around them, which another version of transformers words differently.
+                "base": weights_digest(start_directory(self.study)),
+                "problems": read_prepared(self.study)["digest"],
+                "verifier": self.study.verifier,
+            }
         )
 
+    def make(self, progress) -> None:
+        """Start the process that trains, with its output in a file, and wait for it."""
+        from tokenshift_utils.training.recipe.launch import launch_apart
 
-def training_directory(study: Study) -> Path:
-    """Config file, logs and unfinished work of a study's training."""
-    return paths.results(study.name) / "training"
-
-
-def work_directory(study: Study) -> Path:
-    """What is prepared, and what is not finished."""
-    return training_directory(study) / "work"
+        launch_apart(self)
 
 
 def start_directory(study: Study) -> Path:
     """The model that runs start from: the base, under the study's settings."""
     return work_directory(study) / "start"
-
-
-def digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def select_runs(study: Study, arm: str | None, seed: int | None) -> list[Run]:
-    """The runs asked for, seed by seed over the arms, so that what is compared comes together.
-
-    ``arm`` names one, or several with commas between them; None: all.
-    """
-    training = study.training
-    arms = arm.split(",") if arm else list(training.arms)
-    for name in arms:
-        if name not in training.arms:
-            raise TokenshiftError(
-                f"study {study.name} has no arm '{name}': it has {', '.join(training.arms)}"
-            )
-    own = {name: training.arms[name].seeds or training.seeds for name in arms}
-    seeds = sorted({s for some in own.values() for s in some})
-    if seed is not None and seed not in seeds:
-        raise TokenshiftError(
-            f"study {study.name} has no seed {seed}: it has {', '.join(map(str, seeds))}"
-        )
-    chosen = seeds if seed is None else [seed]
-    return [Run(study, name, s) for s in chosen for name in arms if s in own[name]]
 
 
 def problems_file(study: Study) -> Path:
@@ -202,95 +179,3 @@ def read_prepared(study: Study) -> dict:
         if file.is_file()
         else {"of": None, "digest": None}
     )
-
-
-# Settings -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How responses are divided; ``group``, ``update`` and ``rollout`` count responses."""
-
-    group: int  # to one problem
-    update: int  # that one optimiser update trains on
-    rollout: int  # sampled from one policy
-    updates: int  # a rollout, over all its iterations
-    iterations: int  # how often a rollout is trained on
-    longest: int  # tokens of a response, at most
-
-    @property
-    def problems(self) -> int:
-        """Problems a rollout."""
-        return self.rollout // self.group
-
-    @property
-    def said(self) -> str:
-        """In words."""
-        return (
-            f"{self.problems} problems x {self.group} responses, then {self.updates} "
-            f"updates of {self.update // self.group} x {self.group}"
-        )
-
-
-KINDS = {"rl": "GRPOConfig", "sft": "SFTConfig", "dpo": "DPOConfig"}
-
-
-def check_settings(study: Study) -> Sizes:
-    """Refuse settings that TRL doesn't know or that leave a part of a rollout over."""
-    training = study.training
-    for arm, objective in training.arms.items():
-        config = KINDS[objective.kind]
-        for name in objective.trl.keys() - _fields("trl", config).keys():
-            raise TokenshiftError(
-                f"study {study.name}: 'training.arms.{arm}.trl' has '{name}', which trl.{config} "
-                "doesn't know"
-            )
-        for name in SIZES & objective.trl.keys() if objective.kind == "rl" else ():
-            raise TokenshiftError(
-                f"study {study.name}: 'training.arms.{arm}.trl' has '{name}', which is the same for "
-                "all arms: set it in 'training.trl'"
-            )
-    for key, known, what in (
-        ("trl", _fields("trl", "GRPOConfig"), "trl.GRPOConfig"),
-        ("server", _fields("trl.scripts.vllm_serve", "ScriptArguments"), "trl vllm-serve"),
-    ):
-        for name in getattr(training, key) or {}:
-            if name not in known:
-                raise TokenshiftError(
-                    f"study {study.name}: 'training.{key}' has '{name}', which {what} doesn't know"
-                )
-    for name in OURS.keys() & training.trl.keys():
-        raise TokenshiftError(
-            f"study {study.name}: 'training.trl' has '{name}', which follows from {OURS[name]}"
-        )
-    if "model" in (training.server or {}):
-        raise TokenshiftError(
-            f"study {study.name}: 'training.server' has 'model', which is the study's base"
-        )
-    defaults = _fields("trl", "GRPOConfig")
-
-    def of(name: str) -> int:
-        return training.trl.get(name, defaults[name].default)
-
-    accumulated, group = of("gradient_accumulation_steps"), of("num_generations")
-    step = of("per_device_train_batch_size") * training.accelerate.get("num_processes", 1)
-    held = training.trl.get("steps_per_generation", accumulated)
-    if step * accumulated % group or held % accumulated:
-        raise TokenshiftError(
-            f"study {study.name}: an update of {step * accumulated} responses must be whole groups "
-            f"of {group}, and 'steps_per_generation' ({held}) whole updates of {accumulated} steps"
-        )
-    buffer, limit = training.overlong_buffer or 0, of("max_completion_length")
-    if buffer > limit:
-        raise TokenshiftError(
-            f"study {study.name}: 'training.overlong_buffer' is {buffer}, more than the "
-            f"{limit} tokens of 'max_completion_length'"
-        )
-    iterations = of("num_iterations")
-    updates = held // accumulated * iterations
-    return Sizes(group, step * accumulated, step * held, updates, iterations, limit)
-
-
-def _fields(module: str, name: str) -> dict[str, dataclasses.Field]:
-    found = dataclasses.fields(getattr(import_module(module), name))
-    return {field.name: field for field in found}

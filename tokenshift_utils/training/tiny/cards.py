@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from tokenshift_utils import paths
 from tokenshift_utils.files import read_csv, read_json, write_text
 from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.rollouts import Rollouts
@@ -14,6 +13,7 @@ from tokenshift_utils.report.tables import to_markdown
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.training.logs import TRAIN_AGAIN
 from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe
+from tokenshift_utils.training.tiny.runs import ModelRun
 
 DATA = {
     "base": "chains of thought of mixed quality and error-free exercise pages"
@@ -38,9 +38,9 @@ def write_cards(study: Study, plan: Plan, names: list[str]) -> None:
 
 
 def _card(study: Study, plan: Plan, name: str, variant: str) -> str:
-    logs = paths.resolve(study.weighted.log_dir) / name
+    run = ModelRun(study, name, plan)
+    logs, recipe = run.logs, run.recipe
     summary = read_json(logs / "summary.json", TRAIN_AGAIN)
-    recipe = plan.base if name == study.base else {**plan.rl, **plan.sft}[name]
     is_rl = isinstance(recipe, RLRecipe)
     sections = [
         "---\nlibrary_name: transformers\nlicense: apache-2.0\n---",

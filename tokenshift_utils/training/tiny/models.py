@@ -1,39 +1,37 @@
 """`tokenshift train`: every model of the embedded study, from nothing, resumable."""
 
-import hashlib
 import json
-import multiprocessing
-import os
 import shutil
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import pandas as pd
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
-from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import write_text
-from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
-from tokenshift_utils.training import logs as training_logs
+from tokenshift_utils.training import logs
+from tokenshift_utils.training.manager import make_runs
+from tokenshift_utils.training.runs import arm_runs
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.cards import write_cards
 from tokenshift_utils.training.tiny.evaluation import Evaluator
 from tokenshift_utils.training.tiny.problems import TIERS, benchmark, problem_ids
-from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe, SupervisedRecipe
+from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe
+from tokenshift_utils.training.tiny.runs import ModelRun
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
-from tokenshift_utils.training.tiny.updates import Updates
-
-PROCESSES = 2  # of one thread each
+from tokenshift_utils.training.updates import Updates
 
 
 def train(
-    study: Study, only: list[str] | None = None, fresh: bool = False, plan: Plan = recipes.TINY
+    study: Study,
+    only: list[str] | None = None,
+    fresh: bool = False,
+    dry: bool = False,
+    plan: Plan = recipes.TINY,
 ) -> None:
     """Train the models of ``plan`` into the directories that ``study`` names.
 
@@ -46,6 +44,8 @@ def train(
         Names of models to train; None is all of them. The base model they start from must exist.
     fresh
         Train again what is there already.
+    dry
+        Print what would be run, no more.
 
     Raises
     ------
@@ -55,16 +55,17 @@ def train(
     names = [study.base, *plan.rl, *plan.sft]
     _check(study, plan, names, only)
     chosen = only or names
-    for name in chosen:
-        if fresh:
-            shutil.rmtree(_work(study, name), ignore_errors=True)
-            _summary_path(study, name).unlink(missing_ok=True)
-    write_benchmarks(study)
-    todo = [name for name in chosen if not _is_done(study, plan, name)]
-    print(f"to train: {', '.join(todo) or 'nothing, every model matches its recipe'}")
     # Stages of a kind run together, so that the progress bar counts updates of one cost.
-    for stage in ([study.base], plan.rl, plan.sft):
-        _run_stages(study, plan, [name for name in stage if name in todo])
+    stages = [
+        [ModelRun(study, name, plan) for name in stage if name in chosen]
+        for stage in ([study.base], plan.rl, plan.sft)
+    ]
+    if dry:
+        print("\n".join(run.line for stage in stages for run in stage))
+        return
+    write_benchmarks(study)
+    for stage in filter(None, stages):
+        make_runs(stage, fresh)
     write_cards(study, plan, chosen)
 
 
@@ -82,106 +83,58 @@ def write_benchmarks(study: Study) -> None:
 
 
 def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -> None:
+    arm_runs(study)  # refuses a study without a training
     for name in names:
-        if name not in study.models or study.weighted is None:
-            raise TokenshiftError(
-                f"study {study.name} lacks the model '{name}' or the key 'weighted': there are training"
-                f" recipes for the embedded study only, whose models are {', '.join(names)}."
-            )
+        study.model(name)
     for tier in TIERS:
         study.benchmark_path(tier)
     for name in only or []:
         if name not in names:
             raise TokenshiftError(f"no recipe for model '{name}': there are {', '.join(names)}.")
-    if only and study.base not in only and not _is_done(study, plan, study.base):
+    if only and study.base not in only and not ModelRun(study, study.base, plan).is_done():
         raise TokenshiftError(
             f"model '{study.base}', from which the others start, is missing or does not match its"
             f" recipe: run `tokenshift train --only {study.base}` first."
         )
 
 
-def _run_stages(study: Study, plan: Plan, names: list[str]) -> None:
-    if not names:
-        return
-    files = {name: _work(study, name).parent / f"{name}.progress" for name in names}
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(min(PROCESSES, len(names)), context, one_thread) as pool,
-        Progress(0, "update", ", ".join(names)) as progress,
-    ):
-        futures: dict[Future, str] = {
-            pool.submit(_stage, study, plan, name, files[name]): name for name in names
-        }
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=2, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-                progress.say(f"trained {futures[future]}")
-            counts = [Updates.read(file) for file in files.values()]
-            progress.at(*(sum(numbers) for numbers in zip(*counts)))
-    for file in files.values():
-        file.unlink(missing_ok=True)
-
-
-def one_thread() -> None:
-    """Set a worker process up."""
-    torch.set_num_threads(1)
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
-    transformers_logging.disable_progress_bar()
-
-
-def _stage(study: Study, plan: Plan, name: str, progress_file: Path) -> None:
+def make_model(run: ModelRun, progress: Updates) -> None:
     """Train one model; runs in a worker process."""
-    started, work = time.time(), _work(study, name)
-    recipe, resumed = _recipe(study, plan, name), work.exists()
-    work.mkdir(parents=True, exist_ok=True)
-    progress = Updates(progress_file)
-    if name == study.base:
+    started, resumed, study, recipe = time.time(), run.resumed, run.study, run.recipe
+    seed = run.plan.seed
+    if run.name == study.base:
         tokenizer = build_tokenizer()
-        model = supervised.new_model(tokenizer, plan.seed)
+        model = supervised.new_model(tokenizer, seed)
     else:
         model, tokenizer = load_base(study)
-    logs = _logs(study, name)
-    logs.mkdir(parents=True, exist_ok=True)
-    totals = {}
+    totals, tables = {}, {}
     if isinstance(recipe, RLRecipe):
-        checkpoints = {
-            rollout: work / f"rollout-{rollout}" for rollout in plan.checkpoints.get(name, ())
-        }
-        evaluator = Evaluator(plan.evaluations, plan.evaluation_samples, plan.seed, study.sampling)
-        history = rlvr.train_rl(
-            model, tokenizer, recipe, plan.seed, work, checkpoints, evaluator, progress
+        kept = {rollout: run.work / f"rollout-{rollout}" for rollout in run.checkpoints}
+        evaluator = Evaluator(
+            run.plan.evaluations, run.plan.evaluation_samples, seed, study.sampling
         )
-        log = training_logs.tidy_log(history, recipe.updates_per_rollout)
-        evaluations = training_logs.tidy_evaluations(history, recipe)
-        evaluations.to_csv(logs / "eval.csv", index=False, float_format="%.6g")
-        for rollout, directory in checkpoints.items():
-            checkpoint = LlamaForCausalLM.from_pretrained(directory)
-            ship(checkpoint, tokenizer, study.model_path(f"{name}@{rollout}"))
-        totals = {
-            column: int(log[column].sum())
-            for column in ("tokens_generated", "tokens_trained", "groups_sampled")
-        }
+        history = rlvr.train_rl(model, tokenizer, recipe, seed, run.work, kept, evaluator, progress)
+        log = logs.tidy_log(history, recipe.updates_per_rollout)
+        tables["eval"] = logs.tidy_evaluations(history, recipe), "%.6g"
+        totals = logs.totals(log)
+        for rollout, directory in run.checkpoints.items():
+            ship(LlamaForCausalLM.from_pretrained(kept[rollout]), tokenizer, directory)
     else:
+        style = "base" if run.name == study.base else run.name
         log = pd.DataFrame(
-            supervised.train_supervised(
-                model, tokenizer, recipe, _style(study, name), plan.seed, work, progress
-            )
+            supervised.train_supervised(model, tokenizer, recipe, style, seed, run.work, progress)
         )
-    log.to_csv(logs / "log.csv", index=False, float_format="%.6g")
-    ship(model, tokenizer, study.model_path(name))
+    ship(model, tokenizer, study.model_path(run.name))
     summary = {
-        "model": name,
-        "key": _key(study, plan, name),
-        "seed": plan.seed,
+        "model": run.name,
+        "key": run.key,
+        "seed": seed,
         "recipe": recipes.settings(recipe),
         "totals": totals,
         "seconds": round(time.time() - started),
         "resumed": resumed,
     }
-    write_text(_summary_path(study, name), json.dumps(summary, indent=1) + "\n")
-    shutil.rmtree(work)
+    run.finish(summary, log=(log, "%.6g"), **tables)
 
 
 def load_base(study: Study) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
@@ -202,43 +155,3 @@ def ship(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory:
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
-
-
-def _recipe(study: Study, plan: Plan, name: str) -> SupervisedRecipe | RLRecipe:
-    return plan.base if name == study.base else {**plan.rl, **plan.sft}[name]
-
-
-def _style(study: Study, name: str) -> str:
-    return "base" if name == study.base else name
-
-
-def _key(study: Study, plan: Plan, name: str) -> str:
-    """What determined a model: its recipe, the seed and, but for the base, the base's key."""
-    content = {
-        "recipe": recipes.settings(_recipe(study, plan, name)),
-        "architecture": recipes.ARCHITECTURE,
-        "seed": plan.seed,
-        "checkpoints": plan.checkpoints.get(name, ()),
-        "base": None if name == study.base else _key(study, plan, study.base),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _is_done(study: Study, plan: Plan, name: str) -> bool:
-    summary = _summary_path(study, name)
-    models = [name, *(f"{name}@{n}" for n in plan.checkpoints.get(name, ()))]
-    return training_logs.summary_key(summary) == _key(study, plan, name) and all(
-        (study.model_path(model) / "model.safetensors").exists() for model in models
-    )
-
-
-def _logs(study: Study, name: str) -> Path:
-    return paths.resolve(study.weighted.log_dir) / name
-
-
-def _summary_path(study: Study, name: str) -> Path:
-    return _logs(study, name) / "summary.json"
-
-
-def _work(study: Study, name: str) -> Path:
-    return paths.resolve(study.weighted.log_dir) / "work" / name

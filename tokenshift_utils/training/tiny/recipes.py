@@ -1,4 +1,5 @@
-"""Every training setting of the tiny study, in one place, as data.
+"""Every training setting of the tiny study's shipped models, in one place, as data; those of the
+comparison of objectives are in the study file.
 
 The RL recipes follow the papers they are named after (DAPO: Yu et al. 2025; SimpleRL-Zoo: Zeng et
 al. 2025) in objective; sizes and learning rates are the tiny study's own.
@@ -29,14 +30,6 @@ ARCHITECTURE = {
 # most of the boost, the bulk next to none.
 HIGH_KL = Weighting(alpha=10_000.0, scale=1.0)
 LOW_KL = Weighting(alpha=-10_000.0, scale=1.0)
-
-# Of the comparison of objectives. Fixed from its plain run of seed 1 (log.csv of arm dapo), before any
-# weighted run of it was made: over all updates but the first of each rollout, k3 has a mean 50th
-# percentile of 9e-13, a 90th of 3.2e-6 and a 99th of 1.1e-4 nats. With alpha = 1 / (90th percentile) a
-# token there has 46% of the boost, the upper percent all of it and the lower half nothing: weights
-# tell an upper tenth from the rest, and don't yet count every token that moved at all. (HIGH_KL above,
-# of the shipped models, reaches little more than the upper percent.)
-ALPHA = 300_000.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +68,11 @@ class RLRecipe:
     tier_mix: dict[str, float] = field(
         default_factory=lambda: {"easy": 0.2, "medium": 0.45, "hard": 0.35}
     )
+
+    @property
+    def updates(self) -> int:
+        """Optimiser updates of a run."""
+        return self.rollouts * self.updates_per_rollout
 
 
 _RL_MIX = {"easy": 0.2, "medium": 0.45, "hard": 0.35}
@@ -161,110 +159,3 @@ def settings(recipe: SupervisedRecipe | RLRecipe) -> dict:
         }
 
     return known(asdict(recipe))
-
-
-# The comparison of objectives (paper section 4) ---------------------------------------------------
-
-
-ROLES = ("confirmatory", "control", "exploratory")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One objective of the comparison; it is trained once a seed, 1 to ``seeds``."""
-
-    label: str
-    role: str  # one of ROLES
-    seeds: int
-    recipe: RLRecipe
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All runs of the comparison and how each is measured.
-
-    Runs of one seed share problems and noise, in training and in evaluation, whatever their arm.
-    """
-
-    arms: dict[str, Arm]
-    evaluations: tuple[int, ...]  # rollouts after which a run is evaluated, the last one apart
-    evaluation_samples: int  # a problem, along training
-    final_samples: int  # a problem, at the end
-    shift_samples: int  # responses a problem on which the shift from base is measured
-    token_tables: tuple[tuple[int, ...], tuple[int, ...]]  # rollouts counted as early and as late
-
-    def runs(self) -> list[tuple[str, int]]:
-        """(arm, seed) by priority: role by role, and within a role seed by seed over all arms."""
-        found = []
-        for role in ROLES:
-            arms = {name: arm for name, arm in self.arms.items() if arm.role == role}
-            for seed in range(1, 1 + max((arm.seeds for arm in arms.values()), default=0)):
-                found += [(name, seed) for name, arm in arms.items() if seed <= arm.seeds]
-        return found
-
-
-_RUN = replace(_DAPO, prompts_per_rollout=16, rollouts=20, refill_whole=False)
-_GRPO = replace(
-    _RUN,
-    loss_type="grpo",
-    clip_high=0.2,
-    kl_coefficient=0.04,  # GRPO's own (Shao et al. 2024)
-    dynamic_sampling=False,
-    overlong_buffer=None,
-)
-_HIGH = Weighting(alpha=ALPHA, scale=1.0)
-_LOW = Weighting(alpha=-ALPHA, scale=1.0)
-
-
-def _weighted(weighting: Weighting, recipe: RLRecipe = _RUN) -> RLRecipe:
-    return replace(recipe, weighting=weighting)
-
-
-ARMS = Comparison(
-    arms={
-        "dapo": Arm("DAPO", "confirmatory", 8, _RUN),
-        "high-kl": Arm("High-KL boost", "confirmatory", 8, _weighted(_HIGH)),
-        "low-kl": Arm("Low-KL boost", "confirmatory", 8, _weighted(_LOW)),
-        "high-kl-mean1": Arm(
-            "High-KL, mean 1", "control", 5, _weighted(replace(_HIGH, normalise=True))
-        ),
-        "low-kl-mean1": Arm(
-            "Low-KL, mean 1", "control", 5, _weighted(replace(_LOW, normalise=True))
-        ),
-        "placebo": Arm("Placebo (shuffled)", "control", 5, _weighted(replace(_HIGH, shuffle=True))),
-        "high-kl-strong": Arm(
-            "High-KL, s = 1.9", "exploratory", 3, _weighted(replace(_HIGH, scale=1.9))
-        ),
-        "low-kl-strong": Arm(
-            "Low-KL, s = 1.9", "exploratory", 3, _weighted(replace(_LOW, scale=1.9))
-        ),
-        "grpo": Arm("GRPO with KL penalty", "exploratory", 3, _GRPO),
-        "grpo-high-kl": Arm("GRPO, high-KL boost", "exploratory", 3, _weighted(_HIGH, _GRPO)),
-        "entropy-mask": Arm(
-            "Top 20% entropy", "exploratory", 3, replace(_RUN, top_entropy_share=0.2)
-        ),
-        "low-p": Arm(
-            "1 - p",
-            "exploratory",
-            3,
-            _weighted(Weighting(alpha=5.0, scale=1.0, signal="one_minus_p")),
-        ),
-        "dapo-lr-0.8": Arm(
-            "DAPO, rate x 0.8",
-            "exploratory",
-            3,
-            replace(_RUN, learning_rate=0.8 * _RUN.learning_rate),
-        ),
-        "dapo-lr-1.2": Arm(
-            "DAPO, rate x 1.2",
-            "exploratory",
-            3,
-            replace(_RUN, learning_rate=1.2 * _RUN.learning_rate),
-        ),
-    },
-    evaluations=(0, 5, 10, 15),
-    evaluation_samples=4,
-    final_samples=32,
-    shift_samples=2,
-    token_tables=((2, 3, 4, 5), (17, 18, 19, 20)),
-)

@@ -21,10 +21,10 @@ from tokenshift_utils.training.logs import overlong_penalty
 from tokenshift_utils.training.tiny.evaluation import Evaluator, solves
 from tokenshift_utils.training.tiny.problems import training_problems
 from tokenshift_utils.training.tiny.recipes import RLRecipe
-from tokenshift_utils.training.tiny.updates import Updates
+from tokenshift_utils.training.updates import Updates
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
-MICRO_BATCH = 32  # rows a forward and backward pass; an update accumulates several
+MICRO_BATCH = 32  # rows a forward and backward pass, by default; an update accumulates several
 MAX_SAMPLING_ROUNDS = 12
 
 
@@ -303,6 +303,8 @@ def train_rl(
     base: HFPolicy | None = None,
     token_tables: dict[int, Path] | None = None,
     trim_scoring: bool = False,
+    save_every: int = 1,
+    micro_batch: int = MICRO_BATCH,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; return one row of metrics an update.
 
@@ -310,11 +312,10 @@ def train_rl(
     ``token_tables`` one to a CSV file with sums of k3 and weights by token of that rollout. With
     ``base`` the KL to it is logged. ``trim_scoring`` changes log-probabilities by their rounding, and
     nothing but the time; the shipped models were trained without. A run that was stopped goes on from its last checkpoint under
-    ``work_dir``.
+    ``work_dir``, made after every ``save_every`` rollouts.
     """
     responses = recipe.prompts_per_rollout * recipe.responses_per_prompt
-    micro_batches = responses // MICRO_BATCH
-    updates = recipe.rollouts * recipe.updates_per_rollout
+    micro_batches = responses // micro_batch
     rewards = [correctness_reward]
     if recipe.overlong_buffer:
         rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
@@ -336,12 +337,12 @@ def train_rl(
         callbacks=[end_of_rollout, progress],
         args=GRPOConfig(
             output_dir=str(work_dir),
-            per_device_train_batch_size=MICRO_BATCH,
+            per_device_train_batch_size=micro_batch,
             gradient_accumulation_steps=micro_batches // recipe.updates_per_rollout,
             steps_per_generation=micro_batches,
             num_generations=recipe.responses_per_prompt,
             max_completion_length=recipe.max_new_tokens,
-            max_steps=updates,
+            max_steps=recipe.updates,
             loss_type=recipe.loss_type,
             epsilon=recipe.clip_low,
             epsilon_high=recipe.clip_high,
@@ -357,7 +358,7 @@ def train_rl(
             use_cpu=True,
             gradient_checkpointing=False,
             seed=seed,
-            save_steps=recipe.updates_per_rollout,
+            save_steps=save_every * recipe.updates_per_rollout,
             save_total_limit=1,
             logging_steps=1,
             log_completions=False,

@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from tokenshift_utils.training.tiny import corpus, demonstrations, recipes
 from tokenshift_utils.training.tiny.problems import mentions_held_out, training_problems
 from tokenshift_utils.training.tiny.recipes import SupervisedRecipe
-from tokenshift_utils.training.tiny.updates import Updates
+from tokenshift_utils.training.updates import Updates
 
 Writer = Callable[..., str]
 STYLES: dict[str, Writer] = {

@@ -1,5 +1,6 @@
-"""How a training process tells the one that shows the progress bar how far it is."""
+"""How a training process tells the one that shows progress how far it is."""
 
+import multiprocessing
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -8,7 +9,10 @@ from tokenshift_utils.files import read_text, write_text
 
 
 class Updates(TrainerCallback):
-    """Writes how many updates are finished, and of how many, to a file after each."""
+    """Writes how many updates are finished, and of how many, to a file after each.
+
+    In a worker process it ends the run when the process that started it is gone.
+    """
 
     def __init__(self, file: Path):
         self.file = file
@@ -18,9 +22,13 @@ class Updates(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self._write(state)
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            raise KeyboardInterrupt
 
     def _write(self, state) -> None:
-        write_text(self.file, f"{state.global_step} {state.max_steps}")
+        if state.is_world_process_zero:
+            write_text(self.file, f"{state.global_step} {state.max_steps}")
 
     @staticmethod
     def read(file: Path) -> tuple[int, int]:

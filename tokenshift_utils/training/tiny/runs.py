@@ -1,0 +1,169 @@
+"""The two kinds of runs that the embedded task has: the models that are shipped, and arms.
+
+An arm (``arms/<arm>/seed-<n>``) leaves no weights, but
+
+- ``log.csv``      one row an update, as of the shipped models;
+- ``eval.csv``     accuracy along training;
+- ``final.csv``    right answers of each problem at the end, for pass@k, intervals and paired tests;
+- ``tokens.csv``   k3 and weight by token, early and late in the run, without each rollout's first
+  update, where both are trivial;
+- ``summary.json`` recipe, totals, and the shift from base: shares of positions by JS on the run's
+  own responses and on base's, and on base's the set of high ones, so that arms can be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tokenshift_utils.records.requests import study_sampling
+from tokenshift_utils.study.checkpoints import directory_fingerprint
+from tokenshift_utils.training.runs import ArmRun, Run, digest, training_directory
+from tokenshift_utils.training.settings import TASK_SETTINGS, sizes_of
+from tokenshift_utils.training.tiny import recipes
+from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe, SupervisedRecipe
+
+SHIFT_SAMPLES = 2  # responses a problem on which the shift from base is measured
+
+
+@dataclass(frozen=True)
+class ModelRun(Run):
+    """A shipped model: next-token training of the base and the SFT controls, or RLVR."""
+
+    model: str
+    plan: Plan
+
+    @property
+    def name(self) -> str:
+        return self.model
+
+    @property
+    def recipe(self) -> SupervisedRecipe | RLRecipe:
+        """How it is trained."""
+        is_base = self.name == self.study.base
+        return self.plan.base if is_base else {**self.plan.rl, **self.plan.sft}[self.name]
+
+    @property
+    def logs(self) -> Path:
+        return training_directory(self.study) / self.name
+
+    @property
+    def line(self) -> str:
+        return f"tokenshift train --study {self.study.name} --only {self.name}"
+
+    @property
+    def checkpoints(self) -> dict[int, Path]:
+        """Where models from along the way go, by rollouts made."""
+        steps = self.plan.checkpoints.get(self.name, ())
+        return {step: self.study.model_path(f"{self.name}@{step}") for step in steps}
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        return (self.study.model_path(self.name), *self.checkpoints.values())
+
+    @property
+    def updates(self) -> int:
+        """Updates that it makes; of next-token training they are known once it has begun."""
+        recipe = self.recipe
+        return recipe.updates if isinstance(recipe, RLRecipe) else 0
+
+    @property
+    def key(self) -> str:
+        """A digest of recipe and seed and, but for the base, the base's key."""
+        is_base = self.name == self.study.base
+        return digest(
+            {
+                "recipe": recipes.settings(self.recipe),
+                "architecture": recipes.ARCHITECTURE,
+                "seed": self.plan.seed,
+                "checkpoints": self.plan.checkpoints.get(self.name, ()),
+                "base": None if is_base else ModelRun(self.study, self.study.base, self.plan).key,
+            }
+        )
+
+    def make(self, progress) -> None:
+        """Train it, and leave model, checkpoints, log and summary."""
+        from tokenshift_utils.training.tiny.models import make_model
+
+        make_model(self, progress)
+
+
+@dataclass(frozen=True)
+class TaskArm(ArmRun):
+    """An arm of a study whose training is on the embedded task."""
+
+    tables: ClassVar[tuple[str, ...]] = ("log", "eval", "final", "tokens")
+
+    @cached_property
+    def recipe(self) -> RLRecipe:
+        """The arm's settings as the trainer reads them."""
+        sizes, arm = sizes_of(self.study), self.objective
+        return RLRecipe(
+            prompts_per_rollout=sizes.problems,
+            responses_per_prompt=sizes.group,
+            dynamic_sampling=arm.dynamic_sampling,
+            overlong_buffer=self.overlong_buffer,
+            weighting=arm.weighting,
+            refill_whole=False,
+            rollouts=self.study.training.rollouts,
+            updates_per_rollout=sizes.updates,
+            max_new_tokens=sizes.longest,
+            **{field: self.trl[n] for n, field in TASK_SETTINGS.items() if n in self.trl},
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"recipe": recipes.settings(self.recipe)}
+
+    @property
+    def updates(self) -> int:
+        return self.recipe.updates
+
+    @property
+    def evaluations(self) -> tuple[int, ...]:
+        """The rollouts after which it is evaluated, the last one apart."""
+        return tuple(range(0, self.recipe.rollouts, self.study.training.evaluate.every))
+
+    @property
+    def token_tables(self) -> dict[str, tuple[int, ...]]:
+        """The rollouts whose k3 and weights are summed by token: four of either half, if there are.
+
+        The first is left out where there is another: the policy is base, and weights just begin.
+        """
+        last = self.recipe.rollouts
+        early = tuple(range(2, 1 + min(5, last // 2))) or (1,)
+        return {"early": early, "late": tuple(range(max(early[-1], last - 4) + 1, last + 1))}
+
+    def prepare(self) -> None:
+        """Refuse a base that is not there."""
+        directory_fingerprint(self.study.model_path(self.study.base))
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of recipe and seed, the base model, and how the run is measured."""
+        evaluate = self.study.training.evaluate
+        measured = {
+            "evaluations": self.evaluations,
+            "evaluation_samples": evaluate.samples,
+            "final_samples": evaluate.final_samples,
+            "shift_samples": SHIFT_SAMPLES,
+            "token_tables": tuple(self.token_tables.values()),
+        }
+        return digest(
+            self.settings
+            | {
+                "seed": self.seed,
+                "base": directory_fingerprint(self.study.model_path(self.study.base)),
+                "measured": measured,
+                "sampling": asdict(study_sampling(self.study)),
+                "thresholds": self.study.thresholds.model_dump(mode="json"),
+            }
+        )
+
+    def make(self, progress) -> None:
+        """Train from the base model, measure, and leave the tables."""
+        from tokenshift_utils.training.tiny.comparison import make_arm
+
+        make_arm(self, progress)
