@@ -162,6 +162,7 @@ def byte_pairs(tmp_path_factory):
     chance = random.Random(0)
     numbers = [" ".join(str(chance.randrange(10**k)) for k in (3, 3, 4, 5, 6)) for _ in range(300)]
     text = ["What is 12+34? The answer is \\boxed{46}.\n\nSo we add the numbers, hello HELLO"] * 50
+    text += ["\n\n"] * 20  # above the rest of that text, so that it is a token of its own
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre.Sequence(

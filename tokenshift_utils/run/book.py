@@ -88,7 +88,7 @@ def book(study: Study, strict: bool = False) -> Path:
         command = [sys.executable, "-m", "sphinx", "-q", "-E", "-b", "html"]
         command += ["-W", "--keep-going"] if strict else []
         command += ["-d", f"{scratch}/doctrees", str(source), str(made)]
-        run = subprocess.run(command, check=False, capture_output=True, text=True)
+        run = subprocess.run(command, check=False, capture_output=True, text=True, encoding="utf-8")
         if run.returncode:
             said = [line for line in run.stderr.replace(f"{source}/", "").splitlines() if line]
             raise TokenshiftError(

@@ -74,7 +74,7 @@ class Store:
 
     def checksum(self, kind: str, key: str, shard: int) -> str:
         """The checksum of a shard that is there: it changes when the shard is written again."""
-        return self.file(kind, key, shard).with_suffix(".sha256").read_text().split()[0]
+        return self.file(kind, key, shard).with_suffix(".sha256").read_bytes().hex()
 
     def read(self, kind: str, key: str, shard: int, columns: Iterable[str] | None = None):
         """A shard as an Arrow table, all columns or some.

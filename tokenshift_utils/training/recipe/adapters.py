@@ -118,9 +118,11 @@ def save_adapter(run: AdapterArm, model: PeftModel, directory: Path) -> None:
     content["target_modules"] = sorted(content["target_modules"])
     content = {k: v for k, v in content.items() if v is not None}
     (partial / "adapter_config.json").write_text(
-        json.dumps(content, indent=1, sort_keys=True, default=str) + "\n"
+        json.dumps(content, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8"
     )
-    (partial / BASE).write_text(json.dumps(base_identity(run.study), indent=1) + "\n")
+    (partial / BASE).write_text(
+        json.dumps(base_identity(run.study), indent=1) + "\n", encoding="utf-8"
+    )
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
 
@@ -329,7 +331,7 @@ def _last_checkpoint(output: str) -> str | None:
     """
     for directory in Path(output).glob("checkpoint-*"):
         try:
-            json.loads((directory / "trainer_state.json").read_text())
+            json.loads((directory / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             shutil.rmtree(directory)
     return get_last_checkpoint(output) if Path(output).is_dir() else None

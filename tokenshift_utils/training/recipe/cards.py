@@ -55,7 +55,9 @@ def write_card(
     shown = rows.iloc[:: max(1, -(-len(rows) // CURVE_ROWS))]
     shown = shown[[c for c in wanted if c in shown]].dropna(axis=1, how="all")
     said.append(f"## Training log\n\n{to_markdown(shown)}")
-    (directory / "README.md").write_text("\n\n".join(part.strip() for part in said) + "\n")
+    (directory / "README.md").write_text(
+        "\n\n".join(part.strip() for part in said) + "\n", encoding="utf-8"
+    )
 
 
 def _base(base: dict) -> str:
