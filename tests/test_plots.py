@@ -103,6 +103,11 @@ def save(fig, directory):
     assert not small, small
     fig.set_dpi(40)
     fig.savefig(directory / "figure.png", dpi=40)
+    ticks = [
+        t for axes in fig.axes for axis in (axes.xaxis, axes.yaxis) for t in axis.get_major_ticks()
+    ]
+    labels = [label for t in ticks for label in (t.label1, t.label2) if label.get_visible()]
+    assert all(label.get_parse_math() for label in labels if "mathdefault" in label.get_text())
     plt.close(fig)
 
 

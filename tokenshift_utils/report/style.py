@@ -104,7 +104,8 @@ def histograms(study, points: dict[str, tuple], edges: tuple, height: float):
         mesh = ax.pcolormesh(*edges, shown, norm=norm, cmap="cividis", rasterized=True)
         ax.set_title(study.models[model].label)
     if mesh is not None:
-        fig.colorbar(mesh, ax=axes[0].tolist(), label="positions", aspect=30)
+        bar = fig.colorbar(mesh, ax=axes[0].tolist(), label="positions", aspect=30)
+        _show_powers(bar.ax.yaxis)
     return fig, axes[0]
 
 
@@ -117,10 +118,15 @@ def log_scale(ax, *names: str) -> None:
     """Make the axes of these names, "x" or "y", logarithmic, with powers of ten for numbers."""
     for name in names:
         ax.set(**{f"{name}scale": "log"})
-        axis = getattr(ax, f"{name}axis")
-        # More ticks than are drawn: one made later would show its formula's source.
-        for tick in (*axis.get_major_ticks(64), *axis.get_minor_ticks(256)):
-            tick.label1.set_parse_math(True)
+        _show_powers(getattr(ax, f"{name}axis"))
+
+
+def _show_powers(axis) -> None:
+    """Let the numbers of a logarithmic axis be the formulas that matplotlib makes of them."""
+    # More ticks than are drawn: one made later would show its formula's source.
+    for tick in (*axis.get_major_ticks(64), *axis.get_minor_ticks(256)):
+        for label in (tick.label1, tick.label2):
+            label.set_parse_math(True)
 
 
 def name_lines(ax, names: dict[str, str], at: tuple[float, float] = (0.97, 0.97)) -> None:
