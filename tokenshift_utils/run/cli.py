@@ -279,7 +279,7 @@ def store_prune(
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, a list of cases.")]
-Quick = Annotated[bool, typer.Option("--quick", help="A rough table, in two minutes on a CPU.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A rough table, in a fraction of the time.")]
 Pairs = Annotated[
     list[str] | None, typer.Option(help="Pairs of models to measure; all that can be here.")
 ]
