@@ -88,8 +88,10 @@ def _cells(frame: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
                 100 if share or points else 1
             )
             rows = values[:, None] if mixed else [values] * len(values)
+            least = 1 if share or points else 0
             written = [
-                _estimate(v, _decimals(r), "%" if share else "") for v, r in zip(values, rows)
+                _estimate(v, max(least, _decimals(r)), "%" if share else "")
+                for v, r in zip(values, rows)
             ]
             out[title + " (points)" * bool(points)] = written
         elif pd.api.types.is_bool_dtype(column):
