@@ -16,7 +16,7 @@ from tokenshift_utils.sections.divergence.token_classes import CLASSES, classes_
     [
         ("Each:function| box:other| holds:other| :numbers|4:numbers| pens:other|.:punctuation", ""),
         (
-            ":numbers|3:numbers| x:operators| :numbers|4:numbers| =:operators| :numbers|1:numbers",
+            " :numbers|3:numbers| x:operators| :numbers|4:numbers| =:operators| :numbers|1:numbers",
             "",
         ),
         ("The:function| answer:reasoning| is:function|::punctuation| R:names|avi:names", "a piece"),
