@@ -54,8 +54,10 @@ def sampler_requests(study) -> dict[tuple, dict[str, list[Request]]]:
 
 def requests(study) -> list[Request]:
     """All that section 5 asks of the store."""
-    wanted = [*model_requests(study).values(), mixture_requests(study, study.robustness.pair)]
-    wanted += source_requests(study).values()
+    # Mixed trajectories are read off trees, which section 2 begins with all of these at once.
+    mixed = mixture_requests(study, study.robustness.pair)
+    grown = [request for request in mixed if request.behind(study) is not None]
+    wanted = [*model_requests(study).values(), grown, *source_requests(study).values()]
     wanted += [some for own in sampler_requests(study).values() for some in own.values()]
     return [request for some in wanted for request in some]
 
