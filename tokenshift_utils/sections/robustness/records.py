@@ -10,6 +10,7 @@ from tokenshift_utils.records.requests import Request
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.shifts import Mixed, Shifts
 from tokenshift_utils.sections.common import of_kind
+from tokenshift_utils.sections.cross_sampling.records import mixture_requests
 from tokenshift_utils.sections.robustness.numbers import COLUMNS, sampling_settings
 from tokenshift_utils.store import executor
 
@@ -53,7 +54,10 @@ def sampler_requests(study) -> dict[tuple, dict[str, list[Request]]]:
 
 def requests(study) -> list[Request]:
     """All that section 5 asks of the store."""
-    wanted = [*model_requests(study).values(), *source_requests(study).values()]
+    # Mixed trajectories are read off trees, which section 2 begins with all of these at once.
+    mixed = mixture_requests(study, study.robustness.pair)
+    grown = [request for request in mixed if request.behind(study) is not None]
+    wanted = [*model_requests(study).values(), grown, *source_requests(study).values()]
     wanted += [some for own in sampler_requests(study).values() for some in own.values()]
     return [request for some in wanted for request in some]
 
