@@ -260,17 +260,13 @@ def folded(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"^(?:the|an?)\s+", "", text.strip())).strip(" .!?")
 
 
-_SPELLED = {
-    word: number
-    for number, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-    )
-} | {
-    word: 10 * number
-    for number, word in enumerate(
-        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2
-    )
-}
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SPELLED = {word: number for number, word in enumerate(_ONES)}
+_SPELLED |= {word: 10 * number for number, word in enumerate(_TENS, start=2)}
 _SPELLED_POWERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _SPELLED_PARTS = {
     "half": 2, "halve": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth": 5, "sixth": 6,
