@@ -100,6 +100,8 @@ def _load(loader: Any, directory: Path, named: dict[str, str | None] | None = No
     tokenizer.encode(
         "a", add_special_tokens=False
     )  # (forgets a truncation or padding in its files)
+    if isinstance(tokenizer.chat_template, str):  # (a byte order mark of its file is no prompt)
+        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
     vocabulary = tokenizer.get_vocab() if named else {}
     for name, token in (named or {}).items():
         if token in vocabulary and getattr(tokenizer, name) is None:
