@@ -125,6 +125,16 @@ def test_a_chat_template_that_makes_no_prompt_is_one_sentence(study, template, m
         check_inputs(with_template(study, template))
 
 
+def test_a_model_with_another_template_is_said(study, capsys):
+    chat = with_template(study, TEMPLATE)
+    (study.model_path("base") / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    check_inputs(chat)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: the chat template of 'base' is not that of 'tuned'")
+    check_inputs(study)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_byte_order_mark_of_a_template_is_no_prompt(study):
     chat = with_template(study, TEMPLATE)
     directory = study.model_path("tuned")
