@@ -13,7 +13,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import write_text
 from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.study.checkpoints import is_adapter, load_config
-from tokenshift_utils.study.positions import made_for
+from tokenshift_utils.study.positions import alike_up_to, made_for
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer, model_ends
 from tokenshift_utils.tasks.benchmarks import load_benchmark
@@ -168,7 +168,7 @@ def _ids(ids: tuple[int, ...]) -> str:
 def _length(configs: list, tokenizer, prompts: list[str]) -> int:
     """New tokens that fit behind the longest prompt within both models' contexts, at most LONGEST."""
     longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in prompts)
-    contexts = [n for n in map(made_for, configs) if n is not None]
+    contexts = [n for of in (made_for, alike_up_to) for n in map(of, configs) if n is not None]
     if not contexts:
         return LONGEST
     length = min(LONGEST, min(contexts) - longest)
