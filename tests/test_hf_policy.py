@@ -209,30 +209,6 @@ def test_a_prompt_in_several_rows_is_read_once(policy, monkeypatch):
         close(logits[row], plain_logits(policy, prompts[row] + [token])[-1])
 
 
-@pytest.mark.parametrize("shared", [0, 63, 64, 300])
-@pytest.mark.parametrize("again", [[], [0, 2]])
-def test_a_beginning_that_all_prompts_share_is_read_once(policy, monkeypatch, shared, again):
-    beginning = (make(policy, 100, seed=5)[0] * 100)[:shared]
-    prompts = [beginning + own for own in ([4, 5, 6, 7], [4, 9], [8, 3, 3, 5, 7, 7, 9], [10])]
-    prompts += [prompts[i] for i in again]
-    read, forward = [], policy.model.forward
-
-    def counted(**kw):
-        read.append(kw["input_ids"].numel())
-        return forward(**kw)
-
-    monkeypatch.setattr(policy.model, "forward", counted)
-    session = policy.open(len(prompts) + 1)
-    rows = torch.arange(1, len(prompts) + 1)
-    session.enter(rows, [prompt[:-1] for prompt in prompts])
-    if shared >= 64:
-        assert sum(read) < shared + 4 * 7
-    logits = session.read(torch.tensor([[prompt[-1]] for prompt in prompts]), rows)[:, 0]
-    monkeypatch.undo()
-    for row, prompt in enumerate(prompts):
-        close(logits[row], plain_logits(policy, prompt)[-1])
-
-
 def test_rows_leave_and_enter_so_that_the_batch_stays_full(policy, monkeypatch):
     prompts, row_keys, sizes = make(policy), keys(40), []
     forward = policy.model.forward

@@ -23,7 +23,6 @@ from transformers import (
 
 from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.models.adapters import put_on
-from tokenshift_utils.models.attention import group_queries
 from tokenshift_utils.models.decoding import check_positions, check_prompts, generate
 from tokenshift_utils.models.kv_cache import attention_windows
 from tokenshift_utils.models.memory import keep_last
@@ -120,8 +119,6 @@ class HFPolicy:
         check_loaded(model, report, directory)
         if device_map is None:
             model = model.to(device)
-        if attention == "eager":
-            group_queries(model)
         policy = cls(model.eval(), tokenizer, name)
         policy.fingerprint, policy.directory = fingerprint, directory
         return policy

@@ -12,8 +12,6 @@ from tokenshift_utils.errors import first_line
 from tokenshift_utils.models.kv_cache import RaggedCache, attention_mask
 from tokenshift_utils.models.teacher_forcing import CHUNK, input_device
 
-SHARED = 64  # tokens at the beginning of all texts from which on they are read for all at once
-
 
 class HFSession:
     """Rows of text in a ragged cache. See ``policy.Session``.
@@ -40,8 +38,7 @@ class HFSession:
 
     @torch.inference_mode()
     def enter(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> None:
-        """Give ``rows`` these texts. One that several rows get, as samples do, is read once, and so
-        is a long beginning that all of them share, as worked examples before every problem are."""
+        """Give ``rows`` these texts. One that several rows get, as samples do, is read once."""
         self.length[rows] = 0
         place = {text: i for i, text in enumerate(dict.fromkeys(map(tuple, texts)))}
         which = torch.tensor([place[tuple(text)] for text in texts], device=self.device)
@@ -54,8 +51,7 @@ class HFSession:
         readers = rows[of_text]  # the first row of each text
         padded = [[*text, *[0] * (longest - len(text))] for text in place]
         tokens = torch.tensor(padded, device=self.device)
-        shared = self._enter_shared(readers, list(place))
-        for start in range(shared, longest, CHUNK):
+        for start in range(0, longest, CHUNK):
             here = (lengths - start).clamp(0, CHUNK)
             some = here.nonzero().squeeze(-1)
             part = tokens[some, start : start + CHUNK]
@@ -64,20 +60,6 @@ class HFSession:
         others[of_text] = False
         self._cache.copy_rows(readers[which[others]], rows[others], longest)
         self.length[rows] = lengths[which]
-
-    def _enter_shared(self, rows: Tensor, texts: list[tuple[int, ...]]) -> int:
-        """Give ``rows`` what their texts have in common; how many tokens that is, 0 for a few."""
-        first, last = min(texts), max(texts)  # between which all others lie
-        pairs = enumerate(zip(first, last))
-        shared = next((i for i, (a, b) in pairs if a != b), min(len(first), len(last)))
-        if len(texts) == 1 or shared < SHARED:
-            return 0
-        beginning = torch.tensor([first[:shared]], device=self.device)
-        for part in beginning.split(CHUNK, dim=1):
-            self.read(part, rows[:1], last=True)
-        self._cache.copy_rows(rows[:1].expand(len(rows) - 1), rows[1:], shared)
-        self.length[rows] = shared
-        return shared
 
     @torch.inference_mode()
     def read(
