@@ -495,6 +495,13 @@ class Engines(Part):
         return self.model_copy(update=own.model_dump(exclude_none=True))
 
 
+class Cost(Part):
+    """What all notebooks took without records: minutes of processor time in all, on ``machine``."""
+
+    processor_minutes: Positive
+    machine: str
+
+
 class Shape(Part):
     """The models' size, for ``tokenshift plan`` where their files are not on the machine yet."""
 
