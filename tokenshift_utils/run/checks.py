@@ -53,13 +53,9 @@ def check_inputs(study: Study) -> None:
     check_backend(study)
     check_rules(study)
     problems = {name: load_benchmark(study, name) for name in study.benchmarks}
-    names = [
-        *study.models,
-        *(step for name in study.models for step in study.checkpoint_names(name)),
-    ]
     base = study.model_path(study.base)
     own_size = check_model(base, study.model(study.base).trust_remote_code)
-    for name in names:
+    for name in study.every_model:
         if name != study.base:
             directory = study.model_path(name)
             if is_adapter(directory):

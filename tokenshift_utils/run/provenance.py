@@ -38,9 +38,8 @@ def study_digest(study: Study) -> str:
 
 
 def fingerprints(study: Study) -> dict[str, str]:
-    """sha256 over the files of each of the study's models and checkpoints that is here."""
-    names = [n for model in study.models for n in (model, *study.checkpoint_names(model))]
-    return {name: directory_fingerprint(study.model_path(name)) for name in names}
+    """sha256 over the files of each of the study's models, checkpoints and seeds that is here."""
+    return {name: directory_fingerprint(study.model_path(name)) for name in study.every_model}
 
 
 def made_from(study: Study) -> dict:

@@ -53,7 +53,7 @@ def check_lengths(
     """
     limit = study.sampling.max_new_tokens if limit is None else limit
     if models is None:
-        models = [n for name in study.models for n in (name, *study.checkpoint_names(name))]
+        models = study.every_model
     prompts = {name: _longest_prompt(study, name) for name in benchmarks or study.benchmarks}
     where, prompt = max(prompts.items(), key=lambda item: item[1])
     passed = [found for m in models if (found := _passed(study, m, prompt + limit)) is not None]
