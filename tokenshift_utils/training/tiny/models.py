@@ -52,13 +52,13 @@ def train(
     TokenshiftError
         If the study does not declare the plan's models and benchmarks, or ``only`` names others.
     """
-    names = [study.base, *plan.rl, *plan.sft]
+    names = [study.base, *plan.names]
     _check(study, plan, names, only)
     chosen = only or names
     # Stages of a kind run together, so that the progress bar counts updates of one cost.
     stages = [
         [ModelRun(study, name, plan) for name in stage if name in chosen]
-        for stage in ([study.base], plan.rl, plan.sft)
+        for stage in ([study.base], [n for n in plan.names if n not in plan.sft], plan.sft)
     ]
     if dry:
         print("\n".join(run.line for stage in stages for run in stage))
@@ -85,7 +85,7 @@ def write_benchmarks(study: Study) -> None:
 def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -> None:
     arm_runs(study)  # refuses a study without a training
     for name in names:
-        study.model(name)
+        study.model(name.partition("-seed-")[0])
     for tier in TIERS:
         study.benchmark_path(tier)
     for name in only or []:
@@ -101,7 +101,7 @@ def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -
 def make_model(run: ModelRun, progress: Updates) -> None:
     """Train one model; runs in a worker process."""
     started, resumed, study, recipe = time.time(), run.resumed, run.study, run.recipe
-    seed = run.plan.seed
+    seed = run.replicated[1]
     if run.name == study.base:
         tokenizer = build_tokenizer()
         model = supervised.new_model(tokenizer, seed)
@@ -124,7 +124,7 @@ def make_model(run: ModelRun, progress: Updates) -> None:
         log = pd.DataFrame(
             supervised.train_supervised(model, tokenizer, recipe, style, seed, run.work, progress)
         )
-    ship(model, tokenizer, study.model_path(run.name))
+    ship(model, tokenizer, run.models[0])
     summary = {
         "model": run.name,
         "key": run.key,
