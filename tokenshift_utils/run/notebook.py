@@ -37,7 +37,7 @@ PARAMETERS: dict[str, dict[str, str]] = {
     "02_cross_sampling": {
         "pairs": "cross_sampling.pairs",
         "thresholds": "cross_sampling.thresholds",
-        "random_control_thresholds": "cross_sampling.random_control_thresholds",
+        "random_rates": "cross_sampling.random_rates",
         "top_p": "cross_sampling.top_p",
         "benchmark": "cross_sampling.benchmark",
         "budgets": "cross_sampling.budgets",
