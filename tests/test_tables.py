@@ -41,7 +41,7 @@ def test_small_and_large_numbers_keep_three_digits():
 
 def test_values_far_below_the_largest_keep_two_digits():
     frame = pd.DataFrame({"share": [1.0, 0.0312, 0.00042, 0.0, math.nan]})
-    assert list(text_table(frame)["share"]) == ["100%", "3.1%", "0.042%", "0%", "–"]
+    assert list(text_table(frame)["share"]) == ["100.0%", "3.1%", "0.042%", "0.0%", "–"]
     frame = frame.assign(share_low=[1.0, 0.03, 0.0, 0.0, math.nan], share_high=frame["share"])
     assert list(text_table(frame)["share"])[1:3] == [
         "3.1% [3.0, 3.1]",

@@ -88,8 +88,10 @@ def _cells(frame: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
                 100 if share or points else 1
             )
             rows = values[:, None] if mixed else [values] * len(values)
+            least = 1 if share or points else 0
             written = [
-                _estimate(v, _decimals(r), "%" if share else "") for v, r in zip(values, rows)
+                _estimate(v, max(least, _decimals(r)), "%" if share else "")
+                for v, r in zip(values, rows)
             ]
             out[title + " (points)" * bool(points)] = written
         elif pd.api.types.is_bool_dtype(column):
@@ -111,7 +113,12 @@ def _estimate(values: np.ndarray, decimals: int, unit: str) -> tuple[str, str]:
 
 
 def text_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame as readers see it: strings, intervals folded in, spaces for underscores."""
+    """The frame as readers see it: strings, intervals folded in, spaces for underscores.
+
+    >>> frame = pd.DataFrame({"share_high": [0.12], "mean_js": [0.034]})
+    >>> text_table(frame.assign(mean_js_low=0.03, mean_js_high=0.04)).iloc[0].to_dict()
+    {'share high': '12.0%', 'mean js': '0.0340 [0.0300, 0.0400]'}
+    """
     cells = _cells(frame)
     joined = {title: [" ".join(filter(None, c)) for c in column] for title, column in cells.items()}
     return pd.DataFrame(joined, dtype=object)
