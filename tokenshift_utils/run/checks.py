@@ -70,7 +70,7 @@ def check_inputs(study: Study) -> None:
     stop_token_ids(load_tokenizer(base), study.stop_tokens)
     if remark := check_prompt(study):
         print(f"warning: {remark}", file=sys.stderr)
-    for name in names if study.prompt.chat is not None else ():
+    for name in study.every_model if study.prompt.chat is not None else ():
         chat = study.model_path(study.prompt.chat)
         if example := templates_differ(chat, study.model_path(name)):
             print(

@@ -58,7 +58,9 @@ class Mixed:
             for setting, frame in runs.items()
         }
         self.ways = list(dict.fromkeys(setting[:2] for setting in runs))
-        self.full = {setting[:2]: parts for setting, parts in self.parts.items() if is_full(setting)}
+        self.full = {
+            setting[:2]: parts for setting, parts in self.parts.items() if is_full(setting)
+        }
 
     def benchmarks(self, way: tuple[str, str]) -> list[str]:
         """Labels of the benchmarks of a (model, direction), the pool of them last."""
