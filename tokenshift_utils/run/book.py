@@ -36,7 +36,7 @@ Move the threshold, and the mixed response changes with it: at how many tokens d
 to step in, and which are they? Choose a token to see what both models would have written there, how
 probable each candidate was, and how each model goes on alone from that place.
 
-[The explorer as a page by itself]({file}), for a larger view and for an address that says what it shows.
+<a href="{file}">The explorer as a page by itself</a>, for a larger view and for an address that says what it shows.
 
 <iframe src="{file}" title="Explorer" style="width:100%;height:1000px;border:1px solid #c9c9c9"></iframe>
 """
@@ -51,6 +51,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 include_patterns = {pages!r}
 html_theme = "sphinx_book_theme"
 html_theme_options = {{"show_toc_level": 2, "use_download_button": False}}
+html_context = {{"default_mode": "auto"}}  # light or dark, as the reader's system is
 html_copy_source = html_show_sourcelink = html_use_index = html_domain_indices = False
 html_math_renderer = "mathml"
 html_extra_path = ["extra"]
