@@ -274,7 +274,7 @@ def opened(chromium, made):
     """What opens the page at a fragment; at the end nothing may have been wrong or loaded."""
     wrong, loaded, contexts = [], [], []
 
-    def open_page(fragment="", width=1400, scheme="light"):
+    def open_page(fragment="", width=1400, scheme="light", file=None):
         contexts.append(
             chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         )
@@ -282,8 +282,9 @@ def opened(chromium, made):
         page.on("console", lambda message: wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: loaded.append(request.url.partition(":")[0]))
-        page.goto(f"{made.file.as_uri()}{fragment}")
-        page.wait_for_selector("body[data-ready]")
+        page.goto(f"{(file or made.file).as_uri()}{fragment}")
+        if file is None:
+            page.wait_for_selector("body[data-ready]")
         return page
 
     yield open_page
@@ -391,6 +392,21 @@ def test_an_address_brings_back_what_was_shown(opened):
     assert other.evaluate(values) == page.evaluate(values)
     nonsense = opened("#pair=none&rule=7&t=x&token=-4&problem=%00")
     assert nonsense.locator("#response .t").count() and "right" in nonsense.inner_text("#finding")
+
+
+@pytest.mark.browser
+def test_inside_a_notebook_it_works_too(opened, made, tmp_path):
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(pages.framed(made.file).data, encoding="utf-8")
+    page = opened(file=notebook)
+    frame = page.frame_locator("iframe")
+    frame.locator("body[data-ready]").wait_for()
+    frame.locator("#stop").focus()
+    before = frame.locator("#stop-name").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert frame.locator("#stop-name").inner_text() != before
+    frame.locator("#response .t").first.click()
+    assert "token 1 of" in frame.locator("#token h2").inner_text()
 
 
 @pytest.mark.browser

@@ -260,7 +260,7 @@ def content(study: Study, data: CrossRecords) -> tuple[dict, Iterator[list[dict]
         "study": {"name": study.name, "title": study.title, "note": study.note},
         "base": study.base,
         "models": {
-            m: {"label": study.models[m].label, "color": color(study, m)}
+            m: {"label": short_label(study, m), "color": color(study, m)}
             for m in (study.base, *pairs)
         },
         "benchmarks": {name: spec.label for name, spec in study.benchmarks.items()},
@@ -278,6 +278,11 @@ def content(study: Study, data: CrossRecords) -> tuple[dict, Iterator[list[dict]
             yield [_packed(study, response, strings) for response in some]
 
     return shared, rounds()
+
+
+def short_label(study: Study, model: str) -> str:
+    """A model's label without what it says in brackets: it stands in many a sentence."""
+    return study.models[model].label.partition(" (")[0]
 
 
 def study_top_p(study: Study) -> float:
