@@ -36,7 +36,7 @@ nb = start("00_overview", globals())
 # %%
 from tokenshift_utils.sections import overview
 
-claims = overview.claims_table(nb.study, overview.read_evidence(nb.study))
+claims = overview.claims_table(nb.study, overview.read_evidence(nb.study.name))
 nb.table(claims, "claims")
 
 # %% [markdown]

@@ -86,7 +86,7 @@ def test_confirmatory_arms_differ_in_their_weights_alone():
 
 def test_every_committed_run_and_model_is_done():
     study, plan = load_study("tiny"), recipes.TINY
-    models = [ModelRun(study, name, plan) for name in (study.base, *plan.rl, *plan.sft)]
+    models = [ModelRun(study, name, plan) for name in (study.base, *plan.names)]
     assert [run.name for run in (*arm_runs(study), *models) if not run.is_done()] == []
     kept = (paths.results("tiny") / "training").glob("**/summary.json")
     assert len(list(kept)) == 63 + len(models)

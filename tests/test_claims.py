@@ -49,6 +49,8 @@ def test_every_claim_states_a_fact_a_reason_and_known_quantities():
         (lambda c: c["claims"][0].update(checks=[{"quantity": "rank1"}]), "needs a bound"),
         (lambda c: c["claims"][0].update(verdict="supported"), "Extra inputs"),
         (lambda c: c["claims"][0].update(subjects=["tuned"]), "Input should be"),
+        (lambda c: c["claims"][0].update(grade="easy"), "Input should be"),
+        (lambda c: c["claims"][0].pop("grade"), "Field required"),
     ],
 )
 def test_a_file_of_claims_that_is_not_sound_is_refused(change, message):
@@ -120,6 +122,37 @@ def test_claims_are_asked_by_role_whatever_models_are_called():
     assert of["3-rank1"] == ["mine", "other"] and of["3-rank3-dapo"] == ["mine"]
     assert of["3-rank3-simplerl"] == ["simplerl"]  # which no model is: it stands for itself
     assert set(table[table["verdict"] == "supported"]["subject"]) == {"mine", "other", "far"}
+
+
+def test_p_values_follow_the_interval_and_are_corrected_within_a_section():
+    z = 1.959964
+    found = [
+        ("near_zero_share", "dapo", 0.83 + 0.01 * z, 0.83, 0.83 + 0.02 * z, ""),  # p = 0.025
+        ("rank3", "dapo", 0.8 + 0.01 * z, 0.8, 0.8 + 0.02 * z, ""),
+        ("high_js_share", "dapo", 0.17, 0.16, 0.18, ""),  # p = 0.5
+    ]
+    table = evaluate(ROLES, evidence(*found)).set_index(["claim", "subject"])["p_holm"].dropna()
+    assert len(table) == 3
+    assert table["1-sparsity-dapo", "dapo"] == pytest.approx(0.05, abs=1e-6)
+    assert table["1-few-high", "dapo"] == pytest.approx(0.5)
+    assert table["3-rank3-dapo", "dapo"] == pytest.approx(0.025, abs=1e-6)
+    two = Check(quantity="rank1", above=0.2, below=0.4)
+    assert claims.chance(two, 0.3, 0.2, 0.4, 0.95, math.nan) == pytest.approx(0.025)
+    student = claims.chance(two, 0.3, 0.2, 0.4, 0.95, 3)
+    assert student == pytest.approx(0.025)
+    assert math.isnan(claims.chance(two, 0.3, math.nan, math.nan, 0.95, math.nan))
+
+
+def test_the_log_of_criteria_has_a_schema(tmp_path):
+    assert list(claims.criteria_log()) == ["date", "claim", "old", "new", "why", "seen"]
+    file = tmp_path / "log.yaml"
+    entry = "{date: 2026-01-01, claim: 1-end, old: a, new: b, why: c, seen: after}"
+    file.write_text(f'"1": [{entry}]')
+    assert claims.criteria_log(file)["claim"].tolist() == ["1-end"]
+    for text in (f'"2": [{entry}]', f'"1": [{entry.replace("after", "never")}]'):
+        file.write_text(text)
+        with pytest.raises(ValidationError):
+            claims.criteria_log(file)
 
 
 def test_a_note_explains_what_could_not_be_measured():

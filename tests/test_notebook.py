@@ -70,11 +70,48 @@ def test_artefacts_are_named_after_the_notebook_and_repeat_exactly(mini_root):
     for _ in range(2):
         figure, axis = plt.subplots()
         axis.plot([0, 1], [1, 0])
-        nb.figure(figure, "curve")
-        nb.table(pd.DataFrame({"x": [0.5], "x_low": [0.4], "x_high": [0.6]}), "shares")
+        nb.figure(figure, "curve", alt="a falling line")
+        frame = pd.DataFrame({"x": [0.5], "x_low": [0.4], "x_high": [0.6]})
+        nb.table(frame, "shares", "shares of nothing")
         files = [*paths.figures("mini").iterdir(), *paths.tables("mini").iterdir()]
         made.append({file.name: file.read_bytes() for file in files})
     assert sorted(made[0]) == [
         *("02_curve.pdf", "02_curve.png", "02_shares.csv", "02_shares.md", "02_shares.tex")
     ]
     assert made[0] == made[1]
+
+
+def shown_by(monkeypatch, call) -> list[dict]:
+    """What a call displays, as bundles by media type."""
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda data, raw=False: shown.append(data))
+    call()
+    return shown
+
+
+def test_a_table_is_folded_says_what_it_holds_and_shows_at_most_12_rows_and_8_columns(
+    mini_root, monkeypatch
+):
+    import pandas as pd
+
+    nb = Notebook("02_cross_sampling", load_study("mini"))
+    frame = pd.DataFrame({f"c{i}": range(20) for i in range(10)})
+    frame = frame.assign(share=0.5, share_low=0.25, share_high=0.75)
+    frame.insert(0, "name", "<b>")
+    shown = shown_by(monkeypatch, lambda: nb.table(frame, "wide", "what is <in> it"))
+    html = shown[0]["text/html"]
+    assert html.startswith("<details><summary>Table: what is &lt;in&gt; it (12 of 20 rows, 8 of 12")
+    assert "results/mini/tables/02_wide.csv" in html and html.count("<tr>") == 13
+    assert html.count("<th ") == 8 and "&lt;b&gt;" in html and "<b>" not in html
+    chosen = shown_by(monkeypatch, lambda: nb.table(frame, "w", "it", ["name", "share"], rows=1))
+    assert "<td>50.0%<br><small" in chosen[0]["text/html"]
+    assert "[25.0, 75.0]" in chosen[0]["text/html"] and chosen[0]["text/html"].count("<tr>") == 2
+
+
+def test_sentences_are_markdown_one_item_a_line(mini_root, monkeypatch):
+    nb = Notebook("02_cross_sampling", load_study("mini"))
+    assert shown_by(monkeypatch, lambda: nb.say("JS ~ $1"))[0]["text/markdown"] == r"JS \~ \$1"
+    two = shown_by(monkeypatch, lambda: nb.say("one\n  two\n"))[0]
+    assert two["text/markdown"] == "- one\n- two" == two["text/plain"]

@@ -1,6 +1,7 @@
 """The form of the notebooks: short cells, literal parameters, no paths, an interpretation after."""
 
 import ast
+import itertools
 import re
 from pathlib import Path
 
@@ -65,7 +66,36 @@ def test_every_figure_has_text_before_it_and_words_after_it(notebook):
         before = found[i - 1] if found[i - 1].cell_type == "markdown" else found[i - 2]
         assert before.cell_type == "markdown", found[i].source
         code = [c.source for c in found[i:] if c.cell_type == "code"][:3]
-        assert any("paragraph(" in source for source in code), found[i].source
+        assert any("nb.say(" in source for source in code), found[i].source
+
+
+def test_every_table_says_what_it_holds_and_every_figure_has_words_for_who_cannot_see_it(notebook):
+    for call in ast.walk(ast.parse("\n".join(c.source for c in cells(notebook, "code")))):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("nb.table", "nb.figure"):
+            words = [*call.args[2:], *(k.value for k in call.keywords if k.arg in ("holds", "alt"))]
+            assert words, ast.unparse(call)
+
+
+def test_a_notebook_imports_its_section_and_the_helper(notebook):
+    """Of the package; the lists of names stay short."""
+    modules = []
+    for node in ast.walk(ast.parse("\n".join(c.source for c in cells(notebook, "code")))):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            modules.append(getattr(node, "module", None) or node.names[0].name)
+    ours = {m for m in modules if m.startswith("tokenshift_utils")}
+    assert len(ours) <= 2 and "tokenshift_utils.run.notebook" in ours, ours
+    assert set(modules) == ours, modules
+
+
+def test_headings_form_an_outline(notebook):
+    levels = [
+        len(line) - len(line.lstrip("#"))
+        for cell in cells(notebook, "markdown")
+        for line in cell.source.splitlines()
+        if line.startswith("#")
+    ]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_header_names_the_kernel_and_no_version(notebook):

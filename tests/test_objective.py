@@ -112,7 +112,7 @@ def test_claims_are_looked_at_once_when_all_planned_seeds_are_there(study, runs)
         ["quantity", "subject"]
     )
     boost = found.loc[("boost_gain", "dapo-high-kl")]
-    assert boost["value"] == pytest.approx(0.25) and boost["note"] == "3 seeds"
+    assert boost["value"] == pytest.approx(0.25) and boost["seeds"] == 3
     low = found.loc[("boost_gain", "dapo-low-kl")]
     assert np.isnan(low["value"]) and low["note"] == "1 of 3 paired seeds are there"
 

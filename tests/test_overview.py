@@ -2,12 +2,14 @@
 
 import made_up
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
 from tokenshift_utils import paths
 from tokenshift_utils.report.style import save_figure
 from tokenshift_utils.report.tables import write_table
 from tokenshift_utils.sections import overview
+from tokenshift_utils.sections.claims import SEEDS_COLUMNS
 from tokenshift_utils.sections.common import evidence
 
 STUDY = made_up.study()
@@ -24,7 +26,7 @@ def leave(number, *rows):
 
 
 def test_without_results_everything_is_untestable_and_nothing_breaks():
-    table = overview.claims_table(STUDY, overview.read_evidence(STUDY))
+    table = overview.claims_table(STUDY, overview.read_evidence(STUDY.name))
     assert set(table["verdict"]) == {"not testable"} and len(table) > 30
     assert "no figures yet" in overview.gallery(STUDY).data
 
@@ -32,7 +34,7 @@ def test_without_results_everything_is_untestable_and_nothing_breaks():
 def test_evidence_of_all_notebooks_is_judged_together():
     leave("01", ("near_zero_share", "dapo", (0.9, 0.88, 0.92), ""))
     leave("03", ("rank3", "dapo", (0.7, 0.65, 0.75), ""), ("rank1", "dapo", None, "no high JS"))
-    table = overview.claims_table(STUDY, overview.read_evidence(STUDY)).set_index(
+    table = overview.claims_table(STUDY, overview.read_evidence(STUDY.name)).set_index(
         ["claim", "subject"]
     )
     assert table.loc[("1-sparsity-dapo", "dapo"), "verdict"] == "supported"
@@ -43,16 +45,44 @@ def test_evidence_of_all_notebooks_is_judged_together():
 
 def test_section_claims_and_their_wording():
     leave("01", ("near_zero_share", "dapo", (0.9, 0.88, 0.92), ""))
-    rows = overview.section_claims(STUDY, overview.read_evidence(STUDY), 1)
+    rows = overview.section_claims(STUDY, overview.read_evidence(STUDY.name), 1)
     assert rows["claim"].str.startswith("1-").all()
     said = overview.say_claims(rows)
-    assert "supported (1): 1-sparsity-dapo (dapo)" in said
-    assert "not supported (0): none" in said
+    assert "**Supported** (1): 1-sparsity-dapo (dapo)." in said and "all of these stay" in said
+    assert "Not supported" not in said and len(said.splitlines()) == 3
+
+
+def test_intervals_over_seeds_stand_beside_and_decide_between_recipes():
+    leave(
+        "01",
+        ("near_zero_share", "dapo", (0.9, 0.88, 0.92), ""),
+        ("wider_difference", "dapo", (0.2, 0.1, 0.3), ""),
+    )
+    seeds = [
+        ("near_zero_share", "dapo", 3, 0.85, 0.8, 0.9),
+        ("wider_difference", "dapo", 3, -0.2, -0.3, -0.1),
+    ]
+    write_table(
+        pd.DataFrame(seeds, columns=list(SEEDS_COLUMNS)), paths.tables(STUDY.name), "01_seeds"
+    )
+    table = overview.claims_table(STUDY, overview.read_evidence(STUDY.name)).set_index(
+        ["claim", "subject"]
+    )
+    row = table.loc[("1-sparsity-dapo", "dapo")]
+    assert row["verdict"] == "supported" and row["seeds"] == "0.85 [0.8, 0.9] (3 seeds)"
+    row = table.loc[("1-dapo-wider", "dapo")]
+    assert row["verdict"] == "not supported" and row["measured"] == "-0.2 [-0.3, -0.1] (3 seeds)"
+
+
+def test_the_log_of_criteria_is_written_and_unfolds():
+    page = overview.write_criteria_log(STUDY)
+    text = (paths.results(STUDY.name) / "criteria_log.md").read_text()
+    assert "4-boosts-alike" in text and "4-boosts-alike" in page and "<details>" in page
 
 
 def test_an_empty_table_of_evidence_is_no_trouble():
     leave("04")
-    assert overview.read_evidence(STUDY).empty
+    assert overview.read_evidence(STUDY.name).empty
 
 
 def test_gallery_embeds_every_figure_by_notebook():

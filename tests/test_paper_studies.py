@@ -163,7 +163,7 @@ def test_the_weighted_objective_is_compared_on_stand_ins(cache, models):
     assert runs["dapo"][1].summary["shift"]["own"]["mean_js"] > 0
     assert runs["dapo"][2].score == runs["high-kl"][2].score
     found = objective_evidence(study, runs)
-    assert list(found["subject"]) == ["high-kl", "low-kl", "high-kl"]
+    assert list(found["subject"]) == ["high-kl", "low-kl", "high-kl", "high-kl"]
     verdicts = section_claims(study, found, 4).set_index("claim")
     assert verdicts.loc["4-low-kl-gains", "measured"] == "1 of 3 paired seeds are there"
     settings = configuration_table(study, runs).set_index("setting")["value"]

@@ -13,10 +13,10 @@ from tokenshift_utils.run.reproduce import reproduce
 READS = """from tokenshift_utils import Shifts, fetch
 import pandas as pd
 shifts = fetch(nb.study, Shifts.of(nb.study, "tuned"))
-nb.table(pd.DataFrame({"x": [len(shifts)]}), "evidence")"""
+nb.table(pd.DataFrame({"x": [len(shifts)]}), "evidence", "a number")"""
 FIGURE = """import matplotlib.pyplot as plt
 fig, ax = plt.subplots()
-nb.figure(fig, "empty")"""
+nb.figure(fig, "empty", alt="nothing")"""
 
 
 def said(capsys, *arguments) -> tuple[int, str]:

@@ -22,7 +22,7 @@ from tokenshift_utils.study.study import load_study
 TABLE = """import sys
 import pandas as pd
 print("bar 10%", end="\\r", file=sys.stderr)
-nb.table(pd.DataFrame({"x": [1.5]}), "numbers")"""
+nb.table(pd.DataFrame({"x": [1.5]}), "numbers", "a number")"""
 
 
 def write_notebook(root, name: str, *cells: str) -> None:
@@ -48,7 +48,9 @@ def two_notebooks(mini_root, monkeypatch):
         'frame = pd.DataFrame({"claim": ["1-a"], "subject": ["tuned"], "verdict": ["undecided"]})'
     )
     write_notebook(
-        mini_root, "00_overview", f"import pandas as pd\n{claims}\nnb.table(frame, 'claims')"
+        mini_root,
+        "00_overview",
+        f"import pandas as pd\n{claims}\nnb.table(frame, 'claims', 'claims')",
     )
     monkeypatch.chdir("/")
     return mini_root

@@ -23,13 +23,13 @@ FRAME = pd.DataFrame(
 def test_readers_see_the_interval_beside_the_value():
     text = text_table(FRAME)
     assert list(text.columns) == ["pair", "positions", "share", "growth", "finished"]
-    assert list(text["share"]) == ["0.831 [0.800, 0.860]", "–"]
+    assert list(text["share"]) == ["83.1% [80.0, 86.0]", "–"]
     assert list(text["growth"]) == ["∞", "0.000"] and list(text["finished"]) == ["yes", "no"]
 
 
 def test_a_value_without_interval_says_so():
     frame = FRAME.assign(share=0.5)
-    assert text_table(frame)["share"].iloc[1] == "0.500 (too few for an interval)"
+    assert text_table(frame)["share"].iloc[1] == "50.0% (too few for an interval)"
 
 
 def test_small_and_large_numbers_keep_three_digits():
@@ -41,11 +41,11 @@ def test_small_and_large_numbers_keep_three_digits():
 
 def test_values_far_below_the_largest_keep_two_digits():
     frame = pd.DataFrame({"share": [1.0, 0.0312, 0.00042, 0.0, math.nan]})
-    assert list(text_table(frame)["share"]) == ["1.00", "0.031", "0.00042", "0.00", "–"]
+    assert list(text_table(frame)["share"]) == ["100.0%", "3.1%", "0.042%", "0.0%", "–"]
     frame = frame.assign(share_low=[1.0, 0.03, 0.0, 0.0, math.nan], share_high=frame["share"])
     assert list(text_table(frame)["share"])[1:3] == [
-        "0.031 [0.030, 0.031]",
-        "0.00042 [0.00000, 0.00042]",
+        "3.1% [3.0, 3.1]",
+        "0.042% [0.000, 0.042]",
     ]
 
 

@@ -95,6 +95,10 @@ def js(logp: Tensor, logq: Tensor) -> Tensor:
 
     ``1/2 KL(p || m) + 1/2 KL(q || m)`` with ``m = (p + q) / 2`` found by log-sum-exp (paper section
     2). The clamp only removes rounding.
+
+    >>> p, q = torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    >>> js(p.log(), q.log()).div(LN2).tolist()  # alike; nothing in common: ln 2
+    [0.0, 1.0]
     """
     return js_unclamped(logp, logq).clamp(0.0, LN2)
 
@@ -258,6 +262,9 @@ def topk_overlap(ids_p: Tensor, ids_q: Tensor) -> Tensor:
     """Overlap of two ranked lists for every depth: ``[..., K] -> [..., K]``.
 
     Entry k - 1 is ``|top-k(p) & top-k(q)| / k`` (paper section 4).
+
+    >>> topk_overlap(torch.tensor([7, 5, 3]), torch.tensor([5, 7, 9])).round(decimals=2).tolist()
+    [0.0, 1.0, 0.67]
     """
     same = (ids_p.unsqueeze(-1) == ids_q.unsqueeze(-2)).to(torch.float64)
     common = same.cumsum(-1).cumsum(-2).diagonal(dim1=-2, dim2=-1)
@@ -265,7 +272,11 @@ def topk_overlap(ids_p: Tensor, ids_q: Tensor) -> Tensor:
 
 
 def rank_of(logp: Tensor, ids: Tensor) -> Tensor:
-    """Rank of token ``ids`` [...] in ``logp`` [..., V]; 1 is the most probable, ties by lower id."""
+    """Rank of token ``ids`` [...] in ``logp`` [..., V]; 1 is the most probable, ties by lower id.
+
+    >>> rank_of(torch.tensor([0.2, 0.5, 0.2, 0.1]).log(), torch.tensor(2)).item()
+    3
+    """
     value = logp.gather(-1, ids.unsqueeze(-1))
     before = torch.arange(logp.shape[-1], device=logp.device) < ids.unsqueeze(-1)
     return 1 + ((logp > value) | ((logp == value) & before)).sum(-1)

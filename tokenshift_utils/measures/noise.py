@@ -76,6 +76,12 @@ def draw(
 
     ``logp`` is [B, V], or [B, n] for the ``token_ids`` [B, n] given; a constant added to a row
     changes nothing, so it need not be normalised. ``-inf`` is never drawn.
+
+    >>> key = torch.tensor([row_key(0, "aime", "p1", sample) for sample in range(2)])
+    >>> same = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+    >>> first = draw(same, key, torch.tensor([0, 0]))
+    >>> bool((draw(same, key, torch.tensor([0, 0])) == first).all())  # the same luck, the same token
+    True
     """
     if token_ids is None:
         token_ids = torch.arange(logp.shape[-1], device=logp.device)

@@ -171,6 +171,8 @@ def _union(p: Nucleus, q: Nucleus, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Truncated log-probabilities ``[rows, 2 k]`` on the tokens of the first list, and on those of
     the second that the first does not keep. Nothing ties across an edge here, so that a token is
     kept where it is no less probable than the last one kept."""
+    # 1. p's list [rows, k]: its tokens under p, and under q where q keeps them too, else -inf.
+    # 2. q's list [rows, k]: its tokens that p does not keep, so that none stands twice.
     parts: list[tuple[Tensor, Tensor]] = []
     for first, one, other in ((True, p, q), (False, q, p)):
         kept = torch.arange(one.ids.shape[-1], device=rows.device) < one.size[rows, None]
@@ -201,6 +203,9 @@ def truncate(logp: Tensor, top_p: float) -> Nucleus:
     """The nucleus of each row of ``logp`` [..., V] (float32 or float64) at ``top_p``.
 
     ``top_p = 1`` keeps every token and renormalises nothing.
+
+    >>> truncate(torch.tensor([0.5, 0.3, 0.2]).log(), 0.7).log_probs().exp().tolist()
+    [0.625, 0.375, 0.0]
     """
     check_top_p(top_p)
     require_float(logp, "log-probabilities")

@@ -49,6 +49,9 @@ class SplitModel:
         """Logits ``[n, V]`` of last hidden states ``[n, H]``."""
         if self._output is None:
             self.states(torch.zeros(1, 1, dtype=torch.long, device=input_device(self._model)))
+        # The model's forward calls its body and then its head: 1) for this call the body returns the
+        # states [1, n, H] that it is given, 2) the model runs on n placeholder ids, whose logits
+        # [1, n, V] are the head's of those states, 3) the body's own forward is put back.
         given, before = self._output(last_hidden_state=states[None]), self._place.get("forward")
         self._place["forward"] = lambda *args, **kwargs: given
         try:

@@ -134,6 +134,11 @@ class Bootstrap:
     ----------
     problems : frame with columns benchmark and problem; duplicates are dropped, order is ignored.
     resamples, confidence, seed : number of resamples, level of the intervals, seed of the draws.
+
+    >>> ten = pd.DataFrame({"benchmark": "aime", "problem": range(10), "correct": [True, False] * 5})
+    >>> accuracy = Bootstrap(ten).accuracy(ten)
+    >>> accuracy.value, [round(end, 1) for end in accuracy.interval()]
+    (0.5, [0.2, 0.8])
     """
 
     def __init__(

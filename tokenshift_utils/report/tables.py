@@ -1,12 +1,15 @@
 """Tables: a value with its interval in three columns for machines, in one cell for readers.
 
 A frame holds an estimate as columns x, x_low, x_high. The csv keeps them; text, Markdown and LaTeX
-show "0.83 [0.80, 0.86]", or "0.83 (too few for an interval)" where there is none.
+show "0.83 [0.80, 0.86]", or "0.83 (too few for an interval)" where there is none; HTML has the
+interval on a smaller second line. Shares are shown in percent, their differences in points.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,15 @@ _LATEX = str.maketrans(
     }
 )
 NO_INTERVAL = "too few for an interval"
+ROWS, COLUMNS = 12, 8  # of a table that a notebook shows; the files have all
+# Columns that readers see in percent, and differences of such, which they see in points.
+SHARES = re.compile(
+    r"(.*_)?share(_.*)?|accuracy.*|before|after|goal|top\d+|k\d+|pass@\d+|gained_in_.*"
+    r"|mass_moved|jaccard|(nucleus_|full_)?(near_zero|high)|both_high|only_(nucleus|full)_high"
+    r"|nucleus_(zero|high_full_.*)"
+    r"|between|below_0.*|base_prob_below_.*|equal_tokens|decisive|recovered|lost"
+)
+DIFFERENCES = re.compile(r"change|gap|effect|effect_different|gain(@\d+)?|.*_gain|.*_points")
 SETTINGS = ("threshold", "gain", "rate", "temperature", "top_p")  # shown as the study gives them
 
 
@@ -55,39 +67,75 @@ def _number(value: float, decimals: int) -> str:
     return text[1:] if text.strip("-0.") == "" and text.startswith("-") else text
 
 
-def text_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame as readers see it: strings, intervals folded in, spaces for underscores."""
+def _cells(frame: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
+    """The frame as readers see it: by title, (value, interval) in words, "" for no interval."""
     names = list(frame.columns)
     folded = {f"{n}_{end}" for n in names for end in ("low", "high") if f"{n}_low" in names}
-    out: dict[str, list[str]] = {}
+    out: dict[str, list[tuple[str, str]]] = {}
     for name in names:
         if name in folded:
             continue
         column, title = frame[name], str(name).replace("_", " ")
-        if f"{name}_low" in names:
-            values = frame[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=np.float64)
-            column_decimals = _decimals(values)
-            out[title] = []
-            for v, a, b in values:
-                d = _at_least_two_digits(v, column_decimals)
-                interval = f" [{_number(a, d)}, {_number(b, d)}]"
-                if math.isnan(a):
-                    interval = "" if math.isnan(v) else f" ({NO_INTERVAL})"
-                out[title].append(_number(v, d) + interval)
-        elif name in SETTINGS and pd.api.types.is_float_dtype(column):
-            out[title] = ["–" if math.isnan(v) else f"{v:g}" for v in column]
-        elif pd.api.types.is_bool_dtype(column):
-            out[title] = ["yes" if v else "no" for v in column]
-        elif pd.api.types.is_float_dtype(column):
-            values = column.to_numpy(dtype=np.float64)
-            # Rows of different quantities have no scale in common.
-            rows = values[:, None] if "quantity" in names else [values] * len(values)
-            out[title] = [
-                _number(v, _at_least_two_digits(v, _decimals(r))) for v, r in zip(values, rows)
+        number = pd.api.types.is_float_dtype(column)
+        ends = [f"{name}_low", f"{name}_high"] if f"{name}_low" in names else []
+        if number and name in SETTINGS and not ends:
+            out[title] = [("–" if math.isnan(v) else f"{v:g}", "") for v in column]
+        elif number:
+            mixed = "quantity" in names  # rows of different quantities have no unit in common
+            share = not mixed and SHARES.fullmatch(str(name))
+            points = not mixed and DIFFERENCES.fullmatch(str(name))
+            values = frame[[name, *ends]].to_numpy(dtype=np.float64) * (
+                100 if share or points else 1
+            )
+            rows = values[:, None] if mixed else [values] * len(values)
+            least = 1 if share or points else 0
+            written = [
+                _estimate(v, max(least, _decimals(r)), "%" if share else "")
+                for v, r in zip(values, rows)
             ]
+            out[title + " (points)" * bool(points)] = written
+        elif pd.api.types.is_bool_dtype(column):
+            out[title] = [("yes" if v else "no", "") for v in column]
         else:
-            out[title] = ["" if v is None else str(v) for v in column]
-    return pd.DataFrame(out, dtype=object)
+            out[title] = [("" if v is None else str(v), "") for v in column]
+    return out
+
+
+def _estimate(values: np.ndarray, decimals: int, unit: str) -> tuple[str, str]:
+    """(value, interval) of an array (value,) or (value, low, high)."""
+    v, decimals = values[0], _at_least_two_digits(values[0], decimals)
+    text = _number(v, decimals) + unit * bool(np.isfinite(v))
+    if len(values) == 1 or math.isnan(v):
+        return text, ""
+    if math.isnan(values[1]):
+        return text, f"({NO_INTERVAL})"
+    return text, f"[{_number(values[1], decimals)}, {_number(values[2], decimals)}]"
+
+
+def text_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame as readers see it: strings, intervals folded in, spaces for underscores.
+
+    >>> frame = pd.DataFrame({"share_high": [0.12], "mean_js": [0.034]})
+    >>> text_table(frame.assign(mean_js_low=0.03, mean_js_high=0.04)).iloc[0].to_dict()
+    {'share high': '12.0%', 'mean js': '0.0340 [0.0300, 0.0400]'}
+    """
+    cells = _cells(frame)
+    joined = {title: [" ".join(filter(None, c)) for c in column] for title, column in cells.items()}
+    return pd.DataFrame(joined, dtype=object)
+
+
+def to_html(frame: pd.DataFrame) -> str:
+    """A table whose intervals stand on a smaller second line and don't wrap."""
+
+    def cell(value: str, interval: str) -> str:
+        second = f'<br><small style="white-space:nowrap">{escape(interval)}</small>'
+        return f"<td>{escape(value)}{second if interval else ''}</td>"
+
+    cells = _cells(frame)
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in cells)
+    rows = ("".join(cell(*c) for c in row) for row in zip(*cells.values()))
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 def to_markdown(frame: pd.DataFrame) -> str:

@@ -98,7 +98,7 @@ def train(
         )
     from tokenshift_utils.training.tiny.models import train
 
-    train(loaded, only, fresh, dry_run)
+    train(loaded, only, fresh, dry_run, processes)
 
 
 @app.command("word-problems")

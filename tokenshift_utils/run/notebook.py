@@ -13,12 +13,14 @@ import os
 import platform
 import warnings
 from dataclasses import dataclass
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.report.tables import COLUMNS, ROWS, to_html, to_markdown, write_table
 from tokenshift_utils.store.progress import PROGRESS_VARIABLE, tell
 from tokenshift_utils.study import pins
 from tokenshift_utils.study.study import Study, load_study
@@ -95,31 +97,56 @@ class Notebook:
         """The two digits that open the names of the notebook and of everything it makes."""
         return self.name[:2]
 
-    def figure(self, fig, name: str) -> None:
-        """Save a figure as ``figures/<study>/NN_name.png`` and ``.pdf``, and show what was saved."""
+    def figure(self, fig, name: str, alt: str) -> None:
+        """Save a figure as ``figures/<study>/NN_name.png`` and ``.pdf``, and show what was saved.
+
+        ``alt`` says in words what is drawn, for who cannot see it.
+        """
         from IPython.display import Image, display
 
         from tokenshift_utils.report.style import save_figure
 
         width = round(100 * fig.get_size_inches()[0])
         png = save_figure(fig, paths.figures(self.study.name), f"{self.number}_{name}")[0]
-        display(Image(filename=str(png), width=width))
+        display(Image(filename=str(png), width=width, alt=alt))
 
-    def table(self, frame, name: str, rows: int | None = None) -> None:
-        """Write a table as ``results/<study>/tables/NN_name`` (csv, md, tex), and show it.
+    def table(self, frame, name: str, holds: str, columns=None, rows: int = ROWS) -> None:
+        """Write a table as ``results/<study>/tables/NN_name`` (csv, md, tex), and show it folded.
 
-        Of a long one the first ``rows`` are shown; the files have all.
+        The line that unfolds it says what it ``holds`` and where the file is. Shown are some
+        ``columns`` (with their intervals; None: the first) and the first ``rows``; the files have all.
         """
         from IPython.display import display
 
-        from tokenshift_utils.report.tables import text_table, to_markdown, write_table
-
         write_table(frame, paths.tables(self.study.name), f"{self.number}_{name}")
-        shown = frame if rows is None else frame.head(rows)
-        html = text_table(shown).to_html(index=False, border=0)
-        display({"text/html": html, "text/plain": to_markdown(shown)}, raw=True)
-        if len(shown) < len(frame):
-            print(f"{len(shown)} of {len(frame)} rows; all are in {self.number}_{name}.csv")
+        ends = [c + end for c in frame.columns for end in ("_low", "_high") if f"{c}_low" in frame]
+        estimates = [c for c in frame.columns if c not in ends]
+        columns = list(estimates if columns is None else columns)[:COLUMNS]
+        kept = [c for n in columns for c in (n, f"{n}_low", f"{n}_high") if c in frame]
+        shown = frame[kept].head(min(rows, ROWS))
+        size = f"{len(shown)} of {len(frame)} rows" if len(shown) < len(frame) else ""
+        if len(columns) < len(estimates):
+            size = ", ".join(filter(None, [size, f"{len(columns)} of {len(estimates)} columns"]))
+        file = paths.display(paths.tables(self.study.name) / f"{self.number}_{name}.csv")
+        title = f"Table: {holds} ({size + '; ' if size else ''}{file})"
+        html = f"<details><summary>{escape(title)}</summary>\n{to_html(shown)}\n</details>"
+        plain = f"{title}\n\n{to_markdown(shown)}"
+        display({"text/html": html, "text/plain": plain}, raw=True)
+
+    def say(self, text: str) -> None:
+        """Show sentences computed from numbers as Markdown: a paragraph, or one list item a line."""
+        from IPython.display import display
+
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        shown = lines[0] if len(lines) == 1 else "\n".join(f"- {line}" for line in lines)
+        shown = shown.replace("~", r"\~").replace("$", r"\$")
+        display({"text/markdown": shown, "text/plain": shown}, raw=True)
+
+    def show(self, *what) -> None:
+        """Show objects that have HTML of their own."""
+        from IPython.display import display
+
+        display(*what)
 
     def explorer(self, data=None) -> None:
         """Write ``results/<study>/explorer.html`` and show the page.

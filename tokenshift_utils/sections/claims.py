@@ -11,28 +11,38 @@ verdict:
 - ``undecided``: an interval straddles its bound;
 - ``not testable``: the study lacks what the claim is about, or nothing could be measured.
 
-Intervals come from resampling problems (all samples of a drawn problem kept), so they speak of
-problems and samples. They do not cover training seeds: each model was trained once. Only section 4
-compares several runs, and its intervals are over their seeds, on fixed problems. Verdicts are
-not corrected for the number of claims; a quantity that is a best or worst of several settings has
-an interval that is corrected for their number.
+Evidence has two kinds of intervals. Those over *problems* resample problems (all samples of a drawn
+problem kept) and speak of one trained model. Those over *seeds* compare models that were trained
+alike, on fixed problems. A claim is judged over problems and its interval over seeds stands beside
+it, unless it says ``over: seeds``: comparisons of recipes are of that kind, since what one run has
+over another says nothing of the recipe. A quantity that is a best or worst of several settings has an
+interval that is corrected for their number.
+
+Every claim is graded by how much its verdict tells: ``structural`` (near certain by design of the
+study), ``direction`` (it could have gone the other way) or ``size`` (a number of the paper's is met).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from datetime import date
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
+from scipy import stats
 
+from tokenshift_utils.report.seeds import holm
 from tokenshift_utils.sections.paper import fact
 from tokenshift_utils.study.schema import Role
 
 FILE = Path(__file__).with_name("claims.yaml")
+LOG = Path(__file__).with_name("criteria_log.yaml")
 
 # Cuts that the quantities of claims.yaml are measured at.
 NEAR_ZERO = 0.01  # nats. The paper's cut for "near zero" is not known, see the sparsity claims.
@@ -47,7 +57,9 @@ VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTABLE)
 
 LACKING = {"rl": "RL model", "sft": "SFT control", "weighted": "model of a weighted objective"}
 
+# `seeds`: how many the interval is over; NaN, or no such column, where it is over problems.
 EVIDENCE_COLUMNS = ("quantity", "subject", "value", "low", "high", "note")
+SEEDS_COLUMNS = ("quantity", "subject", "seeds", "value", "low", "high")
 
 
 class _Entry(BaseModel):
@@ -83,10 +95,13 @@ class Claim(_Entry):
 
     id: str
     fact: str
+    grade: Literal["structural", "direction", "size"]
     subjects: tuple[Role, ...]
     checks: tuple[Check, ...]
     reason: str
     requires: tuple[Role, ...] = ()
+    over: Literal["problems", "seeds"] = "problems"
+    lead: bool = False
 
     @cached_property
     def section(self) -> int:
@@ -110,8 +125,39 @@ class _File(_Entry):
         return self
 
 
+class Change(_Entry):
+    """A change of a claim's criterion; `seen`: before or after the numbers it decides were seen."""
+
+    date: date
+    claim: str
+    old: str
+    new: str
+    why: str
+    seen: Literal["before", "after"]
+
+
+class _Log(_Entry):
+    changes: dict[str, tuple[Change, ...]]
+
+    @model_validator(mode="after")
+    def _of_their_section(self):
+        for section, changes in self.changes.items():
+            for change in changes:
+                if not change.claim.startswith(f"{section}-"):
+                    raise ValueError(f"claim '{change.claim}' is not of section {section}")
+        return self
+
+
 _file = _File.model_validate(yaml.safe_load(FILE.read_text(encoding="utf-8")))
 QUANTITIES, CLAIMS = _file.quantities, _file.claims
+
+
+def criteria_log(file: Path = LOG) -> pd.DataFrame:
+    """Every change of a criterion, by date: date, claim, old, new, why, seen."""
+    log = _Log(changes=yaml.safe_load(file.read_text(encoding="utf-8")))
+    rows = [change.model_dump() for changes in log.changes.values() for change in changes]
+    table = pd.DataFrame(rows, columns=list(Change.model_fields))
+    return table.sort_values("date", kind="stable").reset_index(drop=True)
 
 
 def judge(check: Check, value: float, low: float, high: float) -> str:
@@ -133,46 +179,108 @@ def _combine(verdicts: list[str]) -> str:
     return SUPPORTED
 
 
-def _measure(claim: Claim, subject: str, evidence: pd.DataFrame) -> tuple[str, str]:
-    """(verdict, what was measured) for one claim and subject."""
+def chance(
+    check: Check, value: float, low: float, high: float, level: float, seeds: float
+) -> float:
+    """One-sided p that the quantity does not keep its bound; NaN without an interval.
+
+    The interval of confidence ``level`` is read as a normal one, or as Student's over ``seeds``; of
+    two bounds the worse counts (intersection-union, so no correction for their number).
+    """
+    if not np.isfinite([value, low, high]).all():
+        return math.nan
+    law = stats.norm if math.isnan(seeds) else stats.t(max(seeds - 1, 1))
+    error = max((high - low) / 2 / law.ppf(0.5 + level / 2), 1e-300)
+    room = min(value - check.above, check.below - value)
+    return float(law.sf(room / error))
+
+
+def estimates(
+    roles: dict[str, Collection[Role]], evidence: pd.DataFrame, confidence: float = 0.95
+) -> pd.DataFrame:
+    """What was measured for every check of every claim, numbers only.
+
+    One row a claim, subject, check and kind of interval (``over``: problems or seeds) that the
+    evidence has: claim, subject, quantity, above, below, value, low, high, seeds, over, note, verdict
+    and p (see `chance`). Parameters as for `evaluate`.
+    """
+    rows = []
+    evidence = evidence.assign(seeds=evidence.get("seeds", np.nan))
+    for claim in CLAIMS:
+        for _, subject in _subjects(claim, roles):
+            for check in claim.checks:
+                same = evidence["quantity"] == check.quantity
+                for _, row in evidence[same & (evidence["subject"] == subject)].iterrows():
+                    triple = (row["value"], row["low"], row["high"])
+                    rows.append(
+                        {"claim": claim.id, "subject": subject}
+                        | check.model_dump()
+                        | dict(zip(("value", "low", "high"), triple))
+                        | {
+                            "seeds": row["seeds"],
+                            "over": "problems" if math.isnan(row["seeds"]) else "seeds",
+                            "note": row["note"] if isinstance(row["note"], str) else "",
+                            "verdict": judge(check, *triple),
+                            "p": chance(check, *triple, confidence, row["seeds"]),
+                        }
+                    )
+    columns = ["claim", "subject", *Check.model_fields, "value", "low", "high", "seeds", "over"]
+    return pd.DataFrame(rows, columns=[*columns, "note", "verdict", "p"])
+
+
+def _subjects(claim: Claim, roles: dict[str, Collection[Role]]) -> list[tuple[Role, str]]:
+    """(role, model) of all whom a claim is about; a role that no model has stands for itself."""
+    having = {role: [n for n, own in roles.items() if role in own] for role in claim.subjects}
+    return [(role, name) for role in having for name in having[role] or [role]]
+
+
+def _in_words(claim: Claim, rows: pd.DataFrame, over: str) -> tuple[list[str], list[str]]:
+    """(verdicts, texts), one a check of a claim, of the intervals over problems or seeds."""
     verdicts, texts = [], []
     for check in claim.checks:
-        rows = evidence[(evidence["quantity"] == check.quantity) & (evidence["subject"] == subject)]
-        if len(rows) == 0:
+        found = rows[(rows["quantity"] == check.quantity) & (rows["over"] == over)]
+        if found.empty:
             verdicts.append(NOT_TESTABLE)
-            texts.append("not measured in this study")
+            texts.append("not measured in this study" + " over seeds" * (over == "seeds"))
             continue
-        row = rows.iloc[0]
-        verdicts.append(judge(check, row["value"], row["low"], row["high"]))
-        note = str(row["note"]) if isinstance(row["note"], str) else ""
-        if verdicts[-1] == NOT_TESTABLE:
+        row = found.iloc[0]
+        seeds = f"{row['seeds']:.0f} seeds" if over == "seeds" else ""
+        note = row["note"] or seeds
+        verdicts.append(row["verdict"])
+        if row["verdict"] == NOT_TESTABLE:
             texts.append(note or "could not be measured")
         else:
             number = f"{row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
             texts.append(f"{number} ({note})" if note else number)
-    return _combine(verdicts), "; ".join(texts)
+    return verdicts, texts
 
 
-def evaluate(roles: dict[str, Collection[Role]], evidence: pd.DataFrame) -> pd.DataFrame:
+def evaluate(
+    roles: dict[str, Collection[Role]], evidence: pd.DataFrame, confidence: float = 0.95
+) -> pd.DataFrame:
     """Judge every claim, of each model that has a role it is about.
 
     Parameters
     ----------
     roles : model name -> kind and recipe of the study's models; a role that no model has stands for
         itself, as a claim that can't be tested.
-    evidence : columns `EVIDENCE_COLUMNS`, one row a quantity and subject, written by the notebooks.
+    evidence : columns `EVIDENCE_COLUMNS` and, where intervals are over training seeds, ``seeds``; one
+        row a quantity, subject and kind of interval, written by the notebooks.
+    confidence : level of the evidence's intervals.
 
     Returns
     -------
-    One row a claim and subject: claim, subject, says, criterion, measured, verdict, reason and
+    One row a claim and subject: claim, grade, subject, says, criterion, measured, seeds (the interval
+    over training seeds, where there is one beside that which decides), verdict, p_holm (the largest p
+    of its checks, corrected within the section for the number of claims and subjects), reason and
     witness.
     """
-    rows = []
+    rows, found = [], estimates(roles, evidence, confidence)
     for claim in CLAIMS:
         stated = fact(claim.fact)
-        having = {role: [n for n, own in roles.items() if role in own] for role in claim.subjects}
-        found = [(role, name) for role in having for name in having[role] or [role]]
-        for role, subject in found:
+        for role, subject in _subjects(claim, roles):
+            own = found[(found["claim"] == claim.id) & (found["subject"] == subject)]
+            beside, p = "", math.nan
             lacking = [
                 r for r in (role, *claim.requires) if not any(r in o for o in roles.values())
             ]
@@ -182,17 +290,28 @@ def evaluate(roles: dict[str, Collection[Role]], evidence: pd.DataFrame) -> pd.D
             elif not claim.checks:
                 verdict, measured = NOT_TESTABLE, "no number decides it"
             else:
-                verdict, measured = _measure(claim, subject, evidence)
+                verdicts, texts = _in_words(claim, own, claim.over)
+                verdict, measured = _combine(verdicts), "; ".join(texts)
+                if claim.over == "problems" and (own["over"] == "seeds").any():
+                    beside = "; ".join(_in_words(claim, own, "seeds")[1])
+                if verdict != NOT_TESTABLE:
+                    p = own.loc[own["over"] == claim.over, "p"].max()
             rows.append(
                 {
                     "claim": claim.id,
+                    "grade": claim.grade,
                     "subject": subject,
                     "says": stated.says,
                     "criterion": "; ".join(c.text() for c in claim.checks) or "none",
                     "measured": measured,
+                    "seeds": beside,
                     "verdict": verdict,
+                    "p_holm": p,
                     "reason": claim.reason,
                     "witness": stated.witness,
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    of = table["claim"].str[0]
+    table["p_holm"] = table.groupby(of)["p_holm"].transform(lambda p: holm(p.tolist()))
+    return table

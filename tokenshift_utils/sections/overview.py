@@ -17,9 +17,15 @@ import pandas as pd
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.files import read_csv
-from tokenshift_utils.report.tables import to_markdown
-from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS, VERDICTS, evaluate
+from tokenshift_utils.files import read_csv, write_text
+from tokenshift_utils.report.tables import to_html, to_markdown
+from tokenshift_utils.sections.claims import (
+    EVIDENCE_COLUMNS,
+    SUPPORTED,
+    VERDICTS,
+    criteria_log,
+    evaluate,
+)
 
 RUN_AGAIN = "delete it and run the notebook that makes it again (tokenshift reproduce)"
 SECTIONS = {
@@ -30,9 +36,14 @@ SECTIONS = {
 }
 
 
-def read_evidence(study) -> pd.DataFrame:
-    """The evidence that the notebooks wrote for this study, together; empty where there is none."""
-    files = sorted(paths.tables(study.name).glob("[0-9][0-9]_*evidence.csv"))
+def read_evidence(name: str) -> pd.DataFrame:
+    """The evidence that the notebooks wrote for a study, together; empty where there is none.
+
+    Tables ``NN_evidence`` have intervals over problems, or say their ``seeds``; tables ``NN_seeds`` have
+    those over training seeds.
+    """
+    found = paths.tables(name).glob("[0-9][0-9]_*.csv")
+    files = sorted(f for f in found if f.stem.endswith(("evidence", "_seeds")))
     parts = [read_csv(file, RUN_AGAIN, dtype={"note": object}) for file in files]
     parts = [part for part in parts if len(part)]
     if not parts:
@@ -42,24 +53,56 @@ def read_evidence(study) -> pd.DataFrame:
 
 def claims_table(study, evidence: pd.DataFrame) -> pd.DataFrame:
     """All claims of the paper with what was measured and the verdict, one row a claim and subject."""
-    roles = {name: {spec.kind, spec.recipe} for name, spec in study.models.items()}
-    return evaluate(roles, evidence)
+    return evaluate(roles(study), evidence, study.statistics.confidence)
 
 
-def section_claims(study, evidence: pd.DataFrame, section: int) -> pd.DataFrame:
-    """The claims of one section: claim, subject, measured, verdict."""
+def roles(study) -> dict[str, set]:
+    """Kind and recipe of the study's models, by which claims ask for them."""
+    return {name: {spec.kind, spec.recipe} for name, spec in study.models.items()}
+
+
+def write_criteria_log(study) -> str:
+    """Write ``results/<study>/criteria_log.md``; returns the log as HTML that unfolds."""
+    log = criteria_log()
+    text = (
+        "Changes of the claims' criteria since they were first fixed; `seen` says whether a change was\n"
+        "made before or after the numbers that it decides were seen.\n\n"
+    )
+    file = paths.results(study.name) / "criteria_log.md"
+    write_text(file, f"# Criteria that changed\n\n{text}{to_markdown(log)}")
+    title = f"{len(log)} changes of criteria ({paths.display(file)})"
+    return f"<details><summary>{title}</summary>\n{to_html(log)}\n</details>"
+
+
+def section_claims(study, evidence: pd.DataFrame, section: int, seeds=None) -> pd.DataFrame:
+    """The rows of `claims_table` of one section, from its evidence and its intervals over seeds."""
+    if seeds is not None:
+        evidence = pd.concat([part for part in (evidence, seeds) if len(part)])
     table = claims_table(study, evidence)
-    rows = table[table["claim"].str.startswith(f"{section}-")]
-    return rows[["claim", "subject", "measured", "verdict"]].reset_index(drop=True)
+    return table[table["claim"].str.startswith(f"{section}-")].reset_index(drop=True)
 
 
 def say_claims(table: pd.DataFrame) -> str:
-    """Which claims reproduced and which did not, one line a verdict."""
+    """Which claims reproduced and which did not: a line a verdict, and one on multiplicity."""
     lines = []
     for verdict in VERDICTS:
         rows = table[table["verdict"] == verdict]
-        named = ", ".join(f"{c} ({s})" for c, s in zip(rows["claim"], rows["subject"]))
-        lines.append(f"{verdict} ({len(rows)}): {named or 'none'}")
+        if rows.empty:
+            continue
+        named = ", ".join(
+            f"{claim} ({', '.join(own['subject'])})" for claim, own in rows.groupby("claim")
+        )
+        easy = (rows["grade"] == "structural").sum()
+        count = f"{len(rows)}, {easy} of them structural" if easy else f"{len(rows)}"
+        lines.append(f"**{verdict.capitalize()}** ({count}): {named}.")
+    held = table[table["verdict"] == SUPPORTED]
+    lost = held[held["p_holm"] > 0.025]
+    if len(held):
+        named = ", ".join(f"{c} ({s})" for c, s in zip(lost["claim"], lost["subject"]))
+        lines.append(
+            "Corrected for the number of claims in a section (Holm), "
+            + (f"these are no longer supported: {named}." if len(lost) else "all of these stay.")
+        )
     return "\n".join(lines)
 
 

@@ -158,6 +158,8 @@ class Study(Part):
             made, kinds = self.models.get(arm), ("rl", "weighted")
             if self.training.arms[arm].kind != "rl":
                 kinds = ("sft",)
+            if made is None and self.training.lora:
+                continue  # nobody has trained it yet: see trained_model
             if made is None or made.path is None or made.kind not in kinds:
                 raise ValueError(
                     f"'training.arms' has '{arm}', but 'models' has no such model of kind "
@@ -209,6 +211,16 @@ class Study(Part):
         raise TokenshiftError(
             f"model '{stem}' of study {self.name} has no checkpoint at step {step}: it has {known}"
         )
+
+    def trained_model(self, arm: str) -> ModelSpec:
+        """The model that an arm of ``training`` leaves; an adapter may be in ``models`` only once it
+        is there, and goes to the study's own directory until then."""
+        if arm in self.models:
+            return self.models[arm]
+        settings = self.training.arms[arm]
+        kind = "sft" if settings.kind != "rl" else "weighted" if settings.weighting else "rl"
+        path = f"results/{self.name}/models/{arm}"
+        return ModelSpec(path=path, label=settings.label or arm, kind=kind)
 
     @property
     def cross_benchmark(self) -> str:

@@ -186,6 +186,9 @@ def is_correct(text: str, answer: str, verifier: str = "boxed", choice: bool = F
 
     With ``choice`` the answer is an option's letter, and only a letter equals it, whatever text of
     the option stands behind; two letters are no answer.
+
+    >>> is_correct(r"so x = \\boxed{1/2}", "0.5"), is_correct("the sum is 12", "12")
+    (True, False)
     """
     own = _line(text) if verifier == "answer_line" else extract_answer(text, verifier)
     if own is None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tokenshift_utils.files import read_json, unusable
+from tokenshift_utils.files import read_csv, read_json, unusable
 from tokenshift_utils.training.tiny.problems import TIERS
 from tokenshift_utils.training.tiny.recipes import RLRecipe
 
@@ -66,6 +66,28 @@ def tidy_log(
         }
         | {column: [row.get(key) for row in rows] for column, key in columns.items()}
     ).astype(dict.fromkeys(columns, float))
+
+
+def token_table(tokenizer, phases: dict[str, list[Path]]) -> pd.DataFrame:
+    """Mean k3 and weight by token, over each phase's files of sums (one a rollout)."""
+    parts = []
+    for phase, files in phases.items():
+        if not files:
+            continue
+        sums = [read_csv(file, f"remove {file.parent}") for file in files]
+        sums = pd.concat(sums).groupby("token").sum()
+        parts.append(
+            pd.DataFrame(
+                {
+                    "phase": phase,
+                    "token": tokenizer.convert_ids_to_tokens(sums.index.tolist()),
+                    "count": sums["count"].astype(int),
+                    "k3_mean": sums["k3"] / sums["count"],
+                    "weight_mean": sums["weight"] / sums["count"],
+                }
+            ).sort_values("count", ascending=False)
+        )
+    return pd.concat(parts)
 
 
 def totals(log: pd.DataFrame) -> dict[str, int]:

@@ -46,7 +46,7 @@ from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import BASE, weights_digest
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
-from tokenshift_utils.training.logs import overlong_penalty, tidy_log, totals
+from tokenshift_utils.training.logs import overlong_penalty, tidy_log, token_table, totals
 from tokenshift_utils.training.recipe.cards import write_card
 from tokenshift_utils.training.recipe.grpo import COLUMNS, grpo_config
 from tokenshift_utils.training.recipe.runs import (
@@ -337,28 +337,6 @@ def _last_checkpoint(output: str) -> str | None:
     return get_last_checkpoint(output) if Path(output).is_dir() else None
 
 
-def _token_table(run: AdapterArm, tokenizer) -> pd.DataFrame:
-    """Mean k3 and weight by token, over the early and over the late rollouts."""
-    parts = []
-    for phase, rollouts in token_rollouts(run).items():
-        files = [run.work / f"tokens-{rollout}.csv" for rollout in rollouts]
-        if not files:
-            continue
-        sums = pd.concat([pd.read_csv(file) for file in files]).groupby("token").sum()
-        parts.append(
-            pd.DataFrame(
-                {
-                    "phase": phase,
-                    "token": tokenizer.convert_ids_to_tokens(sums.index.tolist()),
-                    "count": sums["count"].astype(int),
-                    "k3_mean": sums["k3"] / sums["count"],
-                    "weight_mean": sums["weight"] / sums["count"],
-                }
-            ).sort_values("count", ascending=False)
-        )
-    return pd.concat(parts)
-
-
 # SFT and DPO --------------------------------------------------------------------------------------
 
 
@@ -539,7 +517,11 @@ def train_adapter(run: AdapterArm, *callbacks: TrainerCallback, **settings) -> N
     }
     if run.objective.kind == "rl":
         tokenizer = load_tokenizer(start_directory(study))
-        tables["tokens"] = _token_table(run, tokenizer), "%.5g"
+        phases = {
+            phase: [run.work / f"tokens-{rollout}.csv" for rollout in rollouts]
+            for phase, rollouts in token_rollouts(run).items()
+        }
+        tables["tokens"] = token_table(tokenizer, phases), "%.5g"
     for directory in (run.model, *run.checkpoints.values()):
         write_card(run, directory, summary, log, curve)
     run.finish(summary, **tables)

@@ -25,7 +25,7 @@ def write_card(
     said = [
         "---\nlibrary_name: peft\nlicense: apache-2.0\n---",
         (
-            f"# {directory.name}\n\n{study.models[run.arm].label}{along}: a LoRA adapter of the study "
+            f"# {directory.name}\n\n{study.trained_model(run.arm).label}{along}: a LoRA adapter of the study "
             f"*{study.title}*, in bfloat16."
         ),
         f"## Base\n\n{base['label']}.\n\n{_base(base)}",

@@ -40,13 +40,13 @@ class RecipeArm(ArmRun):
     @property
     def model(self) -> Path:
         """Where the trained model goes."""
-        path = paths.resolve(self.study.models[self.arm].path)
+        path = paths.resolve(self.study.trained_model(self.arm).path)
         return path if self._first else path.with_name(f"{path.name}-seed-{self.seed}")
 
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Where models go that the study wants from along the way, by rollouts made."""
-        steps = self.study.models[self.arm].checkpoints if self._first else ()
+        steps = self.study.trained_model(self.arm).checkpoints if self._first else ()
         return {c.step: paths.resolve(c.path) for c in steps if c.path is not None}
 
     @property

@@ -33,33 +33,37 @@ def write_cards(study: Study, plan: Plan, names: list[str]) -> None:
     """
     for name in names:
         for variant in (name, *(f"{name}@{n}" for n in plan.checkpoints.get(name, ()))):
-            text = _card(study, plan, name, variant)
-            write_text(study.model_path(variant) / "README.md", text)
+            stem, _ = ModelRun(study, name, plan).replicated
+            directory = study.model_path(variant.replace(name, stem))
+            directory = directory if stem == name else directory.with_name(name)
+            write_text(directory / "README.md", _card(study, plan, name, variant))
 
 
 def _card(study: Study, plan: Plan, name: str, variant: str) -> str:
     run = ModelRun(study, name, plan)
     logs, recipe = run.logs, run.recipe
     summary = read_json(logs / "summary.json", TRAIN_AGAIN)
-    is_rl = isinstance(recipe, RLRecipe)
+    is_rl, (stem, _) = isinstance(recipe, RLRecipe), run.replicated
     sections = [
         "---\nlibrary_name: transformers\nlicense: apache-2.0\n---",
         (
-            f"# {variant}\n\n{study.model(variant).label}, a model of the study *{study.title}*.\n\n"
+            f"# {variant}\n\n{study.model(variant.replace(name, stem)).label}, a model of the study *{study.title}*.\n\n"
             f"{study.note}"
         ),
         "## Data\n\n"
         f"{DATA['rl'] if is_rl else DATA[name]}. No evaluation problem occurs in it.\n"
         + ("" if name == study.base else f"Starts from `{study.base}`."),
         f"## Recipe\n\n{to_markdown(_recipe_table(recipe))}\n\nSeed {summary['seed']}.",
-        (
+        "## Training curve\n\n" + _curve(logs, is_rl),
+    ]
+    if stem == name:  # replicates are measured in notebooks 01 and 03
+        measured = (
             "## Accuracy\n\n"
             f"Of the weights as shipped, at temperature {study.sampling.temperature:g} and top-p"
             f" {study.sampling.top_p:g}; {study.statistics.confidence:.0%} intervals from resampling"
             f" problems.\n\n{to_markdown(_accuracy(study, variant))}"
-        ),
-        "## Training curve\n\n" + _curve(logs, is_rl),
-    ]
+        )
+        sections.insert(-1, measured)
     if summary["totals"]:
         totals = ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in summary["totals"].items())
         sections.append(f"## Totals\n\n{totals} (discarded groups included in what was generated).")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from pathlib import Path
 
 import pandas as pd
 
-from tokenshift_utils.files import read_csv
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.records.shifts import shift_table
@@ -56,6 +54,7 @@ def make_arm(run: TaskArm, progress: Updates) -> None:
         [(recipe.rollouts, benchmark, value) for benchmark, value in few.items()],
         columns=list(evaluations.columns),
     )
+    phases = {phase: [tables[r] for r in made] for phase, made in run.token_tables.items()}
     summary = {
         "arm": run.arm,
         "seed": run.seed,
@@ -72,7 +71,7 @@ def make_arm(run: TaskArm, progress: Updates) -> None:
         log=(log, "%.5g"),
         eval=(pd.concat([evaluations, last]), "%.6g"),
         final=(_final(answers), None),
-        tokens=(_token_table(tokenizer, run.token_tables, tables), "%.5g"),
+        tokens=(logs.token_table(tokenizer, phases), "%.5g"),
     )
 
 
@@ -91,30 +90,6 @@ def _final(answers: list[Answer]) -> pd.DataFrame:
     table = grouped.agg(samples=("correct", "size"), correct=("correct", "sum"))
     table["length_mean"] = grouped["length"].mean().round(2)
     return table.reset_index()
-
-
-def _token_table(
-    tokenizer, phases: dict[str, tuple[int, ...]], tables: dict[int, Path]
-) -> pd.DataFrame:
-    """Mean k3 and weight by token, over the early and over the late rollouts."""
-    parts = []
-    for phase, rollouts in phases.items():
-        sums = pd.concat(
-            [read_csv(tables[rollout], f"remove {tables[rollout].parent}") for rollout in rollouts]
-        )
-        sums = sums.groupby("token").sum()
-        parts.append(
-            pd.DataFrame(
-                {
-                    "phase": phase,
-                    "token": tokenizer.convert_ids_to_tokens(sums.index.tolist()),
-                    "count": sums["count"].astype(int),
-                    "k3_mean": sums["k3"] / sums["count"],
-                    "weight_mean": sums["weight"] / sums["count"],
-                }
-            ).sort_values("count", ascending=False)
-        )
-    return pd.concat(parts)
 
 
 def measure_shift(study: Study, base: HFPolicy, tuned: HFPolicy, answers: list[Answer]) -> dict:

@@ -14,7 +14,7 @@ from tokenshift_utils.files import write_text
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training import logs
-from tokenshift_utils.training.manager import make_runs
+from tokenshift_utils.training.manager import PROCESSES, make_runs
 from tokenshift_utils.training.runs import arm_runs
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.cards import write_cards
@@ -31,6 +31,7 @@ def train(
     only: list[str] | None = None,
     fresh: bool = False,
     dry: bool = False,
+    processes: int | None = None,
     plan: Plan = recipes.TINY,
 ) -> None:
     """Train the models of ``plan`` into the directories that ``study`` names.
@@ -46,26 +47,28 @@ def train(
         Train again what is there already.
     dry
         Print what would be run, no more.
+    processes
+        Runs that go side by side; None: two.
 
     Raises
     ------
     TokenshiftError
         If the study does not declare the plan's models and benchmarks, or ``only`` names others.
     """
-    names = [study.base, *plan.rl, *plan.sft]
+    names = [study.base, *plan.names]
     _check(study, plan, names, only)
     chosen = only or names
     # Stages of a kind run together, so that the progress bar counts updates of one cost.
     stages = [
         [ModelRun(study, name, plan) for name in stage if name in chosen]
-        for stage in ([study.base], plan.rl, plan.sft)
+        for stage in ([study.base], [n for n in plan.names if n not in plan.sft], plan.sft)
     ]
     if dry:
         print("\n".join(run.line for stage in stages for run in stage))
         return
     write_benchmarks(study)
     for stage in filter(None, stages):
-        make_runs(stage, fresh)
+        make_runs(stage, fresh, processes or PROCESSES)
     write_cards(study, plan, chosen)
 
 
@@ -85,7 +88,7 @@ def write_benchmarks(study: Study) -> None:
 def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -> None:
     arm_runs(study)  # refuses a study without a training
     for name in names:
-        study.model(name)
+        study.model(name.partition("-seed-")[0])
     for tier in TIERS:
         study.benchmark_path(tier)
     for name in only or []:
@@ -101,7 +104,7 @@ def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -
 def make_model(run: ModelRun, progress: Updates) -> None:
     """Train one model; runs in a worker process."""
     started, resumed, study, recipe = time.time(), run.resumed, run.study, run.recipe
-    seed = run.plan.seed
+    seed = run.replicated[1]
     if run.name == study.base:
         tokenizer = build_tokenizer()
         model = supervised.new_model(tokenizer, seed)
@@ -124,7 +127,7 @@ def make_model(run: ModelRun, progress: Updates) -> None:
         log = pd.DataFrame(
             supervised.train_supervised(model, tokenizer, recipe, style, seed, run.work, progress)
         )
-    ship(model, tokenizer, study.model_path(run.name))
+    ship(model, tokenizer, run.models[0])
     summary = {
         "model": run.name,
         "key": run.key,

@@ -109,6 +109,13 @@ class Plan:
     evaluations: tuple[int, ...]  # rollouts after which an RL run is evaluated
     evaluation_samples: int = 4
     seed: int = SEED
+    replicates: dict[str, tuple[int, ...]] = field(default_factory=dict)  # more seeds of a model
+
+    @property
+    def names(self) -> list[str]:
+        """Of all models but the base: RL, then its replicates ``dapo-seed-2``, then SFT."""
+        more = [f"{name}-seed-{seed}" for name, seeds in self.replicates.items() for seed in seeds]
+        return [*self.rl, *more, *self.sft]
 
 
 TINY = Plan(
@@ -132,6 +139,7 @@ TINY = Plan(
     },
     checkpoints={"dapo": (1, 2, 4, 8, 12, 16, 20)},
     evaluations=(0, 6, 12, 18, 24),
+    replicates={"dapo": (2, 3), "simplerl": (2, 3)},
 )
 
 

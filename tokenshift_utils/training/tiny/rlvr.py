@@ -314,8 +314,6 @@ def train_rl(
     nothing but the time; the shipped models were trained without. A run that was stopped goes on from its last checkpoint under
     ``work_dir``, made after every ``save_every`` rollouts.
     """
-    responses = recipe.prompts_per_rollout * recipe.responses_per_prompt
-    micro_batches = responses // micro_batch
     rewards = [correctness_reward]
     if recipe.overlong_buffer:
         rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
@@ -335,36 +333,7 @@ def train_rl(
         token_tables=token_tables,
         trim_scoring=trim_scoring,
         callbacks=[end_of_rollout, progress],
-        args=GRPOConfig(
-            output_dir=str(work_dir),
-            per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=micro_batches // recipe.updates_per_rollout,
-            steps_per_generation=micro_batches,
-            num_generations=recipe.responses_per_prompt,
-            max_completion_length=recipe.max_new_tokens,
-            max_steps=recipe.updates,
-            loss_type=recipe.loss_type,
-            epsilon=recipe.clip_low,
-            epsilon_high=recipe.clip_high,
-            beta=recipe.kl_coefficient,
-            top_entropy_quantile=recipe.top_entropy_share,
-            learning_rate=recipe.learning_rate,
-            lr_scheduler_type="constant",
-            adam_beta2=0.99,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            temperature=1.0,
-            bf16=False,
-            use_cpu=True,
-            gradient_checkpointing=False,
-            seed=seed,
-            save_steps=save_every * recipe.updates_per_rollout,
-            save_total_limit=1,
-            logging_steps=1,
-            log_completions=False,
-            report_to="none",
-            disable_tqdm=True,
-        ),
+        args=_grpo_config(recipe, seed, work_dir, save_every, micro_batch),
     )
     end_of_rollout.trainer = trainer
     trainer.remove_callback(PrinterCallback)
@@ -375,6 +344,43 @@ def train_rl(
         trainer.record_evaluation()
         trainer.log({})
     return trainer.state.log_history
+
+
+def _grpo_config(
+    recipe: RLRecipe, seed: int, work_dir: Path, save_every: int, micro_batch: int
+) -> GRPOConfig:
+    """TRL's settings of a recipe: a rollout is ``micro_batches`` of responses, split into updates."""
+    micro_batches = recipe.prompts_per_rollout * recipe.responses_per_prompt // micro_batch
+    return GRPOConfig(
+        output_dir=str(work_dir),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=micro_batches // recipe.updates_per_rollout,
+        steps_per_generation=micro_batches,
+        num_generations=recipe.responses_per_prompt,
+        max_completion_length=recipe.max_new_tokens,
+        max_steps=recipe.updates,
+        loss_type=recipe.loss_type,
+        epsilon=recipe.clip_low,
+        epsilon_high=recipe.clip_high,
+        beta=recipe.kl_coefficient,
+        top_entropy_quantile=recipe.top_entropy_share,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="constant",
+        adam_beta2=0.99,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        temperature=1.0,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        seed=seed,
+        save_steps=save_every * recipe.updates_per_rollout,
+        save_total_limit=1,
+        logging_steps=1,
+        log_completions=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
 
 
 def _take(problems: Iterator, count: int) -> list:

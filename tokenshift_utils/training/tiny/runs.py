@@ -40,10 +40,16 @@ class ModelRun(Run):
         return self.model
 
     @property
+    def replicated(self) -> tuple[str, int]:
+        """The model of which it is a replicate, or itself, and the seed that it is trained with."""
+        stem, _, seed = self.name.partition("-seed-")
+        return stem, int(seed or self.plan.seed)
+
+    @property
     def recipe(self) -> SupervisedRecipe | RLRecipe:
         """How it is trained."""
         is_base = self.name == self.study.base
-        return self.plan.base if is_base else {**self.plan.rl, **self.plan.sft}[self.name]
+        return self.plan.base if is_base else {**self.plan.rl, **self.plan.sft}[self.replicated[0]]
 
     @property
     def logs(self) -> Path:
@@ -61,7 +67,8 @@ class ModelRun(Run):
 
     @property
     def models(self) -> tuple[Path, ...]:
-        return (self.study.model_path(self.name), *self.checkpoints.values())
+        stem, _ = self.replicated
+        return (self.study.model_path(stem).with_name(self.name), *self.checkpoints.values())
 
     @property
     def updates(self) -> int:
@@ -77,7 +84,7 @@ class ModelRun(Run):
             {
                 "recipe": recipes.settings(self.recipe),
                 "architecture": recipes.ARCHITECTURE,
-                "seed": self.plan.seed,
+                "seed": self.replicated[1],
                 "checkpoints": self.plan.checkpoints.get(self.name, ()),
                 "base": None if is_base else ModelRun(self.study, self.study.base, self.plan).key,
             }
