@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tokenshift_utils.models.policy import stop_ids
-from tokenshift_utils.pairs.rules import KINDS
+from tokenshift_utils.pairs.rules import KINDS, Rule
 from tokenshift_utils.pairs.walks import can_walk
 from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.records.mixture_trees import MixtureTrees
@@ -19,7 +19,7 @@ from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.report.heatmap import CONTEXT, token_piece
 from tokenshift_utils.report.style import color
 from tokenshift_utils.sections.common import plan
-from tokenshift_utils.sections.cross_sampling.records import CrossRecords, setting_requests
+from tokenshift_utils.sections.cross_sampling.records import CrossRecords
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE, Setting, roles
 from tokenshift_utils.sections.explorer.trees import MEASURED, SIDES, Tree, compare, complete
 from tokenshift_utils.store import executor
@@ -27,7 +27,7 @@ from tokenshift_utils.study.study import Study
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 
 RESPONSES, SAMPLES = 24, 2  # shown of each pair, and of each problem
-KEY = ["benchmark", "problem", "sample"]
+RISING = ("first", "random")  # rules that switch more often the larger their number is
 
 
 def problems_shown(study: Study) -> int:
@@ -45,7 +45,7 @@ def samples_shown(study: Study) -> int:
 
 def rule_of(setting: Setting) -> str:
     """A rule's name on the page; random positions are two, by what they match."""
-    return f"{setting.rule}-{setting.match}" if setting.match else setting.rule
+    return "-".join(filter(None, (setting.rule, setting._asdict().get("match"))))
 
 
 def mixtures(study: Study, data: CrossRecords) -> dict[Setting, pd.DataFrame]:
@@ -62,17 +62,19 @@ def mixtures(study: Study, data: CrossRecords) -> dict[Setting, pd.DataFrame]:
     ways = list(dict.fromkeys(s[:2] for s in found))
 
     def place(setting: Setting) -> tuple:
-        rising = setting.threshold if setting.rule == "first" else -setting.threshold
-        return (ways.index(setting[:2]), order.index(setting.rule), setting.match, rising)
+        rising = setting.threshold if rule_of(setting) in RISING else -setting.threshold
+        return (ways.index(setting[:2]), order.index(setting.rule), rule_of(setting), rising)
 
     return {setting: found[setting] for setting in sorted(found, key=place)}
 
 
 def _requests(study: Study, setting: Setting, frame: pd.DataFrame) -> list[CrossSampling]:
     """What the rows of a setting were asked for with, a request a benchmark."""
-    rate = float(frame["rate"].iloc[0]) if setting.rule == "random" else None
+    rate = None if pd.isna(frame["rate"].iloc[0]) else float(frame["rate"].iloc[0])
     here = list(dict.fromkeys(frame["benchmark"]))
-    return [r for name in here for r in setting_requests(study, setting, rate, name)]
+    rule = Rule(setting.rule, setting.threshold, rate)
+    samples = int(frame["sample"].max()) + 1
+    return CrossSampling.of(study, *roles(study, setting), rule, benchmarks=here, samples=samples)
 
 
 def _trees_behind(study: Study, request: CrossSampling) -> MixtureTrees | None:

@@ -46,6 +46,7 @@ const mixture = () => here().mixtures[state.way][state.rule][state.stop];
 const stopName = (rule, t) => {
   if (t === null) return "nothing put in";
   if (t < 0) return "every position";
+  if (rule === "random") return `random positions, ${percent(t, t < 0.1 ? 1 : 0)} of them`;
   if (rule === "first") return `first ${t} position${t === 1 ? "" : "s"}`;
   if (rule === "random-switched") return `random positions, as often as JS > ${t}`;
   if (rule === "random-effective") return `random positions, as many replaced as by JS > ${t}`;
