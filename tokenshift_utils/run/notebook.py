@@ -149,6 +149,22 @@ class Notebook:
 
         display(*what)
 
+    def explorer(self, data=None) -> None:
+        """Write ``results/<study>/explorer.html`` and show the page.
+
+        ``data`` are the records of section 2, read or computed where None. Of a study whose
+        mixtures leave no trees, it says so.
+        """
+        from IPython.display import display
+
+        from tokenshift_utils.sections.explorer.content import lacks_trees
+        from tokenshift_utils.sections.explorer.page import framed, write_explorer
+
+        if lack := lacks_trees(self.study):
+            print(f"No explorer: {lack}.")
+        else:
+            display(framed(write_explorer(self.study, data)))
+
 
 def check_parameters(notebook: str, given) -> None:
     """Refuse parameter names that a notebook doesn't have.
