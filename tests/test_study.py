@@ -112,10 +112,8 @@ BAD = {
     "threshold not a number": ({"cross_sampling.thresholds": [float("nan")]}, "nats"),
     "threshold twice": ({"cross_sampling.null_thresholds": [0.1, 0.1]}, "twice"),
     "no budget": ({"cross_sampling.budgets": [0]}, "budgets.0' is 0"),
-    "control at no threshold of the rule": (
-        {"cross_sampling.random_control_thresholds": [0.5]},
-        "not in 'thresholds'",
-    ),
+    "rate above 1": ({"cross_sampling.random_rates": [1.5]}, "random_rates"),
+    "single tokens of no pair": ({"cross_sampling.single_token.pairs": ["base"]}, "not in 'pairs'"),
     "gain of 0": ({"cross_sampling.extrapolation.gains": [0]}, "greater than 0"),
     "strata from above 0": ({"cross_sampling.single_token.strata": [0.1, 0.2]}, "begin with 0"),
     "strata that fall": ({"cross_sampling.single_token.strata": [0, 0.2, 0.1]}, "must rise"),
@@ -163,18 +161,10 @@ def test_bad_study_is_one_sentence_naming_file_and_key(case, tmp_path):
 
 
 def test_thresholds_may_say_always_and_never():
-    study = load_study("tiny").with_overrides(
-        **{
-            "cross_sampling.thresholds": [-1, float("inf")],
-            "cross_sampling.random_control_thresholds": [],
-        }
-    )
+    study = load_study("tiny").with_overrides(**{"cross_sampling.thresholds": [-1, float("inf")]})
     assert study.cross_sampling.thresholds == (-1, float("inf"))
     assert study == load_study("tiny").with_overrides(
-        **{
-            "cross_sampling.thresholds": [-1, float("inf")],
-            "cross_sampling.random_control_thresholds": [],
-        }
+        **{"cross_sampling.thresholds": [-1, float("inf")]}
     )
 
 

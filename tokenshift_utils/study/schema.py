@@ -356,12 +356,14 @@ class SingleToken(Part):
 
     ``positions`` a pair and direction, spread evenly over ``strata`` of JS (lower edges in nats, the
     last one open-ended), from the first ``samples`` responses a problem; ``continuations`` a token.
+    ``pairs`` None means all.
     """
 
     positions: Count
     continuations: Count
     strata: Annotated[tuple[Threshold, ...], Field(min_length=1), AfterValidator(_rising)]
     samples: Count
+    pairs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     @field_validator("strata")
     @classmethod
@@ -375,15 +377,15 @@ class CrossSampling(Part):
     """Which tuned models are cross-sampled with the base, by which rules and interventions.
 
     ``thresholds`` are of the JS rule, in nats, on all benchmarks; a negative one switches every
-    position. The random-position control repeats the thresholds named. Everything below
-    ``benchmark`` is on that one alone (None: the last of the study); ``budgets`` limit the switches
+    position, which is run in any case: curves are measured by it. ``random_rates`` are those of
+    switching positions by chance. Everything below ``benchmark`` is on that one alone (None: the last of the study); ``budgets`` limit the switches
     a response of the JS rule at ``thresholds.high_js``; ``null_thresholds`` are of the null control.
     ``top_p`` None means the study's.
     """
 
     pairs: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct)]
     thresholds: Annotated[Cuts, Field(min_length=1)]
-    random_control_thresholds: Cuts = ()
+    random_rates: Annotated[tuple[Share, ...], AfterValidator(distinct)] = ()
     top_p: TopP | None = None
     benchmark: str | None = None
     rules: SwitchingRules = SwitchingRules()
@@ -394,15 +396,12 @@ class CrossSampling(Part):
     single_token: SingleToken | None = None
 
     @model_validator(mode="after")
-    def _control_repeats(self):
-        extra = [eps for eps in self.random_control_thresholds if eps not in self.thresholds]
-        if extra:
-            raise ValueError(
-                f"'random_control_thresholds' has {extra[0]:g}, which is not in 'thresholds'"
-            )
-        for name in self.rules.pairs or ():
-            if name not in self.pairs:
-                raise ValueError(f"'rules.pairs' names '{name}', which is not in 'pairs'")
+    def _some_of_the_pairs(self):
+        single = self.single_token.pairs if self.single_token else None
+        for key, names in (("rules", self.rules.pairs), ("single_token", single)):
+            for name in names or ():
+                if name not in self.pairs:
+                    raise ValueError(f"'{key}.pairs' names '{name}', which is not in 'pairs'")
         return self
 
 
@@ -509,6 +508,13 @@ class Engines(Part):
         """The settings of a model's engine; a checkpoint has those of its model."""
         own = self.models.get(model.partition("@")[0], Engine())
         return self.model_copy(update=own.model_dump(exclude_none=True))
+
+
+class Cost(Part):
+    """What all notebooks took without records: minutes of processor time in all, on ``machine``."""
+
+    processor_minutes: Positive
+    machine: str
 
 
 class Shape(Part):

@@ -22,6 +22,7 @@ from tokenshift_utils.study.schema import (
     Backend,
     Batch,
     Benchmark,
+    Cost,
     Count,
     CrossSampling,
     DeviceMap,
@@ -86,6 +87,7 @@ class Study(Part):
     problems_per_shard: Count
     vllm: Engines = Engines()
     shape: Shape | None = None
+    cost: Cost | None = None
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.model_dump(), sort_keys=True))
