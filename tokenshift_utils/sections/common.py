@@ -108,17 +108,18 @@ def on_both_supports(
     """(evidence on nuclei, the same quantities on both supports), from a section's rows.
 
     `rows_on(column)` gives (quantity, model, estimate, the same at all positions or None, note), with
-    the JS of that column. The second frame has a row a quantity and model: quantity (in words), model,
+    the JS of that column; only quantities that claims look at are kept. The second frame has a row a quantity and model: quantity (in words), model,
     nucleus, full, both with intervals, and all_positions, the base rate.
     """
-    found = {support: rows_on(column) for support, column in SUPPORTS.items()}
+    found = {
+        support: [row for row in rows_on(column) if row[0] in QUANTITIES]
+        for support, column in SUPPORTS.items()
+    }
     shown: dict[tuple, dict] = {}
     for support, rows in found.items():
         for quantity, model, estimate, _, _ in rows:
-            words = QUANTITIES.get(quantity, quantity.replace("_", " "))
-            row = shown.setdefault(
-                (quantity, model), {"quantity": words, "model": study.models[model].label}
-            )
+            named = {"quantity": QUANTITIES[quantity], "model": study.models[model].label}
+            row = shown.setdefault((quantity, model), named)
             triple = evidence([(quantity, model, estimate, "nothing")]).iloc[0]
             row |= columns_of(support, tuple(triple[["value", "low", "high"]]))
     noted = []

@@ -422,7 +422,7 @@ def say_position(study, found: pd.DataFrame) -> str:
     """Start and answer against the middle, from the evidence."""
     text = (
         "mean JS is {0:.1f} times the middle's where the answer opens, {1:.1f} times in the first "
-        f"tenth of a response, and {{2:.2f}} times there without its first {FIRST} tokens."
+        f"tenth of a response, and {{2:.2g}} times there without its first {FIRST} tokens."
     )
     return _say_evidence(
         study, found, text, "answer_ratio", "start_ratio", "later_start_ratio"

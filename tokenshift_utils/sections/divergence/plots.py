@@ -32,7 +32,7 @@ _FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
 _NOISE = "#8C8C8C"  # what rounding makes
 _TOP = 0.6932  # nats; above ln 2 in single precision too
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of boxes and their whiskers
-_PARTS = {"near_zero": "#B3B3B3", "between": "#8FB8D8", "high": "#D55E00"}
+_PARTS = {"near_zero": "#DADADA", "between": "#7FA8C9", "high": "#D55E00"}
 _OF_CLASSES = (
     ("near_zero_share", "s", _PARTS["near_zero"]),
     ("high_share", "o", _PARTS["high"]),
@@ -204,6 +204,7 @@ def plot_identity(study, table: pd.DataFrame, classes: pd.DataFrame) -> Figure:
             below.errorbar(
                 100 * own[column], own.index, xerr=errors(own, column), fmt=marker, color=hue,
                 markersize=9 if marker == "|" else 6, linewidth=1,
+                markeredgecolor="#555555" if marker == "s" else hue,
             )  # fmt: skip
         below.set_yticks(own.index, own["token_class"])
         below.set(xlabel="of the positions (%)", xlim=(0, None), ylim=(-0.6, len(own) - 0.4))

@@ -260,8 +260,8 @@ def _say_rows(study, table: pd.DataFrame, text: str, *names: str) -> str:
 def say_overlap(study, table: pd.DataFrame) -> str:
     """How much the candidate sets share at high-JS positions."""
     text = (
-        "{pair}: the candidates stay, their order changes: at positions with {at} the top-1 tokens "
-        "agree at {k1:%} (at all positions {all k1:}), the top-2 sets overlap by {k2:%} ({all k2:})."
+        "{pair}: at positions with {at} the top-1 tokens agree "
+        "at {k1:%} (at all positions {all k1:}), the top-2 sets overlap by {k2:%} ({all k2:})."
     )
     return _say_rows(study, table, text, "k1", "k2")
 
@@ -293,29 +293,22 @@ def say_evolution(study, table: pd.DataFrame) -> str:
         return "This study has no checkpoints to follow."
     rows = table[table["support"] == "nucleus"]
     share = f"share_gt_{study.thresholds.high_js:g}"
-    first, last = rows.iloc[0], rows.iloc[-1]
-    middle = (
-        rows.iloc[(rows["step"][1:-1] - last["step"] / 2).abs().argmin() + 1]
-        if len(rows) > 2
-        else first
-    )
+    first, last, high = rows.iloc[0], rows.iloc[-1], study.thresholds.high_js
+
+    def change(name: str) -> str:
+        ends = [f"{r[name]:.2g}" if r[name] >= FLOOR else "below 1e-6" for r in (first, last)]
+        return f"from {ends[0]} to {ends[1]}" if ends[0] != ends[1] else f"stays {ends[0]}"
+
     said = (
-        f"From step {first['step']} to {last['step']} the positions with JS above "
-        f"{study.thresholds.high_js:g} go from {100 * first[share]:.2g}% to {100 * last[share]:.2g}%, "
-        f"and mean JS from {first['mean']:.2g} to {last['mean']:.2g} nats; the 99th percentile goes from "
-        f"{first['p99']:.2g} to {last['p99']:.2g}, the 75th from {_tiny(first['p75'])} to "
-        f"{_tiny(last['p75'])}."
+        f"From step {first['step']} to {last['step']} the share of positions with JS above {high:g} goes "
+        f"{change(share)}, mean JS {change('mean')} nats, the 99th percentile {change('p99')}; the "
+        f"75th {change('p75')}."
     )
     if np.isnan(last["jaccard"]):
         return (
             f"{said}\nThe final model has no high-JS position, so there is no set to overlap with."
         )
-    return (
-        f"{said}\nOf the high-JS set, as Jaccard overlap with the final one, {first['jaccard']:.2g} is "
-        f"there at step {first['step']}, {middle['jaccard']:.2g} at step {middle['step']} and "
-        f"{rows.iloc[-2]['jaccard']:.2g} at step {rows.iloc[-2]['step']}."
-    )
-
-
-def _tiny(value: float) -> str:
-    return f"below {FLOOR:g}" if value < FLOOR else f"{value:.2g}"
+    inner = rows.iloc[:-1]
+    some = inner.iloc[sorted({0, len(inner) // 2, len(inner) - 1})]
+    steps = ", ".join(f"{r['jaccard']:.2g} at step {r['step']}" for _, r in some.iterrows())
+    return f"{said}\nThe high-JS set's Jaccard overlap with the final one is {steps}."
