@@ -48,11 +48,9 @@ const stopName = (rule, t) => {
   if (t < 0) return "every position";
   if (rule === "random") return `random positions, ${percent(t, t < 0.1 ? 1 : 0)} of them`;
   if (rule === "first") return `first ${t} position${t === 1 ? "" : "s"}`;
-  if (rule === "random-switched") return `random positions, as often as JS > ${t}`;
-  if (rule === "random-effective") return `random positions, as many replaced as by JS > ${t}`;
   return `${data.rules[rule]} > ${t}`;
 };
-const ruleName = rule => ({"random-switched": "random positions, as often switched", "random-effective": "random positions, as many replaced"})[rule] || data.rules[rule];
+const ruleName = rule => data.rules[rule];
 
 // State and the URL's fragment -------------------------------------------------------------------
 
