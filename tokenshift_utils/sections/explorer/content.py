@@ -13,7 +13,7 @@ from tokenshift_utils.pairs.rules import KINDS, Rule
 from tokenshift_utils.pairs.walks import can_walk
 from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.records.mixture_trees import MixtureTrees
-from tokenshift_utils.records.requests import items, study_policy, verdict
+from tokenshift_utils.records.requests import items, shards_of, study_policy, verdict
 from tokenshift_utils.records.tokens import tokenizer
 from tokenshift_utils.report.bootstrap import Estimate
 from tokenshift_utils.report.heatmap import CONTEXT, token_piece
@@ -137,17 +137,9 @@ def _of_benchmark(
             leaf = response.tree.record(own[key])
             response.leaves[leaf] = None
             response.mixtures[direction] = {rule: [Mixture(leaf, [])] for rule in rules}
-    shards = -(-len(problems) // study.problems_per_shard)
     for setting, request in requests.items():
         ids = _rows(mixed[setting], name, by_key)
-        switched: dict[tuple, list[int]] = {}
-        for shard in range(shards):
-            columns = ["problem", "sample", "position"]
-            table = executor.read_shard(
-                study, executor.Job(request, shard), "switches", columns
-            ).to_pydict()
-            for problem, sample, position in zip(*table.values()):
-                switched.setdefault((problem, sample), []).append(position)
+        switched = _switched(study, request, len(problems))
         for key, response in by_key.items():
             mixture = None
             if key in ids:
@@ -155,7 +147,7 @@ def _of_benchmark(
                 response.leaves[leaf] = None
                 mixture = Mixture(leaf, sorted(switched.get(key, [])))
             response.mixtures[setting.direction][setting.rule].append(mixture)
-    for shard in range(shards):
+    for shard in range(_shards(study, len(problems))):
         table = executor.read_shard(study, executor.Job(trees.root, shard), "mixture_trees")
         names = ["problem", "sample", "parent", "token", *(f"token_{s}" for s in SIDES), *MEASURED]
         for key, rows in table.select(names).to_pandas().groupby(["problem", "sample"]):
@@ -163,6 +155,25 @@ def _of_benchmark(
                 by_key[key].tree.learn(rows)
     _finish(study, shown, (base, tuned), trees, stops)
     return shown
+
+
+def _switched(study: Study, request: CrossSampling, problems: int) -> dict[tuple, list[int]]:
+    """Where a mixture switched, by problem and sample, in the first so many problems and more."""
+    trees = request.behind(study)
+    (walk, walked), key = trees.walks[0], executor.key_of(study, trees)
+    samples, found = min(walked, samples_shown(study)), {}
+    shards = shards_of(study, request.benchmark, study.problems_per_shard)
+    for shard in range(_shards(study, problems)):
+        switches = trees.switches(study, key, shard, walk, samples)
+        for row, position in zip(switches["row"].tolist(), switches["position"].tolist()):
+            problem, sample = divmod(row, samples)
+            found.setdefault((shards[shard][problem].id, sample), []).append(position)
+    return found
+
+
+def _shards(study: Study, problems: int) -> int:
+    """How many shards hold the first so many problems of a benchmark."""
+    return -(-problems // study.problems_per_shard)
 
 
 def _finish(study: Study, shown: list[Response], policies, trees: MixtureTrees, stops) -> None:
