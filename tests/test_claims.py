@@ -88,11 +88,11 @@ def test_two_sided_judgement(interval, expected):
 
 def test_claims_need_all_of_their_checks():
     good = ("identity_variance", "dapo", 0.2, 0.1, 0.3, "")
-    table = evaluate(ROLES, evidence(good, ("frequent_low_share", "dapo", 0.2, 0.1, 0.3, "")))
+    table = evaluate(ROLES, evidence(good, ("mostly_low_tokens", "dapo", 0.2, 0.1, 0.3, "")))
     assert verdict_of(table, "1-identity", "dapo")[0] == "not supported"
-    table = evaluate(ROLES, evidence(good, ("frequent_low_share", "dapo", 0.6, 0.4, 0.8, "")))
+    table = evaluate(ROLES, evidence(good, ("mostly_low_tokens", "dapo", 0.6, 0.4, 0.8, "")))
     assert verdict_of(table, "1-identity", "dapo")[0] == "undecided"
-    table = evaluate(ROLES, evidence(good, ("frequent_low_share", "dapo", 0.8, 0.7, 0.9, "")))
+    table = evaluate(ROLES, evidence(good, ("mostly_low_tokens", "dapo", 0.8, 0.7, 0.9, "")))
     assert verdict_of(table, "1-identity", "dapo")[0] == "supported"
     table = evaluate(ROLES, evidence(good))
     assert verdict_of(table, "1-identity", "dapo") == (
