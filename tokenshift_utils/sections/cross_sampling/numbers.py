@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
+from tokenshift_utils.report.seeds import holm
 from tokenshift_utils.sections.claims import BUDGET
 from tokenshift_utils.sections.common import by_benchmark, evidence, plan, pooled, say
 from tokenshift_utils.sections.cross_sampling.settings import (
@@ -58,7 +58,9 @@ class Mixed:
             for setting, frame in runs.items()
         }
         self.ways = list(dict.fromkeys(setting[:2] for setting in runs))
-        self.full = {setting[:2]: parts for setting, parts in self.parts.items() if is_full(setting)}
+        self.full = {
+            setting[:2]: parts for setting, parts in self.parts.items() if is_full(setting)
+        }
 
     def benchmarks(self, way: tuple[str, str]) -> list[str]:
         """Labels of the benchmarks of a (model, direction), the pool of them last."""
@@ -203,18 +205,18 @@ def p_below(estimate: Estimate) -> float:
     return (1 + (draws <= 0).sum()) / (1 + len(draws)) if len(draws) else np.nan
 
 
-def holm(estimates: list[Estimate]) -> tuple[list[float], tuple[float, float, float]]:
+def smallest_of(estimates: list[Estimate]) -> tuple[list[float], tuple[float, float, float]]:
     """(p-values that none is above 0, corrected by Holm; the smallest value with an interval).
 
     The interval's ends are the least over all estimates, each at the level of its step.
     """
     p = np.array([p_below(e) for e in estimates])
-    if not estimates or np.isnan(p).any():
-        return [np.nan] * len(p), (np.nan,) * 3
+    if np.isnan(p).any():
+        return list(p), (np.nan,) * 3
     steps = len(p) - p.argsort(kind="stable").argsort(kind="stable")
     ends = np.array([e.interval(int(step)) for e, step in zip(estimates, steps)])
     smallest = min(e.value for e in estimates)
-    return list(multipletests(p, method="holm")[1]), (smallest, *ends.min(axis=0))
+    return holm(p), (smallest, *ends.min(axis=0))
 
 
 def cross_evidence(

@@ -21,8 +21,8 @@ from tokenshift_utils.sections.cross_sampling.numbers import (
     COMPARED,
     KEY,
     Mixed,
-    holm,
     is_full,
+    smallest_of,
 )
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting
 
@@ -218,7 +218,7 @@ def summary_table(
                 if random:
                     chance = curve_of(mixed, random, benchmark)
                     there = chance.at(curve.reach())
-                    at_95, behind = _columns(there), LEVEL + there / -1.0
+                    at_95, behind = _columns(there), (there - LEVEL) / -1.0
                     ahead, lead_95 = _columns(curve.lead(chance)), _columns(behind)
             row |= columns_of("share_for_95", reach) | columns_of("random_at_95", at_95)
             row |= columns_of("lead_at_95", lead_95) | columns_of("lead_over_random", ahead)
@@ -288,7 +288,7 @@ def matched_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> p
     table = pd.DataFrame(rows)
     for (_model, match), some in leads.items():
         where, estimates = zip(*some)
-        p, smallest = holm(list(estimates))
+        p, smallest = smallest_of(list(estimates))
         table.loc[list(where), f"{match}_p_holm"] = p
         for name, value in columns_of(f"{match}_smallest", smallest).items():
             table.loc[list(where), name] = value
@@ -332,7 +332,8 @@ def _share(row, name: str) -> str:
 def say_matched(table: pd.DataFrame) -> str:
     """At how many thresholds the rule is ahead of random positions, and by how much."""
     out = []
-    for (pair, direction), part in table.groupby(["pair", "direction"], sort=False):
+    groups = table.groupby(["pair", "direction"], sort=False) if len(table) else ()
+    for (pair, direction), part in groups:
         part = part[part["effective_p_holm"].notna()] if "effective_p_holm" in part else part[:0]
         if part.empty:
             out.append(f"{pair}, {direction}: no threshold makes 10 to 90% of full replacement.")
