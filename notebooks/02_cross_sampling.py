@@ -54,10 +54,10 @@ from tokenshift_utils.sections.cross_sampling import (
 )
 
 data = records.cross_records(nb.study)
-table = numbers.curve_table(nb.study, data.runs, data.rollouts)
-everything = data.runs, data.rollouts, data.rules, data.interventions
-reach = summary.summary_table(nb.study, *everything)
-oracle = summary.oracle_table(nb.study, *everything)
+mixed = numbers.Mixed(nb.study, data.runs, data.rollouts)
+table = numbers.curve_table(mixed)
+reach = summary.summary_table(mixed, data.rules, data.interventions)
+oracle = summary.oracle_table(mixed, data.rules, data.interventions)
 
 # %% [markdown]
 # ## 2.1 Is a small share of the tokens enough, and is it needed?
@@ -74,7 +74,7 @@ nb.figure(
     "Share of the accuracy gap made up against the share of full switching's replacements, both "
     "directions: the JS rule, random positions, the diagonal and an oracle far to the left.",
 )  # fmt: skip
-nb.say(summary.say_summary(nb.study, reach))
+nb.say(summary.say_summary(reach))
 columns = ["pair", "direction", "benchmark", "gap", "share_for_95", "random_at_95", "oracle_for_95"]
 nb.table(
     reach, "summary", "replacements for 95% of the gap, and what chance does with as many", columns
@@ -91,7 +91,7 @@ nb.table(table, "curves", "accuracy at every threshold and rate, by benchmark", 
 
 # %%
 budget = numbers.budget_table(nb.study, table)
-nb.say(numbers.say_budget(nb.study, budget))
+nb.say(numbers.say_budget(budget))
 columns = [
     "pair",
     "direction",
@@ -113,7 +113,7 @@ nb.table(examples.table1(), "paper_table1", "the paper's Table 1")
 # matched exactly at every threshold, on the line through the random rates of the study.
 
 # %%
-matched = summary.matched_table(nb.study, data.runs, data.rollouts)
+matched = summary.matched_table(mixed)
 picture = plots.plot_matched(nb.study, matched)
 nb.figure(
     picture, "random_control",
@@ -140,13 +140,13 @@ nb.table(matched, "random_control", "lead over both kinds of random positions", 
 # token that the primary drew), the first n positions, the first n JS switches and random positions.
 
 # %%
-compared = rules.rule_table(nb.study, data.rules, data.rollouts)
-ahead = rules.rule_summary(nb.study, data.rules, data.rollouts)
+with_rules = numbers.Mixed(nb.study, data.rules, data.rollouts)
+compared, ahead = rules.rule_table(with_rules), rules.rule_summary(with_rules)
 nb.figure(
     plots.plot_rules(nb.study, ahead), "rules",
     "Mean lead of the JS rule over every other rule at as many replacements, with intervals.",
 )  # fmt: skip
-nb.say(rules.say_rules(nb.study, ahead))
+nb.say(rules.say_rules(ahead))
 columns = ["pair", "direction", "rule", "settings", "js_lead", "share_for_95"]
 nb.table(ahead, "rules_summary", "the JS rule's lead over each, and replacements for 95%", columns)
 nb.table(
@@ -164,7 +164,7 @@ nb.table(
 # control the primary's own token drawn with other luck.
 
 # %%
-tokens = rules.intervention_table(nb.study, data.interventions, data.rollouts)
+tokens = rules.intervention_table(numbers.Mixed(nb.study, data.interventions, data.rollouts))
 nb.figure(
     plots.plot_interventions(nb.study, tokens), "interventions",
     "Accuracy against tokens replaced a response, by whose tokens are put in; dotted lines are the two "
@@ -253,7 +253,7 @@ nb.say(deciding)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-found = numbers.cross_evidence(nb.study, table, reach, matched, data.runs, data.rollouts)
+found = numbers.cross_evidence(mixed, table, reach, matched)
 nb.table(found, "evidence", "what the claims look at")
 nb.say(examples.say_reproduced(nb.study, found))
 

@@ -159,24 +159,24 @@ def test_figures_of_cross_sampling(base, rl, benchmarks, tmp_path):
 
 def drawn_and_said(study, rollouts, runs, focus, tmp_path) -> list[str]:
     """All figures of section 2 saved but those of single tokens, and all its sentences."""
-    table = cross.curve_table(study, runs, rollouts)
-    reach = summary.summary_table(study, runs, rollouts, focus)
-    oracle = summary.oracle_table(study, runs, rollouts, focus)
-    matched = summary.matched_table(study, runs, rollouts)
-    found = cross.cross_evidence(study, table, reach, matched, runs, rollouts)
+    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
+    reach = summary.summary_table(cross.Mixed(study, runs, rollouts), focus)
+    oracle = summary.oracle_table(cross.Mixed(study, runs, rollouts), focus)
+    matched = summary.matched_table(cross.Mixed(study, runs, rollouts))
+    found = cross.cross_evidence(cross.Mixed(study, runs, rollouts), table, reach, matched)
     assert set(found["subject"]) == set(study.cross_sampling.pairs)
     save(draw_cross.plot_curves(study, table, oracle), tmp_path)
     save(draw_cross.plot_matched(study, matched), tmp_path)
     rule_runs, token_runs = loading_cross.on_focus(study, runs, focus)
-    ahead = rules.rule_summary(study, rule_runs, rollouts)
+    ahead = rules.rule_summary(cross.Mixed(study, rule_runs, rollouts))
     save(draw_cross.plot_rules(study, ahead), tmp_path)
-    tokens = rules.intervention_table(study, token_runs, rollouts)
+    tokens = rules.intervention_table(cross.Mixed(study, token_runs, rollouts))
     save(draw_cross.plot_interventions(study, tokens), tmp_path)
     return [
-        cross.say_budget(study, cross.budget_table(study, table)),
-        summary.say_summary(study, reach),
+        cross.say_budget(cross.budget_table(study, table)),
+        summary.say_summary(reach),
         summary.say_matched(matched),
-        rules.say_rules(study, ahead),
+        rules.say_rules(ahead),
         rules.say_interventions(study, tokens),
     ]
 
@@ -204,7 +204,7 @@ def test_cross_sampling_without_controls_and_other_rules(tmp_path):
     rollouts, runs, _ = cross_case(0.2, 0.8, ("easy", "hard"))
     runs = {s: frame for s, frame in runs.items() if s.rule == "js"}
     said = drawn_and_said(study, rollouts, runs, {}, tmp_path)
-    assert "This study has no random-position control." in said
+    assert "There are no random positions to compare with, or no gap." in said
 
 
 def test_figures_of_samplers(tmp_path):

@@ -61,6 +61,7 @@ def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
         best = oracle[(oracle["model"] == model) & (oracle["direction"] == direction)]
         ax.plot([0, 100], [0, 100], ":", color=GREY, linewidth=1)
         ax.axhline(95, color=GREY, linewidth=0.6)
+        _name(ax, "95%", (108, 95), GREY, xytext=(0, -6), ha="right")
         ax.plot(100 * best["replaced"], 100 * best["gap_share"], color="black", linewidth=1)
         if len(random) > 1:
             full = js[js["threshold"] < 0]
@@ -77,7 +78,7 @@ def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
         what = "gain recovered" if direction == FORWARD else "gain destroyed"
         ax.set_ylabel("" if j else f"{TITLES[direction]}\n{what} (%)", fontsize=9.5)
     _name(axes[0, 0], "oracle", _middle(oracle, models[:1], 0.5), "black", xytext=(6, -2))
-    _name(axes[0, 0], "JS rule", (4, 82), color(study, models[0]) if models else GREY)
+    _name(axes[0, 0], "JS rule", (42, 84), color(study, models[0]) if models else GREY)
     _name(axes[0, 0], "random positions", (62, 22), GREY)
     _name(axes[0, 0], "diagonal", (30, 5), GREY)
     return fig
@@ -108,13 +109,14 @@ def plot_matched(study, table: pd.DataFrame) -> Figure:
             ax.plot(x, 100 * here["switched_lead"], ":", color=hue, linewidth=1.2)
             _dots(ax, x, here, "effective_lead", hue, "os"[k % 2], markersize=4, linewidth=0.9)
             if direction == REVERSE:
-                _name(ax, study.models[model].label, (102, 30 - 12 * k), hue, ha="right")
+                _name(ax, study.models[model].label, (102, 116 - 12 * k), hue, ha="right")
         ax.axhline(0, color="#888888", linewidth=1)
         ax.set(title=TITLES[direction], xlabel="JS rule: replaced, % of full switching")
+        ax.set_ylim(top=125)
     axes[0, 0].set_ylabel("lead over random positions\n(points of the gap)")
     if models:
-        _name(axes[0, 0], "dotted: switched as often", (3, 88), GREY)
-        _name(axes[0, 0], "points: as many replaced", (3, 76), GREY)
+        _name(axes[0, 0], "dotted: switched as often", (0, 116), GREY)
+        _name(axes[0, 0], "points: as many replaced", (0, 104), GREY)
     return fig
 
 
@@ -148,7 +150,7 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
     models = list(dict.fromkeys(table["model"]))
     controls = [m for m in models if m not in study.cross_sampling.pairs]
     panels = [[m] for m in models if m not in controls] + ([controls] if controls else [])
-    fig, axes = _panels(max(len(panels), 2), 2, 2.7, sharey=True, sharex="row")
+    fig, axes = _panels(max(len(panels), 2), 2, 2.7, sharey=True)
     for ax in axes[:, len(panels) :].flat:
         ax.set_visible(False)
     looks: dict[str, dict] = {}
@@ -171,8 +173,8 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
                 ax.axhline(100 * mine["goal"].iloc[0], color=hue, linewidth=0.8, linestyle=":")
                 if some == controls and i == 0:
                     k = controls.index(model)
-                    _name(ax, study.models[model].label, (0.97, 0.97 - 0.1 * k), hue,
-                          xycoords="axes fraction", ha="right", va="top")  # fmt: skip
+                    _name(ax, study.models[model].label, (0.03, 0.84 - 0.1 * k), hue,
+                          xycoords="axes fraction")  # fmt: skip
             ax.set(ylim=(-2, 102), title="" if i else _title(study, some, controls))
             ax.set_xlabel("replaced tokens a response" if i else "")
         axes[i, 0].set_ylabel(f"{direction}\naccuracy (%)")

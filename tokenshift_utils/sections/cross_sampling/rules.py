@@ -20,23 +20,23 @@ def rule_name(rule: str, budget: float | None = None) -> str:
     return BUDGET if budget is not None and not np.isnan(budget) else KINDS[rule].label
 
 
-def rule_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd.DataFrame:
+def rule_table(mixed: Mixed) -> pd.DataFrame:
     """Every rule at every threshold: see `run_table`. `threshold` is the rule's number, in nats,
     positions or as a rate."""
-    table = run_table(study, runs, rollouts)
+    table = run_table(mixed)
     table["rule"] = [rule_name(*row) for row in zip(table["rule"], table["budget"])]
     table["budget"] = ["" if pd.isna(b) else str(int(b)) for b in table["budget"]]
     return table.drop(columns=["insert", "gain"])
 
 
-def rule_summary(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd.DataFrame:
+def rule_summary(mixed: Mixed) -> pd.DataFrame:
     """The JS rule's mean lead over every other one, and what each needs for 95% of the gap.
 
     Leads are in shares of the gap, at equal numbers of effective replacements up to the most that
     both rules make; negative: the other rule does more with as few. `share_for_95` is in the
     replacements of full switching, which is no rule's own setting.
     """
-    mixed, rows = Mixed(study, runs, rollouts), []
+    rows = []
     for way in mixed.ways:
         label = mixed.benchmarks(way)[-1]
         parts: dict[str, list[Setting]] = {}
@@ -47,7 +47,7 @@ def rule_summary(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd
         known = not mixed.why_no_gap(way, label)
         curves = {name: curve_of(mixed, some, label) for name, some in parts.items()}
         for name, curve in curves.items():
-            row = {"pair": study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row = {"pair": mixed.study.models[way[0]].label, "model": way[0], "direction": way[1]}
             row |= {"rule": name, "settings": len(parts[name])}
             other = known and name != JS and JS in curves
             lead = curves[JS].lead(curve).columns("js_lead") if other else {}
@@ -60,7 +60,7 @@ def rule_summary(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd
     return pd.DataFrame(rows)
 
 
-def say_rules(study, summary: pd.DataFrame) -> str:
+def say_rules(summary: pd.DataFrame) -> str:
     """Which rules JS is ahead of, with which it is level, and which are ahead of it."""
     out = []
     for (pair, direction), part in summary.groupby(["pair", "direction"], sort=False):
@@ -91,15 +91,15 @@ def intervention_name(study, model: str, direction: str, insert: str, gain: floa
     return other
 
 
-def intervention_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd.DataFrame:
+def intervention_table(mixed: Mixed) -> pd.DataFrame:
     """Tokens of RL models, SFT controls, the primary itself and of extrapolations, at JS positions.
 
     `pair` is the model whose divergence from base decides where, `tokens_of` whose tokens come
     there; for the null control `goal` is still the other model's own accuracy. See `run_table`.
     """
-    table = run_table(study, runs, rollouts)
-    columns = ["model", "direction", "insert", "gain"]
-    names = [intervention_name(study, *row) for row in table[columns].itertuples(index=False)]
+    table = run_table(mixed)
+    rows = table[["model", "direction", "insert", "gain"]].itertuples(index=False)
+    names = [intervention_name(mixed.study, *row) for row in rows]
     table.insert(3, "tokens_of", names)
     return table.drop(columns=["rule", "budget"])
 
