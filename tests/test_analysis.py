@@ -13,6 +13,7 @@ from tokenshift_utils.sections.common import by_benchmark, evidence, percent, po
 from tokenshift_utils.sections.divergence import numbers
 from tokenshift_utils.sections.mechanics import numbers as analysis_mechanics
 from tokenshift_utils.sections.robustness import numbers as analysis_robustness
+from tokenshift_utils.tasks.benchmarks import Problem
 
 STUDY = made_up.study()
 ONE = made_up.study(benchmarks={"easy": {"path": "easy.jsonl", "label": "Easy"}}, robustness=None)
@@ -33,6 +34,10 @@ def positions(js, **columns):
             "js_full": js,
             "entropy_base": 0.0,
             "entropy_tuned": 0.0,
+            "nucleus_base": 1,
+            "nucleus_tuned": 1,
+            "rank_base_of_tuned_top1": 1,
+            "logp_base_of_tuned_top1": -0.1,
         }
     )
     frame["answer_start"] = pd.array([None] * n, dtype="Int32")
@@ -265,6 +270,63 @@ def test_support_table_by_hand():
     assert [row[n] for n in names] == [0.25, 0.25, 0.25, 0.5]
     assert row["nucleus_zero"] == 0.5 and row["nucleus_high_full_high"] == 0.5
     assert row["full_median_at_nucleus_high"] == pytest.approx(0.2525)
+    assert row["nuclei_differ_at_high"] == row["nuclei_differ"] == 0
+    row = analysis_robustness.support_table(ONE, {"dapo": frame.assign(nucleus_base=[2, 1, 2, 2])})
+    assert row["nuclei_differ_at_high"][0] == 0.5 and row["nuclei_differ"][0] == 0.75
+
+
+def test_the_same_positions_at_another_top_p():
+    here = positions(
+        [0.5, 0.5, 0.0, 0.0], js_full=[0.0, 0.2, 0.2, 0.0], rank_base_of_tuned_top1=[1, 2, 3, 4]
+    )
+    wider = positions([0.3, 0.0, 0.0, 0.0]).sample(frac=1, random_state=0)
+    table = analysis_robustness.top_p_table(STUDY, {0.7: here, 0.9: wider}).set_index("top_p")
+    assert list(table.index) == [0.7, 0.9, 1.0]
+    assert list(table["high"]) == [0.5, 0.25, 0.5] and list(table["near_zero"]) == [0.5, 0.75, 0.5]
+    assert list(table["stays_high"]) == [1.0, 0.5, 0.5]
+    assert list(table["at_high_top1"]) == [0.5, 1.0, 0.0]
+    assert "50.00%" in analysis_robustness.say_top_p(STUDY, table.reset_index())
+
+
+@pytest.mark.parametrize(
+    "text, right",
+    [
+        ("so it is 1,234", 1), ("1234 it is", 1), ("5-1234", 1), ("it is -1234", 0), ("1234.5", 0),
+        ("1234. So 5", 0), ("none", 0),
+    ],
+)  # fmt: skip
+def test_the_last_number_is_judged_whatever_its_form(text, right, monkeypatch):
+    problems = [Problem("p", "", "1234"), Problem("q", "", "Tom")]
+    monkeypatch.setattr(analysis_robustness, "load_benchmark", lambda study, name: problems)
+    frame = pd.DataFrame(
+        {
+            "benchmark": "easy", "problem": ["p", "p", "q"], "correct": False, "answer": [None, "1", "Tom"],
+            "finish_reason": ["eos", "length", "eos"], "text": text,
+        }
+    )  # fmt: skip
+    found = analysis_robustness.with_forms(ONE, frame)
+    assert found["last_number"].tolist()[:2] == [right, 0] and np.isnan(found["last_number"][2])
+    assert found["answered"].tolist() == [False, False, True]
+
+
+def test_form_and_pass_at_k_of_a_gap():
+    problems = [("easy", str(i)) for i in range(4) for _ in range(4)]
+    frame = pd.DataFrame(problems, columns=["benchmark", "problem"])
+    base = frame.assign(correct=[True, False, False, False] * 4, answered=[True, False] * 8)
+    base["last_number"] = [1.0, 1.0, 0.0, 0.0] * 4
+    tuned = frame.assign(correct=True, answered=True, last_number=1.0)
+    answers = {"base": base, "dapo": tuned}
+    gap = analysis_robustness.format_table(ONE, answers).iloc[0]
+    assert [gap["gap"], gap["gap_last_number"], gap["form_points"]] == [0.75, 0.5, 0.25]
+    assert gap["k"] == 4 and gap["gap_pass"] == 0
+    table = analysis_robustness.answers_table(ONE, answers).set_index("model")
+    assert table.loc["base", "accuracy"] == 0.25 and table.loc["base", "pass@4"] == 1
+    assert (
+        table.loc["base", "answered_share"] == 0.5
+        and table.loc["base", "accuracy_last_number"] == 0.5
+    )
+    said = analysis_robustness.say_passes(ONE, table.reset_index(), pd.DataFrame([gap]))
+    assert "it sharpens what base can do" in said and "100.0%" in said
 
 
 def test_sampler_settings_vary_one_thing_at_a_time():

@@ -75,7 +75,7 @@ def test_intervals_over_seeds_stand_beside_and_decide_between_recipes():
 
 
 def test_the_log_of_criteria_is_written_and_unfolds():
-    page = overview.write_criteria_log(STUDY)
+    page = overview.write_criteria_log(STUDY).data
     text = (paths.results(STUDY.name) / "criteria_log.md").read_text()
     assert "4-boosts-alike" in text and "4-boosts-alike" in page and "<details>" in page
 
@@ -92,3 +92,40 @@ def test_gallery_embeds_every_figure_by_notebook():
     page = overview.gallery(STUDY).data
     assert page.count("data:image/png;base64,") == 2
     assert page.index("Divergence characterization") < page.index("Robustness")
+
+
+def test_leading_claims_stand_side_by_side_with_those_not_measured():
+    leave(
+        "01",
+        ("near_zero_share", "dapo", (0.9, 0.88, 0.92), ""),
+        ("end_ratio", "dapo", (0.5, 0.4, 0.6), ""),
+    )
+    leave("03", ("rank1", "dapo", (0.39, 0.35, 0.45), ""))
+    studies, without = overview.side_by_side(STUDY)
+    assert list(studies) == [STUDY.name] and without == []
+    table = overview.forest_table(studies).set_index("claim")
+    assert table.loc["1-sparsity-dapo", "margin"] == pytest.approx(7)
+    assert table.loc["1-end", "margin_high"] == pytest.approx(-40)
+    straddles = table.loc["3-rank1", ["margin_low", "margin", "margin_high"]].tolist()
+    assert straddles == pytest.approx([-5, 1, 5])
+    assert table.loc["2-sufficiency", "label"] == "not measured"
+    fig = overview.plot_forest(table.reset_index(), studies)
+    texts = [text.get_text() for text in fig.axes[0].texts]
+    assert "holds" in texts and "not measured" in texts
+    said = overview.say_verdicts(overview.verdict_table(studies), ["other"])
+    assert "of 3 claims" in said and "1 hold, 1 do not, 1 are undecided" in said
+    assert "Not computed here: other." in said
+
+
+def test_the_open_questions_are_answered_from_tables_or_said_to_be_open():
+    table, said = overview.open_questions({STUDY.name: STUDY})
+    assert len(table) == 15 and set(table[STUDY.name]) == {"not measured"}
+    assert "not measured: 1, 2, 3" in said
+    leave("01", ("end_ratio", "dapo", (0.5, 0.4, 0.6), ""))
+    sources = pd.DataFrame({"trajectories": ["its own"], "benchmark": ["Easy"]})
+    share = {"nucleus_high": [0.02], "nucleus_high_low": [0.01], "nucleus_high_high": [0.03]}
+    write_table(sources.assign(**share), paths.tables(STUDY.name), "05_trajectories")
+    table = overview.open_questions({STUDY.name: STUDY})[0].set_index("number")
+    assert table.loc[9, "answer"] == "high-JS positions: 2.0% [1.0, 3.0] on its own"
+    assert "0.5 [0.4, 0.6], not supported" in table.loc[11, "answer"]
+    assert table.loc[6, STUDY.name] == "in part" and table.loc[1, STUDY.name] == "not measured"

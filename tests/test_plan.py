@@ -150,3 +150,13 @@ def test_mixture_trees_are_planned_where_records_are_read_off_them():
     assert "8 sets of trees" in trees and "assumed: 0.2 distinct prefixes a token" in trees
     assert "switches" not in text
     assert "Mixture trees" not in plan(load_study("qwen2.5-32b-dapo"))
+
+
+def test_a_study_may_say_how_long_it_took(mini_root):
+    study = load_study("mini")
+    assert "processor time" not in plan(study)
+    study = study.with_overrides(
+        workers=2, cost={"processor_minutes": 65, "machine": "a 2-core laptop"}
+    )
+    said = "about 65 minutes of processor time on a 2-core laptop, so 33 with 2 processes"
+    assert said in plan(study)

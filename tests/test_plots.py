@@ -92,7 +92,9 @@ def figures_of_shifts(study, data):
     yield draw_mechanics.plot_mass(study, mass)
     yield draw_mechanics.plot_evolution(study, evolution, "dapo")
     yield draw_robustness.plot_support(study, data)
-    yield draw_robustness.plot_sources(study, sources, "dapo")
+    samplers = {(0.7, 1.0): data["dapo"], (1.0, 1.0): data["dapo"]}
+    sampler = robustness.sampling_table(study, samplers, {key: {} for key in samplers})
+    yield draw_robustness.plot_measured(study, sources, sampler, "dapo")
 
 
 def save(fig, directory):
@@ -205,19 +207,6 @@ def test_cross_sampling_without_controls_and_other_rules(tmp_path):
     runs = {s: frame for s, frame in runs.items() if s.rule == "js"}
     said = drawn_and_said(study, rollouts, runs, {}, tmp_path)
     assert "There are no random positions to compare with, or no gap." in said
-
-
-def test_figures_of_samplers(tmp_path):
-    style.use_style()
-    keys = [(s["top_p"], s["temperature"]) for s in robustness.sampling_settings(SMALL)]
-    data = {k: made_up.shifts(i, benchmarks=("hard",)) for i, k in enumerate(keys)}
-    rollouts = {k: {"base": made_up.rollouts(0.1), "dapo": made_up.rollouts(0.9)} for k in keys}
-    rollouts = {
-        k: {m: f[f["benchmark"] == "hard"] for m, f in v.items()} for k, v in rollouts.items()
-    }
-    table = robustness.sampling_table(SMALL, data, rollouts)
-    assert robustness.say_sampling(SMALL, table)
-    save(draw_robustness.plot_sampling(SMALL, table), tmp_path)
 
 
 def test_saved_figures_are_the_same_bytes_twice(tmp_path):

@@ -61,6 +61,17 @@ def test_models_and_checkpoints_are_addressed_alike():
         study.model("ppo")
 
 
+def test_runs_from_other_seeds_are_addressed_like_checkpoints():
+    seeds = [{"seed": n, "path": f"elsewhere/{n}"} for n in (2, 5)]
+    study = load_study("tiny").with_overrides(**{"models.dapo.seeds": seeds})
+    assert study.seed_names("dapo") == ["dapo@seed-2", "dapo@seed-5"]
+    assert study.model_path("dapo@seed-5") == paths.root() / "elsewhere/5"
+    assert study.accuracy_samples("dapo@seed-2") == study.samples.checkpoints
+    assert {*study.seed_names("dapo"), *study.checkpoint_names("dapo")} < set(study.every_model)
+    with pytest.raises(TokenshiftError, match="no seed 3: it has 2, 5"):
+        study.model("dapo@seed-3")
+
+
 TOP = {"top_logprobs": 20}
 BAD = {
     "unknown key": ({"sampling.topp": 0.5}, "unknown key 'sampling.topp'"),
@@ -69,6 +80,11 @@ BAD = {
     "temperature of 0": ({"sampling.temperature": 0}, "'sampling.temperature' is 0"),
     "temperature below 0": ({"sampling.temperature": -1.0}, "'sampling.temperature' is -1.0"),
     "infinite temperature": ({"sampling.temperature": float("inf")}, "finite"),
+    "seeds that do not rise": ({"models.dapo.seeds": [{"seed": 2, "path": "a"}] * 2}, "must rise"),
+    "the model's own seed": (
+        {"models.dapo.seeds": [{"seed": 1, "path": "a"}]},
+        "'models.dapo.seeds",
+    ),
     "not a number": ({"samples.shifts": "many"}, "'samples.shifts' is 'many'"),
     "no benchmarks": ({"benchmarks": {}}, "'benchmarks'"),
     "vllm on several processes": ({"backend": "vllm"}, "'workers' is 2, but with vllm"),

@@ -98,7 +98,7 @@ def train(
         )
     from tokenshift_utils.training.tiny.models import train
 
-    train(loaded, only, fresh, dry_run)
+    train(loaded, only, fresh, dry_run, processes)
 
 
 @app.command("word-problems")
@@ -198,6 +198,19 @@ def claims(study: StudyOption = "tiny") -> None:
     from tokenshift_utils.study.study import load_study
 
     typer.echo(claims_markdown(load_study(study).name), nl=False)
+
+
+@app.command()
+def explore(study: StudyOption = "tiny") -> None:
+    """Write the explorer: one page on which the threshold moves and the mixed response with it."""
+    from tokenshift_utils import paths
+    from tokenshift_utils.run.checks import check_inputs
+    from tokenshift_utils.sections.explorer.page import write_explorer
+    from tokenshift_utils.study.study import load_study
+
+    loaded = load_study(study)
+    check_inputs(loaded)
+    typer.echo(f"wrote {paths.display(write_explorer(loaded))}")
 
 
 @app.command()

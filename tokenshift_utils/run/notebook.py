@@ -110,11 +110,12 @@ class Notebook:
         png = save_figure(fig, paths.figures(self.study.name), f"{self.number}_{name}")[0]
         display(Image(filename=str(png), width=width, alt=alt))
 
-    def table(self, frame, name: str, holds: str, columns=None, rows: int = ROWS) -> None:
+    def table(self, frame, name: str, holds: str, columns=None, rows: int | None = ROWS) -> None:
         """Write a table as ``results/<study>/tables/NN_name`` (csv, md, tex), and show it folded.
 
         The line that unfolds it says what it ``holds`` and where the file is. Shown are some
-        ``columns`` (with their intervals; None: the first) and the first ``rows``; the files have all.
+        ``columns`` (with their intervals; None: the first) and the first ``rows`` (None: all, where a
+        reader looks things up); the files have all.
         """
         from IPython.display import display
 
@@ -123,7 +124,7 @@ class Notebook:
         estimates = [c for c in frame.columns if c not in ends]
         columns = list(estimates if columns is None else columns)[:COLUMNS]
         kept = [c for n in columns for c in (n, f"{n}_low", f"{n}_high") if c in frame]
-        shown = frame[kept].head(min(rows, ROWS))
+        shown = frame[kept].head(len(frame) if rows is None else min(rows, ROWS))
         size = f"{len(shown)} of {len(frame)} rows" if len(shown) < len(frame) else ""
         if len(columns) < len(estimates):
             size = ", ".join(filter(None, [size, f"{len(columns)} of {len(estimates)} columns"]))
@@ -147,6 +148,22 @@ class Notebook:
         from IPython.display import display
 
         display(*what)
+
+    def explorer(self, data=None) -> None:
+        """Write ``results/<study>/explorer.html`` and show the page.
+
+        ``data`` are the records of section 2, read or computed where None. Of a study whose
+        mixtures leave no trees, it says so.
+        """
+        from IPython.display import display
+
+        from tokenshift_utils.sections.explorer.content import lacks_trees
+        from tokenshift_utils.sections.explorer.page import framed, write_explorer
+
+        if lack := lacks_trees(self.study):
+            print(f"No explorer: {lack}.")
+        else:
+            display(framed(write_explorer(self.study, data)))
 
 
 def check_parameters(notebook: str, given) -> None:

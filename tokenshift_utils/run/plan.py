@@ -199,6 +199,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
     too_long = check_lengths(study)
     shape, work = shape_of(study), count_work(study, assumed.mean_tokens)
     parts = [
+        *([_time(study)] if study.cost else []),
         _tokens(study, work, assumed),
         _memory(study, shape, assumed),
         _hours(study, shape, work, assumed),
@@ -208,6 +209,14 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
     ]
     parts += [f"Warning: {too_long}"] if too_long else []
     return f"{study.title}\n\n" + "\n\n".join(parts)
+
+
+def _time(study: Study) -> str:
+    minutes, workers = study.cost.processor_minutes, max(1, study.workers)
+    return (
+        f"Time without records: about {minutes:g} minutes of processor time on {study.cost.machine}, "
+        f"so {math.ceil(minutes / workers)} with {workers} processes on idle cores"
+    )
 
 
 def _tokens(study: Study, work: list[Work], assumed: Assumptions) -> str:

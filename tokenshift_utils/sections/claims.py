@@ -101,7 +101,7 @@ class Claim(_Entry):
     reason: str
     requires: tuple[Role, ...] = ()
     over: Literal["problems", "seeds"] = "problems"
-    lead: bool = False
+    lead: str = ""
 
     @cached_property
     def section(self) -> int:
@@ -192,7 +192,7 @@ def chance(
     law = stats.norm if math.isnan(seeds) else stats.t(max(seeds - 1, 1))
     error = max((high - low) / 2 / law.ppf(0.5 + level / 2), 1e-300)
     room = min(value - check.above, check.below - value)
-    return float(law.sf(room / error))
+    return round(float(law.sf(room / error)), 6)  # tails beyond are not to be believed
 
 
 def estimates(

@@ -1,4 +1,4 @@
-"""What the notebooks found, together: the claims and the gallery. Reads results, computes nothing.
+"""What the notebooks found, together: claims, studies side by side, gallery. Reads results only.
 
 The other notebooks leave tables of evidence and figures; a notebook that has not been run leaves
 its claims untestable, which the table says.
@@ -14,18 +14,28 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_csv, write_text
+from tokenshift_utils.report.style import color
 from tokenshift_utils.report.tables import to_html, to_markdown
 from tokenshift_utils.sections.claims import (
+    CLAIMS,
     EVIDENCE_COLUMNS,
+    NOT_SUPPORTED,
+    NOT_TESTABLE,
     SUPPORTED,
+    UNDECIDED,
     VERDICTS,
     criteria_log,
+    estimates,
     evaluate,
 )
+from tokenshift_utils.sections.questions import questions_table, say_questions
+from tokenshift_utils.study.study import Study, load_study
 
 RUN_AGAIN = "delete it and run the notebook that makes it again (tokenshift reproduce)"
 SECTIONS = {
@@ -61,17 +71,162 @@ def roles(study) -> dict[str, set]:
     return {name: {spec.kind, spec.recipe} for name, spec in study.models.items()}
 
 
-def write_criteria_log(study) -> str:
+# Studies side by side ----------------------------------------------------------------------------
+
+
+def side_by_side(study) -> tuple[dict[str, Study], list[str]]:
+    """(studies with evidence by name, this one first; names of those without any).
+
+    Of the studies under ``notebooks/studies``; those that are for tests are left out.
+    """
+    found, without = {study.name: study}, []
+    for file in sorted(paths.studies().glob("*.yaml")):
+        if file.stem == study.name or "smoke" in file.stem:
+            continue
+        if read_evidence(file.stem).empty:
+            without.append(file.stem)
+        else:
+            found[file.stem] = load_study(file.stem)
+    return found, without
+
+
+def verdict_table(studies: dict[str, Study]) -> pd.DataFrame:
+    """How many claims and subjects have each verdict: a row a study and grade."""
+    rows = []
+    for name, study in studies.items():
+        claims = claims_table(study, read_evidence(name))
+        for grade, own in claims.groupby("grade", sort=False):
+            counts = {verdict: int((own["verdict"] == verdict).sum()) for verdict in VERDICTS}
+            rows.append({"study": name, "grade": grade} | counts)
+    return pd.DataFrame(rows)
+
+
+def forest_table(studies: dict[str, Study]) -> pd.DataFrame:
+    """The leading claims on each study, a row a subject: by how much the criterion is kept.
+
+    Columns: claim, words, study, subject, label, the check that is kept least (quantity, above, below,
+    value, low, high, over, seeds, verdict), and margin, margin_low, margin_high: how far the quantity
+    is inside its bound, in percentage points (of a ratio: percent), negative outside. A claim that was
+    not measured has no quantity.
+    """
+    rows = []
+    for claim in (c for c in CLAIMS if c.lead):
+        for name, study in studies.items():
+            found = estimates(roles(study), read_evidence(name), study.statistics.confidence)
+            found = found[(found["claim"] == claim.id) & (found["over"] == claim.over)]
+            found = found[found["low"].notna()]
+            head = {"claim": claim.id, "words": claim.lead, "study": name}
+            rows += [
+                head | {"subject": subject, "label": study.models[subject].label} | _least(own)
+                for subject, own in found.groupby("subject", sort=False)
+            ] or [head | {"label": "not measured"}]
+    return pd.DataFrame(rows)
+
+
+def _least(checks: pd.DataFrame) -> dict:
+    """The check with the least margin, and that margin."""
+    ends = {}
+    for end in ("value", "low", "high"):
+        inside = np.minimum(checks[end] - checks["above"], checks["below"] - checks[end])
+        ends[end] = 100 * inside.to_numpy()
+    least = int(np.argmin(ends["value"]))
+    margins = sorted(ends[end][least] for end in ends)
+    row = checks.iloc[least].drop(["claim", "subject", "note", "p"]).to_dict()
+    named = ("margin_low", "margin", "margin_high")
+    return row | dict(zip(named, (margins[0], ends["value"][least], margins[2])))
+
+
+def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
+    """Leading claims, a row a claim and study, a mark a model: right of the line the criterion holds.
+
+    Filled marks: the interval is over problems; open ones: over training seeds.
+    """
+    claims = list(dict.fromkeys(table["claim"]))
+    height = 0.30 * len(claims) * len(studies) + 0.24 * len(claims) + 0.9
+    fig, ax = plt.subplots(figsize=(7.6, height))
+    ax.axvline(0, color="black", linewidth=1)
+    looks = {label: mark for label, mark in zip(table["label"].unique(), "os^Dv<>" * 9)}
+    y, ticks, names = 0.0, [], {}
+    for claim in claims:
+        own = table[table["claim"] == claim]
+        ax.text(0, y, own["words"].iloc[0], transform=ax.get_yaxis_transform(), va="center",
+                fontweight="bold", fontsize=9.5)  # fmt: skip
+        for name, study in studies.items():
+            y -= 1
+            ticks.append((y, name))
+            rows = own[own["study"] == name]
+            if "margin" not in rows or rows["margin"].isna().all():
+                ax.text(0, y, "not measured", va="center", color="#666666", fontsize=9,
+                        bbox={"facecolor": "white", "linewidth": 0, "pad": 1})  # fmt: skip
+                continue
+            for step, (_, row) in enumerate(rows.iterrows()):
+                hue = color(study, row["subject"])
+                at = y + 0.13 * (len(rows) - 1) - 0.26 * step
+                ax.hlines(at, row["margin_low"], row["margin_high"], color=hue)
+                mark = looks[row["label"]]
+                ax.plot(row["margin"], at, marker=mark, color=hue, markersize=5,
+                        markerfacecolor=hue if row["over"] == "problems" else "white")  # fmt: skip
+                names[row["label"]] = (mark, hue, hue)
+        y -= 1.15
+    ax.set_xscale("symlog", linthresh=1, linscale=0.6)
+    ends = [-100, -10, -1, 0, 1, 10, 100]
+    ax.set_xticks(ends, [f"{end:+d}" if end else "criterion" for end in ends])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_yticks([at for at, _ in ticks], [name for _, name in ticks])
+    ax.set_ylim(y + 0.6, 0.7)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("points outside (−) or inside (+) the criterion; of ratios, percent")
+    for at, side, text in ((0.0, "left", "does not hold"), (1.0, "right", "holds")):
+        ax.text(at, 1.0, text, ha=side, va="bottom", transform=ax.transAxes, color="#444444")
+    names["over problems"], names["over seeds"] = (
+        ("s", "#888888", c) for c in ("#888888", "white")
+    )
+    handles = [
+        plt.Line2D([], [], linestyle="", marker=mark, color=hue, markerfacecolor=face, label=name)
+        for name, (mark, hue, face) in names.items()
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=5)
+    return fig
+
+
+def open_questions(studies: dict[str, Study]) -> tuple[pd.DataFrame, str]:
+    """The paper's open questions, see `questions.questions_table`, and a sentence on each study."""
+    claims = {name: claims_table(s, read_evidence(name)) for name, s in studies.items()}
+    table = questions_table(studies, claims)
+    return table, say_questions(table)
+
+
+def say_verdicts(counts: pd.DataFrame, without: list[str]) -> str:
+    """How many claims hold on each study, leaving out those that are near certain by design."""
+    lines = []
+    for name, own in counts.groupby("study", sort=False):
+        telling = own[own["grade"] != "structural"][list(VERDICTS)].sum()
+        tested = telling.sum() - telling[NOT_TESTABLE]
+        easy = int(own.loc[own["grade"] == "structural", SUPPORTED].sum())
+        lines.append(
+            f"**{name}**: of {tested} claims (a model each) that could have failed, {telling[SUPPORTED]} "
+            f"hold, {telling[NOT_SUPPORTED]} do not, {telling[UNDECIDED]} are undecided; {easy} more "
+            "hold that are near certain by design."
+        )
+    if without:
+        lines.append(f"Not computed here: {', '.join(without)}.")
+    return "\n".join(lines)
+
+
+def write_criteria_log(study):
     """Write ``results/<study>/criteria_log.md``; returns the log as HTML that unfolds."""
+    from IPython.display import HTML
+
     log = criteria_log()
     text = (
         "Changes of the claims' criteria since they were first fixed; `seen` says whether a change was\n"
         "made before or after the numbers that it decides were seen.\n\n"
     )
     file = paths.results(study.name) / "criteria_log.md"
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, f"# Criteria that changed\n\n{text}{to_markdown(log)}")
-    title = f"{len(log)} changes of criteria ({paths.display(file)})"
-    return f"<details><summary>{title}</summary>\n{to_html(log)}\n</details>"
+    title = f"Changes of criteria: {len(log)} ({paths.display(file)})"
+    return HTML(f"<details><summary>{title}</summary>\n{to_html(log)}\n</details>")
 
 
 def section_claims(study, evidence: pd.DataFrame, section: int, seeds=None) -> pd.DataFrame:

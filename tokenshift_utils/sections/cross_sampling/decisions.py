@@ -13,9 +13,8 @@ import re
 
 DECIDES = ("format", "arithmetic", "strategy", "wording")
 STEPS = (
-    "multiply divide add subtract product total sum difference left right start just take first "
-    "check wait guess maybe looks done ones tens carry borrow each every times plus minus since so "
-    "because therefore then next let find"
+    "multiply divide add subtract product total sum difference left right start just take check wait "
+    "guess maybe looks done ones tens carry borrow each every times plus minus"
 )
 _FORM = re.compile(r"boxed|answer|final|[{}]|^$|^<.+>$")
 _KINDS = (("number", r"[-−]?\d"), ("sign", r"[+\-−*/=×÷<>]"), ("word", r"\w"))

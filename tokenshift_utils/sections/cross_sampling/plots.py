@@ -171,9 +171,9 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
                           markersize=4.5, markerfacecolor=fill, linewidth=0.8)  # fmt: skip
                 ax.axhline(100 * mine["before"].iloc[0], color=GREY, linewidth=0.8, linestyle=":")
                 ax.axhline(100 * mine["goal"].iloc[0], color=hue, linewidth=0.8, linestyle=":")
-                if some == controls and i == 0:
+                if some == controls and i == 1:
                     k = controls.index(model)
-                    _name(ax, study.models[model].label, (0.03, 0.84 - 0.1 * k), hue,
+                    _name(ax, study.models[model].label, (0.12, 0.72 - 0.1 * k), hue,
                           xycoords="axes fraction")  # fmt: skip
             ax.set(ylim=(-2, 102), title="" if i else _title(study, some, controls))
             ax.set_xlabel("replaced tokens a response" if i else "")
@@ -235,7 +235,7 @@ def plot_effects(study, table: pd.DataFrame) -> Figure:
 
 def plot_critical(study, ranking: pd.DataFrame, models: pd.DataFrame) -> Figure:
     """Which measure ranks positions by effect (left); what foretells the effect (right)."""
-    fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.6), width_ratios=(1, 0.8))
+    fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.6), width_ratios=(1, 1))
     for ax, table, value, name in (
         (axes[0], ranking, "spearman", "measure"),
         (axes[1], models, "explained", "known"),
@@ -251,7 +251,7 @@ def plot_critical(study, ranking: pd.DataFrame, models: pd.DataFrame) -> Figure:
         ax.axvline(0, color="#888888", linewidth=1)
         ax.set_yticks([-i for i in range(len(names))], names, fontsize=8.5)
         ax.grid(axis="y", visible=False)
-    axes[0].set_xlabel("rank correlation with the effect (%)")
+    axes[0].set_xlabel("rank correlation (%)")
     axes[1].set_xlabel("variance foretold (%)")
     handles = [
         plt.Line2D([], [], linestyle="", marker=MARKS[d], color="#333333", label=d, markersize=5,

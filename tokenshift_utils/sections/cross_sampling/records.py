@@ -119,11 +119,27 @@ def single_token_requests(study) -> dict[tuple[str, str], list[SingleToken]]:
 
 def requests(study) -> list[Request]:
     """All that section 2 asks of the store."""
-    here = study.cross_benchmark
     wanted = [*rollout_requests(study).values(), *single_token_requests(study).values()]
-    wanted += [setting_requests(study, s) for s in settings.curve_settings(study)]
-    wanted += [setting_requests(study, s, here) for s in settings.focus_settings(study)]
-    return [request for some in wanted for request in some]
+    return [request for some in wanted for request in some] + mixture_requests(study)
+
+
+def mixture_requests(study, model: str | None = None) -> list[CrossSampling]:
+    """All mixtures, or those with one model.
+
+    Who needs some of them asks for all that share their trees: what is asked for at once is read
+    together, and so the records are the same whichever notebook runs first.
+    """
+    here = study.cross_benchmark
+    curve = dict.fromkeys(settings.curve_settings(study))
+    if (robust := study.robustness) and robust.pair in study.cross_sampling.pairs:
+        curve |= {Setting(robust.pair, FORWARD, robust.mixed_threshold): None}
+    wanted = [(s, None) for s in curve] + [(s, here) for s in settings.focus_settings(study)]
+    return [
+        request
+        for setting, benchmarks in wanted
+        if model in (None, setting.model)
+        for request in setting_requests(study, setting, benchmarks)
+    ]
 
 
 def on_focus(study, runs: dict, focus: dict) -> tuple[dict, dict]:

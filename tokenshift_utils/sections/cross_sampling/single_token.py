@@ -27,11 +27,11 @@ MEASURES = {
     "tv": "total variation, nuclei",
     "kl_primary": "KL(primary || other)",
     "kl_other": "KL(other || primary)",
-    "log_ratio": "log-prob of primary's token, primary minus other",
+    "log_ratio": "signed log-prob difference",
     "entropy_primary": "primary's entropy",
     "entropy_intervention": "other's entropy",
     "doubt_primary": "primary's margin, negative",
-    "rank": "rank of the other's token under primary",
+    "rank": "primary's rank of other's token",
 }
 
 

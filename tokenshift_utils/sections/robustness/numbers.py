@@ -1,20 +1,34 @@
 """Section 5, what reviewers asked for: do the findings hang on how they were measured? (numbers)
 
-Three questions: is JS on truncated distributions an artefact of the truncation; does it matter on
-whose trajectories it is measured; how does it change with top-p and temperature.
+Is high JS the edge of the nucleus, and which findings hold at another top-p; does it matter on whose
+trajectories, and with which sampler, it is measured; how much of the accuracy gained is the form of
+the answer; does RL solve problems that base never solves.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 
 from tokenshift_utils.report.bootstrap import Bootstrap
+from tokenshift_utils.report.seeds import pass_at_k
+from tokenshift_utils.sections.claims import LOW_ENTROPY
 from tokenshift_utils.sections.common import by, last_row, of_kind, plan, pooled, say, say_each
+from tokenshift_utils.tasks.benchmarks import load_benchmark
 
 COLUMNS = ("benchmark", "problem", "sample", "position", "js", "js_full")
+SUPPORT = ("nucleus_base", "nucleus_tuned")
+PLACES = (
+    *("n_tokens", "entropy_base", "entropy_tuned"),
+    *("rank_base_of_tuned_top1", "logp_base_of_tuned_top1"),
+)
+READ = ("benchmark", "problem", "correct")
+# No sign where a number stands before it: 5-3 ends in 3.
+_NUMBER = re.compile(r"(?:(?<![\w.)])-)?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -22,8 +36,10 @@ def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
     Columns: both_high, only_nucleus_high, only_full_high (shares of positions by the high-JS
     cut), nucleus_high_full_high and nucleus_high_full_near_zero (of the positions that are high on
-    truncated distributions, the share that is high, or near zero, in full), nucleus_zero (share
-    with truncated JS exactly 0), full_median_at_nucleus_high (nats), rank_correlation.
+    truncated distributions, the share that is high, or near zero, in full), nuclei_differ and
+    nuclei_differ_at_high (share whose two nuclei differ in size, of all and of the high ones),
+    nucleus_zero (share with truncated JS exactly 0), full_median_at_nucleus_high (nats),
+    rank_correlation.
     """
     high, low = study.thresholds.high_js, study.thresholds.near_zero[-1]
 
@@ -31,12 +47,15 @@ def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
         cut, full = part["js"].to_numpy(), part["js_full"].to_numpy()
         row = {"pair": study.models[model].label, "model": model, "benchmark": benchmark}
         row["positions"] = len(part)
+        differ = (part["nucleus_base"] != part["nucleus_tuned"]).to_numpy()
         shares = {
             "both_high": ((cut > high) & (full > high), None),
             "only_nucleus_high": ((cut > high) & (full <= high), None),
             "only_full_high": ((cut <= high) & (full > high), None),
             "nucleus_high_full_high": ((cut > high) & (full > high), cut > high),
             "nucleus_high_full_near_zero": ((cut > high) & (full <= low), cut > high),
+            "nuclei_differ_at_high": ((cut > high) & differ, cut > high),
+            "nuclei_differ": (differ, None),
             "nucleus_zero": (cut == 0, None),
         }
         for name, (inside, among) in shares.items():
@@ -99,29 +118,222 @@ def sampling_table(
     return pd.DataFrame(rows)
 
 
+def top_p_table(study, by_top_p: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
+    """Headlines of sections 1 and 3 at the same positions, with nuclei of another top-p: a row each.
+
+    Of all positions near_zero, high and start_ratio (mean JS of a response's first tenth / of its
+    middle); low_entropy_at_low (both models' entropy is low, of those near zero); of the high ones
+    at_high_top1, at_high_top3 (RL's first choice is base's first, in base's top 3) and
+    at_high_base_prob_below_0.01; of those that are high at the study's own top-p stays_high and the
+    median js_there (nats). Top-p 1 is the full distribution.
+    """
+    low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
+    here = by_top_p[study.sampling.top_p].reset_index(drop=True)
+    boot = plan(study, here)
+    key = ["benchmark", "problem", "sample", "position"]
+    moved = {
+        p: here[key].merge(frame[[*key, "js"]], "left", key)["js"].to_numpy()
+        for p, frame in by_top_p.items()
+    }
+    moved |= {1.0: here["js_full"].to_numpy()} if 1.0 in study.robustness.top_p else {}
+    where = (here["position"] + 0.5) / here["n_tokens"]
+    start, middle = (where < 0.1).to_numpy(), where.between(0.3, 0.7).to_numpy()
+    calm = (here[["entropy_base", "entropy_tuned"]] <= LOW_ENTROPY).all(axis=1).to_numpy()
+    rank = here["rank_base_of_tuned_top1"].to_numpy()
+    unlikely = here["logp_base_of_tuned_top1"].to_numpy() < np.log(0.01)
+    before, rows = here["js"].to_numpy() > high, []
+    for p, js in sorted(moved.items()):
+        at, zero = js > high, js <= low
+        shares = {
+            "near_zero": (zero, None),
+            "high": (at, None),
+            "stays_high": (at & before, before),
+            "low_entropy_at_low": (zero & calm, zero),
+            "at_high_top1": (at & (rank <= 1), at),
+            "at_high_top3": (at & (rank <= 3), at),
+            "at_high_base_prob_below_0.01": (at & unlikely, at),
+        }
+        row = {"top_p": p, "positions": len(here)}
+        for name, (inside, among) in shares.items():
+            row |= boot.ratio(here, inside, among).columns(name)
+        opening = boot.ratio(here, js * start, start) / boot.ratio(here, js * middle, middle)
+        row |= opening.columns("start_ratio") | {"mean_js": js.mean()}
+        rows.append(row | {"js_there": float(np.median(js[before])) if before.any() else np.nan})
+    return pd.DataFrame(rows)
+
+
+# Answers ------------------------------------------------------------------------------------------
+
+
+def with_forms(study, responses: pd.DataFrame) -> pd.DataFrame:
+    """Judged responses with `answered` (an answer in the form asked for) and `last_number`.
+
+    last_number : whether the last number of the response's text is the answer, whatever its form; NaN
+        where what is asked is no number. As for `correct`, a response cut at its limit is wrong.
+    """
+    asked = {
+        (name, p.id): p.answer.replace(",", "")
+        for name in responses["benchmark"].unique()
+        for p in load_benchmark(study, name)
+    }
+
+    def last(text: str, answer: str) -> float:
+        if not _NUMBER.fullmatch(answer):
+            return np.nan
+        found = _NUMBER.findall(text)
+        return float(bool(found) and Decimal(found[-1].replace(",", "")) == Decimal(answer))
+
+    ended = responses["finish_reason"] == "eos"
+    keys = zip(responses["benchmark"], responses["problem"])
+    right = [last(text, asked[key]) for text, key in zip(responses["text"], keys)]
+    return responses.assign(
+        answered=ended & responses["answer"].notna(), last_number=np.array(right) * ended
+    ).drop(columns=["text", "answer", "finish_reason"])
+
+
+def answers_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """mean@k of every model beside pass@k, and beside what it is where the last number is judged.
+
+    `answered` is the share of responses that have an answer in the form asked for. Two k: the fewest
+    and the most responses a problem that a model has.
+    """
+    sizes = {m: int(f.groupby(["benchmark", "problem"]).size().min()) for m, f in answers.items()}
+    ks = sorted({min(sizes.values()), max(sizes.values())})
+
+    def rows(boot: Bootstrap, model: str, benchmark: str, part: pd.DataFrame):
+        row = {"label": study.models[model].label, "model": model, "benchmark": benchmark}
+        row |= boot.accuracy(part).columns("accuracy")
+        row |= _passes(boot, part, ks)
+        row |= boot.accuracy(part, "answered").columns("answered_share")
+        number = part.dropna(subset="last_number")
+        if len(number):
+            row |= boot.accuracy(number, "last_number").columns("accuracy_last_number")
+        yield row
+
+    return by(study, answers, rows)
+
+
+def _passes(boot: Bootstrap, part: pd.DataFrame, ks: list[int]) -> dict[str, float]:
+    """pass@k, mean over problems, with its interval; none where there are fewer than k responses."""
+    problems = part.groupby(["benchmark", "problem"])["correct"].agg(["sum", "size"]).reset_index()
+    row: dict[str, float] = {}
+    for k in ks:
+        chance = pass_at_k(problems["sum"].to_numpy(), problems["size"].to_numpy(), k)
+        row |= boot.ratio(problems, chance).columns(f"pass@{k}")
+    return row
+
+
+def format_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """How much of each model's gap to base is the form of the answer, on the benchmarks of numbers.
+
+    `gap` as judged, `gap_last_number` where the last number is judged instead, and what lies between
+    them, form_points; `gap_pass` is the gap in pass@k at the most responses that both have.
+    """
+    base = answers[study.base]
+    tuned = {model: frame for model, frame in answers.items() if model != study.base}
+
+    def rows(boot: Bootstrap, model: str, benchmark: str, part: pd.DataFrame):
+        own = base[base["benchmark"].isin(part["benchmark"].unique())]
+        row = {"pair": study.models[model].label, "model": model, "benchmark": benchmark}
+        k = min(int(f.groupby(["benchmark", "problem"]).size().min()) for f in (own, part))
+        chances = []
+        for frame in (part, own):
+            counts = frame.groupby(["benchmark", "problem"])["correct"].agg(["sum", "size"])
+            chance = pass_at_k(counts["sum"].to_numpy(), counts["size"].to_numpy(), k)
+            chances.append(boot.ratio(counts.reset_index(), chance))
+        row |= {"k": k} | (chances[0] - chances[1]).columns("gap_pass")
+        row |= (boot.accuracy(part) - boot.accuracy(own)).columns("gap")
+        part, own = (frame.dropna(subset="last_number") for frame in (part, own))
+        if len(part) and len(own):
+            judged, last = (
+                boot.accuracy(part, c) - boot.accuracy(own, c) for c in ("correct", "last_number")
+            )
+            row |= last.columns("gap_last_number") | (judged - last).columns("form_points")
+        yield row
+
+    return by(study, tuned, rows, base)
+
+
+# Sentences ----------------------------------------------------------------------------------------
+
+
 def say_support(study, table: pd.DataFrame) -> str:
     """Whether truncation makes the high-JS positions, pooled over benchmarks."""
-    text = (
-        "{pair}: {both_high:%2} of positions are high by both measures, {only_nucleus_high:%} only "
-        "on the truncated distributions and {only_full_high:%2} only on the full vocabulary. Of the "
-        "truncated-high positions {nucleus_high_full_high:%} are high in full and "
-        "{nucleus_high_full_near_zero:%} near zero; their median full JS is "
-        "{full_median_at_nucleus_high:.3f} nats. So "
+    edge = (
+        "{pair}: high JS is mostly the edge of the nucleus: of the high positions "
+        "{nucleus_high_full_high:%} are high on the full vocabulary too (their median JS there is "
+        "{full_median_at_nucleus_high:.3f} nats), and at {nuclei_differ_at_high:%0} the two nuclei "
+        "differ in size, where at all positions {nuclei_differ:%} do."
+    )
+    kept = (
+        "{pair}: most high positions are high without truncation too ({nucleus_high_full_high:%}); at "
+        "{nuclei_differ_at_high:%0} of them the two nuclei differ in size, at all positions at "
+        "{nuclei_differ:%}."
     )
     out = []
     for model in of_kind(study, "rl"):
         row = last_row(table, model=model)
         if row is None:
             continue
-        if np.isnan(row["nucleus_high_full_near_zero"]):
+        if np.isnan(row["nucleus_high_full_high"]):
             out.append(f"{row['pair']} has no high-JS position.")
-        elif row["nucleus_high_full_high"] < 0.5:
-            out.append(
-                f"{say(text, row)}truncation makes most of them high: smaller shifts that cross the "
-                "edge of the nucleus."
-            )
         else:
-            out.append(f"{say(text, row)}most of them are high without truncation too.")
+            out.append(say(edge if row["nucleus_high_full_high"] < 0.5 else kept, row))
+    return "\n".join(out)
+
+
+def say_top_p(study, table: pd.DataFrame) -> str:
+    """How the same positions are judged as top-p moves."""
+    settings, own = study.robustness, study.sampling.top_p
+    label = study.models[settings.pair].label
+    parts = say_each("{high:%2} at top-p {top_p:g}", table).splitlines()
+    out = [f"{label}, the same positions: JS > {study.thresholds.high_js:g} at {'; '.join(parts)}."]
+    others = table[table["top_p"] != own]
+    if others["stays_high"].notna().any():
+        parts = say_each("{stays_high:%} at {top_p:g}", others).splitlines()
+        out.append(f"Of those that are high at top-p {own:g}, as many stay: {'; '.join(parts)}.")
+    near = table["near_zero"]
+    out.append(
+        f"What doesn't hang on top-p: {near.min():.1%} to {near.max():.1%} of positions are near zero, "
+        f"and JS is {table['start_ratio'].min():.1f} to {table['start_ratio'].max():.1f} times the "
+        "middle's in the first tenth of a response."
+    )
+    return "\n".join(out)
+
+
+def say_form(study, table: pd.DataFrame) -> str:
+    """How much of the RL models' gaps is the answer's form, pooled over benchmarks."""
+    out = []
+    for model in of_kind(study, "rl"):
+        row = last_row(table, model=model)
+        if row is None or np.isnan(row.get("form_points", np.nan)):
+            continue
+        text = (
+            "{pair}: judged by the last number in place of the answer's form, the gap to base is "
+            "{gap_last_number:points}; {form_points:points} of what is judged are form."
+        )
+        easy = table[(table["model"] == model) & (table["benchmark"] != row["benchmark"])]
+        most = easy.loc[easy["form_points"].idxmax()] if easy["form_points"].notna().any() else None
+        more = "" if most is None else say(" Most on {benchmark}: {form_points:points}.", most)
+        out.append(say(text, row) + more)
+    return "\n".join(out) or "No benchmark asks for a number, so the form cannot be told apart."
+
+
+def say_passes(study, answers: pd.DataFrame, gaps: pd.DataFrame) -> str:
+    """Whether RL sharpens what base can already do, pooled over benchmarks."""
+    out = []
+    for model in of_kind(study, "rl"):
+        row = last_row(gaps, model=model)
+        if row is None:
+            continue
+        base = last_row(answers, model=study.base)[f"pass@{row['k']}"]
+        text = (
+            "{pair} gains {gap:points} in the mean and {gap_pass:points} in pass@{k}, where base has "
+            f"{base:.1%}: "
+        )
+        sharpens = row["gap_pass_low"] <= 0 or row["gap_pass"] < row["gap"] / 4
+        end = "it sharpens what base can do." if sharpens else "it also solves what base does not."
+        out.append(say(text, row) + end)
     return "\n".join(out)
 
 
@@ -129,14 +341,6 @@ def say_sources(table: pd.DataFrame) -> str:
     """High-JS shares by trajectories, pooled over benchmarks."""
     parts = say_each("{nucleus_high:%} on {trajectories} responses", pooled(table))
     return f"{table['pair'].iloc[-1]}: high-JS positions are {', '.join(parts.splitlines())}."
-
-
-def say_sampling(study, table: pd.DataFrame) -> str:
-    """High-JS shares by sampler setting."""
-    text = "{nucleus_high:%} (full: {full_high:%}) at top-p {top_p:g}, temperature {temperature:g}"
-    parts = say_each(text, table).splitlines()
-    label = study.models[study.robustness.pair].label
-    return f"{label}: high-JS positions are {'; '.join(parts)}."
 
 
 def say_robustness(by_source: pd.DataFrame, sampler: pd.DataFrame) -> str:
@@ -148,4 +352,24 @@ def say_robustness(by_source: pd.DataFrame, sampler: pd.DataFrame) -> str:
             f"Over {len(rows)} {over} the near-zero share goes from {zero.min():.1%} to "
             f"{zero.max():.1%}, the high-JS share from {high.min():.1%} to {high.max():.1%}."
         )
+    return "\n".join(out)
+
+
+def say_holds(study, support: pd.DataFrame, moved: pd.DataFrame, gaps, by_source) -> str:
+    """What of the findings stands whichever way it is measured, and what doesn't."""
+    own = study.sampling.top_p
+    row = last_row(support, model=study.robustness.pair)
+    near = pd.concat([moved["near_zero"], pooled(by_source)["nucleus_near_zero"]])
+    zero = f"{near.min():.1%} to {near.max():.1%} near zero"
+    out = [f"Holds: sparsity ({zero}) at every top-p and on all trajectories."]
+    if row is not None and np.isfinite(row["nucleus_high_full_high"]):
+        kept = "hangs on the truncation" if row["nucleus_high_full_high"] < 0.5 else "holds in full"
+        out.append(
+            f"Which positions are high {kept}: {row['nucleus_high_full_high']:.1%} of those high at "
+            f"top-p {own:g} are high in full."
+        )
+    form = last_row(gaps, model=study.robustness.pair)
+    if form is not None and np.isfinite(form.get("form_points", np.nan)):
+        share = form["form_points"] / form["gap"]
+        out.append(f"Of {form['pair']}'s accuracy gap {share:.0%} is the form of the answer.")
     return "\n".join(out)

@@ -33,47 +33,27 @@ def plot_support(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     return fig
 
 
-def _points(ax, rows: pd.DataFrame, what: str, hue: str) -> None:
-    """One row of points with intervals per table row, both supports."""
-    for support, marker, _ in _SUPPORTS:
-        name = f"{support}_{what}"
-        y = -np.arange(len(rows)) + (0.12 if support == "nucleus" else -0.12)
-        ax.errorbar(
-            100 * rows[name],
-            y,
-            xerr=errors(rows, name),
-            fmt=marker,
-            color=hue,
-            markersize=5,
-            markerfacecolor=hue if support == "nucleus" else "white",
-        )
-
-
-def _two_panels(study, rows: pd.DataFrame, names: list[str], hue: str) -> Figure:
-    """Shares near zero and shares high, one line of points a row of the table."""
-    fig, axes = plt.subplots(1, 2, figsize=(7.2, 1.25 + 0.42 * len(rows)), sharey=True)
+def plot_measured(study, by_source: pd.DataFrame, sampler: pd.DataFrame, model: str) -> Figure:
+    """Shares near zero and shares high, a line of points a trajectory and a line a sampler."""
+    sources = pooled(by_source).assign(
+        name=lambda rows: "on " + rows["trajectories"] + " responses"
+    )
+    names = [f"top-p {p:g}, T {t:g}" for p, t in zip(sampler["top_p"], sampler["temperature"])]
+    rows = pd.concat([sources, sampler.assign(name=names)], ignore_index=True)
+    fig, axes = plt.subplots(1, 2, figsize=(7.2, 1.25 + 0.36 * len(rows)), sharey=True)
     low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
+    y = -np.arange(len(rows)) - 0.6 * (rows.index >= len(sources))
     for ax, what, title in zip(axes, ("near_zero", "high"), (f"JS ≤ {low:g}", f"JS > {high:g}")):
-        _points(ax, rows, what, hue)
+        for support, marker, text in _SUPPORTS:
+            inside, hue = support == "nucleus", color(study, model)
+            name = f"{support}_{what}"
+            ax.errorbar(
+                100 * rows[name], y + (0.12 if inside else -0.12), xerr=errors(rows, name),
+                fmt=marker, color=hue, markersize=5, markerfacecolor=hue if inside else "white",
+                label=text,
+            )  # fmt: skip
         ax.set(xlabel=f"positions with {title} (%)")
         ax.grid(axis="y", visible=False)
-    axes[0].set_yticks(-np.arange(len(rows)), names)
-    handles = [
-        plt.Line2D([], [], linestyle="", marker=marker, color=hue, label=text, markersize=5,
-                   markerfacecolor=hue if support == "nucleus" else "white")
-        for support, marker, text in _SUPPORTS
-    ]  # fmt: skip
-    fig.legend(handles=handles, loc="outside lower center", ncols=2)
+    axes[0].set_yticks(y, rows["name"])
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig
-
-
-def plot_sources(study, table: pd.DataFrame, model: str) -> Figure:
-    """Shares by trajectories, pooled over benchmarks."""
-    rows = pooled(table)
-    return _two_panels(study, rows, list(rows["trajectories"]), color(study, model))
-
-
-def plot_sampling(study, table: pd.DataFrame) -> Figure:
-    """Shares by sampler setting, on the benchmark of the robustness section."""
-    names = [f"top-p {p:g}, T {t:g}" for p, t in zip(table["top_p"], table["temperature"])]
-    return _two_panels(study, table, names, color(study, study.robustness.pair))

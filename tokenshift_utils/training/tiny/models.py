@@ -14,7 +14,7 @@ from tokenshift_utils.files import write_text
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training import logs
-from tokenshift_utils.training.manager import make_runs
+from tokenshift_utils.training.manager import PROCESSES, make_runs
 from tokenshift_utils.training.runs import arm_runs
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.cards import write_cards
@@ -31,6 +31,7 @@ def train(
     only: list[str] | None = None,
     fresh: bool = False,
     dry: bool = False,
+    processes: int | None = None,
     plan: Plan = recipes.TINY,
 ) -> None:
     """Train the models of ``plan`` into the directories that ``study`` names.
@@ -46,6 +47,8 @@ def train(
         Train again what is there already.
     dry
         Print what would be run, no more.
+    processes
+        Runs that go side by side; None: two.
 
     Raises
     ------
@@ -65,7 +68,7 @@ def train(
         return
     write_benchmarks(study)
     for stage in filter(None, stages):
-        make_runs(stage, fresh)
+        make_runs(stage, fresh, processes or PROCESSES)
     write_cards(study, plan, chosen)
 
 

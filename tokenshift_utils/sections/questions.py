@@ -1,0 +1,246 @@
+"""What the paper's reviewers asked for and the paper lacks, answered from a study's tables.
+
+Each question has a function that makes its answer, one line, from the tables that notebooks 01 to 05
+left; None where a table that it needs is not there, or holds no number for it. One that opens with "in
+part: " leaves some of what was asked open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from tokenshift_utils import paths
+from tokenshift_utils.files import read_csv
+from tokenshift_utils.sections.claims import NOT_TESTABLE
+from tokenshift_utils.sections.common import of_kind, percent, points, pooled
+
+ANSWERED, PART, OPEN = "answered", "in part", "not measured"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study's notebooks left: tables by name, verdicts of claims."""
+
+    study: object
+    claims: pd.DataFrame
+
+    def __call__(self, name: str, *columns: str) -> pd.DataFrame:
+        """A table; without rows where it is not there, or lacks one of the columns."""
+        file = paths.tables(self.study.name) / f"{name}.csv"
+        empty = pd.DataFrame(columns=list(columns))
+        if not file.is_file():
+            return empty
+        table = read_csv(file, "run the notebook that makes it again (tokenshift reproduce)")
+        return table if set(columns) <= set(table.columns) else empty
+
+    @cached_property
+    def pair(self) -> str | None:
+        """The label of the first RL model."""
+        names = of_kind(self.study, "rl")
+        return self.study.models[names[0]].label if names else None
+
+    def measured(self, *ids: str) -> str | None:
+        """What was measured of some claims, model by model; None where nothing was."""
+        rows = self.claims[
+            self.claims["claim"].isin(ids) & (self.claims["verdict"] != NOT_TESTABLE)
+        ]
+        return (
+            "; ".join(
+                f"{c} ({s}): {m}, {v}"
+                for c, s, m, v in rows[["claim", "subject", "measured", "verdict"]].itertuples(
+                    index=False
+                )
+            )
+            or None
+        )
+
+
+def _arms(found: Found, table: pd.DataFrame, arms) -> str | None:
+    """Gains of some arms, in points."""
+    rows = table[table["arm"].isin(list(arms)) & table["gain"].notna()]
+    return (
+        "; ".join(
+            f"{row['objective']} {points(row, 'gain')} over {row['paired_seeds']:.0f} seeds"
+            for _, row in rows.iterrows()
+        )
+        or None
+    )
+
+
+def _boosts(found: Found) -> str | None:
+    table = found("04_weighted_objective", "role", "gain", "arm", "objective")
+    return _arms(found, table, table.loc[table["role"] == "confirmatory", "arm"])
+
+
+def _other_objectives(found: Found) -> str | None:
+    table = found("04_weighted_objective", "role", "gain", "arm", "objective")
+    return _arms(found, table, [arm for arm in table["arm"] if "entropy" in arm or "grpo-" in arm])
+
+
+def _details(found: Found) -> str | None:
+    table = found("02_curves", "threshold", "direction", "model")
+    cuts = np.unique(table["threshold"].dropna())
+    if not len(cuts):
+        return None
+    return (
+        f"{len(cuts)} settings of the threshold, {cuts.min():g} to {cuts.max():g} nats (-1: everywhere), "
+        f"{table['model'].nunique()} pairs, both directions; all settings in the study file"
+    )
+
+
+def _controls(found: Found) -> str | None:
+    training, text = found.study.training, found.measured("1-sft-denser")
+    tuned = training and any(arm.kind == "dpo" for arm in training.arms.values())
+    return text if tuned or not text else f"{PART}: no preference-tuned model; {text}"
+
+
+def _families(found: Found) -> str | None:
+    if found.claims["verdict"].eq(NOT_TESTABLE).all():
+        return None
+    labels = ", ".join(b.label for b in found.study.benchmarks.values())
+    return f"{PART}: one base model, {found.study.models[found.study.base].label}, on {labels}"
+
+
+def _sampler(found: Found) -> str | None:
+    table = found("05_sampler", "nucleus_high", "top_p", "temperature")
+    if table.empty:
+        return None
+    parts = [
+        f"{100 * high:.2g}% at top-p {p:g}, T {t:g}"
+        for high, p, t in table[["nucleus_high", "top_p", "temperature"]].itertuples(index=False)
+    ]
+    return f"high-JS positions: {'; '.join(parts)}"
+
+
+def _truncation(found: Found) -> str | None:
+    table = found("05_support", "nucleus_high_full_high", "pair")
+    rows = pooled(table) if len(table) else table
+    rows = rows[rows["nucleus_high_full_high"].notna()]
+    parts = [f"{percent(r, 'nucleus_high_full_high')} ({r['pair']})" for _, r in rows.iterrows()]
+    return f"of the high positions these are high in full: {'; '.join(parts)}" if parts else None
+
+
+def _trajectories(found: Found) -> str | None:
+    table = found("05_trajectories", "trajectories", "nucleus_high")
+    if table.empty:
+        return None
+    parts = [
+        f"{percent(r, 'nucleus_high')} on {r['trajectories']}" for _, r in pooled(table).iterrows()
+    ]
+    return f"high-JS positions: {'; '.join(parts)}"
+
+
+def _entropy(found: Found) -> str | None:
+    return found.measured("1-low-js-entropy", "1-high-js-both-ends")
+
+
+def _landmarks(found: Found) -> str | None:
+    return found.measured("1-start", "1-end")
+
+
+def _everywhere(found: Found) -> str | None:
+    table = found("03_rank", "pair", "at", "top1")
+    rows = table[table["pair"] == found.pair]
+    if rows.empty:
+        return None
+    parts = [f"{percent(row, 'top1')} ({row['at']})" for _, row in rows.iterrows()]
+    return f"RL's first choice is base's at {'; '.join(parts)}"
+
+
+def _why_js(found: Found) -> str | None:
+    table = found("01_why_js", "change", "kl_base_tuned", "js")
+    if table.empty:
+        return None
+    row = table.iloc[-1]
+    return f"{row['change']}: KL {row['kl_base_tuned']:.3g}, JS {row['js']:.3g} nats"
+
+
+def _sequences(found: Found) -> str | None:
+    table = found("01_sparsity", "pair", "benchmark", "positions")
+    table = table[table["pair"] == found.pair]
+    if table.empty:
+        return None
+    study = found.study
+    return (
+        f"each RL model's own responses: {pooled(table)['positions'].iloc[0]:,} positions of {found.pair}, "
+        f"{study.samples.shifts} responses a problem, top-p {study.sampling.top_p:g}, temperature "
+        f"{study.sampling.temperature:g}"
+    )
+
+
+def _critical(found: Found) -> str | None:
+    table = found("02_single_token", "direction", "js_stratum", "positions", "effect_different")
+    table = table[(table["positions"] >= 100) & table["effect_different"].notna()]
+    parts = [
+        f"{points(row, 'effect_different')} at JS {row['js_stratum']} ({row['direction']})"
+        for _, row in table.iterrows()
+    ]
+    return f"effect of one token that differs: {'; '.join(parts)}" if parts else None
+
+
+@dataclass(frozen=True)
+class Question:
+    """An open question, where its answer is looked up, and what computes the answer."""
+
+    asks: str
+    artefact: str
+    answer: Callable[[Found], str | None]
+
+
+QUESTIONS = (
+    Question("Table 2 spelled out, with variance: do the boosts gain?", "04_weighted_objective", _boosts),
+    Question("Against the 20% most entropic tokens, and on GRPO?", "04_weighted_objective", _other_objectives),
+    Question("Does JS beat random positions at the same switch rate?", "02_curves", lambda f: f.measured("2-beats-random")),
+    Question("Every threshold and detail of cross-sampling?", "02_curves", _details),
+    Question("SFT and preference-tuned controls?", "01_sparsity", _controls),
+    Question("Other model families, tasks that are not maths?", "study file", _families),
+    Question("Sensitivity to top-p, temperature, samples?", "05_sampler, 05_top_p", _sampler),
+    Question("Is JS on truncated distributions an artefact of truncation?", "05_support", _truncation),
+    Question("On-policy bias: base's and mixed trajectories?", "05_trajectories", _trajectories),
+    Question("JS against entropy, not only bins?", "figure 01_js_entropy", _entropy),
+    Question("Position relative to landmarks?", "figure 01_position", _landmarks),
+    Question("Top-k and rank at all positions?", "03_rank, 03_topk_overlap", _everywhere),
+    Question("Why JS rather than KL?", "01_why_js", _why_js),
+    Question("On which sequences was it measured?", "01_sparsity", _sequences),
+    Question("What makes a position critical?", "02_single_token", _critical),
+)  # fmt: skip
+
+
+def questions_table(studies: dict, claims: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The fifteen questions: number, question, answer of the first study, artefact, status by study.
+
+    ``claims`` are the studies' tables of claims, see ``overview.claims_table``.
+    """
+    found = {name: Found(study, claims[name]) for name, study in studies.items()}
+    rows = []
+    for number, question in enumerate(QUESTIONS, 1):
+        answers = {name: question.answer(own) for name, own in found.items()}
+        status = {name: _status(answer) for name, answer in answers.items()}
+        rows.append(
+            {"number": number, "question": question.asks}
+            | {"answer": next(iter(answers.values())) or OPEN, "artefact": question.artefact}
+            | status
+        )
+    return pd.DataFrame(rows)
+
+
+def _status(answer: str | None) -> str:
+    return OPEN if not answer else PART if answer.startswith(f"{PART}: ") else ANSWERED
+
+
+def say_questions(table: pd.DataFrame) -> str:
+    """How many questions each study answers, and which are open."""
+    lines = []
+    for name in table.columns[4:]:
+        counts = table[name].value_counts()
+        left = ", ".join(table.loc[table[name] == OPEN, "number"].astype(str))
+        lines.append(
+            f"**{name}**: {counts.get(ANSWERED, 0)} of {len(table)} questions are answered, "
+            f"{counts.get(PART, 0)} in part{f'; not measured: {left}' if left else ''}."
+        )
+    return "\n".join(lines)
