@@ -110,6 +110,8 @@ alt = "Shares of positions near zero and high, by trajectories and by sampler, w
 nb.figure(plots.plot_measured(nb.study, by_source, sampler, pair_name), "measured", alt=alt)
 nb.say(numbers.say_robustness(by_source, sampler))
 nb.say(numbers.say_sources(by_source))
+
+# %%
 shown = ["trajectories", "benchmark", "positions", "nucleus_near_zero", "nucleus_high", "full_high"]
 nb.table(by_source, "trajectories", "shares by whose trajectories", shown)
 shown = ["top_p", "temperature", "nucleus_near_zero", "nucleus_high", "full_high",

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.report import style
@@ -170,8 +171,10 @@ def test_the_smallest_detectable_effect_comes_from_the_baseline_alone(study, run
     row = objective.power_table(study, runs).iloc[0]
     sd = np.std([0.25, 0.5, 0.25], ddof=1)
     assert (row["seeds"], row["planned"], row["sd"]) == (3, 8, pytest.approx(sd))
-    # G*Power 3.1: paired t test, 8 pairs, alpha .05 two-sided, power .8: dz = 1.1598
-    assert row["detectable"] == pytest.approx(1.1598 * math.sqrt(2) * sd, rel=1e-3)
+    shift = row["detectable"] / (math.sqrt(2) * sd) * math.sqrt(8)
+    critical = stats.t.ppf(0.975, 7)
+    power = stats.nct.sf(critical, 7, shift) + stats.nct.cdf(-critical, 7, shift)
+    assert power == pytest.approx(0.8, abs=1e-4)
     del runs["dapo"][1], runs["dapo"][2]
     assert objective.power_table(study, runs).empty
 

@@ -293,10 +293,10 @@ def _picture(file: Path) -> str:
 
 
 def gallery(study):
-    """All figures of the study as one HTML page part, grouped by notebook."""
+    """All figures of the other notebooks as one HTML page part, grouped by notebook."""
     from IPython.display import HTML
 
-    files = sorted(paths.figures(study.name).glob("[0-9][0-9]_*.png"))
+    files = sorted(paths.figures(study.name).glob("[0-9][1-9]_*.png"))
     if not files:
         return HTML("<p>This study has no figures yet: run the other notebooks first.</p>")
     blocks = []

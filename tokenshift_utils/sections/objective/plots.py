@@ -136,8 +136,8 @@ def plot_gains(runs: Runs, table: pd.DataFrame) -> Figure:
         ax.plot(100 * row["gain"], y, "o", color="black", markerfacecolor=_FACES[row["role"]])
     ax.set_yticks(range(len(rows)), [_gain_label(runs, row) for _, row in rows.iterrows()])
     ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
-    ax.set_xscale("symlog", linthresh=1, linscale=1)
-    ticks = (-10, -5, -2, -1, 0, 1, 2, 5, 10)
+    ax.set_xscale("symlog", linthresh=1, linscale=0.6)
+    ticks = (-10, -3, -1, 0, 1, 3, 10)
     ax.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     if not len(rows):
