@@ -60,7 +60,7 @@ def study(**changes) -> Study:
         "cross_sampling": {
             "pairs": ["dapo", "simplerl"],
             "thresholds": [0.01, 0.1, 0.3],
-            "random_control_thresholds": [0.1],
+            "random_rates": [0.2, 0.6],
             "rules": {"kl": [0.05, 0.2], "entropy": [0.5], "first": [1, 4]},
             "budgets": [1, 2],
             "controls": {"models": ["sft-far"], "thresholds": [0.1]},
@@ -165,15 +165,31 @@ def single_token(seed=0, positions=40, strata=(0.0, 0.01, 0.1), continuations=8)
                 high = [*strata[1:], LN2][k]
                 differ = bool(rng.random() < (0.05, 0.3, 0.7)[k % 3])
                 wins = rng.integers(0, continuations + 1, 2) if differ else (None, None)
+                both = (
+                    rng.integers(max(0, sum(wins) - continuations), min(wins) + 1)
+                    if differ
+                    else None
+                )
                 effect = (wins[1] - wins[0]) / continuations if differ else 0.0
                 key = (*pair, direction, "hard", f"hard-{i % 7}", i % 2, i)
                 pool = (10000, 300, 200)[k % 3]
                 js = rng.uniform(strata[k], high)
-                rows.append((*key, k, strata[k], high, pool, js, differ, *wins, effect))
+                rows.append((*key, k, strata[k], high, pool, js, differ, *wins, both, effect))
     names = ["primary", "intervention", "direction", "benchmark", "problem", "sample", "position"]
     names += ["stratum", "stratum_low", "stratum_high", "stratum_positions", "js", "effective"]
-    names += ["successes_primary", "successes_intervention", "effect"]
-    return pd.DataFrame(rows, columns=names)
+    names += ["successes_primary", "successes_intervention", "successes_both", "effect"]
+    frame = pd.DataFrame(rows, columns=names).assign(continuations=continuations)
+    for name in ("js_full", "kl_base_tuned", "kl_tuned_base", "tv"):
+        frame[name] = frame["js"] * rng.uniform(0.5, 1.5, len(frame))
+    for side in ("primary", "intervention"):
+        frame[f"entropy_{side}"], frame[f"margin_{side}"] = rng.random((2, len(frame)))
+        frame[f"logp_{side}_of_primary"], frame[f"logp_{side}_of_intervention"] = -rng.random(
+            (2, len(frame))
+        )
+    frame["rank_primary_of_intervention"] = 1 + frame["effective"]
+    frame["token_primary"] = rng.integers(0, len(TEXTS), len(frame))
+    frame["token_intervention"] = frame["token_primary"] + frame["effective"]
+    return frame.assign(n_tokens=80)
 
 
 def exact_rollouts(correct, problems=6, benchmark="easy") -> pd.DataFrame:

@@ -11,7 +11,13 @@ import torch
 import yaml
 from conftest import WORDS, fetch_both, write_adapter, write_tokenizer
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
@@ -310,6 +316,49 @@ def test_tensors_that_do_not_find_their_modules_are_refused(
         put_on(base, directory, "lora")
 
 
+NUMBERS = {  # by what the sentence says
+    "holds NaN or infinity": lambda tensor: tensor / 0,
+    "is of torch.int8": lambda tensor: tensor.to(torch.int8),
+    "the logits with it are NaN or infinity": lambda tensor: torch.full_like(tensor, 1e30),
+}
+
+
+@pytest.mark.parametrize("said", NUMBERS)
+def test_numbers_that_mean_nothing_are_refused(said, base, adapters, tmp_path):
+    directory = shutil.copytree(adapters[0][0], tmp_path / "adapter")
+    weights = load_file(directory / "adapter_model.safetensors")
+    save_file(
+        {k: NUMBERS[said](t) for k, t in weights.items()}, directory / "adapter_model.safetensors"
+    )
+    with pytest.raises(TokenshiftError, match=f"does not fit base: .*{said}"):
+        put_on(base, directory, "lora")
+
+
+def test_one_whose_model_runs_no_text_is_refused(tmp_path):
+    """transformers' Qwen2 lists its layers in its configuration, which PEFT leaves as it is."""
+    base = tmp_path / "qwen"
+    config = Qwen2Config(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(base)
+    write_tokenizer(base)
+    directory = save_adapter(base, tmp_path, **option(layer_replication=[[0, 2], [1, 2]]))
+    with pytest.raises(TokenshiftError, match="the model with it runs no text"):
+        put_on(HFPolicy.load(base, "base"), directory, "lora")
+
+
+def test_a_name_of_the_base_too_long_for_a_path_is_a_name(tiny_pair, base, adapters, tmp_path):
+    directory = shutil.copytree(adapters[0][0], tmp_path / "adapter")
+    edit(directory, base_model_name_or_path="x" * 5000)
+    with pytest.warns(UserWarning, match="was trained on xxx"):
+        put_on(base, directory, "lora")
+
+
 def test_another_shape_or_vocabulary_is_refused(tiny_pair, base, adapters, tmp_path):
     directory = shutil.copytree(adapters[0][0], tmp_path / "adapter")
     edit(directory, r=8)
@@ -355,6 +404,8 @@ def test_kinds_that_cannot_be_shown_equal_are_refused(said, tiny_pair, base, tmp
         ({"use_next_years": True}, "does not know .use_next_years."),
         ({"peft_type": None}, "names no 'peft_type'"),
         ({"target_modules": ["nothing"]}, "does not fit base"),
+        ({"base_model_name_or_path": 5}, "names no model in base_model_name_or_path"),
+        ({"base_model_name_or_path": "a\0b"}, "names no model in base_model_name_or_path"),
     ],
 )
 def test_configurations_that_mean_something_else_are_refused(

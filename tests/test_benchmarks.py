@@ -188,7 +188,7 @@ def test_verls_layout_is_read(study, tmp_path):
         ({"solution": float("nan")}, "row 2: 'solution' is NaN"),
         ({"solution": "  "}, "row 2: 'solution' is blank"),
         ({"solution": {"value": 1}}, "row 2: 'solution' is a record of value"),
-        ({"solution": None}, "row 2 has no 'solution'; every problem needs"),
+        ({"solution": None}, "row 2: 'solution' is empty; fill it"),
         ({"nr": [1, 2]}, "row 2: 'nr' is a list of 2"),
         ({"nr": 0.0}, "row 2 repeats the id '0'"),
         ({"nr": "0"}, "row 2 repeats the id '0'"),

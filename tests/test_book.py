@@ -1,4 +1,5 @@
-"""The book: rendered without a warning, in its order, with links that hold and nothing fetched."""
+"""The book: rendered without a warning, in its order, with links that hold and nothing fetched; and
+how three of its pages look in a browser."""
 
 import re
 import shutil
@@ -8,14 +9,17 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from conftest import CHECKOUT
+from test_explorer import chromium  # noqa: F401  a fixture
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.files import write_text
 from tokenshift_utils.run import book as books
 from tokenshift_utils.run.book import book, called
 from tokenshift_utils.run.cli import main
 from tokenshift_utils.study.study import load_study
 
 COPIED = ("notebooks", "tokenshift_utils", "figures/tiny", "results/tiny/notebooks")
+EXPLORER = "results/tiny/explorer.html"
 COPIED += ("results/tiny/tables", "results/DATA_DICTIONARY.md", "README.md")
 
 
@@ -49,6 +53,10 @@ def root(tmp_path_factory):
             shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(source, copy)
+    if (CHECKOUT / EXPLORER).is_file():
+        shutil.copyfile(CHECKOUT / EXPLORER, root / EXPLORER)
+    else:  # (before the first run of a checkout whose notebook 02 makes it)
+        write_text(root / EXPLORER, "<!doctype html><title>Explorer</title><body data-ready>")
     return root
 
 
@@ -92,7 +100,7 @@ def test_nothing_is_fetched(made, pages):
     assert "<math" in (made / "notebooks/guide/methods.html").read_text(encoding="utf-8")
 
 
-def test_the_order_is_story_notebooks_guide_api_dictionary(made):
+def test_the_order_is_story_notebooks_explorer_guide_methods_api_dictionary(made):
     text = (made / "index.html").read_text(encoding="utf-8")
     listed = re.findall(r'class="toctree-l1"><a class="reference internal" href="([^"#]+)"', text)
     order = list(dict.fromkeys(listed))
@@ -101,10 +109,49 @@ def test_the_order_is_story_notebooks_guide_api_dictionary(made):
         f"results/tiny/notebooks/{file.stem}.html"
         for file in sorted((CHECKOUT / "notebooks").glob("0*.py"))
     ]
-    assert order[7] == "notebooks/guide/index.html"
+    assert order[7:9] == ["explorer.html", "notebooks/guide/index.html"]
+    last = ["notebooks/guide/methods.html", "api.html", "results/DATA_DICTIONARY.html"]
+    assert order[-3:] == last
     guide = {f"notebooks/guide/{f.stem}.html" for f in (CHECKOUT / "notebooks/guide").glob("*.md")}
-    assert set(order[7:-2]) == guide - {"notebooks/guide/story.html"}
-    assert order[-2:] == ["api.html", "results/DATA_DICTIONARY.html"]
+    assert set(order[8:-3]) == guide - {order[0], last[0]}
+
+
+def test_the_explorer_is_a_page_and_a_file_of_the_book(root, made, pages):
+    page = pages[made / "explorer.html"]
+    assert EXPLORER in page.loads and EXPLORER in page.links
+    assert (made / EXPLORER).read_bytes() == (root / EXPLORER).read_bytes()
+
+
+def test_the_story_shows_four_figures(pages, made):
+    loads = pages[made / "notebooks/guide/story.html"].loads
+    assert len([load for load in loads if load.endswith(".png")]) == 4
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize(
+    "name",
+    ["notebooks/guide/story", "results/tiny/notebooks/02_cross_sampling", "explorer"],
+)
+def test_three_pages_in_a_browser(chromium, made, name, width):  # noqa: F811
+    context = chromium.new_context(viewport={"width": width, "height": 900})
+    page, wrong, loaded = context.new_page(), [], []
+    page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: loaded.append(urlsplit(request.url).scheme))
+    page.goto((made / f"{name}.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for image in page.locator("main img").all():
+        image.scroll_into_view_if_needed()
+        width_of = "i => i.decode().then(() => [i.naturalWidth, i.getBoundingClientRect().width])"
+        natural, shown = image.evaluate(width_of)
+        assert natural > 0 and shown <= width
+    if name == "explorer":
+        framed = page.frame_locator("main iframe")
+        framed.locator("body[data-ready]").wait_for()
+        assert page.locator("main iframe").bounding_box()["width"] <= width
+    context.close()
+    assert wrong == [] and set(loaded) <= {"file", "data", "blob", "about"}
 
 
 def test_notebooks_are_there_with_their_outputs_and_the_api_with_what_they_call(made, pages):

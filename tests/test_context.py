@@ -33,7 +33,7 @@ from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.run.cli import main
-from tokenshift_utils.run.pair import LONGEST, write_pair
+from tokenshift_utils.run.pair import PLAIN, write_pair
 from tokenshift_utils.run.plan import plan
 from tokenshift_utils.study.positions import made_for
 from tokenshift_utils.study.study import load_study
@@ -286,6 +286,40 @@ def test_scaled_rotary_positions_reach_further(config, length):
     assert made_for(config) == length
 
 
+SCALED = {
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+    "longrope": {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "original_max_position_embeddings": N,
+        "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_texts_whose_positions_go_by_their_batch_are_refused(kind, root, capsys):
+    """Beyond N tokens transformers turns them by the longest text of a batch."""
+    length = N if kind == "dynamic" else 4 * N
+    config = LlamaConfig(
+        max_position_embeddings=length,
+        intermediate_size=24,
+        rope_parameters=SCALED[kind],
+        **SIZE,
+        **IDS,
+    )
+    study = study_of(root, config)
+    with pytest.raises(TokenshiftError, match=f"more than the {N} up to which 'base' reads a text"):
+        check_lengths(study)
+    assert check_lengths(study, N - PROMPT) == ""
+    write_responses(root, 3, N - 8)
+    said = refusal(root, capsys, *shifts(root))
+    assert f"row 2 has {N + 1} tokens" in said and "alike in any batch" in said
+    file = write_pair(root / "base", root / "tuned", root / "benchmarks/sums.jsonl", "mine")
+    assert yaml.safe_load(file.read_text())["sampling"]["max_new_tokens"] == N - PROMPT
+
+
 # Commands on files -------------------------------------------------------------------------------
 
 
@@ -322,5 +356,5 @@ def test_pair_asks_for_no_more_than_fits(kind, root):
     study_of(root, config)
     file = write_pair(root / "base", root / "tuned", root / "benchmarks/sums.jsonl", "mine")
     asked = yaml.safe_load(file.read_text())["sampling"]["max_new_tokens"]
-    assert asked == (LONGEST if kind == "bloom" else N - PROMPT)
+    assert asked == (PLAIN if kind == "bloom" else N - PROMPT)
     assert check_lengths(load_study("mine")) == ""

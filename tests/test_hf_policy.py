@@ -5,9 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
+from tokenshift_utils.models import attention
 from tokenshift_utils.models.decoding import fill_gaps
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.load import load_policy
@@ -207,6 +209,34 @@ def test_a_prompt_in_several_rows_is_read_once(policy, monkeypatch):
     monkeypatch.undo()
     for row, token in enumerate([5, 6, 7, 8, 9, 10]):
         close(logits[row], plain_logits(policy, prompts[row] + [token])[-1])
+
+
+def test_what_prompts_begin_with_alike_is_read_once(policy, monkeypatch):
+    begin = [3 + i * i % 31 for i in range(90)]
+    prompts = [begin + end for end in ([4, 13, 5], [7], [4, 5, 16, 24, 20], [7, 8])]
+    policy.open(1)  # (it tries its cache once)
+    read, forward = [], policy.model.forward
+
+    def counted(*args, **kw):
+        if "past_key_values" in kw:
+            read.append(kw["input_ids"].numel())
+        return forward(*args, **kw)
+
+    monkeypatch.setattr(policy.model, "forward", counted)
+    session, logits = opened(policy, prompts)
+    assert sum(read[:-1]) < 90 + 4 * 5
+    for row, prompt in enumerate(prompts):
+        close(logits[row], plain_logits(policy, prompt)[-1])
+    read.clear()
+    later = {1: begin + [9, 10, 11], 3: begin[:85] + [5, 5], 2: begin[:9] + [6], 0: begin}
+    for rows in ([1, 3], [2], [0]):  # together, little in common, nothing but what was kept
+        session.enter(torch.tensor(rows), [later[row][:-1] for row in rows])
+        texts = [later[i] if i in rows else prompt + [12] for i, prompt in enumerate(prompts)]
+        logits = session.read(torch.tensor([[text[-1]] for text in texts]))[:, 0]
+        for row, text in enumerate(texts):
+            close(logits[row], plain_logits(policy, text)[-1])
+        prompts = texts
+    assert sum(read) < 90
 
 
 def test_rows_leave_and_enter_so_that_the_batch_stays_full(policy, monkeypatch):
@@ -488,3 +518,40 @@ def test_gaps_are_filled_from_the_end():
     order = fill_gaps(alive)
     assert order.tolist() == [0, 5, 2, 6]
     assert fill_gaps(torch.ones(4, dtype=torch.bool)).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral", "gemma2"])
+def test_grouped_queries_attend_as_in_transformers_own_forward(kind, tiny_pair, tmp_path):
+    sizes = {
+        "hidden_size": 36,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "head_dim": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+    }
+    if kind in ("mistral", "gemma2"):
+        sizes["sliding_window"] = 5
+    vocabulary = HFPolicy.load(tiny_pair.base, "base").vocab_size
+    config = AutoConfig.for_model(kind, vocab_size=vocabulary, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    for file in tiny_pair.base.glob("token*"):
+        shutil.copy(file, tmp_path)
+    policy = HFPolicy.load(tmp_path, kind)
+    plainly = kind != "gemma2"  # whose scores are capped
+    assert (policy.model.config._attn_implementation == attention.NAME) == plainly
+    eager = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    ids = torch.randint(3, vocabulary, (3, 12), generator=torch.Generator().manual_seed(0))
+    seen = torch.ones_like(ids)
+    seen[1, :4] = 0
+    with torch.no_grad():
+        for more in ({}, {"attention_mask": seen}):
+            expected = eager(ids, **more).logits[seen > 0]
+            torch.testing.assert_close(policy.model(ids, **more).logits[seen > 0], expected)
+        session, logits = opened(policy, [row[:7].tolist() for row in ids])
+        rest = session.read(ids[:, 7:])
+        expected = eager(ids).logits
+    torch.testing.assert_close(logits, expected[:, 6])
+    torch.testing.assert_close(rest, expected[:, 7:])

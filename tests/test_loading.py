@@ -1,13 +1,10 @@
-"""What the notebooks load, on the random pair: complete, matched, computed once."""
+"""What the notebooks load, on the random pair: complete, computed once."""
 
-import made_up
-import pandas as pd
 import pytest
 
 from tokenshift_utils.records import tokens
 from tokenshift_utils.sections.cross_sampling import examples, settings
 from tokenshift_utils.sections.cross_sampling import numbers as cross
-from tokenshift_utils.sections.cross_sampling import rates as cross_sampling_rates
 from tokenshift_utils.sections.cross_sampling import records as cross_records
 from tokenshift_utils.sections.cross_sampling.settings import Setting
 from tokenshift_utils.sections.divergence import numbers as divergence
@@ -44,16 +41,17 @@ def test_the_annotated_response_is_one_response_with_the_most_high_positions(stu
 def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeypatch):
     records = cross_records.cross_records(study)
     wanted = settings.curve_settings(study)
-    for match in ("switched", "effective"):
-        wanted += settings.control_settings(study, match)
     assert set(records.runs) == set(wanted) and set(records.rollouts) == {"base", "tuned"}
-    for setting in settings.control_settings(study, "switched"):
-        rule = cross_sampling_rates.switched_rate(
-            records.runs[setting._replace(rule="js", match="")]
-        )
-        assert cross_sampling_rates.switched_rate(records.runs[setting]) == pytest.approx(
-            rule, abs=0.2
-        )
+    key = ["problem", "sample"]
+    for setting, frame in records.runs.items():
+        assert set(frame["sample"]) == set(range(study.samples.cross_sampling))
+        if setting.rule == "random":
+            switched = frame["n_switched"].sum() / frame["n_tokens"].sum()
+            assert switched == pytest.approx(setting.threshold, abs=0.2)
+        if setting.threshold < 0:  # the other model's own response to the same noise
+            other = settings.roles(study, setting)[1]
+            both = frame.merge(records.rollouts[other], on=key, suffixes=("", "_own"))
+            assert len(both) == len(frame) and (both["text"] == both["text_own"]).all()
     everything = [s for s, frame in records.runs.items() if s.threshold < 0]
     assert all(records.runs[s].eval("n_switched == n_tokens").all() for s in everything)
     table = cross.curve_table(study, records.runs, records.rollouts)
@@ -84,33 +82,9 @@ def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study):
     assert sum(frame["n_effective"].sum() for frame in null) > 0
     assert set(records.single_token["direction"]) == {"forward", "reverse"}
     bare = {"rules": {}, "budgets": [], "null_thresholds": [], "extrapolation": None}
-    bare |= {"single_token": None, "random_control_thresholds": [], "thresholds": [0.1]}
+    bare |= {"single_token": None, "random_rates": [], "thresholds": [0.1]}
     few = study.with_overrides(**{f"cross_sampling.{key}": v for key, v in bare.items()})
     records = cross_records.cross_records(few)
-    assert len(records.runs) == 2 and records.rules.keys() == records.runs.keys()
+    assert len(records.runs) == 4  # every position switched is run in any case
+    assert records.rules.keys() == records.runs.keys()
     assert records.interventions.keys() == records.runs.keys() and records.single_token.empty
-
-
-def test_rates_are_searched_for_all_controls_at_once_first_on_a_pilot(monkeypatch):
-    study, tries = made_up.study(), []
-
-    def run_of(share, switched):
-        return pd.DataFrame({"sample": [0], "n_tokens": [10**6], "n_switched": [int(1e6 * switched)],
-                             "n_effective": [round(1e6 * share)]})  # fmt: skip
-
-    def runs(_study, rates, also=(), samples=None):
-        tries.append((samples, dict(rates)))
-        # on a pilot a random switch is effective more often than on everything
-        return {s: run_of((0.5 if samples else 0.4) * rate**1.5, rate) for s, rate in rates.items()}
-
-    monkeypatch.setattr(cross_records, "_runs", runs)
-    rule = {s: run_of(0.01, 0.04) for s in settings.curve_settings(study)}
-    made = cross_records._random_runs(study, rule)
-    controls = settings.control_settings(study, "effective")
-    assert set(made) == {*settings.control_settings(study, "switched"), *controls}
-    for setting in controls:
-        assert cross_sampling_rates.effective_share(made[setting]) == pytest.approx(0.01, rel=0.1)
-    assert all(len(rates) == 4 for _, rates in tries)
-    kinds = [samples for samples, _ in tries]
-    pilots = kinds.count(1)
-    assert kinds == [None] + [1] * pilots + [None] * (len(kinds) - pilots - 1) and pilots >= 2

@@ -1,18 +1,27 @@
 """Mixture trees as records: what is read off them, and what they cost to add to."""
 
+import hashlib
+import multiprocessing
+import random
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from conftest import write_benchmark, write_mini_root
 from test_mixing import counting
 
 from tokenshift_utils.measures.nucleus import nucleus_js
 from tokenshift_utils.models.load import load_policy
+from tokenshift_utils.models.sessions import HFSession
 from tokenshift_utils.pairs import rules
 from tokenshift_utils.pairs.mixer import Insertion
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.sections.cross_sampling.records import cross_records
 from tokenshift_utils.store import executor
+from tokenshift_utils.store.store import Store
 from tokenshift_utils.study.study import load_study
 
 CALLS = [
@@ -151,3 +160,75 @@ def test_a_rule_that_trees_do_not_know_is_decoded_by_itself(study, mini_root, mo
     assert runs[key].equals(same[key]) and 0 < len(switches) == runs["n_switched"].sum()
     ids = [[list(row) for row in frame["response_ids"]] for frame in (runs, same)]
     assert ids[0] == ids[1]
+
+
+@pytest.fixture
+def swept_root(tmp_path, tiny_pair, monkeypatch):
+    """Makes roots where section 2 of ``mini`` is wanted, in float32, and is in use there."""
+
+    def make(name):
+        root = tmp_path / name
+        write_mini_root(root, tiny_pair, problems_per_shard=3)
+        write_benchmark(root / "benchmarks/sums.jsonl", 5)
+        file = root / "notebooks/studies/mini.yaml"
+        study = yaml.safe_load(file.read_text())
+        study["batch"]["cross_sampling"] = 7
+        study["cross_sampling"] |= {"single_token": None, "thresholds": [-1, 0.02, 0.05]}
+        study["cross_sampling"]["random_control_thresholds"] = [0.02, 0.05]
+        file.write_text(yaml.safe_dump(study, sort_keys=False))
+        monkeypatch.setenv("TOKENSHIFT_HOME", str(root))
+        return root
+
+    return make
+
+
+def section_2():
+    cross_records(load_study("mini"))
+
+
+def mixture_digests(root):
+    records = root / "results/mini/records"
+    files = sorted(file for file in records.glob("mixture_*/*/*.parquet"))
+    return {f.relative_to(records): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_section_2_stopped_anywhere_has_the_records_of_an_undisturbed_run(swept_root, monkeypatch):
+    calm = swept_root("calm")
+    section_2()
+    expected = mixture_digests(calm)
+    assert len(expected) == 3 * 2
+    rough = swept_root("rough")
+    luck, left = random.Random(0), [0]
+
+    def stopping(method):
+        def stopped(*args, **more):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return method(*args, **more)
+
+        return stopped
+
+    for owner, name in ((HFSession, "read"), (Store, "write")):
+        monkeypatch.setattr(owner, name, stopping(getattr(owner, name)))
+    for _ in range(8):
+        left[0] = luck.randrange(1, 150)
+        with pytest.raises(KeyboardInterrupt):
+            section_2()
+    left[0] = 0  # undisturbed from here on
+    section_2()
+    assert mixture_digests(rough) == expected
+
+
+def test_two_drivers_of_section_2_have_the_records_of_one(swept_root):
+    alone = swept_root("alone")
+    section_2()
+    both = swept_root("both")
+    spawn = multiprocessing.get_context("spawn")
+    drivers = [spawn.Process(target=section_2) for _ in range(2)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(120)
+    assert [driver.exitcode for driver in drivers] == [0, 0]
+    assert mixture_digests(both) == mixture_digests(alone)

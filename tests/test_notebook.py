@@ -20,8 +20,8 @@ def test_none_means_as_in_the_study(capsys):
 
 
 def test_values_override_the_study_and_are_told(capsys):
-    cell = "# Parameters\nthresholds = [0.1]\nrandom_control_thresholds = []\n"
-    values = {"thresholds": [0.1], "random_control_thresholds": []}
+    cell = "# Parameters\nthresholds = [0.1]\nrandom_rates = []\n"
+    values = {"thresholds": [0.1], "random_rates": []}
     nb = start("02_cross_sampling", namespace("02_cross_sampling", cell, **values))
     assert nb.study.cross_sampling.thresholds == (0.1,)
     assert "thresholds = [0.1] here" in capsys.readouterr().out

@@ -203,3 +203,28 @@ def test_all_notebooks_run_on_a_pair(root, capsys):
     assert "left out: study mine has no 'robustness' section, so notebook 05_robustness" in said
     claims = pd.read_csv(root / "results/mine/tables/00_claims.csv")
     assert len(claims) and len(pd.read_csv(root / "results/mine/tables/02_curves.csv"))
+
+
+@pytest.mark.parametrize(
+    ("problem", "more", "length", "why"),
+    [
+        ("three plus four", {}, 512, "in plain words"),
+        ("Find $x$ in $x^2 = 4$", {}, 8000, "LaTeX"),
+        ("A pen costs $3 and a book $4", {}, 512, "in plain words"),
+        ("three plus four", {"solution": "so it is so it is"}, 64, "the longest solution"),
+        ("three plus four", {"extra_info": {"answer": "it is " * 100}}, 832, "longest solution"),
+        ("three plus four", {"extra_info": {"answer": "7"}}, 512, "in plain words"),
+    ],
+)
+def test_responses_get_the_length_that_such_problems_need(root, capsys, problem, more, length, why):
+    models = root / "models"
+    for name in ("base", "dapo"):  # with contexts that bound nothing
+        shutil.copytree(MODELS / name, models / name)
+        config = json.loads((models / name / "config.json").read_text())
+        config["max_position_embeddings"] = 32768
+        (models / name / "config.json").write_text(json.dumps(config))
+    rows = [{"id": i, "problem": f"{problem} {i}", "answer": "7", **more} for i in range(3)]
+    (root / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = write_pair(models / "base", models / "dapo", root / "p.jsonl", "mine")
+    assert load_study("mine").sampling.max_new_tokens == length
+    assert why in capsys.readouterr().err and why in file.read_text()

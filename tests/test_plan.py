@@ -17,7 +17,7 @@ def test_a_small_study_counted_by_hand(mini_root):
     study = load_study("mini").with_overrides(
         **{
             "cross_sampling.thresholds": [-1, 0.1],
-            "cross_sampling.random_control_thresholds": [0.1],
+            "cross_sampling.random_rates": [0.5],
             "cross_sampling.rules.first": [2],
             "cross_sampling.rules.entropy": [],
             "cross_sampling.budgets": [],
@@ -37,13 +37,11 @@ def test_a_small_study_counted_by_hand(mini_root):
     work, longest = by_kind(study), study.sampling.max_new_tokens
     assert set(work) == {"rollouts", "shifts", "cross_sampling"}
     # two models, three problems
-    assert (work["rollouts"].responses, work["rollouts"].controls) == (2 * 3 * 4, 0)
+    assert work["rollouts"].responses == 2 * 3 * 4
     assert (work["shifts"].responses, work["shifts"].tokens) == (3 * 3, 3 * 3 * longest)
-    # both directions: two thresholds with 2 samples, one other rule with 1
+    # both directions: two thresholds with 2 samples, random positions and another rule with 1
     cross = work["cross_sampling"]
-    assert cross.responses - cross.controls == 2 * (2 * 3 * 2 + 1 * 3 * 1)
-    # and for one threshold a control of as many switches, 6 pilots and 3 whole tries
-    assert cross.controls == 2 * 3 * 1 * (1 + 6 + 3)
+    assert cross.responses == 2 * (2 * 3 * 2 + 2 * 3 * 1)
     assert cross.tokens == cross.responses * longest
     assert by_kind(study, mean_tokens=5)["cross_sampling"].tokens == cross.responses * 5
     assert by_kind(study, mean_tokens=10**6)["cross_sampling"].tokens == cross.tokens
@@ -57,9 +55,12 @@ def test_the_papers_study_counted_without_its_files():
     assert work["shifts"].responses == problems * study.samples.shifts
     assert work["shifts"].tokens == work["shifts"].responses * 8000
     cross = work["cross_sampling"]
-    null = 2 * len(study.cross_sampling.null_thresholds) * 30 * study.samples.cross_controls
-    thresholds = len(study.cross_sampling.thresholds)
-    assert cross.responses - cross.controls == 2 * thresholds * problems * 32 + null
+    asked, few = study.cross_sampling, study.samples.cross_controls
+    null = 2 * len(asked.null_thresholds) * 30 * few
+    random = 2 * len(asked.random_rates) * problems * few
+    everywhere = all(eps >= 0 for eps in asked.thresholds)  # is run in any case
+    curve = 2 * (len(asked.thresholds) + everywhere) * problems * 32
+    assert cross.responses == curve + random + null
 
 
 def test_the_shape_is_that_of_the_files(tmp_path):
@@ -149,3 +150,13 @@ def test_mixture_trees_are_planned_where_records_are_read_off_them():
     assert "8 sets of trees" in trees and "assumed: 0.2 distinct prefixes a token" in trees
     assert "switches" not in text
     assert "Mixture trees" not in plan(load_study("qwen2.5-32b-dapo"))
+
+
+def test_a_study_may_say_how_long_it_took(mini_root):
+    study = load_study("mini")
+    assert "processor time" not in plan(study)
+    study = study.with_overrides(
+        workers=2, cost={"processor_minutes": 65, "machine": "a 2-core laptop"}
+    )
+    said = "about 65 minutes of processor time on a 2-core laptop, so 33 with 2 processes"
+    assert said in plan(study)

@@ -113,6 +113,9 @@ REFUSAL = "{% if messages[0].role == 'system' %}{{ raise_exception('No system tu
         ("{{ 1 / 0 }}", "makes no prompt: division by zero"),
         ("{% for i in range(10**9) %}{% endfor %}", "makes no prompt: Range too big"),
         ("{{ messages[0].role }}", "leaves the problem out"),
+        ("{{ messages[0].content[0] }}", "leaves the problem out"),
+        ("{{ messages[0].content | upper }}", "or writes it otherwise"),
+        ("{{ '\\ud800' }}" + TEMPLATE, "makes no prompt: .*surrogates not allowed"),
         ("{{ range(10**4) | random }}" + TEMPLATE, "something else every time"),
         ("{{ strftime_now('%H:%M:%S') }}" + TEMPLATE, "writes the time of day"),
     ],
@@ -120,6 +123,23 @@ REFUSAL = "{% if messages[0].role == 'system' %}{{ raise_exception('No system tu
 def test_a_chat_template_that_makes_no_prompt_is_one_sentence(study, template, message):
     with pytest.raises(TokenshiftError, match=f"chat template of the model 'tuned'.*{message}"):
         check_inputs(with_template(study, template))
+
+
+def test_a_model_with_another_template_is_said(study, capsys):
+    chat = with_template(study, TEMPLATE)
+    (study.model_path("base") / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    check_inputs(chat)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: the chat template of 'base' is not that of 'tuned'")
+    check_inputs(study)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_byte_order_mark_of_a_template_is_no_prompt(study):
+    chat = with_template(study, TEMPLATE)
+    directory = study.model_path("tuned")
+    (directory / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8-sig")
+    assert prompt_text(chat, "1+1") == "<user>1+1\n<assistant>"
 
 
 def test_a_template_without_system_turns(study, capsys):

@@ -63,7 +63,7 @@ def test_parquet_and_bytes(read, tmp_path):
         (TEXT | {"response": "\ud83d"}, "'response' holds half a character"),
         (TEXT | {"response": 3}, "'response' is a number; give text"),
         (TEXT | {"response": ["x"]}, "'response' is a list; give text"),
-        (TEXT | {"response": None}, "has neither 'response' .text. nor 'response_ids'"),
+        (TEXT | {"response": None}, "'response' is empty; fill it"),
         (TEXT | {"response": ""}, "has a response without tokens"),
         (TEXT | {"prompt": [{"role": "user", "content": "x"}]}, "apply the models' chat template"),
         ({"prompt": "x", "completion": "y"}, "its columns are prompt, completion"),

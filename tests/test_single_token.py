@@ -219,7 +219,7 @@ def test_effect_equals_a_plain_loop(pair, monkeypatch):
                 text = primary.tokenizer.decode(plain, skip_special_tokens=True)
                 right += reason == "eos" and checksum_is_odd(text, "3")
             assert count[side] == right
-    assert any(a != b for a, b in counts)
+    assert any(a != b for a, b, _ in counts)
 
 
 def test_the_same_token_on_both_sides_has_no_effect(pair):
@@ -273,7 +273,10 @@ def test_records_are_what_they_say(study, direction, monkeypatch):
         assert row["token_primary"] == ids[t] and row["n_tokens"] == len(ids)
         measured = shifts.loc[(row["problem"], row["sample"], t)]
         assert row["js"] == measured["js"] and row["js_full"] == measured["js_full"]
+        assert row["tv"] == measured["tv"]
         for model, role in swap.items():
+            top = measured[f"top_logp_{model}"]
+            assert row[f"margin_{role}"] == pytest.approx(top[0] - top[1], abs=1e-5)
             assert row[f"entropy_{role}"] == measured[f"entropy_{model}"]
             ours, theirs = row[f"logp_{role}_of_primary"], measured[f"logp_{model}"]
             assert ours == pytest.approx(theirs, abs=1e-5)
@@ -282,18 +285,22 @@ def test_records_are_what_they_say(study, direction, monkeypatch):
         other = write_plainly(policies[1], prompt, ids[:t], key, one)[-1]
         assert row["token_intervention"] == other
         assert row["effective"] == (other != ids[t])
+        ranked = list(measured[f"top_ids_{names[0]}"])
+        assert other not in ranked or row["rank_primary_of_intervention"] == 1 + ranked.index(other)
         if not row["effective"]:
             assert row["effect"] == 0 and row["continuations"] == 0
             assert pd.isna(row["successes_primary"]) and pd.isna(row["successes_intervention"])
             continue
-        counts = [
-            sum(
+        right = [
+            [
                 succeeds(policies[0], study, prompt, [*ids[:t], token], row, stream)
                 for stream in range(2, 6)
-            )
+            ]
             for token in (ids[t], other)
         ]
+        counts = [sum(side) for side in right]
         assert [row["successes_primary"], row["successes_intervention"]] == counts
+        assert row["successes_both"] == sum(map(all, zip(*right)))
         assert row["continuations"] == 4
         assert row["effect"] == pytest.approx((counts[1] - counts[0]) / 4)
         effects.append(row["effect"])

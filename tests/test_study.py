@@ -61,6 +61,17 @@ def test_models_and_checkpoints_are_addressed_alike():
         study.model("ppo")
 
 
+def test_runs_from_other_seeds_are_addressed_like_checkpoints():
+    seeds = [{"seed": n, "path": f"elsewhere/{n}"} for n in (2, 5)]
+    study = load_study("tiny").with_overrides(**{"models.dapo.seeds": seeds})
+    assert study.seed_names("dapo") == ["dapo@seed-2", "dapo@seed-5"]
+    assert study.model_path("dapo@seed-5") == paths.root() / "elsewhere/5"
+    assert study.accuracy_samples("dapo@seed-2") == study.samples.checkpoints
+    assert {*study.seed_names("dapo"), *study.checkpoint_names("dapo")} < set(study.every_model)
+    with pytest.raises(TokenshiftError, match="no seed 3: it has 2, 5"):
+        study.model("dapo@seed-3")
+
+
 TOP = {"top_logprobs": 20}
 BAD = {
     "unknown key": ({"sampling.topp": 0.5}, "unknown key 'sampling.topp'"),
@@ -69,6 +80,11 @@ BAD = {
     "temperature of 0": ({"sampling.temperature": 0}, "'sampling.temperature' is 0"),
     "temperature below 0": ({"sampling.temperature": -1.0}, "'sampling.temperature' is -1.0"),
     "infinite temperature": ({"sampling.temperature": float("inf")}, "finite"),
+    "seeds that do not rise": ({"models.dapo.seeds": [{"seed": 2, "path": "a"}] * 2}, "must rise"),
+    "the model's own seed": (
+        {"models.dapo.seeds": [{"seed": 1, "path": "a"}]},
+        "'models.dapo.seeds",
+    ),
     "not a number": ({"samples.shifts": "many"}, "'samples.shifts' is 'many'"),
     "no benchmarks": ({"benchmarks": {}}, "'benchmarks'"),
     "vllm on several processes": ({"backend": "vllm"}, "'workers' is 2, but with vllm"),
@@ -95,10 +111,8 @@ BAD = {
     "threshold not a number": ({"cross_sampling.thresholds": [float("nan")]}, "nats"),
     "threshold twice": ({"cross_sampling.null_thresholds": [0.1, 0.1]}, "twice"),
     "no budget": ({"cross_sampling.budgets": [0]}, "budgets.0' is 0"),
-    "control at no threshold of the rule": (
-        {"cross_sampling.random_control_thresholds": [0.5]},
-        "not in 'thresholds'",
-    ),
+    "rate above 1": ({"cross_sampling.random_rates": [1.5]}, "random_rates"),
+    "single tokens of no pair": ({"cross_sampling.single_token.pairs": ["base"]}, "not in 'pairs'"),
     "gain of 0": ({"cross_sampling.extrapolation.gains": [0]}, "greater than 0"),
     "strata from above 0": ({"cross_sampling.single_token.strata": [0.1, 0.2]}, "begin with 0"),
     "strata that fall": ({"cross_sampling.single_token.strata": [0, 0.2, 0.1]}, "must rise"),
@@ -146,18 +160,10 @@ def test_bad_study_is_one_sentence_naming_file_and_key(case, tmp_path):
 
 
 def test_thresholds_may_say_always_and_never():
-    study = load_study("tiny").with_overrides(
-        **{
-            "cross_sampling.thresholds": [-1, float("inf")],
-            "cross_sampling.random_control_thresholds": [],
-        }
-    )
+    study = load_study("tiny").with_overrides(**{"cross_sampling.thresholds": [-1, float("inf")]})
     assert study.cross_sampling.thresholds == (-1, float("inf"))
     assert study == load_study("tiny").with_overrides(
-        **{
-            "cross_sampling.thresholds": [-1, float("inf")],
-            "cross_sampling.random_control_thresholds": [],
-        }
+        **{"cross_sampling.thresholds": [-1, float("inf")]}
     )
 
 

@@ -14,6 +14,7 @@ from tokenshift_utils.study.tokenizers import (
     check_same_tokenizer,
     check_tokenizer,
     load_tokenizer,
+    templates_differ,
 )
 
 
@@ -87,10 +88,10 @@ def test_chat_templates_that_differ(tiny_pair, directory, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(directory, other)
     (directory / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    check_same_tokenizer(tiny_pair.base, directory)  # one of them has none
+    assert templates_differ(tiny_pair.base, directory) is None  # one of them has none
     (other / "chat_template.jinja").write_text("{{ messages[0].content }}!")
-    with pytest.raises(TokenshiftError, match="chat template"):
-        check_same_tokenizer(directory, other)
+    assert templates_differ(directory, other) == "of 'Hi' one makes 'Hi', the other 'Hi!'"
+    check_same_tokenizer(directory, other)  # a study says whose template writes its prompts
 
 
 def test_which_token_ends_a_response_may_differ(tiny_pair, directory):
@@ -359,7 +360,7 @@ def test_saved_again_it_is_the_same(byte_pairs, other):
 def test_chat_templates_that_write_alike_are_one(byte_pairs, other):
     remark = "{# saved again #}" + TEMPLATE.replace("m.role", "m['role']")
     edit(other, "tokenizer_config.json", lambda c: c.update(chat_template=remark))
-    check_same_tokenizer(byte_pairs, other)
+    assert templates_differ(byte_pairs, other) is None
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,14 @@ REFUSED = {  # by what the sentence says: what was done to the tensors
     "hold another lm_head.weight than model.embed_tokens.weight": lambda w: (
         w | {"lm_head.weight": -w["model.embed_tokens.weight"]}
     ),
+    # transformers takes names without "model." too
+    "hold another lm_head.weight than .*embed_tokens.weight, though": lambda w: (
+        {key.removeprefix("model."): x for key, x in w.items()}
+        | {"lm_head.weight": -w["model.embed_tokens.weight"]}
+    ),
+    "hold " + Q + ".weight as I8, whole numbers": lambda w: (
+        w | {f"{Q}.weight": w[f"{Q}.weight"].to(torch.int8)}
+    ),
 }
 
 
@@ -137,4 +145,40 @@ def test_a_list_of_files_that_lacks_a_tensor_is_refused(directory):
     listed = {"metadata": {}, "weight_map": shards | {first: "model-00001-of-00002.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(listed))
     with pytest.raises(TokenshiftError, match=f"the first {others[0]}"):
+        check_weights(directory)
+
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+BAD = {  # what is in a file
+    "no JSON": (CONFIG, b"{"),
+    "null": (CONFIG, b"null"),
+    "nested": (CONFIG, b"[" * 100_000),
+    "a byte order mark": (CONFIG, b"\xef\xbb\xbf{}"),
+    "a text for a number": (CONFIG, {"hidden_size": "32"}),
+    "no layers": (CONFIG, {"num_hidden_layers": -1}),
+    "an unknown dtype": (CONFIG, {"dtype": "float99"}),
+    "an end that is no id": (CONFIG, {"eos_token_id": "1"}),
+    "ends that are no JSON": (GENERATION, b"{"),
+    "a list of ends": (GENERATION, b"[1]"),
+    "ends that are no ids": (GENERATION, {"eos_token_id": ["<eos>"]}),
+    "ends in UTF-16": (GENERATION, '{"eos_token_id": 1}'.encode("utf-16")),
+    "ends behind a byte order mark": (GENERATION, b'\xef\xbb\xbf{"eos_token_id": 1}'),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_configuration_that_cannot_be_used_is_one_sentence(what, directory):
+    name, content = BAD[what]
+    file = directory / name
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(file.read_text()) | content).encode()
+    file.write_bytes(content)
+    with pytest.raises(TokenshiftError, match=f"{directory}(/{name})? ") as refused:
+        HFPolicy.load(directory, "model")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_list_of_files_of_numbers_is_refused(directory):
+    (directory / "model.safetensors.index.json").write_text('{"weight_map": {"a": 5}}')
+    with pytest.raises(TokenshiftError, match="is no list of weight files"):
         check_weights(directory)

@@ -5,7 +5,7 @@ the same run. Beside each stands the floor of its method: what the models' forwa
 cost, K steps of plain generation and one forward of the intervention over K tokens, spread over the
 tokens that such a round emits at the switch rate achieved.
 
-The tiny study's pair ends responses as it does in the study, and other texts enter; random pairs
+Pairs of studies end responses as they do there, and other texts enter; random pairs
 write a fixed number of tokens. Rules need both models (JS), with thresholds set for a wanted switch
 rate.
 """
@@ -30,8 +30,9 @@ from tokenshift_utils.bench.harness import (
     chosen,
     random_pair,
     shape,
-    tiny_pair,
+    study_pair,
 )
+from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.policy import Sampling, stop_ids
 from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.pairs.cross_sample import cross_sample
@@ -42,6 +43,7 @@ from tokenshift_utils.store.progress import Progress
 RATES = (0.0, 0.01, 0.04, 0.1)  # shares of switched positions aimed at
 BLOCKS = (1, 4, 8, 16, "auto")  # 1: lockstep
 QUICK_RATES, QUICK_BLOCKS = (0.0, 0.04), (1, 8)
+STUDIES = ("tiny", "smollm2")  # pairs that are a study's
 NEVER = 0.7  # nats, above what JS can be
 TRIALS = 6  # to meet a switch rate
 CLOSE = 0.15  # relative error at which a switch rate is met
@@ -77,6 +79,7 @@ class Case:
 
 CASES = (
     Case("tiny", "cpu", 16, rows=96, tokens=320, fixed=120, repeats=3),
+    Case("smollm2", "cpu", 32, rows=32, tokens=80, fixed=40, repeats=2),
     Case("random-30m", "cpu", 1, rows=2, tokens=192, fixed=64, repeats=3),
     Case("qwen2.5-1.5b-shape", "cuda", 16, rows=16, tokens=384, fixed=64, repeats=1),
     Case("qwen2.5-1.5b-shape", "cuda", 64, rows=64, tokens=384, fixed=64, repeats=1),
@@ -87,8 +90,8 @@ CASES = (
 
 def make_pair(case: Case) -> Pair:
     """The pair of a case."""
-    if case.pair == "tiny":
-        return tiny_pair(case.rows)
+    if case.pair in STUDIES:
+        return study_pair(case.pair, case.rows)
     return random_pair(shape(case.pair), case.device, case.rows)
 
 
@@ -318,5 +321,9 @@ def _measure_all(cases: list[Case], rates, blocks) -> Iterator[dict]:
             progress.now(f"{case.pair}, batch {case.batch}")
             try:
                 yield from measure(case, make_pair(case), rates, blocks, progress.advance)
+            except TokenshiftError as missing:
+                if len({case.pair for case in cases}) == 1:
+                    raise
+                progress.say(f"{case.pair} is left out: {missing}")
             except torch.OutOfMemoryError:
                 progress.say(f"{case.pair} at batch {case.batch} needs more GPU memory: left out")

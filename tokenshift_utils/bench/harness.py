@@ -20,9 +20,12 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.models.adapters import put_on
 from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.study.checkpoints import is_adapter
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.benchmarks import load_benchmark
+from tokenshift_utils.tasks.prompts import prompt_text
 
 TOP_P = 0.7
 WIDTH = 1.6  # spread of a random model's weights times the root of its hidden size: wide enough
@@ -64,15 +67,18 @@ class _NoTokenizer:
     eos_token_id = None
 
 
-def tiny_pair(rows: int) -> Pair:
-    """The tiny study's base and first RL model, on its last benchmark's problems."""
-    study = load_study("tiny")
-    primary, intervention = (
-        HFPolicy.load(study.model_path(name), name, study.dtype, "cpu")
-        for name in (study.base, study.cross_sampling.pairs[0])
+def study_pair(name: str, rows: int) -> Pair:
+    """A study's base and first RL model on a CPU, on its last benchmark's problems."""
+    study = load_study(name)
+    base, tuned = (study.model_path(m) for m in (study.base, study.cross_sampling.pairs[0]))
+    primary = HFPolicy.load(base, "base", study.dtype, "cpu")
+    intervention = (
+        put_on(primary, tuned, "tuned")
+        if is_adapter(tuned)
+        else HFPolicy.load(tuned, "tuned", study.dtype, "cpu")
     )
     problems = load_benchmark(study, list(study.benchmarks)[-1])
-    texts = [study.prompt.template.format(problem=problem.problem) for problem in problems]
+    texts = [prompt_text(study, problem.problem) for problem in problems]
     prompts = [primary.tokenizer.encode(text, add_special_tokens=False) for text in texts]
     several = [prompts[i % len(prompts)] for i in range(rows)]
     return Pair(primary, intervention, several, study.sampling.temperature)

@@ -20,7 +20,7 @@ from tokenshift_utils.bench.harness import (
     random_pair,
     seconds,
     shape,
-    tiny_pair,
+    study_pair,
 )
 from tokenshift_utils.models.policy import Sampling, stop_ids
 from tokenshift_utils.pairs.compare import score_pair
@@ -71,7 +71,7 @@ SWEEPS = (
 def make_pair(sweep: Sweep) -> Pair:
     """The pair of a sweep."""
     if sweep.pair == "tiny":
-        return tiny_pair(sweep.rows)
+        return study_pair("tiny", sweep.rows)
     return random_pair(shape(sweep.pair), sweep.device, sweep.rows)
 
 

@@ -122,6 +122,11 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
             f"{directory} into it"
         )
     tensors = load_file(directory / WEIGHTS)
+    for key, tensor in tensors.items():
+        if content["peft_type"] == "LORA" and not tensor.is_floating_point():
+            raise _misfit(directory, base.name, f"its tensor {key} is of {tensor.dtype}")
+        if not torch.isfinite(tensor).all():
+            raise _misfit(directory, base.name, f"its tensor {key} holds NaN or infinity")
     shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
     _check_vocabulary(directory, shapes, base.model.config, Path(base.name))
     before = _logits(base, base.model)
@@ -139,10 +144,17 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
         if not torch.equal(places[key].cpu(), tensor.to(places[key].dtype)):
             raise _misfit(directory, base.name, f"its tensor {key} is not what PEFT made of it")
     policy = type(base)(whole.get_base_model(), base.tokenizer, name)
-    after = _logits(policy, policy.model)
+    try:
+        after, alone = _logits(policy, policy.model), _logits(policy, whole)
+    except Exception as error:
+        raise _misfit(
+            directory, base.name, f"the model with it runs no text ({first_line(error)})"
+        ) from error
+    if not all(torch.isfinite(logits).all() for logits in after):
+        raise _misfit(directory, base.name, "the logits with it are NaN or infinity")
     if not _same(_logits(base, base.model), before):
         raise _misfit(directory, base.name, "it changes the base's own weights")
-    if not _same(after, _logits(policy, whole)):
+    if not _same(after, alone):
         raise _misfit(directory, base.name, "it works only in PEFT's own forward")
     if _same(after, before):
         warnings.warn(
@@ -322,12 +334,21 @@ def _check_base(directory: Path, content: dict[str, Any], base: Path) -> None:
     """
     named = content.get("base_model_name_or_path")
     what = f"the adapter in {directory}"
+    if named is not None and (not isinstance(named, str) or "\0" in named):
+        raise TokenshiftError(
+            f"{what} names no model in base_model_name_or_path of its {ADAPTER}: write there the "
+            "directory or the name of the base that it was trained on"
+        )
     if not named:
         warnings.warn(f"{what} does not say on which base it was trained", stacklevel=3)
         return
-    if Path(named).resolve() == base.resolve():
+    try:
+        own, there = Path(named).resolve(), (Path(named) / "config.json").is_file()
+    except (OSError, RuntimeError):  # too long for a path, or links in a circle
+        own, there = None, False
+    if own == base.resolve():
         return
-    if (Path(named) / "config.json").is_file():
+    if there:
         try:
             same = weights_fingerprint(Path(named)) == weights_fingerprint(base)
         except TokenshiftError:

@@ -23,6 +23,7 @@ from transformers import (
 
 from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.models.adapters import put_on
+from tokenshift_utils.models.attention import group_queries
 from tokenshift_utils.models.decoding import check_positions, check_prompts, generate
 from tokenshift_utils.models.kv_cache import attention_windows
 from tokenshift_utils.models.memory import keep_last
@@ -117,6 +118,8 @@ class HFPolicy:
                 f"the model in {directory} cannot be loaded ({first_line(error)}); {cause}"
             ) from error
         check_loaded(model, report, directory)
+        if attention == "eager":
+            group_queries(model)
         if device_map is None:
             model = model.to(device)
         policy = cls(model.eval(), tokenizer, name)

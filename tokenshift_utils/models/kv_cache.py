@@ -84,6 +84,16 @@ class RaggedLayer(DynamicLayer):
         for room in self._rooms:
             room[target, :, :width] = room[source, :, :width]
 
+    def copy_of(self, row: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """A copy of the first columns of a row's keys and values, ``[heads, width, head_dim]``."""
+        keys, values = (room[row.to(self.device), :, :width].clone() for room in self._rooms)
+        return keys, values
+
+    def put(self, states: tuple[Tensor, Tensor], rows: Tensor, width: int) -> None:
+        """Give ``rows`` the first columns of what ``copy_of`` returned."""
+        for room, some in zip(self._rooms, states):
+            room[rows.to(self.device), :, :width] = some[:, :width]
+
     def keep_rows(self, order: Tensor, width: int) -> None:
         """Keep only the rows listed, in that order; rows that stay where they are cost nothing."""
         moved = (order != torch.arange(len(order), device=order.device)).nonzero().squeeze(-1)
@@ -107,6 +117,15 @@ class RaggedCache(Cache):
         for layer in self.layers:
             if layer.is_initialized:
                 layer.copy_rows(source, target, width)
+
+    def copy_of(self, row: Tensor, width: int) -> list[tuple[Tensor, Tensor]]:
+        """See ``RaggedLayer.copy_of``; layer by layer."""
+        return [layer.copy_of(row, width) for layer in self.layers]
+
+    def put(self, states: list[tuple[Tensor, Tensor]], rows: Tensor, width: int) -> None:
+        """See ``RaggedLayer.put``."""
+        for layer, some in zip(self.layers, states, strict=True):
+            layer.put(some, rows, width)
 
     def keep_rows(self, order: Tensor, width: int) -> None:
         """See ``RaggedLayer.keep_rows``."""

@@ -12,6 +12,8 @@ from tokenshift_utils.errors import first_line
 from tokenshift_utils.models.kv_cache import RaggedCache, attention_mask
 from tokenshift_utils.models.teacher_forcing import CHUNK, input_device
 
+SHARED = 64  # tokens that prompts must begin with alike for these to be read once
+
 
 class HFSession:
     """Rows of text in a ragged cache. See ``policy.Session``.
@@ -33,6 +35,8 @@ class HFSession:
         self._cache = RaggedCache(model.config, rows)
         self._windows, self._positions = windows, positions
         self._longest = 0  # at least the length of every row
+        # What texts begin with, and its keys and values.
+        self._beginning: tuple[tuple[int, ...], list[tuple[Tensor, Tensor]]] | None = None
         self.device = input_device(model)
         self.length = torch.zeros(rows, dtype=torch.long, device=self.device)
 
@@ -41,6 +45,7 @@ class HFSession:
         """Give ``rows`` these texts. One that several rows get, as samples do, is read once."""
         self.length[rows] = 0
         place = {text: i for i, text in enumerate(dict.fromkeys(map(tuple, texts)))}
+        given = list(place)  # 1) each distinct text once: what they begin with, then the rest
         which = torch.tensor([place[tuple(text)] for text in texts], device=self.device)
         lengths = torch.tensor([len(text) for text in place], device=self.device)
         longest = int(lengths.max())
@@ -49,17 +54,41 @@ class HFSession:
         of_text = torch.zeros(len(place), dtype=torch.long, device=self.device)
         of_text[which.flip(0)] = torch.arange(len(texts), device=self.device).flip(0)
         readers = rows[of_text]  # the first row of each text
-        padded = [[*text, *[0] * (longest - len(text))] for text in place]
+        padded = [[*text, *[0] * (longest - len(text))] for text in given]
         tokens = torch.tensor(padded, device=self.device)
-        for start in range(0, longest, CHUNK):
+        shared = self._begin(given, readers)
+        self.length[readers] = shared
+        for start in range(shared, longest, CHUNK):
             here = (lengths - start).clamp(0, CHUNK)
             some = here.nonzero().squeeze(-1)
             part = tokens[some, start : start + CHUNK]
             self.read(part, readers[some], here[some], last=True)
-        others = torch.ones(len(rows), dtype=torch.bool, device=self.device)
+        others = torch.ones(len(rows), dtype=torch.bool, device=self.device)  # 2) copied
         others[of_text] = False
         self._cache.copy_rows(readers[which[others]], rows[others], longest)
         self.length[rows] = lengths[which]
+        self._longest = max(self._longest, longest)
+
+    def _begin(self, texts: Sequence[tuple[int, ...]], rows: Tensor) -> int:
+        """Give ``rows`` what all their texts begin with, the same instructions and examples say.
+
+        It is read once and kept for texts that come later. Returns how many tokens that is.
+        """
+        if self._beginning is None and len(texts) > 1:
+            shared = _shared(texts)
+            if shared >= SHARED:
+                first = torch.tensor([texts[0][:shared]], device=self.device)
+                for start in range(0, shared, CHUNK):
+                    self.read(first[:, start : start + CHUNK], rows[:1], last=True)
+                self._beginning = texts[0][:shared], self._cache.copy_of(rows[0], shared)
+        if self._beginning is None:
+            return 0
+        tokens, states = self._beginning
+        shared = _shared([tokens, *texts])
+        if shared < SHARED:
+            return 0
+        self._cache.put(states, rows, shared)
+        return shared
 
     @torch.inference_mode()
     def read(
@@ -209,6 +238,13 @@ def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabul
     except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
         return f"it does not work with a cache of ours ({first_line(error)})"
     return ""
+
+
+def _shared(texts: Sequence[tuple[int, ...]]) -> int:
+    """With how many tokens all texts begin alike."""
+    first, last = min(texts), max(texts)  # (the two furthest apart in the order of tokens)
+    alike = zip(first, last)
+    return next((i for i, (a, b) in enumerate(alike) if a != b), min(len(first), len(last)))
 
 
 def _within(columns: Tensor, positions: int | None) -> Tensor:

@@ -357,12 +357,14 @@ class Frontier:
         together = max(1, COMPARED_LOGITS // (n * logits.shape[-1]))
         for start in range(0, len(some), together):
             group = slice(start, start + together)
-            ours = Nucleus.stack([p.select(chosen[group]) for p in nuclei])
-            theirs = self._nucleus(logits[group].flatten(0, 1))
+            ours = Nucleus.stack([_of_rows(p, chosen[group]) for p in nuclei])
+            theirs = logits[group].flatten(0, 1)
             places = nodes[some[group]].reshape(-1)
             there = self._tensor(np.flatnonzero(places >= 0))
+            if len(there) < len(places):
+                theirs = theirs[there]
+            pair = [_of_rows(ours, there), self._nucleus(theirs)]
             places = places[places >= 0]
-            pair = [ours.select(there), theirs.select(there)]
             tree = self._trees.tree[places]
             keys = self._keys[self._tensor(tree)]
             positions = self._tensor(self._trees.position[places])
@@ -411,6 +413,11 @@ class Frontier:
             insertion = Insertion(name, gain)
             drawn = insertion.draw(p, q, keys[rows], own[rows], positions[rows])
             self._learn(places[some], 0, {}, {source: drawn}, both)
+
+
+def _of_rows(nucleus: Nucleus, rows: Tensor) -> Nucleus:
+    """The nucleus of some different rows, in their order: of all without a copy."""
+    return nucleus if len(rows) == len(nucleus.size) else nucleus.select(rows)
 
 
 def _arranged(kind: np.ndarray) -> np.ndarray:

@@ -104,7 +104,8 @@ class MixtureTrees(Request):
         trees, there, old = PrefixTrees([item.key for item in made]), {}, None
         if executor.is_done(study, executor.Job(self.root, shard)):
             at = self._at(study, executor.key_of(study, self), shard)
-            trees, there = _trees(*at), _walked(*at)
+            # (never what is kept for readers: whoever is stopped here must find it as it was)
+            trees, there = _trees.__wrapped__(*at), _walked(*at)
             old = {kind: at[0].read(kind, *at[1:3]) for kind in self.kinds}
         new = [(w, n) for w, n in self.walks if there.get(name_of(w), 0) < n]
         wanted = [

@@ -85,6 +85,8 @@ def _ids(row: dict, what: str, tokenizer: Any, vocab_size: int, where: str) -> l
     elif row.get(what) is not None:
         text = plain_text(row[what], where, what)
         ids = tokenizer.encode(text, add_special_tokens=False)
+    elif what in row:
+        raise TokenshiftError(f"{where}: '{what}' is empty; fill it or leave the row out")
     else:
         raise TokenshiftError(
             f"{where} has neither '{what}' (text) nor '{what}_ids' (token ids); its columns are "

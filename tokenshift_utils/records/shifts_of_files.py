@@ -17,7 +17,7 @@ from tokenshift_utils.records.responses import read_responses
 from tokenshift_utils.records.shifts import shift_table
 from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.study.checkpoints import is_adapter
-from tokenshift_utils.study.positions import made_for
+from tokenshift_utils.study.positions import alike_up_to, made_for
 from tokenshift_utils.study.tokenizers import check_same_tokenizer
 
 if TYPE_CHECKING:
@@ -79,6 +79,15 @@ def _tell_lengths(
     """Say on stderr where a row is longer than a model was made for; refuse what it cannot read."""
     lengths = trajectories["prompt_ids"].map(len) + trajectories["response_ids"].map(len)
     contexts = [(p.positions or made_for(p.model.config), p.positions, d) for p, d in (base, tuned)]
+    alike = [(alike_up_to(p.model.config), d) for p, d in (base, tuned)]
+    for room, directory in alike:
+        if room is not None and lengths.max() > room:
+            row = lengths.idxmax()
+            raise TokenshiftError(
+                f"{file}, row {row + 1} has {lengths[row]} tokens, prompt and response, more than "
+                f"the {room} up to which the model in {directory} reads a text alike in any batch, "
+                "by its RoPE scaling: shorten the row or leave it out"
+            )
     passed = [c for c in contexts if c[0] is not None and lengths.max() > c[0]]
     if not passed:
         return

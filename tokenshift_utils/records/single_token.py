@@ -10,6 +10,7 @@ token it is 0, and nothing is continued.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.measures.divergences import LN2
+from tokenshift_utils.measures.divergences import LN2, rank_of, top_k
 from tokenshift_utils.measures.noise import row_key, uniform
 from tokenshift_utils.measures.nucleus import log_softmax32, truncate
 from tokenshift_utils.models.policy import Policy, Sampling, stop_ids
@@ -43,7 +44,8 @@ FRESH = 2  # first stream of the continuations' noise: 0 is the response's, 1 th
 CHOICE = -1  # stream that decides which positions are taken
 PER_SHARD = 25  # positions computed together; most have equal tokens and cost nothing
 RESPONSE = ["benchmark", "problem", "sample"]
-MEASURED = ["js", "js_full", "entropy_base", "entropy_tuned"]
+DIVERGENCES = ["js", "js_full", "kl_base_tuned", "kl_tuned_base", "tv"]
+MEASURED = [*DIVERGENCES, "entropy_base", "entropy_tuned"]
 
 
 # Which positions --------------------------------------------------------------------------------
@@ -139,13 +141,12 @@ def look(
 ) -> dict[str, list]:
     """What the intervention emits after each prefix with the response's own noise.
 
-    ``tokens`` are those that the primary emitted there. Returns ``token_intervention`` and the
-    log-probabilities of both tokens under both models, full distributions, as columns of the
-    record.
+    ``tokens`` are those that the primary emitted there. Returns columns of the record:
+    ``token_intervention``, its rank under the primary, the log-probabilities of both tokens under
+    both models, and each model's margin of its top token, all of the full distributions.
     """
     both = ("primary", "intervention")
-    found: dict[str, list] = {"token_intervention": []}
-    found |= {f"logp_{under}_of_{of}": [] for under in both for of in both}
+    found: dict[str, list] = defaultdict(list)
     for start in range(0, len(items), batch_size):
         rows = slice(start, start + batch_size)
         prefixes = [[*item.prompt_ids, *ids] for item, ids in zip(items[rows], written[rows])]
@@ -160,7 +161,11 @@ def look(
             "intervention": truncate(logp["intervention"], sampling.top_p).draw(keys, positions),
         }
         found["token_intervention"] += token["intervention"].tolist()
+        rank = rank_of(logp["primary"], token["intervention"])
+        found["rank_primary_of_intervention"] += rank.tolist()
         for under, values in logp.items():
+            _, best = top_k(values, 2)
+            found[f"margin_{under}"] += (best[:, 0] - best[:, 1]).tolist()
             for of, ids in token.items():
                 column = values.gather(-1, ids[:, None]).squeeze(-1)
                 found[f"logp_{under}_of_{of}"] += column.tolist()
@@ -206,20 +211,15 @@ def continue_forks(
 
 def successes(
     primary: Policy, forks: Sequence[Fork], responses: list[list[list[tuple[list[int], str]]]]
-) -> list[tuple[int, int]]:
-    """How many responses after each fork's two tokens are correct."""
-    ids, reasons, made, places = [], [], [], []
-    for f, both in enumerate(responses):
-        for side, rows in enumerate(both):
-            for response, reason in rows:
-                ids.append(response)
-                reasons.append(reason)
-                made.append(forks[f].item)
-                places.append((f, side))
-    counts = [[0, 0] for _ in forks]
-    for (f, side), correct in zip(places, verdict(primary, ids, reasons, made)["correct"]):
-        counts[f][side] += correct
-    return [tuple(count) for count in counts]
+) -> list[tuple[int, int, int]]:
+    """How many responses are correct after each fork's first token, its second, and both."""
+    flat = [(*r, fork.item) for fork, both in zip(forks, responses) for rows in both for r in rows]
+    correct = iter(verdict(primary, *map(list, zip(*flat)))["correct"] if flat else ())
+    counts = []
+    for both in responses:
+        first, second = ([next(correct) for _ in rows] for rows in both)
+        counts.append((sum(first), sum(second), sum(a and b for a, b in zip(first, second))))
+    return counts
 
 
 # Records ----------------------------------------------------------------------------------------
@@ -373,14 +373,14 @@ class SingleToken(Request):
         study: Study,
         chosen: pd.DataFrame,
         seen: dict[str, list],
-        counts: dict[int, tuple[int, int]],
+        counts: dict[int, tuple[int, int, int]],
     ) -> pa.Table:
         forward = self.primary == study.base
         names = ("base", "tuned") if forward else ("tuned", "base")
         stratum = chosen["stratum"].to_numpy()
         rows = range(len(chosen))
         columns = {name: chosen[name].to_numpy() for name in (*RESPONSE, "position", "n_tokens")}
-        columns |= {name: chosen[name].to_numpy() for name in ("js", "js_full")}
+        columns |= {name: chosen[name].to_numpy() for name in DIVERGENCES}
         columns |= seen
         return records.table(
             "single_token",
@@ -399,8 +399,10 @@ class SingleToken(Request):
                 "token_primary": chosen["token"].to_numpy(),
                 "effective": [i in counts for i in rows],
                 "continuations": [self.continuations if i in counts else 0 for i in rows],
-                "successes_primary": [counts[i][0] if i in counts else None for i in rows],
-                "successes_intervention": [counts[i][1] if i in counts else None for i in rows],
+                **{
+                    f"successes_{of}": [counts[i][k] if i in counts else None for i in rows]
+                    for k, of in enumerate(("primary", "intervention", "both"))
+                },
                 "effect": [
                     (counts[i][1] - counts[i][0]) / self.continuations if i in counts else 0.0
                     for i in rows

@@ -11,7 +11,7 @@ from html import escape
 import pandas as pd
 
 LN2 = math.log(2)
-_CONTEXT = 12  # tokens decoded before each, so that its spacing comes out as in the whole text
+CONTEXT = 12  # tokens decoded before each, so that its spacing comes out as in the whole text
 _RGB = "213,94,0"  # vermilion of Okabe and Ito: JS
 
 _STYLE = """<style>
@@ -40,13 +40,16 @@ def token_pieces(tokenizer, ids) -> list[str]:
     A token that changes earlier text instead of adding to it (bytes of one character) is shown as
     it decodes alone.
     """
-    ids, pieces = [int(i) for i in ids], []
-    for i in range(len(ids)):
-        before = tokenizer.decode(ids[max(0, i - _CONTEXT) : i])
-        after = tokenizer.decode(ids[max(0, i - _CONTEXT) : i + 1])
-        whole = after.startswith(before)
-        pieces.append(after[len(before) :] if whole else tokenizer.decode([ids[i]]))
-    return pieces
+    ids = [int(i) for i in ids]
+    return [token_piece(tokenizer, ids[:i], token) for i, token in enumerate(ids)]
+
+
+def token_piece(tokenizer, before: list[int], token: int) -> str:
+    """The text that a token adds to that of the tokens before it: one of ``token_pieces``."""
+    context = before[-CONTEXT:]
+    shorter, longer = tokenizer.decode(context), tokenizer.decode([*context, token])
+    whole = longer.startswith(shorter)
+    return longer[len(shorter) :] if whole else tokenizer.decode([token])
 
 
 def _visible(text: str) -> str:

@@ -1,4 +1,5 @@
-"""The book of a study: story, executed notebooks, guide, API and data dictionary as one static site.
+"""The book of a study as one static site: the story, executed notebooks, the explorer, the guide, methods,
+API and data dictionary.
 
 Sphinx and myst-nb render it; nothing is fetched, and the pages fetch nothing. The sources lie in a
 temporary copy that keeps the checkout's layout, so that the pages' relative links hold.
@@ -20,12 +21,25 @@ import tokenshift_utils
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_text, write_text
+from tokenshift_utils.sections.explorer.page import file_of
 from tokenshift_utils.study.study import Study
 
 PACKAGE = "tokenshift_utils"
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme")
 GUIDE = "notebooks/guide"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]+)?\)")
+
+# The explorer is a page of its own, with a style of its own.
+EXPLORER = """# The explorer
+
+Move the threshold, and the mixed response changes with it: at how many tokens does the other model have
+to step in, and which are they? Choose a token to see what both models would have written there, how
+probable each candidate was, and how each model goes on alone from that place.
+
+<a href="{file}">The explorer as a page by itself</a>, for a larger view and for an address that says what it shows.
+
+<iframe src="{file}" title="Explorer" style="width:100%;height:1000px;border:1px solid #c9c9c9"></iframe>
+"""
 
 # Equations become MathML, which browsers draw themselves: MathJax would be fetched.
 CONF = """
@@ -37,8 +51,10 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 include_patterns = {pages!r}
 html_theme = "sphinx_book_theme"
 html_theme_options = {{"show_toc_level": 2, "use_download_button": False}}
+html_context = {{"default_mode": "auto"}}  # light or dark, as the reader's system is
 html_copy_source = html_show_sourcelink = html_use_index = html_domain_indices = False
 html_math_renderer = "mathml"
+html_extra_path = ["extra"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -114,16 +130,32 @@ def _write_sources(study: Study, source: Path, executed: list[Path]) -> None:
     for page in (*guide, "results/DATA_DICTIONARY.md"):
         _copy_page(source, Path(page))
     write_text(source / "api.md", _api())
-    guide.remove(f"{GUIDE}/story.md")
+    story, methods = f"{GUIDE}/story.md", f"{GUIDE}/methods.md"
     chapters = {
-        "What came out": [f"{GUIDE}/story.md"],
+        "What came out": [story],
         "Notebooks": [notebook.as_posix() for notebook in executed],
-        "Guide": guide,
-        "Reference": ["api.md", "results/DATA_DICTIONARY.md"],
+        "Explorer": _explorer(study, source),
+        "Guide": [page for page in guide if page not in (story, methods)],
+        "Reference": [methods, "api.md", "results/DATA_DICTIONARY.md"],
     }
+    chapters = {caption: pages for caption, pages in chapters.items() if pages}
     write_text(source / "index.md", _front(study, chapters))
     named = ["index.md", *(page for chapter in chapters.values() for page in chapter)]
     write_text(source / "conf.py", CONF.format(title=f"tokenshift: {study.title}", pages=named))
+
+
+def _explorer(study: Study, source: Path) -> list[str]:
+    """The page that shows the study's explorer; none where there is no explorer."""
+    file = file_of(study.name)
+    extra = source / "extra"
+    extra.mkdir()
+    if not file.is_file():
+        return []
+    copy = extra / file.relative_to(paths.root())
+    copy.parent.mkdir(parents=True)
+    shutil.copyfile(file, copy)
+    write_text(source / "explorer.md", EXPLORER.format(file=paths.display(file)))
+    return ["explorer.md"]
 
 
 def _front(study: Study, chapters: dict[str, list[str]]) -> str:

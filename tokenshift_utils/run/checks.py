@@ -11,6 +11,7 @@ from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import (
     check_same_tokenizer,
     load_tokenizer,
+    templates_differ,
 )
 from tokenshift_utils.study.weights import check_model, check_same_size
 from tokenshift_utils.tasks.benchmarks import load_benchmark
@@ -39,7 +40,8 @@ def check_rules(study: Study) -> None:
 def check_inputs(study: Study) -> None:
     """Look at all benchmarks and models of a study, without loading a weight.
 
-    A chat template that writes the date is said on stderr.
+    Said on stderr are a chat template that writes the date, and models whose own templates write
+    other prompts than the study's.
 
     Raises
     ------
@@ -51,13 +53,9 @@ def check_inputs(study: Study) -> None:
     check_backend(study)
     check_rules(study)
     problems = {name: load_benchmark(study, name) for name in study.benchmarks}
-    names = [
-        *study.models,
-        *(step for name in study.models for step in study.checkpoint_names(name)),
-    ]
     base = study.model_path(study.base)
     own_size = check_model(base, study.model(study.base).trust_remote_code)
-    for name in names:
+    for name in study.every_model:
         if name != study.base:
             directory = study.model_path(name)
             if is_adapter(directory):
@@ -72,4 +70,12 @@ def check_inputs(study: Study) -> None:
     stop_token_ids(load_tokenizer(base), study.stop_tokens)
     if remark := check_prompt(study):
         print(f"warning: {remark}", file=sys.stderr)
+    for name in study.every_model if study.prompt.chat is not None else ():
+        chat = study.model_path(study.prompt.chat)
+        if example := templates_differ(chat, study.model_path(name)):
+            print(
+                f"warning: the chat template of '{name}' is not that of '{study.prompt.chat}', which "
+                f"writes all prompts here, as the study's 'prompt.chat' says ({example})",
+                file=sys.stderr,
+            )
     prompt_text(study, problems[study.cross_benchmark][0].problem)

@@ -201,6 +201,19 @@ def claims(study: StudyOption = "tiny") -> None:
 
 
 @app.command()
+def explore(study: StudyOption = "tiny") -> None:
+    """Write the explorer: one page on which the threshold moves and the mixed response with it."""
+    from tokenshift_utils import paths
+    from tokenshift_utils.run.checks import check_inputs
+    from tokenshift_utils.sections.explorer.page import write_explorer
+    from tokenshift_utils.study.study import load_study
+
+    loaded = load_study(study)
+    check_inputs(loaded)
+    typer.echo(f"wrote {paths.display(write_explorer(loaded))}")
+
+
+@app.command()
 def book(study: StudyOption = "tiny") -> None:
     """Render guide, executed notebooks and API as one site that needs no network (extra 'book')."""
     from tokenshift_utils import paths

@@ -37,7 +37,7 @@ PARAMETERS: dict[str, dict[str, str]] = {
     "02_cross_sampling": {
         "pairs": "cross_sampling.pairs",
         "thresholds": "cross_sampling.thresholds",
-        "random_control_thresholds": "cross_sampling.random_control_thresholds",
+        "random_rates": "cross_sampling.random_rates",
         "top_p": "cross_sampling.top_p",
         "benchmark": "cross_sampling.benchmark",
         "budgets": "cross_sampling.budgets",
@@ -148,6 +148,22 @@ class Notebook:
         from IPython.display import display
 
         display(*what)
+
+    def explorer(self, data=None) -> None:
+        """Write ``results/<study>/explorer.html`` and show the page.
+
+        ``data`` are the records of section 2, read or computed where None. Of a study whose
+        mixtures leave no trees, it says so.
+        """
+        from IPython.display import display
+
+        from tokenshift_utils.sections.explorer.content import lacks_trees
+        from tokenshift_utils.sections.explorer.page import framed, write_explorer
+
+        if lack := lacks_trees(self.study):
+            print(f"No explorer: {lack}.")
+        else:
+            display(framed(write_explorer(self.study, data)))
 
 
 def check_parameters(notebook: str, given) -> None:

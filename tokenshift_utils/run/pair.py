@@ -13,13 +13,18 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import write_text
 from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.study.checkpoints import is_adapter, load_config
-from tokenshift_utils.study.positions import made_for
+from tokenshift_utils.study.positions import alike_up_to, made_for
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer, model_ends
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.rows import read_rows
 
-LONGEST = 8000  # new tokens a response, as in the paper, where the models can go that far
+LONGEST = 8000  # new tokens a response, as in the paper, of models that think and of competitions
+PLAIN = 512  # of problems in plain words, whose solutions are of a few sentences
+SOLUTION_FACTOR = 4  # times the longest solution in the file: models are wordier, some by far
+SOLUTIONS = ("solution", "response", "completion", "rationale", "reasoning", "generated_solution")
+
+_LATEX = re.compile(r"\\[A-Za-z(\[]|\$[A-Za-z\\({|-]")  # (not $3, which is a price)
 
 _TEMPLATE = """\
 # Written by `tokenshift pair`. Everything below is a choice that you may change; notebooks/guide and
@@ -50,7 +55,7 @@ prompt: # the whole prompt; for the user's turn of a chat template name a model:
 stop_tokens: [] # more tokens that end a response, beside the models' own
 verifier: boxed # two boxes are no answer; or last_boxed, the last one counts; or answer_line
 
-sampling: {{temperature: 1.0, top_p: 0.7, max_new_tokens: {length}}}
+sampling: {{temperature: 1.0, top_p: 0.7, max_new_tokens: {length}}} # {why}
 samples: {{accuracy: 8, controls: 8, shifts: 4, checkpoints: 4, cross_sampling: 4}} # a problem
 
 thresholds: {{near_zero: [0.001, 0.01], high_js: 0.1}}
@@ -58,7 +63,7 @@ top_k: 10
 cross_sampling:
   pairs: [tuned]
   thresholds: [-1, 0.01, 0.1, 0.2] # -1: every position switched
-  random_control_thresholds: [0.1]
+  random_rates: [0.05, 0.2, 0.4, 0.6, 0.8] # of positions switched by chance
 
 statistics: {{resamples: 2000, confidence: 0.95, seed: 0}}
 batch: {{rollout: 64, score: 16, cross_sampling: 64}} # rows
@@ -105,6 +110,7 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         label=_quoted(problems.stem),
         columns=_columns(rows),
         length=LONGEST,
+        why="@",
     )
     try:
         write_text(draft, content)
@@ -113,8 +119,13 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         if len(models) == 2:
             _check_ends(base, tuned)
         prompts = [p.problem for p in load_benchmark(study, next(iter(study.benchmarks)))]
-        length = _length(configs, load_tokenizer(base), prompts)
-        write_text(draft, content.replace(f"tokens: {LONGEST}", f"tokens: {length}"))
+        tokenizers = [load_tokenizer(directory) for directory in models]
+        needed, why = _needed(rows, prompts, tokenizers)
+        length = _length(configs, tokenizers[0], prompts, needed)
+        if length < needed:
+            why = "what fits behind the longest problem within the models' contexts"
+        wanted = f"tokens: {length}}} # {why}"
+        write_text(draft, content.replace(f"tokens: {LONGEST}}} # @", wanted))
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
@@ -123,6 +134,7 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
             f"{problems.name} has {len(prompts)} problems in {len(rows)} rows; each counts once",
             file=sys.stderr,
         )
+    print(f"responses may have {length:,} tokens: {why}", file=sys.stderr)
     return file
 
 
@@ -165,13 +177,39 @@ def _ids(ids: tuple[int, ...]) -> str:
     return "ids " + ", ".join(map(str, ids)) if ids else "none"
 
 
-def _length(configs: list, tokenizer, prompts: list[str]) -> int:
-    """New tokens that fit behind the longest prompt within both models' contexts, at most LONGEST."""
+def _needed(rows: list[dict], prompts: list[str], tokenizers: list) -> tuple[int, str]:
+    """(new tokens that responses to such problems need, why)."""
+    if any("<think>" in str(getattr(t, "chat_template", None) or "") for t in tokenizers):
+        return LONGEST, "the models think before they answer, by their chat template"
+    solutions = [text for row in rows for text in _solutions(row)]
+    if solutions:
+        ids = (tokenizers[0].encode(text, add_special_tokens=False) for text in solutions)
+        longest = max(map(len, ids))
+        needed = min(LONGEST, -(-SOLUTION_FACTOR * longest // 64) * 64)
+        return (
+            needed,
+            f"{SOLUTION_FACTOR} times the longest solution in the file ({longest} tokens)",
+        )
+    if 10 * sum(bool(_LATEX.search(text)) for text in prompts) >= len(prompts):
+        return LONGEST, "problems have LaTeX in them, as those of competitions, and no solutions"
+    return PLAIN, "the problems are in plain words; the file has no solutions to say more"
+
+
+def _solutions(row: dict) -> list[str]:
+    """Texts of a row that solve its problem, under the names that data sets give them."""
+    more = row.get("extra_info")
+    cells = [row.get(name) for name in SOLUTIONS]
+    cells += [more.get(name) for name in (*SOLUTIONS, "answer")] if isinstance(more, dict) else []
+    return [cell for cell in cells if isinstance(cell, str) and len(cell.split()) > 1]
+
+
+def _length(configs: list, tokenizer, prompts: list[str], needed: int) -> int:
+    """New tokens that fit behind the longest prompt within both models' contexts, of those needed."""
     longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in prompts)
-    contexts = [n for n in map(made_for, configs) if n is not None]
+    contexts = [n for of in (made_for, alike_up_to) for n in map(of, configs) if n is not None]
     if not contexts:
-        return LONGEST
-    length = min(LONGEST, min(contexts) - longest)
+        return needed
+    length = min(needed, min(contexts) - longest)
     if length < 1:
         raise TokenshiftError(
             f"the longest problem has {longest} tokens, which is all that the models can read "

@@ -1,8 +1,7 @@
 """What a study will take, before anything runs: tokens, GPU memory and hours, disk.
 
 Work is counted on the artefacts that the notebooks ask the store for, the store left aside. Numbers
-of responses are exact but for the random controls of cross-sampling, whose rates are searched for;
-numbers of tokens are bounds, every response as long as it may be. Hours follow from an assumed
+of responses are exact; numbers of tokens are bounds, every response as long as it may be. Hours follow from an assumed
 speed, which is a parameter.
 """
 
@@ -74,19 +73,17 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Work:
-    """One kind of record. Of ``responses`` and ``tokens`` all but ``controls`` is known to come.
+    """One kind of record.
 
     Attributes
     ----------
     kind : as in ``records.KINDS``
-    responses : responses generated or scored, at most; without ``controls`` it is exact
-    controls : those of them for random controls, at most
+    responses : responses generated or scored
     tokens : tokens generated (of shifts: positions scored by both models), at most
     """
 
     kind: str
     responses: int
-    controls: int
     tokens: int
 
 
@@ -125,18 +122,13 @@ def count_work(planned: Study, mean_tokens: int | None = None) -> list[Work]:
     with countable(planned) as study:
         sections = [make for name, make in SECTIONS.items() if not lacks_section(name, study)]
         jobs = _all_jobs(study, [a for make in sections for a in make(study)])
-        times = [(job, 1, False) for job in jobs]
-        for artefact, most in cross_sampling.control_requests(study):
-            times += [(job, most, True) for job in jobs_of(study, [artefact])]
-        responses, controls, tokens = Counter(), Counter(), Counter()
-        for job, number, is_control in times:
+        responses, tokens = Counter(), Counter()
+        for job in jobs:
             kind, longest = job.artefact.kinds[0], job.artefact.sampling.max_new_tokens
-            rows = number * job.artefact.weights(study)[job.shard]
+            rows = job.artefact.weights(study)[job.shard]
             responses[kind] += rows
-            controls[kind] += rows * is_control
             tokens[kind] += rows * min(longest, mean_tokens or longest)
-    kinds = [kind for kind in columns.KINDS if responses[kind]]
-    return [Work(kind, responses[kind], controls[kind], tokens[kind]) for kind in kinds]
+    return [Work(kind, responses[kind], tokens[kind]) for kind in columns.KINDS if responses[kind]]
 
 
 def _figure(value: float) -> str:
@@ -207,6 +199,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
     too_long = check_lengths(study)
     shape, work = shape_of(study), count_work(study, assumed.mean_tokens)
     parts = [
+        *([_time(study)] if study.cost else []),
         _tokens(study, work, assumed),
         _memory(study, shape, assumed),
         _hours(study, shape, work, assumed),
@@ -218,20 +211,26 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
     return f"{study.title}\n\n" + "\n\n".join(parts)
 
 
+def _time(study: Study) -> str:
+    minutes, workers = study.cost.processor_minutes, max(1, study.workers)
+    return (
+        f"Time without records: about {minutes:g} minutes of processor time on {study.cost.machine}, "
+        f"so {math.ceil(minutes / workers)} with {workers} processes on idle cores"
+    )
+
+
 def _tokens(study: Study, work: list[Work], assumed: Assumptions) -> str:
     lines = [
-        "Responses and tokens. Responses are exact but for random controls; tokens are bounds,",
-        "every response as long as it may be; prompts are read besides.",
+        "Responses and tokens. Responses are exact; tokens are bounds, every response as long as it",
+        "may be; prompts are read besides.",
     ]
     if assumed.mean_tokens:
         lines = [f"Responses and tokens, assumed at {assumed.mean_tokens:,} tokens a response."]
     what = {"shifts": "positions scored by both models"}
     for part in work:
-        known = part.responses - part.controls
         lines.append(
-            f"  {part.kind:15} {known:>12,} responses"
-            + (f" and up to {part.controls:,} of random controls" if part.controls else "")
-            + f"; at most {part.tokens:,} {what.get(part.kind, 'tokens generated')}"
+            f"  {part.kind:15} {part.responses:>12,} responses; at most {part.tokens:,} "
+            + what.get(part.kind, "tokens generated")
         )
     if study.cross_sampling.single_token:
         lines.append("  single_token's number is a bound: where both models' tokens agree it is 0")
@@ -299,20 +298,19 @@ compression, at most:
 
 
 def _trees(planned: Study, assumed: Assumptions) -> str:
-    """What the mixture trees of section 2 take, its random controls included at their most."""
+    """What the mixture trees of section 2 take."""
     asked: dict[MixtureTrees, int] = Counter()
     with countable(planned) as study:
         if lacks_section("02_cross_sampling", study):
             return "Mixture trees: none"
-        mixed = (r for r in cross_sampling.requests(study) if isinstance(r, CrossSampling))
-        wanted = [(request, 1) for request in mixed] + cross_sampling.control_requests(study)
+        wanted = (r for r in cross_sampling.requests(study) if isinstance(r, CrossSampling))
         per_shard: dict[tuple[MixtureTrees, int], int] = Counter()
-        for request, most in wanted:
+        for request in wanted:
             if (trees := request.behind(study)) is None:
                 continue
             for shard, responses in enumerate(trees.weights(study)):
-                asked[trees.root] += most * responses
-                per_shard[trees.root, shard] += most * responses
+                asked[trees.root] += responses
+                per_shard[trees.root, shard] += responses
     length = min(study.sampling.max_new_tokens, assumed.mean_tokens or math.inf)
     nodes = {root: responses * length * assumed.distinct for root, responses in asked.items()}
     largest = max(per_shard.values(), default=0) * length * assumed.distinct
@@ -321,8 +319,7 @@ def _trees(planned: Study, assumed: Assumptions) -> str:
 of trees
   disk    {_figure(sum(nodes.values()) * disk / GB):>12} GB before compression
   memory  {_figure(largest * memory / GB):>12} GB for the largest shard while it is grown
-  assumed: {assumed.distinct:g} distinct prefixes a token, and every control's rate tried as often as \
-it may be"""
+  assumed: {assumed.distinct:g} distinct prefixes a token"""
 
 
 def _training(study: Study, shape: Shape, assumed: Assumptions) -> str:

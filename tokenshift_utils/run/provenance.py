@@ -11,6 +11,7 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import checksum, read_json, read_text
 from tokenshift_utils.run.manifest import read_manifest
+from tokenshift_utils.sections.explorer.page import file_of
 from tokenshift_utils.store.code import source_digest
 from tokenshift_utils.store.executor import in_words
 from tokenshift_utils.store.store import canonical
@@ -19,6 +20,7 @@ from tokenshift_utils.study.study import Study, available_studies, load_study
 
 # What all notebooks of one run have in common.
 OF_ONE_RUN = ("study_content", "models", "code", "versions")
+EXPLORER_OF = "02"  # the notebook that makes the explorer
 SHORT = 12  # digits of a checksum that a reader sees
 
 
@@ -38,9 +40,8 @@ def study_digest(study: Study) -> str:
 
 
 def fingerprints(study: Study) -> dict[str, str]:
-    """sha256 over the files of each of the study's models and checkpoints that is here."""
-    names = [n for model in study.models for n in (model, *study.checkpoint_names(model))]
-    return {name: directory_fingerprint(study.model_path(name)) for name in names}
+    """sha256 over the files of each of the study's models, checkpoints and seeds that is here."""
+    return {name: directory_fingerprint(study.model_path(name)) for name in study.every_model}
 
 
 def made_from(study: Study) -> dict:
@@ -54,10 +55,16 @@ def made_from(study: Study) -> dict:
 
 def made(study_name: str, number: str) -> dict[str, str]:
     """Path below the root and sha256 of everything that the notebook of this number has made."""
-    return {
-        paths.display(file): checksum(file)
+    files = [
+        file
         for directory in _output_directories(study_name)
         for file in sorted(directory.glob(f"{number}_*"))
+    ]
+    if number == EXPLORER_OF:
+        files.append(file_of(study_name))
+    return {
+        paths.display(file): checksum(file)
+        for file in files
         if file.is_file() and not _unfinished(file)
     }
 
@@ -173,7 +180,7 @@ def explain(file: str | Path) -> str:
     for study_name in {*available_studies(), *_with_results()}:
         if file.is_relative_to(paths.records(study_name)):
             return _explain_record(study_name, file)
-        if file.parent in _output_directories(study_name):
+        if file.parent in _output_directories(study_name) or file == file_of(study_name):
             return _explain_output(study_name, file)
     raise TokenshiftError(
         f"{paths.display(file)} is no result of a study: give a file below figures/<study>, or below "

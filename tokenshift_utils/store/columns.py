@@ -110,8 +110,7 @@ _CROSS_KEY = [
     Column(
         "rule",
         _TEXT,
-        "Where it fires: js, js_full, kl, kl_reverse, entropy, signed_logp, random, first, always"
-        " or never",
+        "Where it fires: a rule of pairs/rules.py, always or never",
     ),
     Column(
         "threshold",
@@ -274,13 +273,23 @@ _SINGLE_TOKEN = [
     ),
     Column("js", _REAL, "JS divergence of the nucleus distributions there, nats"),
     Column("js_full", _REAL, "JS divergence of the full distributions there, nats"),
+    Column("kl_base_tuned", _REAL, "KL(base || tuned), full, nats; may be inf"),
+    Column("kl_tuned_base", _REAL, "KL(tuned || base), full, nats; may be inf"),
+    Column("tv", _REAL, "Total variation distance of the nucleus distributions there"),
     Column("entropy_primary", _REAL, "Entropy of the primary's full distribution, nats"),
     Column("entropy_intervention", _REAL, "Entropy of the intervention's full distribution, nats"),
+    Column("margin_primary", _REAL, "Log-prob under primary of its top token minus its second's"),
+    Column("margin_intervention", _REAL, "The same under intervention"),
     Column("token_primary", _COUNT, "Token that the primary emitted there"),
     Column(
         "token_intervention", _COUNT, "Token that the intervention would have emitted, same noise"
     ),
     *_LOGPS,
+    Column(
+        "rank_primary_of_intervention",
+        _COUNT,
+        "Rank under primary of token_intervention; 1 is the top, ties by lower id",
+    ),
     Column("effective", _FLAG, "Whether the two tokens differ"),
     Column(
         "continuations",
@@ -298,6 +307,13 @@ _SINGLE_TOKEN = [
         "successes_intervention",
         _COUNT,
         "Correct responses after the intervention's token; null where the tokens are equal",
+        True,
+    ),
+    Column(
+        "successes_both",
+        _COUNT,
+        "Noise streams on which both are correct, for the noise of the effect; null where the tokens"
+        " are equal",
         True,
     ),
     Column(

@@ -7,14 +7,16 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.files import read_json
 
 FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 CODE = "*.py"  # a model's own code, where it has any
 LFS = b"version https://git-lfs"  # how a pointer to a file begins
 ADAPTER = "adapter_config.json"
+AGAIN = "fetch or save the model again"
 
 
 def is_adapter(directory: Path) -> bool:
@@ -117,13 +119,37 @@ def _tensor_digests(file: Path, size: int, modified_ns: int) -> dict[str, str]:
 def check_trained_on(adapter: Path, base: Path) -> None:
     """Refuse an adapter that says it was trained on other weights than the base's."""
     file = adapter / BASE
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known = read_json(file, "train the adapter again") if file.is_file() else {}
+    if not isinstance(known, dict):
+        raise TokenshiftError(f"{file} names no weights: train the adapter again, or remove it")
     if known.get("weights_digest") not in (None, weights_digest(base)):
         raise TokenshiftError(
             f"the adapter in {adapter} was trained on weights with the digest "
             f"{known['weights_digest']} ({known.get('label')}), and those in {base} are others: give "
             "that base, or train the adapter again"
         )
+
+
+def load_generation(directory: Path) -> GenerationConfig | None:
+    """A model directory's generation_config.json, which says what ends a response; None without.
+
+    transformers goes on without one that it cannot read, and so without the ends in it; here such
+    a one is refused.
+    """
+    file = directory / "generation_config.json"
+    if not file.is_file():
+        return None
+    content = read_json(file, AGAIN)
+    ends = content.get("eos_token_id") if isinstance(content, dict) else content
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not isinstance(content, dict) or any(type(i) is not int for i in ends):
+        raise TokenshiftError(
+            f"{file} does not say by ids what ends a response; fetch or save the model again"
+        )
+    try:
+        return GenerationConfig.from_pretrained(directory, local_files_only=True)
+    except Exception as error:
+        raise TokenshiftError(f"{file} cannot be read ({first_line(error)}); {AGAIN}") from error
 
 
 def load_config(directory: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -134,11 +160,12 @@ def load_config(directory: Path, trust_remote_code: bool = False) -> PreTrainedC
             f"{directory} holds a PEFT adapter and no model of its own: give it as the tuned model, "
             "beside the base model that it goes on"
         )
+    load_generation(directory)
     try:
         return AutoConfig.from_pretrained(
             directory, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # (what a wrong value of a configuration raises is anything)
         if not trust_remote_code and "trust_remote_code" in str(error):
             raise TokenshiftError(
                 f"the model in {directory} needs code that lies beside it, which is not run: read "

@@ -22,8 +22,7 @@ def sources(study: Study, training: bool = False) -> dict[str, Location]:
 
     What only training needs is among it with ``training`` alone.
     """
-    names = [n for model in study.models for n in (model, *study.checkpoint_names(model))]
-    found = {f"models.{name}": study.model(name) for name in names}
+    found = {f"models.{name}": study.model(name) for name in study.every_model}
     found |= {f"benchmarks.{name}": spec for name, spec in study.benchmarks.items()}
     if training and study.training and study.training.data:
         found["training.data"] = study.training.data

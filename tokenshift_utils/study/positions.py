@@ -28,6 +28,24 @@ def made_for(config: PreTrainedConfig) -> int | None:
     return max(length, int(factor * (rope.get("original_max_position_embeddings") or length)))
 
 
+def alike_up_to(config: PreTrainedConfig) -> int | None:
+    """Tokens up to which transformers turns rotary positions in one way; None where it always does.
+
+    Beyond, the scalings "dynamic" and "longrope" go by the longest text of a batch, and a text that
+    grows keeps some of its keys as they were before: its numbers then depend on what it is computed
+    with and in which steps (``transformers.modeling_rope_utils.dynamic_rope_update``).
+    """
+    text = config.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None) or {}
+    lengths = []
+    for own in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+        if "dynamic" in str(own.get("rope_type")):
+            lengths.append(text.max_position_embeddings)
+        elif own.get("rope_type") == "longrope":
+            lengths.append(own["original_max_position_embeddings"])
+    return min(lengths, default=None)
+
+
 def position_limit(model: nn.Module) -> int | None:
     """How many positions a model has; None where there is no end to them.
 

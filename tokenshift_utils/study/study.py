@@ -22,6 +22,7 @@ from tokenshift_utils.study.schema import (
     Backend,
     Batch,
     Benchmark,
+    Cost,
     Count,
     CrossSampling,
     DeviceMap,
@@ -43,6 +44,7 @@ from tokenshift_utils.study.schema import (
 )
 from tokenshift_utils.study.training_schema import Training
 
+VARIANTS = {"step": "checkpoints", "seed": "seeds"}  # of a model, by what tells them apart
 _LARGEST = 100_000  # values of a study file; ours have some hundred
 
 
@@ -85,6 +87,7 @@ class Study(Part):
     problems_per_shard: Count
     vllm: Engines = Engines()
     shape: Shape | None = None
+    cost: Cost | None = None
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.model_dump(), sort_keys=True))
@@ -186,31 +189,33 @@ class Study(Part):
         return self
 
     def model(self, name: str) -> ModelSpec:
-        """The model of that name; ``dapo@12`` is the checkpoint of dapo at step 12.
+        """The model of that name; ``dapo@12`` is the checkpoint of dapo at step 12, ``dapo@seed-2``
+        the model trained from seed 2.
 
         Raises
         ------
         TokenshiftError
-            Where the study has no such model or checkpoint.
+            Where the study has no such model, checkpoint or seed.
         """
-        stem, _, step = name.partition("@")
+        stem, _, variant = name.partition("@")
         spec = self.models.get(stem)
         if spec is None:
             raise TokenshiftError(
                 f"study {self.name} has no model '{stem}': it has {', '.join(self.models)}"
             )
-        if not step:
+        if not variant:
             return spec
-        for checkpoint in spec.checkpoints:
-            if str(checkpoint.step) == step:
-                where = checkpoint.model_dump(include={"path", "hub", "revision"})
-                return spec.model_copy(
-                    update={"label": f"{spec.label}, step {step}", "checkpoints": (), **where}
-                )
-        known = ", ".join(str(checkpoint.step) for checkpoint in spec.checkpoints) or "none"
-        raise TokenshiftError(
-            f"model '{stem}' of study {self.name} has no checkpoint at step {step}: it has {known}"
-        )
+        what = "seed" if variant.startswith("seed-") else "step"
+        number, parts = variant.removeprefix("seed-"), getattr(spec, VARIANTS[what])
+        for part in parts:
+            if str(getattr(part, what)) == number:
+                where = part.model_dump(include={"path", "hub", "revision"})
+                bare = dict.fromkeys(VARIANTS.values(), ())
+                label = f"{spec.label}, {what} {number}"
+                return spec.model_copy(update={"label": label, **bare, **where})
+        known = ", ".join(str(getattr(part, what)) for part in parts) or "none"
+        named = f"checkpoint at step {number}" if what == "step" else f"seed {number}"
+        raise TokenshiftError(f"model '{stem}' of study {self.name} has no {named}: it has {known}")
 
     def trained_model(self, arm: str) -> ModelSpec:
         """The model that an arm of ``training`` leaves; an adapter may be in ``models`` only once it
@@ -231,8 +236,21 @@ class Study(Part):
         """Names of a model's checkpoints, earliest first, as ``dapo@12``."""
         return [f"{model}@{checkpoint.step}" for checkpoint in self.model(model).checkpoints]
 
+    def seed_names(self, model: str) -> list[str]:
+        """Names of a model's runs from other seeds, as ``dapo@seed-2``."""
+        return [f"{model}@seed-{replicate.seed}" for replicate in self.model(model).seeds]
+
+    @property
+    def every_model(self) -> list[str]:
+        """Names of all models, each followed by its checkpoints and its runs from other seeds."""
+        return [
+            name
+            for model in self.models
+            for name in (model, *self.checkpoint_names(model), *self.seed_names(model))
+        ]
+
     def model_path(self, name: str) -> Path:
-        """The local directory of a model or checkpoint; nothing is downloaded.
+        """The local directory of a model, a checkpoint or a run from another seed; nothing is downloaded.
 
         Raises
         ------
@@ -280,7 +298,7 @@ class Study(Part):
         return hub.cached(spec, f"benchmark '{name}' of study {self.name}")
 
     def accuracy_samples(self, model: str) -> int:
-        """Samples a problem for a model's accuracy: fewer for SFT controls and checkpoints."""
+        """Samples a problem for a model's accuracy: fewer for SFT controls, checkpoints and seeds."""
         if "@" in model:
             return self.samples.checkpoints
         if self.model(model).kind == "sft":

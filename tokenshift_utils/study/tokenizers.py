@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.files import read_json
-from tokenshift_utils.study.checkpoints import is_adapter, load_config
+from tokenshift_utils.study.checkpoints import is_adapter, load_config, load_generation
 from tokenshift_utils.study.tokenizer_probes import backend, first_difference
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def _load(loader: Any, directory: Path, named: dict[str, str | None] | None = No
     tokenizer.encode(
         "a", add_special_tokens=False
     )  # (forgets a truncation or padding in its files)
+    if isinstance(tokenizer.chat_template, str):  # (a byte order mark of its file is no prompt)
+        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
     vocabulary = tokenizer.get_vocab() if named else {}
     for name, token in (named or {}).items():
         if token in vocabulary and getattr(tokenizer, name) is None:
@@ -259,10 +261,10 @@ def check_same_tokenizer(first: str | Path, second: str | Path) -> None:
     """Refuse two model directories whose tokenizers do something differently.
 
     Compared are the whole vocabulary, the merges or scores, the special tokens, the ids of many
-    texts, the texts of many ids, and what the chat templates write. How the files say it, which
-    version saved them and which special token ends a response may differ (generation stops on
-    either model's), and one of the two may lack a chat template. An adapter that brings no tokenizer
-    is run with its base model's.
+    texts and the texts of many ids. How the files say it, which version saved them and which
+    special token ends a response may differ (generation stops on either model's), and so may the
+    chat templates (see `templates_differ`). An adapter that brings no tokenizer is run with its base
+    model's.
     """
     first, second = Path(first), Path(second)
     if is_adapter(second) and not has_tokenizer(second):
@@ -298,9 +300,7 @@ def _difference(a: Any, b: Any) -> str | None:
     if rule is not None:
         example = "" if found is None else f"; {found}"
         return f"{rule}{example})"
-    if found is not None:
-        return f"text processing ({found})"
-    return _template_difference(a, b)
+    return None if found is None else f"text processing ({found})"
 
 
 def _entry(a: dict[str, int], b: dict[str, int]) -> str:
@@ -340,24 +340,27 @@ CHATS = (
 )
 
 
-def _template_difference(a: Any, b: Any) -> str | None:
+def templates_differ(first: Path, second: Path) -> str | None:
+    """An example where the chat templates of two model directories write different prompts.
+
+    None where they write alike, or one has none.
+    """
+    if not has_tokenizer(first) or not has_tokenizer(second):
+        return None
+    a, b = load_tokenizer(first), load_tokenizer(second)
     if None in (a.chat_template, b.chat_template) or a.chat_template == b.chat_template:
         return None
     for chat in CHATS:
-        for prompt in (True, False):
-            first, second = (_written(t, chat, prompt) for t in (a, b))
-            if first != second:
-                return (
-                    f"chat template (of {chat[-1]['content']!r} the first makes {_short(first)}, "
-                    f"the second {_short(second)})"
-                )
+        one, two = (_written(t, chat) for t in (a, b))
+        if one != two:
+            return f"of {chat[-1]['content']!r} one makes {_short(one)}, the other {_short(two)}"
     return None
 
 
-def _written(tokenizer: Any, chat: list, prompt: bool) -> str:
+def _written(tokenizer: Any, chat: list) -> str:
     """What a chat template makes of a chat, be it an error."""
     try:
-        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # noqa: BLE001 (a template may raise anything)
         return f"no prompt ({first_line(error)})"
 
@@ -378,7 +381,4 @@ def eos_ids(
 
 def model_ends(directory: Path) -> tuple[int, ...]:
     """Ids of the tokens that end a model's response, read without its weights."""
-    generation = None
-    if (directory / "generation_config.json").is_file():
-        generation = GenerationConfig.from_pretrained(directory, local_files_only=True)
-    return eos_ids(load_config(directory), generation, load_tokenizer(directory))
+    return eos_ids(load_config(directory), load_generation(directory), load_tokenizer(directory))

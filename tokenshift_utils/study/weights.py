@@ -68,6 +68,8 @@ def check_files(directory: Path) -> None:
             raise TokenshiftError(
                 f"{index} is no list of weight files ({type(error).__name__}); fetch it again"
             ) from None
+        if not all(isinstance(name, str) for name in listed):
+            raise TokenshiftError(f"{index} is no list of weight files; fetch it again")
         for name in sorted(listed):
             if not (directory / name).is_file():
                 raise TokenshiftError(
@@ -140,6 +142,7 @@ def check_loaded(model: PreTrainedModel, report: Mapping[str, Any], directory: P
             f"{whose} do not fit the model ({str(report['error_msgs'][0])[:200]}); "
             "fetch or train it again"
         )
+    _check_floating(model, directory)
     _check_tied(model, directory)
 
 
@@ -189,6 +192,33 @@ def _slices(files: Iterable[Path]) -> Iterator[tuple[str, Any]]:
                 yield name, stream.get_slice(name)
 
 
+def _check_floating(model: PreTrainedModel, directory: Path) -> None:
+    """Refuse whole numbers for weights that are none: what a quantiser left, without its scales."""
+    if getattr(model.config, "quantization_config", None):
+        return
+    weights = dict(model.named_parameters())
+    for name, part in _slices(directory.glob("*.safetensors")):
+        weight = _named(name, weights)
+        whole = re.fullmatch(r"[IU]\d+|BOOL", part.get_dtype())
+        if whole and weight is not None and weight.is_floating_point():
+            raise TokenshiftError(
+                f"the weights in {directory} hold {name} as {whole[0]}, whole numbers that only "
+                "their quantiser can read, and config.json has no 'quantization_config': give the "
+                "weights before they were quantised"
+            )
+
+
+def _named(name: str, things: Mapping[str, Any]) -> Any:
+    """What has this name, or the one name that ends as it does: wrappers put more before it."""
+    if name in things:
+        return things[name]
+    end = ".".join(name.split(".")[-2:])
+    alike = [key for key in things if key == end or key.endswith(f".{end}")]
+    whole = [key for key in alike if key.endswith(f".{name}") or name.endswith(f".{key}")]
+    found = whole if len(whole) == 1 else alike
+    return things[found[0]] if len(found) == 1 else None
+
+
 def _check_tied(model: PreTrainedModel, directory: Path) -> None:
     """Refuse weights that contradict the configuration's word that two tensors are one.
 
@@ -197,10 +227,12 @@ def _check_tied(model: PreTrainedModel, directory: Path) -> None:
     if not model.config.get_text_config(decoder=True).tie_word_embeddings:
         return
     pairs = model.get_expanded_tied_weights_keys(all_submodels=True)
-    names = {*pairs, *pairs.values()}
-    tied = {name: part for name, part in _slices(directory.glob("*.safetensors")) if name in names}
+    if not pairs:
+        return
+    parts = dict(_slices(directory.glob("*.safetensors")))
     for name, other in pairs.items():
-        if name in tied and other in tied and not _equal(tied[name], tied[other]):
+        one, two = _named(name, parts), _named(other, parts)
+        if one is not None and two is not None and not _equal(one, two):
             raise TokenshiftError(
                 f"the weights in {directory} hold another {name} than {other}, though its "
                 "config.json says tie_word_embeddings: true; set it to false where the model was "

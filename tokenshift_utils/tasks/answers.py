@@ -16,7 +16,7 @@ _SIGNS = {
     "≥": r"\ge ", "≠": r"\neq ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
     "∅": r"\emptyset ", "°": r"^\circ ", "º": r"^\circ ", "∘": r"^\circ ", "ℝ": r"\mathbb{R}",
     "ℤ": r"\mathbb{Z}", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ", "％": "%",
-    "’": "'", "‘": "'", "“": '"', "”": '"', "。": ".", "\u2044": "/", "\u2215": "/",
+    "¢": " cents", "’": "'", "‘": "'", "“": '"', "”": '"', "。": ".", "\u2044": "/", "\u2215": "/",
 }  # fmt: skip
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _STYLES = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|bm|boldsymbol|emph)"
@@ -27,7 +27,16 @@ _FUNCTIONS = (
 )
 _NAMES = (*_FUNCTIONS, "sqrt", "pi", "inf", "infty", "infinity")  # in letters that are no words
 _JOINS = {"and", "or"}
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\;|\\:|\\ |~)\d{3})+(?!\d)")
+_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\;|\\:|\\ |~|\\?_)\d{3})+(?!\d)")
+_UPRIGHT = r"\\(?:text|mathrm|mbox)\s*\{\s*%s\s*\}"
+_UNIT_FRACTION = re.compile(
+    rf"\\frac\s*\{{\s*{_UPRIGHT % '([A-Za-z]+)'}\s*\}}\s*"
+    rf"\{{\s*{_UPRIGHT % '([A-Za-z]+)'}((?:\s*\^\s*\{{?[123]\}}?)?)\s*\}}"
+)
+# A letter set upright behind a value is a unit, where in italics it is a factor.
+_LETTERS = {"m": "metre", "g": "gram", "s": "second", "h": "hour", "L": "litre"}
+_UNIT_LETTER = re.compile(rf"(?<=[\w)}}])\s*{_UPRIGHT % '([mgshL])'}")
+_ORDINAL = re.compile(r"(?<![\w.,])(\d+)\s*\^?\s*\{?\s*(?:st|nd|rd|th)\s*\}?$", re.IGNORECASE)
 _ANGLE = re.compile(  # of a function: 30 degrees are a sixth of pi
     r"\\(sin|cos|tan|cot|sec|csc)\s*[({]?\s*(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?\s*[)}]?"
 )
@@ -49,7 +58,7 @@ _UNITS = {
     for form in forms.split()
 }  # fmt: skip
 _SIZES = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
-_FILLERS = ("per", "of", "a", "an", "the")  # ``3/4 of an hour``
+_FILLERS = ("per", "of", "a", "an", "the", "us")  # ``3/4 of an hour``
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])")
 _TAIL = re.compile(
     r"[A-Za-z]+(?![A-Za-z])\.?(?:\s*\^?\s*\{?-?[123]\}?(?!\d))?"
@@ -61,13 +70,16 @@ def undress(text: str) -> str:
     """The answer without Markdown, math delimiters, boxes, styles, spacing and a last full stop."""
     text = _in_ascii(text)
     text = re.sub(r"(?:\s*(?:</?s>|<\|[^|<>]*\|>|<(?:eos|end_of_turn)>))+\s*$", "", text)
+    text = re.sub(r"(\.\d+)\.{3}(?!\d)", r"\1\\ldots ", text)
     text = _THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
     text = re.sub(r"\\\$\s*([\d.,]*\d)", r"\1 dollars", text)
-    text = re.sub(r"\\\$|[€£¥₹]", "", text)
+    text = re.sub(r"\\\$|[€£¥₹]|\bRs\.?(?=\s*\d)", "", text)
     text = re.sub(r"\\[!]|\\phantom\{[^{}]*\}|\\displaystyle(?![A-Za-z])", "", text)
     text = re.sub(r"\\(?:[,;: ]|q?quad(?![A-Za-z])|hspace\{[^{}]*\})|~", " ", text)
     text = re.sub(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\s*\.?", "", text)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = _UNIT_FRACTION.sub(r" \1/\2\3", text)
+    text = _UNIT_LETTER.sub(lambda m: f" {_LETTERS[m[1]]} ", text)
     for _ in range(8):  # styles inside styles
         styled = re.sub(_STYLES + r"\s*\{([^{}]*)\}", r" \1 ", text)
         if styled == text:
@@ -78,7 +90,11 @@ def undress(text: str) -> str:
     text = re.sub(
         r"\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?|\\degree(?![A-Za-z])", " degrees", text
     )
+    text = re.sub(r"degrees\s*([CF])(?![A-Za-z])", r"degrees\1", text)
     text = re.sub(r"\\%|\b(?:percent|percentage)\b", "%", text)
+    text = re.sub(r"(?<=\d)(\s*[ap])\.\s?m\.", r"\1m", text, flags=re.IGNORECASE)
+    text = re.sub(r"\\mathbb\s*([A-Z])(?![A-Za-z])", r"\\mathbb{\1}", text)
+    text = text.replace(";", ",") if "," not in text else text
     text = re.sub(r"\\[pb]?mod(?![A-Za-z])", " mod ", text)
     text = re.sub(
         r"\\(?:var)?nothing(?![A-Za-z])", r"\\emptyset", text.replace(r"\varnothing", r"\emptyset")
@@ -86,7 +102,7 @@ def undress(text: str) -> str:
     before = None
     while text != before:
         before, text = text, _unwrapped(text.strip())
-    return re.sub(r"\s+", " ", text)
+    return _ORDINAL.sub(r"\1", re.sub(r"\s+", " ", text))
 
 
 def _in_ascii(text: str) -> str:
@@ -177,7 +193,9 @@ def unit(text: str, glued: bool = False) -> tuple[str, frozenset]:
             continue
         if len(words[0]) == 1:
             near = value[-1:] not in (" ", "")
-            if (near and not (glued and words[0] in "mgshL")) or re.search(r"\\(?!frac)", value):
+            if (near and not (glued and words[0] in "mgshL")) or re.search(
+                r"\\(?!frac|(?:times|cdot)\s*\d)", value
+            ):
                 continue
         return value.strip().removesuffix("-").strip(), _unit_parts(tail)
     return text, frozenset()
@@ -242,6 +260,46 @@ def folded(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"^(?:the|an?)\s+", "", text.strip())).strip(" .!?")
 
 
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SPELLED = {word: number for number, word in enumerate(_ONES)}
+_SPELLED |= {word: 10 * number for number, word in enumerate(_TENS, start=2)}
+_SPELLED_POWERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_SPELLED_PARTS = {
+    "half": 2, "halve": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth": 5, "sixth": 6,
+    "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10,
+}  # fmt: skip
+
+
+def unspelled(text: str) -> str:
+    """A number in words in digits (``twenty-one``, ``two thirds``); any other text as it is."""
+    words = re.findall(r"[a-z]+", text.casefold())
+    if not words or re.search(r"[^A-Za-z\s-]", text):
+        return text
+    sign = "-" if words[0] in ("minus", "negative") else ""
+    words = words[bool(sign) :]
+    part = _SPELLED_PARTS.get(words[-1].removesuffix("s")) if len(words) > 1 else None
+    words = [word for word in (words[:-1] if part else words) if word != "and"]
+    total = group = 0
+    for word in words:
+        if word in _SPELLED:
+            if group % 100 and (group % 10 or _SPELLED[word] >= 10):
+                return text  # (two five)
+            group += _SPELLED[word]
+        elif word == "hundred" and 0 < group < 100:
+            group *= 100
+        elif word in _SPELLED_POWERS and group:
+            total, group = total + group * _SPELLED_POWERS[word], 0
+        else:
+            return text
+    if not words:
+        return text
+    return f"{sign}{total + group}" + (f"/{part}" if part else "")
+
+
 def brackets(text: str) -> str:
     """The brackets around a whole answer of several parts: ``(]`` of ``(1, 2]``; "" elsewhere."""
     opens = r"\{" if text.startswith(r"\{") else text[:1]
@@ -280,7 +338,15 @@ def expression(text: str) -> str | None:
     text = re.sub(
         r"(?<![A-Za-z\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d+)(?!\w)", r"\1\\times 10^{\2}", text
     )
+    text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times ", text)
     text = re.sub(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|dot|bar)\{(\d+)\}", _repeating, text)
+    text = re.sub(r"(?<![\d.])(\d*)\.(\d*)\((\d+)\)$", _repeating, text)
+    text = re.sub(  # 0.1666...
+        r"(?<![\d.])(\d*)\.(\d*?)(\d{2,6}?|\d(?=\d\d))\3+\s*\\[lc]?dots(?![A-Za-z])",
+        _repeating,
+        text,
+    )
+    text = re.sub(r"(?<![\d.!)\w])(\d{1,3})!!(?!!)", _double_factorial, text)
     text = re.sub(r"(?<![\d.])(\d+)\s+(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}", text)
     text = re.sub(r"(?<![\d.])(\d+)\s+and\s+(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}", text)
     if re.fullmatch(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?", text):
@@ -294,9 +360,47 @@ def expression(text: str) -> str | None:
     text = r"\emptyset" if re.fullmatch(r"\\\{\s*\\\}", text) else text
     if re.search(r"\d\s+\d", text) or re.search(r"\^\s*\{?\s*[+-]?\d{7,}", text):
         return None
-    if re.search(r"\d{7,}\s*!", text):
+    if re.search(r"\d{7,}\s*!|!!", text):
         return None
-    return text.replace("$", "").strip()
+    return _union(text.replace("$", "").strip())
+
+
+_ORDER = re.compile(r"(<|>|\\leq?(?![A-Za-z])|\\geq?(?![A-Za-z]))")
+
+
+def _union(text: str) -> str:
+    """Inequalities with "or" between them as a union of intervals: ``x<2 or x>3``."""
+    parts = re.split(r"\s*(?:(?<![A-Za-z\\])or(?![A-Za-z])|\\(?:lor|vee|cup)(?![A-Za-z]))\s*", text)
+    if len(parts) < 2:
+        return text
+    found = [_interval(part) for part in parts]
+    if None in found or len({name for name, _ in found}) > 1:
+        return text
+    return r"\cup ".join(interval for _, interval in found)
+
+
+def _interval(text: str) -> tuple[str, str] | None:
+    """The variable of ``1 < x <= 2`` or ``x > 3``, and the interval that it lies in."""
+    parts = [part.strip() for part in _ORDER.split(text)]
+    names = [i for i in range(0, len(parts), 2) if re.fullmatch("[A-Za-z]", parts[i])]
+    if (len(parts), names) not in ((3, [0]), (3, [2]), (5, [2])):
+        return None
+    at = names[0]
+    low, high = r"(-\infty", r"\infty)"
+    for value, order in ((at - 2, at - 1), (at + 2, at + 1)):
+        if 0 <= value < len(parts):
+            closed, greater = parts[order][0] == "\\", parts[order][:2] in (">", r"\g")
+            if greater == (value > at):
+                low = ("[" if closed else "(") + parts[value]
+            else:
+                high = parts[value] + ("]" if closed else ")")
+    return parts[at], f"{low}, {high}"
+
+
+def _double_factorial(match: re.Match) -> str:
+    """``5!!`` is 5 times 3 times 1, which math-verify takes for the factorial of a factorial."""
+    factors = range(int(match[1]), 0, -2)
+    return "(" + (r" \cdot ".join(map(str, factors)) or "1") + ")"
 
 
 def _repeating(match: re.Match) -> str:

@@ -74,7 +74,7 @@ def _problems(
     number = 0
     for number, (row_name, row) in enumerate(read_rows(place, spec), start=1):
         at = f"{where}, {row_name}"
-        missing = [column for column in named.values() if row.get(column) in (None, "")]
+        missing = [column for column in named.values() if column not in row]
         if missing:
             raise TokenshiftError(
                 f"{at} has no '{missing[0]}'; every problem needs "

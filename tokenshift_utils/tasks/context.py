@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.study.checkpoints import directory_fingerprint, is_adapter, load_config
-from tokenshift_utils.study.positions import made_for, position_limit
+from tokenshift_utils.study.positions import alike_up_to, made_for, position_limit
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.tasks.benchmarks import load_benchmark
@@ -53,7 +53,7 @@ def check_lengths(
     """
     limit = study.sampling.max_new_tokens if limit is None else limit
     if models is None:
-        models = [n for name in study.models for n in (name, *study.checkpoint_names(name))]
+        models = study.every_model
     prompts = {name: _longest_prompt(study, name) for name in benchmarks or study.benchmarks}
     where, prompt = max(prompts.items(), key=lambda item: item[1])
     passed = [found for m in models if (found := _passed(study, m, prompt + limit)) is not None]
@@ -107,6 +107,12 @@ def _passed(study: Study, model: str, tokens: int) -> _Context | None:
             return None
         what = f"that the vLLM engine of '{model}' takes, beside one that scoring adds"
         return _Context(room - 1, True, what, "raise 'vllm.max_model_len' where the model can")
+    alike = alike_up_to(config)
+    if alike is not None and tokens > alike:
+        what = (
+            f"up to which '{model}' reads a text alike in any batch ({path}), by its RoPE scaling"
+        )
+        return _Context(alike, True, what, "take the backend vllm, or models of another scaling")
     if own is not None and tokens > own:
         has = _limit_of(path, directory_fingerprint(path), spec.trust_remote_code)
         if has is not None:

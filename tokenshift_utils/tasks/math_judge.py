@@ -6,12 +6,14 @@ which works in a main thread only and not while one long operation of the interp
 the kernel ends the whole process when a comparison has used up its processor time, and its memory
 is limited; whoever asked sees the end of the output.
 
-Two of math-verify's faults are mended here, as of version 0.9.0:
+Three of math-verify's faults are mended here, as of version 0.9.0:
 
 - What LaTeX's grammar does not read, it searches for any number; ``1 + 1/\\mathrm{e}`` and
   ``1 - 1/\\mathrm{e}`` are then both 1. Here it reads the whole or nothing.
 - It compares numbers by their difference, so that all small ones are the same (``1/2006!`` and
   ``1/2004!``). Here rational numbers are compared exactly, others by their ratio.
+- It takes i for a variable, so that ``(1 + i)^2`` is not ``2i``. Here it is the imaginary unit
+  where an answer has no other name.
 """
 
 import json
@@ -43,6 +45,17 @@ def numbers_equal(a, b, places: int) -> bool:
     if rounded and x.round(places) != y.round(places):
         return False
     return bool(abs(x - y) <= limit * max(abs(x), abs(y)))
+
+
+def imaginary(parsed):
+    """What was parsed, with the imaginary unit for i where that is its only name."""
+    import sympy
+
+    if not isinstance(parsed, sympy.Basic) or parsed.has(sympy.core.relational.Relational):
+        return parsed
+    names = parsed.free_symbols
+    only = {str(name) for name in names} == {"i"}
+    return parsed.subs(dict.fromkeys(names, sympy.I)) if only else parsed
 
 
 def mend(grader) -> None:
@@ -85,7 +98,12 @@ def main() -> None:
         *texts, seconds = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)
         parsed = [
-            parse(f"${text}$", reads, fallback_mode="no_fallback", parsing_timeout=None)
+            [
+                imaginary(each)
+                for each in parse(
+                    f"${text}$", reads, fallback_mode="no_fallback", parsing_timeout=None
+                )
+            ]
             for text in texts
         ]
         verdict = all(parsed) and verify(

@@ -50,9 +50,11 @@ def _render(study: Study, text: str, **given: Any) -> str:
     directory = study.model_path(chat)
     tokenizer = _chat_tokenizer(directory)
     try:
-        return tokenizer.apply_chat_template(
+        prompt = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True, **given
         )
+        prompt.encode("utf-8")  # (raises for half a character)
+        return prompt
     except Exception as error:
         advice = "name another model there, or write the turns into 'prompt.template'"
         if system is not None:
@@ -77,9 +79,11 @@ def check_prompt(study: Study) -> str | None:
         return None
     whose = f"the chat template of the model '{study.prompt.chat}'"
     advice = "write the turns into 'prompt.template' in place of 'prompt.chat'"
-    texts = [study.prompt.template.format(problem=problem) for problem in ("1+2", "3+4")]
-    if _render(study, texts[0]) == _render(study, texts[1]):
-        raise TokenshiftError(f"{whose} leaves the problem out of the prompt; {advice}")
+    texts = [study.prompt.template.format(problem=f"What is {p}?") for p in ("1+2", "3+4")]
+    if any(text.strip() not in _render(study, text) for text in texts):
+        raise TokenshiftError(
+            f"{whose} leaves the problem out of the prompt, or writes it otherwise; {advice}"
+        )
 
     def at(*moment: int) -> str:
         return _render(study, texts[0], strftime_now=datetime(*moment).strftime)

@@ -37,6 +37,7 @@ _FOREIGN = {
     b"\xfd7zXZ": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"PK\x03\x04": "zip",
+    b"version https://git-lfs": "git-lfs's pointer to a file",
 }
 _BOM = b"\xef\xbb\xbf"
 _PARQUET = b"PAR1"
@@ -85,15 +86,19 @@ def _of_file(file: Path, columns: Collection[str] | None) -> Iterator[tuple[str,
         if not file.exists():
             raise TokenshiftError(f"there is no file {where}; correct the path")
         with file.open("rb") as stream:
-            start = stream.peek(8)
-            if start.startswith(_PARQUET) or file.suffix == ".parquet":
+            start = stream.peek(64)
+            if start.startswith(_PARQUET):
                 yield from _of_parquet(file, where, columns)
                 return
             for mark, kind in _FOREIGN.items():
                 if start.startswith(mark):
                     raise TokenshiftError(
-                        f"{where} is {kind}, not plain UTF-8 text; save or unpack it as a UTF-8 file"
+                        f"{where} is {kind}, not plain UTF-8 text; save, unpack or fetch it as a "
+                        "UTF-8 file"
                     )
+            if file.suffix == ".parquet":
+                yield from _of_parquet(file, where, columns)
+                return
             if start.startswith(_BOM):
                 stream.read(len(_BOM))
             if stream.peek(64).lstrip()[:1] == b"[":

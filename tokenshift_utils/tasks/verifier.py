@@ -40,11 +40,12 @@ from tokenshift_utils.tasks.answers import (
     number,
     undress,
     unit,
+    unspelled,
 )
 
 LONGEST = 500  # characters; what is longer and no plain number is no answer
 SECONDS = 2.0  # of processor time for one comparison; what takes longer is not equal
-_LABEL = re.compile(r"(?i)Answer\s*(?:(?:\*\*|__)\s*)?:")
+_LABEL = re.compile(r"(?i)Answer\s*(?:(?:\*\*|__)\s*)?[:\uff1a]")
 _OPENERS = re.compile(r"(?:[\s*_`$]|\\[\[(])*")
 # what may stand before an "=" that leads to the answer: a name (x, f(x), total cost) or numbers
 _NAME = re.compile(r"\\?[A-Za-z][A-Za-z ]*(?:_\{?\w+\}?)?(?:\(\w\))?")
@@ -230,7 +231,7 @@ def answers_equal(own: str, answer: str) -> bool:
         return bool(own)
     if max(len(own), len(answer)) > LONGEST:
         return number(own) is not None and number(own) == number(answer)
-    return _equal(undress(own), undress(answer))
+    return _equal(unspelled(undress(own)), unspelled(undress(answer)))
 
 
 def _equal(own: str, answer: str) -> bool:

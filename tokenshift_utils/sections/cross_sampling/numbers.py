@@ -1,18 +1,20 @@
 """Section 2: what cross-sampling does to accuracy (numbers; drawing is elsewhere).
 
-A setting is one tuned model, direction, rule and threshold. Its runs hold one row a response with
-the counts of switched and effectively replaced tokens. Shares are pooled: tokens replaced over
-tokens emitted.
+Runs hold one row a response with the counts of switched and effectively replaced tokens. A mixed
+response is compared with both models' own responses to the same problem, sample and noise, so
+differences are paired. Replacements are counted in those that switching every position makes, and
+accuracy in the gap between the two models: full switching is (1, 1), doing nothing (0, 0).
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
 
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.sections.claims import BUDGET
-from tokenshift_utils.sections.common import by, by_benchmark, evidence, last_row, plan, pooled, say
+from tokenshift_utils.sections.common import by_benchmark, evidence, plan, pooled, say
 from tokenshift_utils.sections.cross_sampling.settings import (
     FORWARD,
     REVERSE,
@@ -21,87 +23,122 @@ from tokenshift_utils.sections.cross_sampling.settings import (
     threshold_name,
 )
 
-MATCHED_WITHIN = 0.1  # relative difference of rates at which a random control counts as matched
+KEY = ["benchmark", "problem", "sample"]
+COMPARED = (0.1, 0.9)  # of full replacement: where a rule can be ahead of random positions at all
 
 
-def _counts(boot: Bootstrap, part: pd.DataFrame) -> dict[str, float]:
-    row: dict[str, float] = {}
-    for count in ("switched", "effective"):
-        n = part[f"n_{count}"].to_numpy()
-        row |= boot.ratio(part, n, part["n_tokens"].to_numpy()).columns(f"{count}_share")
-        row[f"{count}_per_response"] = float(n.mean())
-    return row
+def paired(study, setting: Setting, runs: pd.DataFrame, rollouts: dict) -> pd.DataFrame:
+    """The runs with "before" and "goal": whether the primary's and the intervention's own response
+    to the same problem and sample, drawn with the same noise, are right."""
+    for name, model in zip(("before", "goal"), roles(study, setting)):
+        own = rollouts[model].set_index(KEY)["correct"].rename(name)
+        runs = runs.join(own, on=KEY)
+    return runs
 
 
-def own_accuracy(
-    study, boot: Bootstrap, rollouts: dict[str, pd.DataFrame]
-) -> dict[tuple[str, str], Estimate]:
-    """Accuracy of the models' own responses by (model, benchmark label)."""
-    return {
-        (model, benchmark): boot.accuracy(part)
-        for model, frame in rollouts.items()
-        for benchmark, part in by_benchmark(study, frame)
-    }
+def is_full(setting: Setting) -> bool:
+    """Whether a setting switches every position."""
+    return setting.rule == "js" and setting.threshold < 0 and setting.insert == "intervention"
 
 
-def run_table(
-    study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame]
-) -> pd.DataFrame:
-    """Every setting on every benchmark it was run on: shares, counts a response, accuracy.
+class Mixed:
+    """Estimates of some settings, on one bootstrap, paired with the models' own responses.
 
-    `rollouts` holds the models' own responses; `before` is the accuracy of the primary's, `goal`
-    of the intervention's, `change` is `after` - `before`, paired by problem.
+    Parameters
+    ----------
+    runs : by setting; for every model and direction one that switches every position
+    rollouts : own responses by model
     """
-    own = own_accuracy(study, plan(study, *rollouts.values(), *runs.values()), rollouts)
 
-    def rows(boot: Bootstrap, setting: Setting, benchmark: str, part: pd.DataFrame):
-        primary, intervention = roles(study, setting)
-        before, after = own[primary, benchmark], boot.accuracy(part)
-        yield (
-            setting._asdict()
-            | {"benchmark": benchmark, "responses": len(part)}
-            | _counts(boot, part)
-            | before.columns("before")
-            | after.columns("after")
-            | own[intervention, benchmark].columns("goal")
-            | (after - before).columns("change")
+    def __init__(self, study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> None:
+        self.study = study
+        self.boot: Bootstrap = plan(study, *runs.values())
+        self.parts = {
+            setting: dict(by_benchmark(study, paired(study, setting, frame, rollouts)))
+            for setting, frame in runs.items()
+        }
+        self.ways = list(dict.fromkeys(setting[:2] for setting in runs))
+        self.full = {
+            setting[:2]: parts for setting, parts in self.parts.items() if is_full(setting)
+        }
+
+    def benchmarks(self, way: tuple[str, str]) -> list[str]:
+        """Labels of the benchmarks of a (model, direction), the pool of them last."""
+        return list(self.full[way])
+
+    def accuracy(self, setting: Setting, benchmark: str, of: str = "correct") -> Estimate:
+        """Of the mixed responses, or of own ones: "before" or "goal"."""
+        return self.boot.accuracy(self.parts[setting][benchmark], of)
+
+    def gap(self, setting: Setting, benchmark: str) -> Estimate:
+        """The intervention's own accuracy minus the primary's."""
+        return self.accuracy(setting, benchmark, "goal") - self.accuracy(
+            setting, benchmark, "before"
         )
 
-    return by(study, runs, rows, *rollouts.values())
+    def gap_share(self, setting: Setting, benchmark: str) -> Estimate:
+        """How much of the gap the mixed responses make up."""
+        change = self.accuracy(setting, benchmark) - self.accuracy(setting, benchmark, "before")
+        return change / self.gap(setting, benchmark)
+
+    def count(self, setting: Setting, benchmark: str, count="n_effective", per=None) -> Estimate:
+        """Tokens switched or replaced a response, or ``per`` "n_tokens"."""
+        part = self.parts[setting][benchmark]
+        return self.boot.ratio(part, part[count], None if per is None else part[per])
+
+    def replaced(self, setting: Setting, benchmark: str) -> Estimate:
+        """Tokens effectively replaced, in those that switching every position replaces."""
+        full = self.full[setting[:2]][benchmark]
+        return self.count(setting, benchmark) / self.boot.ratio(full, full["n_effective"])
+
+    def why_no_gap(self, way: tuple[str, str], benchmark: str) -> str:
+        """Why nothing can be said in shares of the gap; "" where something can."""
+        gap = self.gap(Setting(*way, -1.0), benchmark)
+        low, high = gap.interval()
+        if low > 0 or high < 0:
+            return ""
+        return gap.why or "RL and base do not differ in accuracy here"
+
+    def rows(self, setting: Setting) -> list[dict]:
+        """A row of the tables for every benchmark that the setting was run on."""
+        out = []
+        for benchmark, part in self.parts[setting].items():
+            before, after = (self.accuracy(setting, benchmark, of) for of in ("before", "correct"))
+            row = {"pair": self.study.models[setting.model].label} | setting._asdict()
+            row |= {"benchmark": benchmark, "responses": len(part)}
+            for name in ("switched", "effective"):
+                share = self.count(setting, benchmark, f"n_{name}", "n_tokens")
+                row |= share.columns(f"{name}_share")
+            row["effective_per_response"] = part["n_effective"].mean()
+            row |= self.replaced(setting, benchmark).columns("replaced")
+            row |= self.gap_share(setting, benchmark).columns("gap_share")
+            row |= before.columns("before") | after.columns("after")
+            row |= self.accuracy(setting, benchmark, "goal").columns("goal")
+            out.append(row | (after - before).columns("change"))
+        return out
 
 
-def curve_table(
-    study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame]
-) -> pd.DataFrame:
-    """The JS rule and its random controls on every benchmark.
+def run_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd.DataFrame:
+    """Every setting on every benchmark it was run on.
 
-    `matched` says of a control, row by row, whether the rate it is to match ("switched" or
-    "effective") is within `MATCHED_WITHIN` of the JS rule's; it is empty for the rule itself.
+    Columns beside the setting's: shares of tokens switched and effectively replaced; `replaced`,
+    the latter in those that full switching replaces; `before` and `goal`, the accuracy of the
+    primary's and the intervention's own responses of the same samples; `after`, of the mixed ones;
+    `change`, `after` - `before`; `gap_share`, `change` in `goal` - `before`.
     """
-    table = run_table(study, runs, rollouts)
-    extra = ["insert", "gain", "budget", *(f"change{end}" for end in ("", "_low", "_high"))]
-    table = table.drop(columns=extra)
-    table.insert(5, "matched", _matched(table))
-    return table
+    mixed = Mixed(study, runs, rollouts)
+    return pd.DataFrame([row for setting in runs for row in mixed.rows(setting)])
 
 
-def _matched(table: pd.DataFrame) -> list[str]:
-    key = ["model", "direction", "threshold", "benchmark"]
-    rule = table[table["rule"] == "js"].set_index(key)
-    out = []
-    for _, row in table.iterrows():
-        if row["rule"] != "random":
-            out.append("")
-            continue
-        share = f"{row['match']}_share"
-        target = float(rule.loc[tuple(row[key]), share])
-        # A share of exactly the edge is matched; the slack is for its rounding.
-        near = abs(row[share] - target) <= MATCHED_WITHIN * target * (1 + 1e-9)
-        out.append("yes" if near else "not matched")
-    return out
+def curve_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd.DataFrame:
+    """The JS rule and random positions on every benchmark: see `run_table`."""
+    return run_table(study, runs, rollouts).drop(columns=["insert", "gain", "budget"])
 
 
-def within_budget(table: pd.DataFrame, model: str, direction: str, among=None) -> float | None:
+# The form of the paper's Table 1 ----------------------------------------------------------------
+
+
+def within_budget(table: pd.DataFrame, model: str, direction: str) -> float | None:
     """Threshold of the JS setting with the largest pooled effective share up to `BUDGET`.
 
     It looks at shares only, never at accuracies, and not at the setting that switches everywhere.
@@ -115,8 +152,6 @@ def within_budget(table: pd.DataFrame, model: str, direction: str, among=None) -
         & (rows["threshold"] >= 0)
         & (rows["effective_share"] <= BUDGET)
     ]
-    if among is not None:
-        rows = rows[rows["threshold"].isin([float(eps) for eps in among])]
     if rows.empty:
         return None
     return float(rows.sort_values("effective_share", kind="stable")["threshold"].iloc[-1])
@@ -132,8 +167,7 @@ def budget_setting(study, table: pd.DataFrame, model: str, direction: str) -> Se
 def budget_table(study, table: pd.DataFrame) -> pd.DataFrame:
     """The form of the paper's Table 1: for each pair and direction, the setting within the budget.
 
-    Both shares and both counts a response are pooled over responses. Where no threshold keeps
-    within the budget, the largest threshold stands.
+    Where no threshold keeps within the budget, the largest threshold stands.
     """
     parts = []
     for model in study.cross_sampling.pairs:
@@ -141,128 +175,110 @@ def budget_table(study, table: pd.DataFrame) -> pd.DataFrame:
             eps = budget_setting(study, table, model, direction).threshold
             here = table[(table["model"] == model) & (table["direction"] == direction)]
             parts.append(here[(here["rule"] == "js") & (here["threshold"] == eps)])
-    out = pd.concat(parts, ignore_index=True)
-    out.insert(0, "pair", [study.models[m].label for m in out["model"]])
-    return out.drop(columns=["rule", "match", "matched"])
+    return pd.concat(parts, ignore_index=True).drop(columns=["rule"])
 
 
-def gap_share(after: Estimate, before: Estimate, goal: Estimate) -> tuple[Estimate | None, str]:
-    """How much of the way from `before` to `goal` the accuracy went; None where there is no way."""
-    gap = goal - before
-    low, high = gap.interval()
-    if not (low > 0 or high < 0):
-        return None, gap.why or "RL and base do not differ in accuracy here"
-    return (after - before) / gap, ""
+def say_budget(study, table: pd.DataFrame) -> str:
+    """Forward and reverse within the budget, pooled over benchmarks."""
+    text = (
+        "{pair}, {direction}, {name}: {effective_share:%} of tokens replaced move accuracy from "
+        "{before:.1%} to {after:.1%}, {gap_share:%0} of the gap; full switching would replace "
+        "{all:.1%} of tokens, so this is {replaced:%0} of what can be replaced."
+    )
+    return "\n".join(
+        say(
+            text,
+            row,
+            name=threshold_name(row["threshold"]),
+            all=row["effective_share"] / row["replaced"],
+        )
+        for _, row in pooled(table).iterrows()
+    )
+
+
+# What the claims look at ------------------------------------------------------------------------
+
+
+def p_below(estimate: Estimate) -> float:
+    """One-sided bootstrap p-value of a value that is not above 0."""
+    draws = estimate.draws[np.isfinite(estimate.draws)]
+    return (1 + (draws <= 0).sum()) / (1 + len(draws)) if len(draws) else np.nan
+
+
+def holm(estimates: list[Estimate]) -> tuple[list[float], tuple[float, float, float]]:
+    """(p-values that none is above 0, corrected by Holm; the smallest value with an interval).
+
+    The interval's ends are the least over all estimates, each at the level of its step.
+    """
+    p = np.array([p_below(e) for e in estimates])
+    if not estimates or np.isnan(p).any():
+        return [np.nan] * len(p), (np.nan,) * 3
+    steps = len(p) - p.argsort(kind="stable").argsort(kind="stable")
+    ends = np.array([e.interval(int(step)) for e, step in zip(estimates, steps)])
+    smallest = min(e.value for e in estimates)
+    return list(multipletests(p, method="holm")[1]), (smallest, *ends.min(axis=0))
 
 
 def cross_evidence(
-    study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame], table: pd.DataFrame
+    study,
+    table: pd.DataFrame,
+    summary: pd.DataFrame,
+    matched: pd.DataFrame,
+    runs: dict[Setting, pd.DataFrame],
+    rollouts: dict,
 ) -> pd.DataFrame:
     """What the claims of section 2 look at, for every pair of the study."""
-    boot, rows = plan(study, *rollouts.values(), *runs.values()), []
-    own = {model: boot.accuracy(frame) for model, frame in rollouts.items()}
+    rows, pool = [], pooled(summary) if len(summary) else summary
     for model in study.cross_sampling.pairs:
-        for direction, quantity in ((FORWARD, "recovered"), (REVERSE, "lost")):
+        for direction, paper in ((FORWARD, "recovered"), (REVERSE, "lost")):
             eps = within_budget(table, model, direction)
             if eps is None:
-                rows.append((quantity, model, None, f"no threshold keeps within {BUDGET:.1%}"))
-                continue
-            here = runs[Setting(model, direction, eps)]
-            primary, intervention = roles(study, Setting(model, direction, eps))
-            share, why = gap_share(boot.accuracy(here), own[primary], own[intervention])
-            spent = here["n_effective"].sum() / max(here["n_tokens"].sum(), 1)
-            note = why or f"JS > {eps:g}, {spent:.2%} of tokens effectively replaced"
-            rows.append((quantity, model, share, note))
-        rows += _control_evidence(study, boot, runs, table, model)
-        gains = [
-            boot.accuracy(frame) - own[model]
-            for setting, frame in runs.items()
-            if setting[:2] == (model, FORWARD) and setting.rule == "js" and setting.threshold >= 0
-        ]
-        rows.append(("best_mixed_gain", model, simultaneous(gains, "largest"), ""))
+                rows.append((paper, model, None, f"no threshold keeps within {BUDGET:.1%}"))
+            else:
+                row = _one(pooled(table), model, direction, rule="js", threshold=eps)
+                note = f"JS > {eps:g}, {row['effective_share']:.2%} of tokens effectively replaced"
+                why = _one(pool, model, direction)["note"]
+                triple = None if why else _triple(row, "gap_share")
+                rows.append((paper, model, triple, why or note))
+            row = _one(pool, model, direction)
+            for name in ("share_for_95", "lead_at_95", "lead_over_random"):
+                triple = None if np.isnan(row[name]) else _triple(row, name)
+                rows.append((f"{direction}_{name}", model, triple, row["note"]))
+        rows += _matched_evidence(matched, model)
+        rows.append(("best_mixed_gain", model, _best_gain(study, runs, rollouts, model), ""))
     return evidence(rows)
 
 
-def _control_evidence(study, boot: Bootstrap, runs, table: pd.DataFrame, model: str) -> list:
-    controls = study.cross_sampling.random_control_thresholds
-    names = {"switched": "random_gap_switches", "effective": "random_gap_effective"}
-    eps = within_budget(table, model, FORWARD, controls) if controls else None
-    if eps is None:
-        why = "no control threshold keeps within the budget" if controls else "no random control"
-        return [(quantity, model, None, why) for quantity in names.values()]
-    rule = boot.accuracy(runs[Setting(model, FORWARD, eps)])
-    rows, whole = [], pooled(table)
-    for match, quantity in names.items():
-        control = Setting(model, FORWARD, eps, "random", match)
-        same = (whole[list(control._fields[:5])] == list(control[:5])).all(axis=1)
-        if whole[same]["matched"].iloc[0] == "yes":
-            gap = rule - boot.accuracy(runs[control])
-            rows.append((quantity, model, gap, f"JS > {eps:g}"))
-        else:
-            rows.append((quantity, model, None, f"random positions not matched at JS > {eps:g}"))
+def _one(rows: pd.DataFrame, model: str, direction: str, **where) -> pd.Series:
+    for name, value in {"model": model, "direction": direction, **where}.items():
+        rows = rows[rows[name] == value]
+    return rows.iloc[0]
+
+
+def _triple(row: pd.Series, name: str) -> tuple[float, float, float]:
+    return row[name], row[f"{name}_low"], row[f"{name}_high"]
+
+
+def _matched_evidence(matched: pd.DataFrame, model: str) -> list[tuple]:
+    mine = matched[matched["model"] == model] if len(matched) else matched
+    rows = []
+    for match in ("effective", "switched"):
+        name, smallest = f"smallest_lead_{match}", None
+        note = "no random control" if mine.empty else "no threshold to compare at"
+        here = mine[mine[f"{match}_smallest"].notna()] if len(mine) else mine
+        if len(here):
+            smallest = _triple(here.iloc[0], f"{match}_smallest")
+            ahead = int((here[f"{match}_p_holm"] < 0.05).sum())
+            note = f"ahead at {ahead} of {len(here)} thresholds, both directions, by Holm"
+        rows.append((name, model, smallest, note))
     return rows
 
 
-def say_curves(study, table: pd.DataFrame) -> str:
-    """How far each curve goes, pooled over benchmarks, and where switching everywhere ends."""
-    text = (
-        "{label}, {direction}: accuracy goes from {before:.1%} with nothing replaced to at {most} "
-        "{after:%}, with {name} and {effective_share:%} of tokens effectively replaced; the other "
-        "model's own is {goal:.1%}."
-    )
-    every = (
-        " Switching every position replaces {effective_share:%} effectively and gives {after:%}."
-    )
-    rows, out = pooled(table), []
-    rows = rows[rows["rule"] == "js"]
-    for (model, direction), part in rows.groupby(["model", "direction"], sort=False):
-        forward = direction == FORWARD
-        row = part.loc[part["after"].idxmax() if forward else part["after"].idxmin()]
-        more = {"label": study.models[model].label, "most": "most" if forward else "least"}
-        more["name"] = threshold_name(row["threshold"])
-        ends = [say(every, end) for _, end in part[part["threshold"] < 0].iterrows()]
-        out.append(say(text, row, **more) + "".join(ends))
-    return "\n".join(out)
-
-
-def say_budget(study, table: pd.DataFrame, found: pd.DataFrame) -> str:
-    """Forward and reverse within the budget, pooled over benchmarks."""
-    text = (
-        "{pair}, {direction}, {name}: {switched_share:%} of tokens switched, {effective_share:%} "
-        "effectively replaced; accuracy goes from {before:%} to {after:%}, the other model's own "
-        "being {goal:%}: {verdict}"
-    )
-    out = []
-    for _, row in pooled(table).iterrows():
-        quantity = "recovered" if row["direction"] == FORWARD else "lost"
-        share = last_row(found, quantity=quantity, subject=row["model"])
-        known = not np.isnan(share["value"])
-        verdict = f"{{value:%0}} of the gain is {quantity}." if known else "{note}."
-        name = threshold_name(row["threshold"])
-        out.append(say(text, row, name=name, verdict=say(verdict, share)))
-    return "\n".join(out)
-
-
-def say_controls(study, table: pd.DataFrame) -> str:
-    """Random positions against the JS rule, pooled over benchmarks."""
-    text = (
-        "{label}, {direction}, {name}: the rule reaches {after:%} ({switched_share:.1%} of tokens "
-        "switched, {effective_share:.2%} effectively replaced); {random}."
-    )
-    control = (
-        "random positions of the same {match} share {after:%} ({switched_share:.1%}, "
-        "{effective_share:.2%}{but})"
-    )
-    rows, out = pooled(table), []
-    controls = rows[rows["rule"] == "random"]
-    if controls.empty:
-        return "This study has no random-position control."
-    for key, pair in controls.groupby(["model", "direction", "threshold"], sort=False):
-        rule = last_row(rows, **dict(zip(("model", "direction", "threshold"), key)), rule="js")
-        random = (
-            say(control, row, but="" if row["matched"] == "yes" else ", not matched")
-            for _, row in pair.iterrows()
-        )
-        more = {"label": study.models[key[0]].label, "name": threshold_name(key[2])}
-        out.append(say(text, rule, random="; ".join(random), **more))
-    return "\n".join(out)
+def _best_gain(study, runs, rollouts, model: str) -> tuple[float, float, float]:
+    """The largest gain of a forward setting over RL's own responses of the same samples."""
+    boot, gains = plan(study, *runs.values()), []
+    for setting, frame in runs.items():
+        if setting[:2] == (model, FORWARD) and setting.rule == "js" and setting.threshold >= 0:
+            own = paired(study, setting, frame, rollouts)
+            gains.append(boot.accuracy(own) - boot.accuracy(own, "goal"))
+    return simultaneous(gains, "largest")

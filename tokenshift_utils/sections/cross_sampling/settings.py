@@ -1,4 +1,4 @@
-"""Section 2: which mixtures of two models a study asks for, and the rates of its random controls."""
+"""Section 2: which mixtures of two models a study asks for."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ FORWARD, REVERSE = "forward", "reverse"
 class Setting(NamedTuple):
     """One way of mixing two models.
 
-    `threshold` is the rule's: nats, or the number of positions of rule "first"; for random
-    positions the JS threshold whose rate they match, with `match` "switched" or "effective" saying
-    which rate. `insert` says where switched tokens come from: "intervention", "own" (the null
+    `threshold` is the rule's number: nats, the number of positions of rule "first", or the rate of
+    rule "random". `insert` says where switched tokens come from: "intervention", "own" (the null
     control: the primary, with other noise) or "extrapolated" with its `gain`. Only the first
     `budget` firings of a response switch (None: all).
     """
@@ -21,7 +20,6 @@ class Setting(NamedTuple):
     direction: str
     threshold: float
     rule: str = "js"
-    match: str = ""
     insert: str = "intervention"
     gain: float | None = None
     budget: int | None = None
@@ -39,20 +37,21 @@ def _both_ways(models) -> list[tuple[str, str]]:
 
 
 def curve_settings(study) -> list[Setting]:
-    """All JS settings of the study: its pairs, both directions, all thresholds."""
-    return [
-        Setting(*way, float(eps))
-        for way in _both_ways(study.cross_sampling.pairs)
-        for eps in sorted(study.cross_sampling.thresholds)
-    ]
+    """What is run on all benchmarks: the JS rule and random positions, pairs both ways.
 
-
-def control_settings(study, match: str) -> list[Setting]:
-    """The random-position controls of one matching."""
+    Every position switched, a negative threshold, is among them: it is what full replacement is.
+    """
+    cross = study.cross_sampling
+    thresholds = sorted(
+        {-1.0, *cross.thresholds} if min(cross.thresholds) >= 0 else cross.thresholds
+    )
     return [
-        Setting(*way, float(eps), "random", match)
-        for way in _both_ways(study.cross_sampling.pairs)
-        for eps in sorted(study.cross_sampling.random_control_thresholds)
+        setting
+        for way in _both_ways(cross.pairs)
+        for setting in (
+            *(Setting(*way, float(eps)) for eps in thresholds),
+            *(Setting(*way, rate, "random") for rate in sorted(cross.random_rates)),
+        )
     ]
 
 
@@ -101,9 +100,6 @@ def intervention_settings(study) -> list[Setting]:
 def focus_settings(study) -> list[Setting]:
     """Everything that is run on one benchmark only."""
     return rule_settings(study) + intervention_settings(study)
-
-
-# Rates of the random controls -------------------------------------------------------------------
 
 
 def threshold_name(eps: float) -> str:

@@ -1,9 +1,10 @@
-"""Section 2: one number for a curve. How far the JS rule is ahead of random positions, and how small
-a share of replaced tokens does nearly all of it.
+"""Section 2: a curve against its yardsticks. How far the JS rule is ahead of random positions, how
+many replacements do nearly all of it, and how few would have done.
 
-A curve is accuracy against the effectively replaced share of tokens, from the primary's own accuracy
-at share 0; between its points it is linear. Both numbers are computed again in every resample of
-the bootstrap, from all points of the curves: shares and accuracies of the same drawn problems.
+A curve is the share of the accuracy gap that is made up, against effective replacements in those
+that full switching makes; it begins at (0, 0), and between its points it is linear, which is what
+choosing between two settings by chance gives. All numbers are computed again in every resample of
+the bootstrap, from shares and accuracies of the same drawn problems.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tokenshift_utils.report.bootstrap import MIN_DEFINED, Bootstrap, Estimate
+from tokenshift_utils.report.bootstrap import MIN_DEFINED, Estimate
 from tokenshift_utils.report.tables import NO_INTERVAL
-from tokenshift_utils.sections.common import by_benchmark, columns_of, plan, pooled, say
-from tokenshift_utils.sections.cross_sampling.numbers import own_accuracy
-from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting, roles
+from tokenshift_utils.sections.common import columns_of, pooled, say
+from tokenshift_utils.sections.cross_sampling.numbers import (
+    COMPARED,
+    KEY,
+    Mixed,
+    holm,
+    is_full,
+)
+from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting
 
 LEVEL = 0.95  # of the accuracy gap between the two models
 
@@ -71,132 +78,272 @@ def reaching_share(x: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
     return np.where(y[:, -1] >= level, x0 + (x1 - x0) * part, np.inf)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Shares and accuracies [1 + resamples, points]; the first row is of all problems."""
-
-    shares: np.ndarray
-    accuracies: np.ndarray
-
-
 def _row(estimate: Estimate) -> np.ndarray:
     return np.concatenate([[estimate.value], estimate.draws])
 
 
-def curve_of(boot: Bootstrap, before: Estimate, parts: list[pd.DataFrame]) -> Curve:
-    """The curve through the primary's own accuracy at 0 and some runs on the same benchmark."""
-    shares, accuracies = [np.zeros(1 + boot.resamples)], [_row(before)]
-    for part in parts:
-        shares.append(_row(boot.ratio(part, part["n_effective"], part["n_tokens"])))
-        accuracies.append(_row(boot.accuracy(part)))
-    return Curve(np.stack(shares, axis=1), np.stack(accuracies, axis=1))
+def _estimate(values: np.ndarray, confidence: float) -> Estimate:
+    return Estimate(float(values[0]), values[1:], confidence)
 
 
-def lead(curve: Curve, other: Curve, gap: Estimate) -> tuple[Estimate, float]:
-    """(mean lead of a curve over another as a share of the accuracy gap, up to which share).
+@dataclass(frozen=True)
+class Curve:
+    """Points [1 + resamples, points] of a curve; the first row is of all problems."""
 
-    The lead is the area between the curves over effective share, up to the largest share that both
-    reach, divided by that share and by the gap (of either sign).
-    """
-    area, end = area_between(curve.shares, curve.accuracies, other.shares, other.accuracies)
-    return Estimate(float(area[0]), area[1:], gap.confidence) / gap, float(end[0])
+    x: np.ndarray
+    y: np.ndarray
+    confidence: float = 0.95
+
+    @classmethod
+    def through(cls, points: list[tuple[Estimate, Estimate]]) -> Curve:
+        """The curve from (0, 0) through some points."""
+        x, y = (np.stack([0 * _row(v[0]), *map(_row, v)], axis=1) for v in zip(*points))
+        return cls(x, y, points[0][0].confidence)
+
+    def lead(self, other: Curve) -> Estimate:
+        """Mean lead over another curve, up to the largest x that both reach."""
+        return _estimate(area_between(self.x, self.y, other.x, other.y)[0], self.confidence)
+
+    def at(self, x: Estimate | np.ndarray) -> Estimate:
+        """Its height at some x, which may be another one in every resample."""
+        knots = _row(x) if isinstance(x, Estimate) else x
+        heights = _at(knots[:, None], *_points(self.x, self.y))[:, 0]
+        return _estimate(np.where(np.isfinite(knots), heights, np.nan), self.confidence)
+
+    def reach(self, level: float = LEVEL) -> np.ndarray:
+        """The smallest x at ``level`` [1 + resamples]; inf where it is not reached."""
+        known = np.isfinite(self.y).all(axis=1)
+        return np.where(known, reaching_share(self.x, np.nan_to_num(self.y), level), np.nan)
 
 
-def share_to_reach(
-    curve: Curve, before: Estimate, gap: Estimate, level: float = LEVEL
-) -> tuple[float, float, float]:
-    """(value, low, high) of the smallest effective share that makes up `level` of the gap.
+def share_to_reach(curve: Curve, level: float = LEVEL) -> tuple[float, float, float]:
+    """(value, low, high) of the smallest share of full replacement that makes up `level` of the gap.
 
     inf means that the curve does not reach it; as an upper end, that too many resamples do not.
     """
-    size = _row(gap)
-    some = np.isfinite(size) & (size != 0)  # a resample without a gap has no share of it
-    if not some[0]:
-        return np.nan, np.nan, np.nan
-    done = (curve.accuracies - _row(before)[:, None])[some] / size[some, None]
-    found = reaching_share(curve.shares[some], done, level)
-    if some.mean() < MIN_DEFINED:
-        return float(found[0]), np.nan, np.nan
-    tail = (1.0 - gap.confidence) / 2.0
-    low, high = np.quantile(found[1:], [tail, 1.0 - tail], method="inverted_cdf")
-    return float(found[0]), float(low), float(high)
+    found = curve.reach(level)
+    value, draws = found[0], found[1:][~np.isnan(found[1:])]
+    if np.isnan(value) or len(draws) < MIN_DEFINED * len(found[1:]):
+        return float(value), np.nan, np.nan
+    tail = (1.0 - curve.confidence) / 2.0
+    low, high = np.quantile(draws, [tail, 1.0 - tail], method="inverted_cdf")
+    return float(value), float(low), float(high)
+
+
+def curve_of(mixed: Mixed, settings: list[Setting], benchmark: str) -> Curve:
+    """The curve through some settings."""
+    return Curve.through(
+        [(mixed.replaced(s, benchmark), mixed.gap_share(s, benchmark)) for s in settings]
+    )
+
+
+def _of_way(mixed: Mixed, way: tuple[str, str]) -> tuple[list[Setting], list[Setting]]:
+    """(settings of the JS rule, those of random positions); full switching ends both curves."""
+    here = [s for s in mixed.parts if s[:2] == way and s.budget is None]
+    rule = [s for s in here if s.rule == "js" and s.insert == "intervention"]
+    random = [s for s in here if s.rule == "random"]
+    return rule, random + [s for s in rule if is_full(s)] if random else []
+
+
+# The oracle -------------------------------------------------------------------------------------
+
+
+def fewest(mixed: Mixed, way: tuple[str, str], *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
+    """For every response that could turn, the fewest effective replacements that turned it.
+
+    A response could turn where the primary's own is wrong (forward) or right (reverse). Looked at
+    are all mixtures of the two models in the records, ``more`` among them: the best of the paths
+    explored, chosen afterwards, so no rule can be held to reach it.
+
+    Returns
+    -------
+    DataFrame of all responses with `could`, and `fewest`, inf where no path turns the response.
+    """
+    wanted = way[1] == FORWARD
+    (whole,) = (list(parts.values())[-1] for w, parts in mixed.full.items() if w == way)
+    runs = [list(parts.values())[-1] for s, parts in mixed.parts.items() if s[:2] == way]
+    runs += [
+        f for some in more for s, f in some.items() if s[:2] == way and s.insert == "intervention"
+    ]
+    turned = pd.concat([f.loc[f["correct"] == wanted, [*KEY, "n_effective"]] for f in runs])
+    least = turned.groupby(KEY)["n_effective"].min().rename("fewest")
+    found = whole.assign(could=whole["before"] != wanted).join(least, on=KEY)
+    return found.assign(fewest=found["fewest"].astype(float).fillna(np.inf))
+
+
+def oracle_curve(mixed: Mixed, way: tuple[str, str], found: pd.DataFrame) -> Curve:
+    """Share of the gap against replacements where only those responses are turned that need the
+    fewest: one, then two, and so on."""
+    boot, sign = mixed.boot, 1 if way[1] == FORWARD else -1
+    gap = boot.accuracy(found, "goal") - boot.accuracy(found, "before")
+    full = boot.ratio(found, found["n_effective"])
+    points = []
+    for most in sorted(set(found.loc[found["could"] & np.isfinite(found["fewest"]), "fewest"])):
+        turned = found["could"] & (found["fewest"] <= most)
+        spent = np.where(turned, found["fewest"].replace(np.inf, 0), 0.0)
+        done = boot.accuracy(found.assign(turned=sign * turned.astype(float)), "turned")
+        points.append((boot.ratio(found, spent) / full, done / gap))
+    return Curve.through(points or [(0 * full.value + full / full - 1, 0 * gap.value + gap - gap)])
+
+
+# Tables -----------------------------------------------------------------------------------------
 
 
 def summary_table(
-    study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame]
+    study,
+    runs: dict[Setting, pd.DataFrame],
+    rollouts: dict,
+    *more: dict[Setting, pd.DataFrame],
 ) -> pd.DataFrame:
-    """For every pair, direction and benchmark: lead over random positions, and the 95% share.
+    """For every pair, direction and benchmark: what 95% of the gap takes, and the lead over random.
 
-    The random curve goes through the controls that match effective shares (close or not, each at
-    the share it has) and, where the study switches every position, ends there as the JS curve does.
+    `share_for_95` is in the replacements of full switching; `random_at_95` is the share of the gap
+    that random positions make up with as many, `lead_at_95` the difference; `lead_over_random` the
+    mean lead over the whole range; `oracle_for_95` what the best paths would need (see `fewest`,
+    over all benchmarks).
     """
-    boot, rows = plan(study, *rollouts.values(), *runs.values()), []
-    own = own_accuracy(study, boot, rollouts)
-    for model, direction in dict.fromkeys(setting[:2] for setting in runs):
-        here = {
-            s: dict(by_benchmark(study, f)) for s, f in runs.items() if s[:2] == (model, direction)
-        }
-        rule = [s for s in here if s.rule == "js"]
-        random = [s for s in here if s.rule == "random" and s.match == "effective"]
-        random += [s for s in rule if s.threshold < 0] if random else []
-        primary, intervention = roles(study, rule[0])
-        for benchmark in here[rule[0]]:
-            before, goal = own[primary, benchmark], own[intervention, benchmark]
-            curves = [
-                curve_of(boot, before, [here[s][benchmark] for s in some])
-                for some in (rule, random)
-            ]
-            row = {"pair": study.models[model].label, "model": model, "direction": direction}
-            row |= {"benchmark": benchmark} | (goal - before).columns("gap")
-            rows.append(row | _summary(*curves, before, goal - before, bool(random)))
+    mixed, rows = Mixed(study, runs, rollouts), []
+    for way in mixed.ways:
+        rule, random = _of_way(mixed, way)
+        for benchmark in mixed.benchmarks(way):
+            full = next(s for s in rule if is_full(s))
+            row = {"pair": study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row |= {"benchmark": benchmark} | mixed.gap(full, benchmark).columns("gap")
+            why = mixed.why_no_gap(way, benchmark)
+            nothing = (np.nan,) * 3
+            reach = ahead = at_95 = lead_95 = nothing
+            if not why:
+                curve = curve_of(mixed, rule, benchmark)
+                reach = share_to_reach(curve)
+                if random:
+                    chance = curve_of(mixed, random, benchmark)
+                    there = chance.at(curve.reach())
+                    at_95, behind = _columns(there), LEVEL + there / -1.0
+                    ahead, lead_95 = _columns(curve.lead(chance)), _columns(behind)
+            row |= columns_of("share_for_95", reach) | columns_of("random_at_95", at_95)
+            row |= columns_of("lead_at_95", lead_95) | columns_of("lead_over_random", ahead)
+            oracle = nothing
+            if not why and benchmark == mixed.benchmarks(way)[-1]:
+                oracle = share_to_reach(oracle_curve(mixed, way, fewest(mixed, way, *more)))
+            row |= columns_of("oracle_for_95", oracle)
+            row["note"] = why or ("" if random else "no random control")
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _summary(curve: Curve, random: Curve, before: Estimate, gap: Estimate, controls: bool) -> dict:
-    low, high = gap.interval()
-    nothing = (np.nan,) * 3
-    if not (low > 0 or high < 0):
-        note = gap.why or "RL and base do not differ in accuracy here"
-        return _columns(nothing, np.nan, nothing, "–", note)
-    to_reach = share_to_reach(curve, before, gap)
-    reached = "yes" if np.isfinite(to_reach[0]) else "not reached"
-    if not controls:
-        return _columns(nothing, np.nan, to_reach, reached, "no random control")
-    area, end = lead(curve, random, gap)
-    return _columns((area.value, *area.interval()), end, to_reach, reached, "")
+def _columns(estimate: Estimate) -> tuple[float, float, float]:
+    return (estimate.value, *estimate.interval())
 
 
-def _columns(area, end, to_reach, reached: str, note: str) -> dict:
-    row = columns_of("lead_over_random", area) | {"up_to_effective_share": end}
-    row |= columns_of("share_for_95", to_reach)
-    return row | {"reaches_95": reached, "note": note}
+def oracle_table(study, runs, rollouts, *more) -> pd.DataFrame:
+    """The oracle's curve of every pair and direction, on all benchmarks: see `oracle_curve`."""
+    mixed, rows = Mixed(study, runs, rollouts), []
+    for way in mixed.ways:
+        if mixed.why_no_gap(way, mixed.benchmarks(way)[-1]):
+            continue
+        curve = oracle_curve(mixed, way, fewest(mixed, way, *more))
+        for x, y in zip(curve.x.T, curve.y.T):
+            row = {"pair": study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row |= {"replaced": x[0]}
+            rows.append(row | _estimate(y, curve.confidence).columns("gap_share"))
+    return pd.DataFrame(rows, columns=["pair", "model", "direction", "replaced", "gap_share"]
+                        if not rows else None)  # fmt: skip
+
+
+def matched_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd.DataFrame:
+    """The JS rule at every threshold against random positions, on all benchmarks together.
+
+    `effective_lead` is the lead in shares of the gap over random positions that replace as many
+    tokens effectively, `switched_lead` over random positions that switch as many. Where the rule
+    makes between 10 and 90% of full replacement, `..._p_holm` is the p-value against no lead,
+    corrected over a pair's thresholds and both directions, and `..._smallest` the smallest of these
+    leads with its corrected interval.
+    """
+    mixed, rows = Mixed(study, runs, rollouts), []
+    leads: dict[tuple[str, str], list] = {}
+    for way in mixed.ways:
+        rule, random = _of_way(mixed, way)
+        label = mixed.benchmarks(way)[-1]
+        if not random or mixed.why_no_gap(way, label):
+            continue
+        switched = [(mixed.count(s, label, "n_switched", "n_tokens"), s) for s in random]
+        curves = {
+            "effective": curve_of(mixed, random, label),
+            "switched": Curve.through([(x, mixed.gap_share(s, label)) for x, s in switched]),
+        }
+        for setting in rule:
+            if is_full(setting):
+                continue
+            x, y = mixed.replaced(setting, label), mixed.gap_share(setting, label)
+            row = {"pair": study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row |= {"threshold": setting.threshold} | x.columns("replaced")
+            row |= y.columns("gap_share")
+            share = mixed.count(setting, label, "n_switched", "n_tokens")
+            for match, at in (("effective", x), ("switched", share)):
+                lead = y - curves[match].at(at)
+                row |= lead.columns(f"{match}_lead")
+                if COMPARED[0] <= x.value <= COMPARED[1]:
+                    leads.setdefault((way[0], match), []).append((len(rows), lead))
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    for (_model, match), some in leads.items():
+        where, estimates = zip(*some)
+        p, smallest = holm(list(estimates))
+        table.loc[list(where), f"{match}_p_holm"] = p
+        for name, value in columns_of(f"{match}_smallest", smallest).items():
+            table.loc[list(where), name] = value
+    return table
 
 
 def say_summary(study, table: pd.DataFrame) -> str:
-    """Both numbers of every pair and direction, pooled over benchmarks."""
-    ahead = (
-        "up to {up_to_effective_share:.2%} of tokens effectively replaced the JS rule is on average "
-        "{lead_over_random:%0} of the gap ahead of random positions"
+    """What 95% of the gap takes by the rule, by chance and at best, over all benchmarks."""
+    text = (
+        "**{pair}, {direction}: {verb} 95% of the gap takes {reach} of the replacements that full "
+        "switching makes; {random}{oracle}"
     )
+    chance = "random positions make up {random_at_95:%0} with as many.**"
     out = []
     for _, row in pooled(table).iterrows():
-        name = f"{row['pair']}, {row['direction']}: "
-        if row["note"] and row["reaches_95"] == "–":
-            out.append(f"{name}{row['note']}.")
+        if np.isnan(row["share_for_95"]):
+            out.append(f"{row['pair']}, {row['direction']}: {row['note']}.")
             continue
-        verb = "recovers" if row["direction"] == FORWARD else "destroys"
-        if row["reaches_95"] == "yes":
-            reach = f"replacing {_share(row, 'share_for_95')} of tokens {verb} 95% of the gap"
-        else:
-            reach = f"no share of tokens tried {verb} 95% of the gap"
-        out.append(f"{name}{row['note'] or say(ahead, row)}; {reach}.")
+        more = {"verb": "recovering" if row["direction"] == FORWARD else "destroying"}
+        known = np.isfinite(row["random_at_95"])
+        more["random"] = say(chance, row) if known else f"{row['note'] or 'not reached'}.**"
+        best = row["oracle_for_95"]
+        more["oracle"] = f" The best paths explored, chosen afterwards, need {best:.0%}." * bool(
+            np.isfinite(best)
+        )
+        out.append(say(text, row, reach=_share(row, "share_for_95"), **more))
     return "\n".join(out)
 
 
 def _share(row, name: str) -> str:
     """A share in percent with its interval, whose upper end may be "not reached"."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if np.isinf(row[name]):
+        return "more than all"
     if np.isnan(low):
-        return f"{row[name]:.2%} ({NO_INTERVAL})"
-    ends = ["not reached" if np.isinf(end) else f"{end:.2%}" for end in (low, high)]
-    return f"{row[name]:.2%} [{', '.join(ends)}]"
+        return f"{row[name]:.0%} ({NO_INTERVAL})"
+    ends = ["not reached" if np.isinf(end) else f"{100 * end:.0f}" for end in (low, high)]
+    return f"{row[name]:.0%} [{', '.join(ends)}]"
+
+
+def say_matched(table: pd.DataFrame) -> str:
+    """At how many thresholds the rule is ahead of random positions, and by how much."""
+    out = []
+    for (pair, direction), part in table.groupby(["pair", "direction"], sort=False):
+        part = part[part["effective_p_holm"].notna()] if "effective_p_holm" in part else part[:0]
+        if part.empty:
+            out.append(f"{pair}, {direction}: no threshold makes 10 to 90% of full replacement.")
+            continue
+        ahead = int((part["effective_p_holm"] < 0.05).sum())
+        middle = part.iloc[(part["replaced"] - 0.5).abs().argmin()]
+        text = (
+            "{pair}, {direction}: ahead of random positions that replace as many tokens at {ahead} "
+            "of {n} thresholds (Holm); where the rule makes {replaced:.0%} of full replacement the "
+            "lead is {effective_lead:points} of the gap, and over random positions that only "
+            "*switch* as many {switched_lead:points}."
+        )
+        out.append(say(text, middle, ahead=ahead, n=len(part)))
+    return "\n".join(out) or "This study has no random-position control."

@@ -13,6 +13,7 @@ from tokenshift_utils.records.requests import Request, study_sampling
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.shifts import Mixed, Shifts
 from tokenshift_utils.sections.common import of_kind
+from tokenshift_utils.sections.cross_sampling.records import mixture_requests
 from tokenshift_utils.sections.robustness.numbers import (
     COLUMNS,
     PLACES,
@@ -80,7 +81,10 @@ def answer_requests(study) -> dict[str, list[Rollouts]]:
 
 def requests(study) -> list[Request]:
     """All that section 5 asks of the store."""
+    # Mixed trajectories are read off trees, which section 2 begins with all of these at once.
+    mixed = mixture_requests(study, study.robustness.pair)
     wanted = [make(study) for make in (model_requests, top_p_requests, answer_requests)]
+    wanted += [{"mixed": [request for request in mixed if request.behind(study) is not None]}]
     wanted += [source_requests(study), *sampler_requests(study).values()]
     return [request for made in wanted for some in made.values() for request in some]
 
