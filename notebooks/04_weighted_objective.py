@@ -76,7 +76,8 @@ nb.table(met, "weights", "k3 and weights in training, without each rollout's fir
 # %%
 tokens = numbers.token_table(runs, runs.boost("high-kl"))
 alt = "Mean weight early and late in training, of the tokens with most of the weight beyond 1"
-nb.figure(plots.plot_tokens(tokens), "tokens", alt=alt)
+if len(tokens):
+    nb.figure(plots.plot_tokens(tokens), "tokens", alt=alt)
 nb.say(words.say_tokens(tokens))
 nb.table(tokens, "tokens", "weights by token, early and late", rows=8)
 
@@ -112,7 +113,8 @@ nb.say(words.say_curves(runs))
 # %%
 table = numbers.objective_table(nb.study, runs)
 alt = "Gain of every arm over the baseline with its interval over seeds, by role"
-nb.figure(plots.plot_gains(runs, table), "gains", alt=alt)
+if runs.shown[1:]:
+    nb.figure(plots.plot_gains(runs, table), "gains", alt=alt)
 nb.say(words.say_objective(runs, table))
 
 # %%

@@ -169,7 +169,9 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
                 names[row["label"]] = (mark, hue, hue)
         y -= 1.15
     ax.set_xscale("symlog", linthresh=1, linscale=0.6)
-    ends = [-100, -10, -1, 0, 1, 10, 100]
+    reach = table[["margin_low", "margin_high"]].abs().max().max() if "margin" in table else 1
+    decades = [10**power for power in range(len(f"{max(reach, 10):.0f}"))]
+    ends = [*(-end for end in reversed(decades)), 0, *decades]
     ax.set_xticks(ends, [f"{end:+d}" if end else "criterion" for end in ends])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_yticks([at for at, _ in ticks], [name for _, name in ticks])

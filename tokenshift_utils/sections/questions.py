@@ -33,7 +33,7 @@ class Found:
         """A table; without rows where it is not there, or lacks one of the columns."""
         file = paths.tables(self.study.name) / f"{name}.csv"
         empty = pd.DataFrame(columns=list(columns))
-        if not file.is_file():
+        if not file.is_file() or not file.read_bytes().strip():
             return empty
         table = read_csv(file, "run the notebook that makes it again (tokenshift reproduce)")
         return table if set(columns) <= set(table.columns) else empty
@@ -140,7 +140,7 @@ def _entropy(found: Found) -> str | None:
 
 
 def _landmarks(found: Found) -> str | None:
-    return found.measured("1-start", "1-end")
+    return found.measured("1-start", "1-start-later", "1-end")
 
 
 def _everywhere(found: Found) -> str | None:
