@@ -10,7 +10,7 @@ Fine-Tuning of LLMs*, ICLR 2026, arXiv:2603.22446.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -123,11 +123,6 @@ _TABLE2 = (
 def fact(key: str) -> Fact:
     """The fact of that name; a KeyError if there is none."""
     return _BY_KEY[key]
-
-
-def facts_table() -> pd.DataFrame:
-    """All facts, one row each: key, section, says, value, bound, witness."""
-    return pd.DataFrame([asdict(f) for f in FACTS])
 
 
 def table1() -> pd.DataFrame:
