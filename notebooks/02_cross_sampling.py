@@ -11,23 +11,22 @@
 #
 # Do the few positions where the models differ cause the difference in accuracy? A primary model
 # writes; where JS between the two next-token distributions is above a threshold, the token comes
-# from the other model, the intervention.
+# from the other model, the intervention. Forward: base writes, RL's tokens are put in (sufficiency).
+# Reverse: RL writes, base's tokens are put in (necessity).
 #
-# - Forward: base writes, RL's tokens are put in (sufficiency). Reverse: RL writes, base's tokens
-#   are put in (necessity).
-# - *Switched* positions are where the rule fired. *Effectively replaced* ones are those where the
-#   token differs from the one the primary would have written with the same noise. The paper does
-#   not define its "effective"; tables here show both.
-# - Shares are pooled: tokens replaced over tokens emitted. Accuracy is the mean over problems of
-#   the mean over samples; intervals resample problems and do not cover training seeds.
-# - Every run is a study key, and every table names its setting: the JS rule and random positions
-#   on all benchmarks; other rules, other tokens and single tokens on one.
+# - *Switched*: the rule fired. *Effectively replaced*: the token differs from the one that the
+#   primary would have written with the same noise. The paper does not define its "effective".
+# - Every mixture is compared with both models' own responses to the same problem, sample and noise.
+#   So switching every position gives the other model's accuracy exactly, and what it replaces is
+#   all that can be replaced: replacements are counted in that, accuracy in the gap between the two.
+# - Accuracy is the mean over problems of the mean over samples; intervals resample problems and do
+#   not cover training seeds.
 
 # %% tags=["parameters"]
 study = "tiny"  # a study under notebooks/studies, or the path of a study file
 pairs = None  # list of tuned models to mix with base; None: as in the study
 thresholds = None  # list of JS thresholds (nats); None: as in the study
-random_control_thresholds = None  # those to match with random positions; None: as in the study
+random_rates = None  # list of rates (0 to 1) of positions switched by chance; None: as in the study
 top_p = None  # nucleus mass (0 to 1] while mixing; None: as in the study
 benchmark = None  # the one for other rules, other tokens and single tokens; None: as in the study
 budgets = None  # list of switches a response for the JS rule; None: as in the study
@@ -40,168 +39,226 @@ from tokenshift_utils.run.notebook import start
 nb = start("02_cross_sampling", globals())
 
 # %% [markdown]
-# What is missing of the records is computed here, once; later runs read it. The random controls
-# come after the rule, since they have to match its rates: of switching, and of effective
-# replacement by bisection on a pilot. `matched` says whether a control is within 10% of its target.
+# What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils.records import tokens as records_tokens
-from tokenshift_utils.sections.common import paragraph
-from tokenshift_utils.sections.cross_sampling import examples, numbers, plots, records
+from tokenshift_utils.sections.cross_sampling import (
+    examples,
+    numbers,
+    plots,
+    records,
+    rules,
+    single_token,
+    summary,
+    swaps,
+)
 
 data = records.cross_records(nb.study)
-table = numbers.curve_table(nb.study, data.runs, data.rollouts)
-nb.table(table, "curves", rows=20)
+mixed = numbers.Mixed(nb.study, data.runs, data.rollouts)
+table = numbers.curve_table(mixed)
+reach = summary.summary_table(mixed, data.rules, data.interventions)
+oracle = summary.oracle_table(mixed, data.rules, data.interventions)
 
 # %% [markdown]
-# ## 2.1 Accuracy against what is replaced
+# ## 2.1 Is a small share of the tokens enough, and is it needed?
 #
-# The paper: a small share of RL's tokens recovers RL accuracy in base's generation (top), and as
-# small a share of base's tokens takes it away again (bottom). Look at how far left the filled lines
-# reach the other model's level (dotted, with its interval). Each line starts at the primary's own
-# accuracy and, where the study has a negative threshold, ends where every position is switched;
-# open markers are random positions, replacing as many tokens (dashed) or switched as often.
+# The paper: a small share of RL's tokens recovers RL's accuracy in base's generation, and as small a
+# share of base's tokens takes it away. Yardsticks here are random positions, the diagonal (every
+# replacement does the same), and an oracle: the fewest replacements that turned each response among
+# all mixtures in the records, chosen afterwards. The thin line is 95% of the gap.
 
 # %%
-nb.figure(plots.plot_curves(nb.study, table), "forward_reverse")
-paragraph(numbers.say_curves(nb.study, table))
+picture = plots.plot_curves(nb.study, table, oracle)
+nb.figure(
+    picture, "forward_reverse",
+    "Share of the accuracy gap made up against the share of full switching's replacements, both "
+    "directions: the JS rule, random positions, the diagonal and an oracle far to the left.",
+)  # fmt: skip
+nb.say(summary.say_summary(reach))
+columns = ["pair", "direction", "benchmark", "gap", "share_for_95", "random_at_95", "oracle_for_95"]
+nb.table(
+    reach, "summary", "replacements for 95% of the gap, and what chance does with as many", columns
+)
+columns = ["pair", "direction", "rule", "threshold", "benchmark", "replaced", "before", "after"]
+nb.table(table, "curves", "accuracy at every threshold and rate, by benchmark", columns)
 
 # %% [markdown]
 # ## 2.2 In the form of the paper's Table 1
 #
-# For each pair and direction, the threshold with the largest effectively replaced share that is
-# not above 10.1%, the largest of the paper's Table 1; chosen by share, never by accuracy.
-# `before` is the primary's own accuracy, `goal` the intervention's. Below it the paper's own, as
-# known from published summaries (other models, other problems, other lengths).
+# The paper: up to 10.1% of tokens, effectively replaced, recover or destroy nearly all of the gain.
+# For each pair and direction this is the threshold with the largest effective share up to 10.1%,
+# chosen by share, never by accuracy. Beside it the paper's own, as known from published summaries.
 
 # %%
-from tokenshift_utils.sections.paper import table1
-
 budget = numbers.budget_table(nb.study, table)
-found = numbers.cross_evidence(nb.study, data.runs, data.rollouts, table)
-nb.table(budget, "cross_sampling")
-nb.table(table1(), "paper_table1")
-nb.table(found, "evidence")
-
-# %%
-# NBVAL_CHECK_OUTPUT
-paragraph(numbers.say_budget(nb.study, budget, found))
-
-# %% [markdown]
-# ## 2.3 Are the positions special? Two random controls
-#
-# Asked for by reviewers: switching at random positions. Matched on the switched share, random
-# switches mostly put in the token that was coming anyway, so a second control replaces as many
-# tokens *effectively* as the rule does. Look at whether the filled points leave the open ones
-# behind; faint ones could not be matched, mostly where there are too few replacements to count.
-
-# %%
-nb.figure(plots.plot_controls(nb.study, table), "random_control")
-paragraph(numbers.say_controls(nb.study, table))
+nb.say(numbers.say_budget(budget))
+columns = [
+    "pair",
+    "direction",
+    "benchmark",
+    "threshold",
+    "effective_share",
+    "before",
+    "after",
+    "goal",
+]
+nb.table(budget, "cross_sampling", "the setting within 10.1% of tokens", columns)
+nb.table(examples.table1(), "paper_table1", "the paper's Table 1")
 
 # %% [markdown]
-# ## 2.4 Summaries
+# ## 2.3 Are the positions special?
 #
-# The lead over random positions is the area between the two curves over effective share, up to
-# the largest share both reach, divided by that share and by the accuracy gap between the models:
-# 1 is the whole gap at once, 0 no better than random. Beside it the smallest effective share that
-# recovers (forward) or destroys (reverse) 95% of the gap, the curve made monotone; ∞ means that it
-# is not reached. Both are computed again in every resample of the problems.
+# Asked for by reviewers: random positions. Switched as often as the rule they mostly put in the
+# token that was coming anyway; the harder control replaces as many tokens *effectively*. It is
+# matched exactly at every threshold, on the line through the random rates of the study.
 
 # %%
-from tokenshift_utils.sections.cross_sampling import summary as summaries
-
-summary = summaries.summary_table(nb.study, data.runs, data.rollouts)
-nb.table(summary, "summary")
-paragraph(summaries.say_summary(nb.study, summary))
+matched = summary.matched_table(mixed)
+picture = plots.plot_matched(nb.study, matched)
+nb.figure(
+    picture, "random_control",
+    "Lead of the JS rule over random positions in points of the gap, against what it replaces: large "
+    "over those switched as often, small over those that replace as many tokens.",
+)  # fmt: skip
+nb.say(summary.say_matched(matched))
+columns = [
+    "pair",
+    "direction",
+    "threshold",
+    "replaced",
+    "gap_share",
+    "effective_lead",
+    "switched_lead",
+]
+nb.table(matched, "random_control", "lead over both kinds of random positions", columns)
 
 # %% [markdown]
-# ## 2.5 Other rules
+# ## 2.4 Other rules
 #
-# On one benchmark: JS of the full distributions, KL both ways, the primary's own entropy, the
-# sister paper's signed log-probability difference, the first n positions of a response, the JS rule
-# with only its first n firings switching, and random positions (same effective share). The signed
-# difference looks at the token that the primary drew, so where it fires is not a function of the
-# prefix alone. Look at whether a line runs above (forward) or below (reverse) the faint one of JS.
+# The paper uses JS of the nuclei. On one benchmark it is compared with JS of the full distributions,
+# KL both ways, the primary's entropy, the sister paper's signed log-prob difference (which sees the
+# token that the primary drew), the first n positions, the first n JS switches and random positions.
 
 # %%
-from tokenshift_utils.sections.cross_sampling import plots_rules, rules
-
-compared = rules.rule_table(nb.study, data.rules, data.rollouts)
-ahead = rules.rule_summary(nb.study, data.rules, data.rollouts)
-nb.table(compared, "rules", rows=20)
-nb.table(ahead, "rules_summary")
-for way in ("forward", "reverse"):
-    nb.figure(plots_rules.plot_rules(nb.study, compared, way), f"rules_{way}")
-paragraph(rules.say_rules(nb.study, ahead))
+with_rules = numbers.Mixed(nb.study, data.rules, data.rollouts)
+compared, ahead = rules.rule_table(with_rules), rules.rule_summary(with_rules)
+nb.figure(
+    plots.plot_rules(nb.study, ahead), "rules",
+    "Mean lead of the JS rule over every other rule at as many replacements, with intervals.",
+)  # fmt: skip
+nb.say(rules.say_rules(ahead))
+columns = ["pair", "direction", "rule", "settings", "js_lead", "share_for_95"]
+nb.table(ahead, "rules_summary", "the JS rule's lead over each, and replacements for 95%", columns)
+nb.table(
+    compared,
+    "rules",
+    "every rule at every threshold",
+    ["pair", "direction", "rule", "threshold", "replaced", "after"],
+)
 
 # %% [markdown]
-# ## 2.6 Other tokens at the same kind of position
+# ## 2.5 Other tokens at the same kind of position
 #
-# On the same benchmark, at positions chosen by JS: the tokens of the RL models, of SFT controls,
-# of the extrapolation RL^(1+g) / base^g (forward), and as a null control the primary's own token
-# drawn with other luck. The null control does replace tokens; look at whether accuracy stays.
+# If the positions alone mattered, any token there would do. At positions chosen by JS: the tokens of
+# the RL models, of SFT controls, of the extrapolation RL^(1+g) / base^g (forward), and as a null
+# control the primary's own token drawn with other luck.
 
 # %%
-tokens = rules.intervention_table(nb.study, data.interventions, data.rollouts)
-nb.table(tokens, "interventions", rows=20)
-nb.figure(plots_rules.plot_interventions(nb.study, tokens), "interventions")
-paragraph(rules.say_interventions(nb.study, tokens))
+tokens = rules.intervention_table(numbers.Mixed(nb.study, data.interventions, data.rollouts))
+nb.figure(
+    plots.plot_interventions(nb.study, tokens), "interventions",
+    "Accuracy against tokens replaced a response, by whose tokens are put in; dotted lines are the two "
+    "models' own accuracies.",
+)  # fmt: skip
+nb.say(rules.say_interventions(nb.study, tokens))
+columns = ["pair", "direction", "tokens_of", "threshold", "replaced", "before", "after", "change"]
+nb.table(tokens, "interventions", "other tokens at JS positions", columns)
 
 # %% [markdown]
-# ## 2.7 What a single token causes
+# ## 2.6 What a single token causes
 #
-# What makes a position critical, measured: at positions of the primary's own responses, drawn
-# evenly over strata of JS, the primary goes on from its own token and from the intervention's, on
-# the same noise. The effect is the difference of the success rates; equal tokens count as 0. Look
-# at whether it grows with JS, and how many positions have the same token from both.
+# What makes a position critical was asked by reviewers. At positions of the primary's own responses,
+# drawn evenly over strata of JS, the primary goes on from its own token and from the intervention's,
+# on the same noise: the effect is the difference of the success rates.
 
 # %%
-from tokenshift_utils.sections.cross_sampling import single_token as single
+single = single_token.with_features(nb.study, data.single_token, records.token_decoder(nb.study))
+effects = single_token.effect_table(nb.study, single)
+nb.figure(
+    plots.plot_effects(nb.study, effects), "single_token",
+    "Effect of one token where the two differ, and share of equal tokens, over JS; marks have their n.",
+)  # fmt: skip
+nb.say(single_token.say_effects(effects))
+columns = [
+    "pair",
+    "direction",
+    "js_stratum",
+    "positions",
+    "different",
+    "equal_tokens",
+    "effect_different",
+]
+nb.table(effects, "single_token", "effects by stratum of JS", columns)
 
-effects = single.effect_table(nb.study, data.single_token)
-nb.table(effects, "single_token")
-nb.figure(plots_rules.plot_effects(nb.study, effects), "single_token")
-paragraph(single.say_effects(effects))
+# %% [markdown]
+# ## 2.7 What makes a token critical
+#
+# Where the two tokens differ: which measure ranks positions best by the effect, how much of it can be
+# foretold from base alone and from both models (least squares, judged on unseen problems, under the
+# ceiling that the noise of the continuations leaves), and what the choice decides, by stated rules.
+
+# %%
+ranking = single_token.ranking_table(nb.study, single)
+foretold = single_token.model_table(nb.study, single)
+decisions = single_token.decision_table(nb.study, single)
+nb.figure(
+    plots.plot_critical(nb.study, ranking, foretold), "critical",
+    "Rank correlation of each measure with the effect, and variance of the effect foretold by sets of "
+    "features, with the ceiling.",
+)  # fmt: skip
+nb.say(single_token.say_critical(ranking, foretold, decisions))
+nb.table(ranking, "critical_ranking", "rank correlation with the effect")
+nb.table(foretold, "critical_model", "variance of the effect foretold")
+nb.table(decisions, "critical_decisions", "effects by what the tokens decide")
 
 # %% [markdown]
 # ## 2.8 Which tokens are swapped for which
 #
-# The most frequent effective replacements of the settings in 2.2: what the primary would have
-# written, and what was put in. The paper: they often look interchangeable.
+# The paper: replaced tokens often look locally interchangeable. The most frequent effective
+# replacements of the settings in 2.2: what the primary would have written, and what was put in.
 
 # %%
-from tokenshift_utils.sections.cross_sampling import swaps
-
 switches = examples.cross_switches(nb.study, table)
-swapped = swaps.swap_table(nb.study, switches, records_tokens.token_decoder(nb.study))
-nb.table(swapped, "swaps")
-paragraph(swaps.say_swaps(swapped))
+swapped = swaps.swap_table(nb.study, switches, records.token_decoder(nb.study))
+nb.say(swaps.say_swaps(swapped))
+nb.table(swapped, "swaps", "the most frequent replacements")
 
 # %% [markdown]
 # ## 2.9 Where one swap decides
 #
-# Primary, mixture and the other model on the same problem with the same noise. Filled marks are
-# effective replacements. The paper finds that replaced tokens often look locally interchangeable,
-# yet the trajectory goes another way. Chosen: the first responses that a single effective
-# replacement turns, from wrong to right forward and from right to wrong in reverse.
+# The paper: yet the trajectory goes another way. Primary, mixture and the other model on the same
+# problem with the same noise; filled marks are effective replacements. Chosen: the first responses
+# that a single one turns, from wrong to right forward and from right to wrong in reverse.
 
 # %%
-from IPython.display import display
-
-from tokenshift_utils.report.heatmap import show_trajectories
-
-shown, deciding = examples.cross_examples(nb.study, table)
-display(show_trajectories(shown, records_tokens.tokenizer(nb.study)))
-paragraph(deciding)
+shown, deciding = examples.cross_examples(nb.study, table, effects)
+nb.show(examples.show_trajectories(shown, records.tokenizer(nb.study)))
+nb.say(deciding)
 
 # %% [markdown]
 # ## 2.10 What reproduced
 #
-# Each claim with what was measured; criteria and reasons are in notebook 00.
+# Each claim with what was measured; criteria and reasons are in notebook 00. What to read next:
+# notebook 03, on what changes at these positions, and notebook 05, on what of JS is the nucleus's edge.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from tokenshift_utils.sections.overview import say_claims, section_claims
+found = numbers.cross_evidence(mixed, table, reach, matched)
+nb.table(found, "evidence", "what the claims look at")
+nb.say(examples.say_reproduced(nb.study, found))
 
-print(say_claims(section_claims(nb.study, found, 2)))
+# %% [markdown]
+# ## 2.11 What if
+#
+# The explorer shows single responses while the threshold moves: what is replaced, by what, and where
+# the text goes from there.

@@ -334,9 +334,9 @@ def test_support_table_by_hand():
     assert [row[n] for n in names] == [0.25, 0.25, 0.25, 0.5]
     assert row["nucleus_zero"] == 0.5 and row["nucleus_high_full_high"] == 0.5
     assert row["full_median_at_nucleus_high"] == pytest.approx(0.2525)
-    assert row["nuclei_differ_at_high"] == row["nuclei_differ"] == 0
+    assert row["nuclei_differ_share_at_high"] == row["nuclei_differ_share"] == 0
     row = analysis_robustness.support_table(ONE, {"dapo": frame.assign(nucleus_base=[2, 1, 2, 2])})
-    assert row["nuclei_differ_at_high"][0] == 0.5 and row["nuclei_differ"][0] == 0.75
+    assert row["nuclei_differ_share_at_high"][0] == 0.5 and row["nuclei_differ_share"][0] == 0.75
 
 
 def test_the_same_positions_at_another_top_p():
@@ -347,8 +347,8 @@ def test_the_same_positions_at_another_top_p():
     table = analysis_robustness.top_p_table(STUDY, {0.7: here, 0.9: wider}).set_index("top_p")
     assert list(table.index) == [0.7, 0.9, 1.0]
     assert list(table["high"]) == [0.5, 0.25, 0.5] and list(table["near_zero"]) == [0.5, 0.75, 0.5]
-    assert list(table["stays_high"]) == [1.0, 0.5, 0.5]
-    assert list(table["at_high_top1"]) == [0.5, 1.0, 0.0]
+    assert list(table["stays_high_share"]) == [1.0, 0.5, 0.5]
+    assert list(table["top1_share_at_high"]) == [0.5, 1.0, 0.0]
     assert "50.00%" in analysis_robustness.say_top_p(STUDY, table.reset_index())
 
 
@@ -381,8 +381,8 @@ def test_form_and_pass_at_k_of_a_gap():
     tuned = frame.assign(correct=True, answered=True, last_number=1.0)
     answers = {"base": base, "dapo": tuned}
     gap = analysis_robustness.format_table(ONE, answers).iloc[0]
-    assert [gap["gap"], gap["gap_last_number"], gap["form_points"]] == [0.75, 0.5, 0.25]
-    assert gap["k"] == 4 and gap["gap_pass"] == 0
+    assert [gap["gap"], gap["last_number_points"], gap["form_points"]] == [0.75, 0.5, 0.25]
+    assert gap["k"] == 4 and gap["pass_points"] == 0
     table = analysis_robustness.answers_table(ONE, answers).set_index("model")
     assert table.loc["base", "accuracy"] == 0.25 and table.loc["base", "pass@4"] == 1
     assert (

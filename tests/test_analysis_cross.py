@@ -9,10 +9,9 @@ import pytest
 
 from tokenshift_utils.report.bootstrap import Estimate
 from tokenshift_utils.sections.cross_sampling import numbers as cross
-from tokenshift_utils.sections.cross_sampling import rates as cross_sampling_rates
-from tokenshift_utils.sections.cross_sampling import rules, settings, summary, swaps
+from tokenshift_utils.sections.cross_sampling import records, rules, settings, summary, swaps
 from tokenshift_utils.sections.cross_sampling import single_token as single
-from tokenshift_utils.sections.cross_sampling.rates import RateSearch
+from tokenshift_utils.sections.cross_sampling.decisions import decides
 from tokenshift_utils.sections.cross_sampling.settings import Setting
 
 STUDY = made_up.study()
@@ -36,7 +35,7 @@ def value(found, quantity, subject="dapo"):
     return measured(found, quantity, subject)["value"]
 
 
-# ---- settings and rates
+# ---- settings
 
 
 def test_roles():
@@ -45,16 +44,21 @@ def test_roles():
 
 
 def test_a_study_names_its_settings():
-    assert len(settings.curve_settings(STUDY)) == 2 * 2 * 3
-    assert len(settings.control_settings(STUDY, "switched")) == 2 * 2
+    curves = settings.curve_settings(STUDY)
+    assert len(curves) == len(set(curves)) == 2 * 2 * (3 + 1 + 2)  # JS, every position, random
+    assert Setting("dapo", "forward", -1.0) in curves
+    assert Setting("simplerl", "reverse", 0.6, "random") in curves
+    always = STUDY.with_overrides(**{"cross_sampling.thresholds": [-2, 0.1]})
+    assert Setting("dapo", "forward", -1.0) not in settings.curve_settings(always)
     rule = settings.rule_settings(STUDY)
     assert len(rule) == 2 * 2 * (2 + 1 + 2 + 2) and len(set(rule)) == len(rule)
     assert Setting("simplerl", "reverse", 4.0, "first") in rule
     assert Setting("dapo", "forward", 0.1, budget=2) in rule
     put_in = settings.intervention_settings(STUDY)
-    assert len(put_in) == 2 * 1 + 2 * 2 * 2 + 2 * 2 * 1
+    assert len(put_in) == 2 * 2 + 2 * 2 * 2 + 2 * 2 * 1
     assert {s.direction for s in put_in if s.gain} == {"forward"}
     assert Setting("sft-far", "reverse", 0.1) in put_in
+    assert Setting("sft-far", "reverse", -1.0) in put_in
     assert Setting("dapo", "forward", 0.01, insert="own") in put_in
     one = STUDY.with_overrides(**{"cross_sampling.rules.pairs": ["dapo"]})
     assert settings.rule_settings(one) == [s for s in rule if s.model == "dapo"]
@@ -65,161 +69,140 @@ def test_a_study_names_its_settings():
     assert settings.focus_settings(STUDY.with_overrides(**bare)) == []
 
 
-def test_rates_of_the_random_controls():
-    rule = pd.DataFrame({"n_tokens": [100, 300], "n_switched": [10, 30], "n_effective": [5, 15]})
-    random = pd.DataFrame({"n_tokens": [400], "n_switched": [40], "n_effective": [4]})
-    assert cross_sampling_rates.switched_rate(rule) == 0.1
-    assert (
-        cross_sampling_rates.effective_rate(rule, random) == 0.5
-    )  # 5% wanted, one in ten effective
-    assert cross_sampling_rates.effective_rate(rule, random.assign(n_effective=0)) == 1.0
-    everywhere = pd.DataFrame({"n_tokens": [400], "n_switched": [400], "n_effective": [20]})
-    # of switches 10% are effective at low rates and 5% at rate 1: 0.5 * (0.1 - 0.05 * 0.5) = 3.75%
-    wanted = pd.DataFrame({"n_tokens": [800], "n_switched": [60], "n_effective": [30]})
-    assert cross_sampling_rates.effective_rate(wanted, random, everywhere) == 0.5
-    assert (
-        cross_sampling_rates.effective_rate(wanted.assign(n_effective=80), random, everywhere)
-        == 1.0
-    )
-    assert (
-        cross_sampling_rates.effective_rate(wanted.assign(n_effective=0), random, everywhere) == 0.0
-    )
-    few = pd.DataFrame({"n_tokens": [90001], "n_switched": [7], "n_effective": [1]})
-    assert cross_sampling_rates.switched_rate(few) == 7.778e-05  # four digits, not four decimals
-
-
-def tried(search, share_of):
-    """The rates that a search tries, and the search at its end."""
-    rates = []
-    while not search.done:
-        rates.append(search.rate)
-        search = search.update(share_of(search.rate))
-    return rates, search
-
-
-def test_search_ends_where_the_share_is_close_enough():
-    rates, found = tried(RateSearch(0.04, 0.1, 0.03, 6), lambda rate: rate**2)
-    assert rates == [0.1, 0.2] and found.rate == 0.2  # by a factor of two at most
-
-
-def test_search_halves_once_it_has_the_rate_between_two():
-    rates, found = tried(RateSearch(0.04, 0.5, 0.03, 6), lambda rate: rate**2)
-    # 0.5 and 0.25 are too much; linear to 0.25 * 0.04 / 0.0625 = 0.16, too little; then halves
-    assert rates == [0.5, 0.25, 0.16, 0.205, 0.1825, 0.1937]
-    assert found.rate == 0.205 and found.left == 0  # the nearest, 5% off
-    rates, _ = tried(found.restart(0.1, 3), lambda rate: rate**2)
-    assert rates == [0.205]
-
-
-def test_search_gives_up_where_switching_everywhere_is_too_little():
-    rates, found = tried(RateSearch(0.5, 0.6, 0.03, 6), lambda rate: 0.3 * rate)
-    assert rates == [0.6, 1.0] and found.rate == 1.0
-    rates, found = tried(RateSearch(0.0, 0.0, 0.03, 6), lambda rate: rate)
-    assert rates == [0.0] and found.rate == 0.0
+def test_single_tokens_are_asked_for_of_the_pairs_named():
+    assert len(records.single_token_requests(STUDY)) == 4
+    settings_of = STUDY.cross_sampling.single_token.model_dump() | {"pairs": ["dapo"]}
+    one = STUDY.with_overrides(**{"cross_sampling.single_token": settings_of})
+    assert list(records.single_token_requests(one)) == [("base", "dapo"), ("dapo", "base")]
 
 
 # ---- curves, controls, Table 1
 
 
 def cross_case():
+    """Every problem alike. Of 100 tokens full switching replaces 20, which makes all of the gap.
+
+    Curves (replaced, share of the gap), the same both ways: JS (.1, 1/3), (.4, 2/3), (.8, 1);
+    random positions (.2, 0), (.5, 1/3).
+    """
     study = ONE
     rollouts = {
         "base": made_up.exact_rollouts([0, 0, 0, 0]),
         "dapo": made_up.exact_rollouts([1, 1, 1, 0]),
     }
     runs = {}
-    for eps, effective, forward, reverse in (
-        (0.01, 20, [1, 1, 1, 1], [0, 0, 0, 0]),
-        (0.1, 8, [1, 1, 1, 0], [1, 0, 0, 0]),
-        (0.3, 2, [1, 0, 0, 0], [1, 1, 0, 0]),
+    for value, rule, effective, forward, reverse in (
+        (-1.0, "js", 20, [1, 1, 1, 0], [0, 0, 0, 0]),
+        (0.01, "js", 16, [1, 1, 1, 0], [0, 0, 0, 0]),
+        (0.1, "js", 8, [1, 1, 0, 0], [1, 0, 0, 0]),
+        (0.3, "js", 2, [1, 0, 0, 0], [1, 1, 0, 0]),
+        (0.2, "random", 4, [0, 0, 0, 0], [1, 1, 1, 0]),
+        (0.6, "random", 10, [1, 0, 0, 0], [1, 1, 0, 0]),
     ):
-        runs[Setting("dapo", "forward", eps)] = made_up.exact_runs(forward, effective)
-        runs[Setting("dapo", "reverse", eps)] = made_up.exact_runs(reverse, effective)
-    for match in ("switched", "effective"):
-        for direction in ("forward", "reverse"):
-            key = Setting("dapo", direction, 0.1, "random", match)
-            runs[key] = made_up.exact_runs([1, 0, 0, 0], 8)
+        runs[Setting("dapo", "forward", value, rule)] = made_up.exact_runs(forward, effective)
+        runs[Setting("dapo", "reverse", value, rule)] = made_up.exact_runs(reverse, effective)
     return study, runs, rollouts
+
+
+def evidence_of(study, runs, rollouts):
+    mixed = cross.Mixed(study, runs, rollouts)
+    return cross.cross_evidence(
+        mixed,
+        cross.curve_table(mixed),
+        summary.summary_table(mixed),
+        summary.matched_table(mixed),
+    )
 
 
 def test_curves_hold_shares_counts_and_levels():
     study, runs, rollouts = cross_case()
-    table = cross.curve_table(study, runs, rollouts)
+    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
     row = table[(table["direction"] == "forward") & (table["threshold"] == 0.1)].iloc[0]
     assert (row["switched_share"], row["effective_share"]) == (0.16, 0.08)
-    assert (row["switched_per_response"], row["effective_per_response"]) == (16, 8)
-    assert (row["before"], row["after"], row["goal"]) == (0.0, 0.75, 0.75)
+    assert (row["replaced"], row["effective_per_response"]) == (0.4, 8)
+    assert (row["before"], row["after"], row["goal"]) == (0.0, 0.5, 0.75)
+    assert row["gap_share"] == pytest.approx(2 / 3)
     reverse = table[(table["direction"] == "reverse") & (table["threshold"] == 0.3)].iloc[0]
     assert (reverse["before"], reverse["after"], reverse["goal"]) == (0.75, 0.5, 0.0)
+    assert reverse["gap_share"] == pytest.approx(1 / 3)
+
+
+def test_a_mixture_is_compared_with_own_responses_of_the_same_samples():
+    study, runs, rollouts = cross_case()
+    few = Setting("dapo", "forward", 0.2, "random")
+    runs[few] = runs[few][runs[few]["sample"].isin([2, 3])]
+    rollouts["dapo"] = rollouts["dapo"].sample(frac=1, random_state=0)
+    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
+    row = table[(table["direction"] == "forward") & (table["rule"] == "random")].iloc[0]
+    assert (row["responses"], row["before"], row["goal"]) == (12, 0.0, 0.5)
 
 
 def test_the_setting_within_the_budget_is_chosen_by_share_not_accuracy():
     study, runs, rollouts = cross_case()
-    table = cross.curve_table(study, runs, rollouts)
-    assert cross.within_budget(table, "dapo", "forward") == 0.1  # 0.01 replaces 20%
+    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
+    assert cross.within_budget(table, "dapo", "forward") == 0.1  # 0.01 replaces 16%
     shuffled = table.assign(after=table["after"].to_numpy()[::-1])
     assert cross.within_budget(shuffled, "dapo", "forward") == 0.1
-    assert cross.within_budget(table, "dapo", "forward", [0.01]) is None
     shown = cross.budget_table(study, table)
-    assert list(shown["threshold"]) == [0.1, 0.1] and list(shown["direction"]) == [
-        "forward",
-        "reverse",
-    ]
+    assert list(shown["threshold"]) == [0.1, 0.1]
+    assert list(shown["direction"]) == ["forward", "reverse"]
+    assert "This is 40% of all that can be replaced" in (
+        cross.say_budget(shown).replace("40% [40, 40]", "40%")
+    )
+
+
+def test_switching_everywhere_is_no_setting_within_the_budget():
+    study, runs, rollouts = cross_case()
+    runs = {s: frame.assign(n_effective=frame["n_effective"] / 4) for s, frame in runs.items()}
+    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
+    assert cross.within_budget(table, "dapo", "forward") == 0.01
+    assert cross.budget_setting(study, table, "dapo", "forward").threshold == 0.01
+    assert settings.threshold_name(-1.0) == "every position switched"
 
 
 def test_cross_evidence_by_hand():
-    study, runs, rollouts = cross_case()
-    table = cross.curve_table(study, runs, rollouts)
-    found = cross.cross_evidence(study, runs, rollouts, table)
-    assert value(found, "recovered") == pytest.approx(1.0)
+    found = evidence_of(*cross_case())
+    assert value(found, "recovered") == pytest.approx(2 / 3)
     assert value(found, "lost") == pytest.approx(2 / 3)
-    assert value(found, "random_gap_switches") == pytest.approx(0.5)
-    assert value(found, "random_gap_effective") == pytest.approx(0.5)
-    assert value(found, "best_mixed_gain") == pytest.approx(0.25)
+    for direction in ("forward", "reverse"):
+        assert value(found, f"{direction}_share_for_95") == pytest.approx(0.74)
+        assert value(found, f"{direction}_lead_at_95") == pytest.approx(0.95 - 0.32 - 1 / 3)
+        assert value(found, f"{direction}_lead_over_random") == pytest.approx(0.7 - 0.05 - 1 / 3)
+    # of (.1, 1/3), (.4, 2/3) and (.8, 1), the last is least ahead: 1 - (1/3 + .6 * 2/3)
+    smallest = measured(found, "smallest_lead_effective")
+    assert smallest["value"] == pytest.approx(1 - 1 / 3 - 0.4)
+    assert "6 of 6" in smallest["note"]
+    assert value(found, "best_mixed_gain") == 0.0
 
 
 def test_nothing_is_recovered_where_there_is_nothing_to_recover():
     study, runs, rollouts = cross_case()
     rollouts["dapo"] = rollouts["base"]
-    table = cross.curve_table(study, runs, rollouts)
-    row = measured(cross.cross_evidence(study, runs, rollouts, table), "recovered")
+    row = measured(evidence_of(study, runs, rollouts), "recovered")
     assert math.isnan(row["value"]) and "do not differ" in row["note"]
+    said = summary.say_summary(summary.summary_table(cross.Mixed(study, runs, rollouts)))
+    assert "do not differ in accuracy" in said
 
 
-def test_controls_are_matched_within_a_tenth():
+def test_a_study_without_random_positions_says_so():
     study, runs, rollouts = cross_case()
-    rule = Setting("dapo", "forward", 0.1)
-    runs[rule] = made_up.exact_runs([1, 1, 1, 0], 10)
-    for effective, flag in ((8, "not matched"), (9, "yes"), (11, "yes"), (12, "not matched")):
-        for match in ("switched", "effective"):
-            control = rule._replace(rule="random", match=match)
-            other = made_up.exact_runs([1, 0, 0, 0], 10)
-            other[f"n_{match}"] = effective * (2 if match == "switched" else 1)
-            table = cross.curve_table(study, runs | {control: other}, rollouts)
-            row = table[(table["match"] == match) & (table["direction"] == "forward")].iloc[0]
-            assert row["matched"] == flag, (match, effective)
-    assert set(table[table["rule"] == "js"]["matched"]) == {""}
+    runs = {s: frame for s, frame in runs.items() if s.rule == "js"}
+    found = evidence_of(study, runs, rollouts)
+    assert "no random control" in measured(found, "smallest_lead_effective")["note"]
+    assert "no random control" in measured(found, "forward_lead_at_95")["note"]
+    assert value(found, "forward_share_for_95") == pytest.approx(0.74)
+    table = summary.matched_table(cross.Mixed(study, runs, rollouts))
+    assert summary.say_matched(table) == "There are no random positions to compare with, or no gap."
 
 
-def test_a_control_that_is_not_matched_is_no_evidence():
-    study, runs, rollouts = cross_case()
-    runs[Setting("dapo", "forward", 0.1, "random", "effective")] = made_up.exact_runs([0], 4)
-    table = cross.curve_table(study, runs, rollouts)
-    found = cross.cross_evidence(study, runs, rollouts, table)
-    row = measured(found, "random_gap_effective")
-    assert math.isnan(row["value"]) and "not matched" in row["note"]
-    assert value(found, "random_gap_switches") == pytest.approx(0.5)
-    assert "not matched" in cross.say_controls(study, table)
-
-
-def test_switching_everywhere_is_no_setting_within_the_budget():
-    study, runs, rollouts = cross_case()
-    runs[Setting("dapo", "forward", -1.0)] = made_up.exact_runs([1, 1, 1, 1], 9)
-    table = cross.curve_table(study, runs, rollouts)
-    assert cross.within_budget(table, "dapo", "forward") == 0.1
-    assert cross.budget_setting(study, table, "dapo", "forward").threshold == 0.1
-    assert "Switching every position replaces 9.0%" in cross.say_curves(study, table)
-    assert settings.threshold_name(-1.0) == "every position switched"
+def test_the_smallest_of_several_holds_at_holms_levels():
+    draws = np.linspace(-0.1, 0.9, 1001)
+    clear, weak = Estimate(0.9, draws + 0.5), Estimate(0.4, draws)
+    p, (smallest, low, high) = cross.smallest_of([weak, clear])
+    assert p == pytest.approx([102 / 1002, 2 / 1002]) and smallest == 0.4
+    assert (low, high) == pytest.approx(weak.interval(1), abs=1e-9)
+    p, triple = cross.smallest_of([weak, Estimate(math.nan, draws * math.nan)])
+    assert math.isnan(triple[0])
 
 
 # ---- summaries
@@ -271,62 +254,57 @@ def row_of(table, direction):
 
 def test_summary_by_hand():
     study, runs, rollouts = cross_case()
-    table = summary.summary_table(study, runs, rollouts)
-    forward, reverse = row_of(table, "forward"), row_of(table, "reverse")
-    # JS through (0, 0), (.02, .25), (.08, .75), (.2, 1); random to (.08, .25); gap .75
-    assert forward["lead_over_random"] == pytest.approx((0.0325 - 0.01) / 0.08 / 0.75)
-    assert forward["up_to_effective_share"] == 0.08
-    assert forward["share_for_95"] == pytest.approx(0.02 + 0.06 * (0.95 - 1 / 3) / (2 / 3))
-    # JS through (0, .75), (.02, .5), (.08, .25), (.2, 0); random to (.08, .25); gap -.75
-    assert reverse["lead_over_random"] == pytest.approx((0.035 - 0.04) / 0.08 / -0.75)
-    assert reverse["share_for_95"] == pytest.approx(0.08 + 0.12 * (0.95 - 2 / 3) * 3)
-    assert list(table["reaches_95"]) == ["yes", "yes"]
-    # all problems are alike, so every resample gives the same
-    for name in ("lead_over_random", "share_for_95"):
-        assert forward[f"{name}_low"] == pytest.approx(forward[name])
-        assert forward[f"{name}_high"] == pytest.approx(forward[name])
-    assert "recovers 95%" in summary.say_summary(study, table)
+    table = summary.summary_table(cross.Mixed(study, runs, rollouts))
+    for direction in ("forward", "reverse"):
+        row = row_of(table, direction)
+        # JS reaches .95 between (.4, 2/3) and (.8, 1); random positions between (.5, 1/3) and (1, 1)
+        assert row["share_for_95"] == pytest.approx(0.74)
+        assert row["random_at_95"] == pytest.approx(1 / 3 + 0.32)
+        # all problems are alike, so every resample gives the same
+        for name in ("lead_over_random", "share_for_95"):
+            assert row[f"{name}_low"] == pytest.approx(row[name])
+            assert row[f"{name}_high"] == pytest.approx(row[name])
+    assert "recovering 95% of the gap takes 74%" in summary.say_summary(table)
 
 
-def test_both_curves_end_where_every_position_is_switched():
+def test_the_oracle_takes_the_fewest_replacements_among_all_mixtures():
     study, runs, rollouts = cross_case()
-    runs[Setting("dapo", "forward", -1.0)] = made_up.exact_runs([1, 1, 1, 0], 25)
-    row = row_of(summary.summary_table(study, runs, rollouts), "forward")
-    js = 0.02 * 0.125 + 0.06 * 0.5 + 0.12 * 0.875 + 0.05 * 0.875
-    random = 0.08 * 0.125 + 0.17 * 0.5
-    assert row["lead_over_random"] == pytest.approx((js - random) / 0.25 / 0.75)
-    assert row["up_to_effective_share"] == 0.25
+    # sample 0 turns with 2 replacements, 1 with 8, 2 with 16; sample 3 never
+    table = summary.oracle_table(cross.Mixed(study, runs, rollouts))
+    forward = table[table["direction"] == "forward"]
+    assert list(forward["replaced"]) == pytest.approx([0, 0.5 / 20, 2.5 / 20, 6.5 / 20])
+    assert list(forward["gap_share"]) == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    oracle = row_of(summary.summary_table(cross.Mixed(study, runs, rollouts)), "forward")[
+        "oracle_for_95"
+    ]
+    assert oracle == pytest.approx(0.125 + 0.2 * (0.95 - 2 / 3) * 3)
+    other = {
+        Setting("dapo", "forward", 1.0, "first"): made_up.exact_runs([0, 1, 0, 0], 1),
+        Setting("dapo", "forward", 0.1, insert="own"): made_up.exact_runs([0, 0, 1, 1], 1),
+    }
+    table = summary.oracle_table(cross.Mixed(study, runs, rollouts), other)
+    forward = table[table["direction"] == "forward"]  # one's own tokens are no replacement by RL's
+    assert list(forward["replaced"]) == pytest.approx([0, 0.25 / 20, 0.75 / 20, 4.75 / 20])
 
 
 def test_not_reached_is_a_result():
     study, runs, rollouts = cross_case()
     for setting in [s for s in runs if s.rule == "js" and s.direction == "forward"]:
         runs[setting] = made_up.exact_runs([1, 0, 0, 0], 5)
-    table = summary.summary_table(study, runs, rollouts)
+    table = summary.summary_table(cross.Mixed(study, runs, rollouts))
     row = row_of(table, "forward")
-    assert row["reaches_95"] == "not reached" and row["share_for_95"] == math.inf
-    assert "no share of tokens tried recovers 95%" in summary.say_summary(study, table)
+    assert row["share_for_95"] == math.inf and math.isnan(row["random_at_95"])
+    assert "more than all" in summary.say_summary(table)
 
 
 def test_resamples_without_a_gap_are_left_out():
-    draws = np.array([0.5] * 39 + [0.0])
-    gap, before = Estimate(0.5, draws), Estimate(0.0, 0 * draws)
     rows = np.ones((41, 1))
-    curve = summary.Curve(rows * [0.0, 0.1], rows * [0.0, 0.5])
-    assert summary.share_to_reach(curve, before, gap) == pytest.approx((0.095, 0.095, 0.095))
-    few = Estimate(0.5, np.where(np.arange(40) < 10, 0.0, 0.5))
-    value, low, high = summary.share_to_reach(curve, before, few)
+    curve = summary.Curve(rows * [0.0, 0.1], rows * [0.0, 1.0])
+    curve.y[-1] = np.nan
+    assert summary.share_to_reach(curve) == pytest.approx((0.095, 0.095, 0.095))
+    curve.y[10:] = np.nan
+    value, low, high = summary.share_to_reach(curve)
     assert value == pytest.approx(0.095) and math.isnan(low) and math.isnan(high)
-
-
-def test_summary_without_gap_or_controls_says_so():
-    study, runs, rollouts = cross_case()
-    rule = {s: frame for s, frame in runs.items() if s.rule == "js"}
-    table = summary.summary_table(study, rule, rollouts)
-    assert set(table["note"]) == {"no random control"} and np.isfinite(table["share_for_95"]).all()
-    table = summary.summary_table(study, runs, rollouts | {"dapo": rollouts["base"]})
-    assert table["lead_over_random"].isna().all()
-    assert "do not differ" in summary.say_summary(study, table)
 
 
 def test_summaries_are_computed_again_in_every_resample():
@@ -338,7 +316,7 @@ def test_summaries_are_computed_again_in_every_resample():
             correct=np.where(noise, 1 - frame["correct"], frame["correct"]),
             n_effective=frame["n_effective"] + rng.integers(0, 3, len(frame)),
         )
-    table = summary.summary_table(study, runs, rollouts)
+    table = summary.summary_table(cross.Mixed(study, runs, rollouts))
     for name in ("lead_over_random", "share_for_95"):
         assert (table[f"{name}_low"] <= table[name]).all()
         assert (table[name] <= table[f"{name}_high"]).all()
@@ -350,23 +328,22 @@ def test_summaries_are_computed_again_in_every_resample():
 
 def test_rules_against_js_by_hand():
     study, runs, rollouts = cross_case()
-    forward = {s: f for s, f in runs.items() if s.direction == "forward" and s.match != "switched"}
+    forward = {s: f for s, f in runs.items() if s.direction == "forward"}
     forward[Setting("dapo", "forward", 0.2, "kl")] = made_up.exact_runs([1, 1, 1, 0], 4)
     forward[Setting("dapo", "forward", 0.1, budget=1)] = made_up.exact_runs([1, 0, 0, 0], 2)
-    table = rules.rule_table(study, forward, rollouts)
-    assert list(table["rule"]) == [
-        *["JS"] * 3, "random positions", "KL(primary || other)", "first n JS switches"
+    table = rules.rule_table(cross.Mixed(study, forward, rollouts))
+    assert list(table["rule"].unique()) == [
+        "JS", "random positions", "KL(primary || other)", "first n JS switches"
     ]  # fmt: skip
-    assert list(table["budget"]) == [""] * 5 + ["1"]
-    found = rules.rule_summary(study, forward, rollouts).set_index("rule")
-    # JS at .04 is .25 + .5 / 3; KL goes straight to .75
-    js = 0.02 * 0.125 + 0.02 * (0.25 + 0.5 / 6)
+    assert list(table["budget"])[-2:] == ["", "1"]
+    found = rules.rule_summary(cross.Mixed(study, forward, rollouts)).set_index("rule")
+    # up to .2: JS (.1, 1/3), (.2, 4/9); KL goes straight to (.2, 1)
     kl = found.loc["KL(primary || other)"]
-    assert kl["js_lead"] == pytest.approx((js - 0.04 * 0.375) / 0.04 / 0.75)
-    assert kl["share_for_95"] == pytest.approx(0.95 * 0.04)
+    assert kl["js_lead"] == pytest.approx((0.1 / 6 + 0.1 * 7 / 18) / 0.2 - 0.5)
+    assert kl["share_for_95"] == pytest.approx(0.95 * 0.2)
     assert found.loc["first n JS switches", "js_lead"] == pytest.approx(0)
     assert math.isnan(found.loc["JS", "js_lead"]) and found.loc["JS", "settings"] == 3
-    said = rules.say_rules(study, found.reset_index())
+    said = rules.say_rules(found.reset_index())
     assert "ahead of random positions" in said and "behind KL(primary || other)" in said
 
 
@@ -374,26 +351,27 @@ def test_interventions_name_whose_tokens_are_put_in():
     study, runs, rollouts = cross_case()
     rollouts["sft-far"] = made_up.exact_rollouts([0, 0, 1, 1])
     runs = {s: frame for s, frame in runs.items() if s.rule == "js"}
+    runs[Setting("sft-far", "reverse", -1.0)] = made_up.exact_runs([0, 0, 0, 0], 9)
     runs[Setting("sft-far", "reverse", 0.1)] = made_up.exact_runs([0, 0, 0, 1], 3)
     runs[Setting("dapo", "forward", 0.1, insert="own")] = made_up.exact_runs([0, 0, 0, 1], 3)
     more = Setting("dapo", "forward", 0.1, insert="extrapolated", gain=0.5)
     runs[more] = made_up.exact_runs([1, 1, 1, 1], 3)
-    table = rules.intervention_table(study, runs, rollouts)
+    table = rules.intervention_table(cross.Mixed(study, runs, rollouts))
     assert list(table["tokens_of"])[-3:] == [
-        "Base", "null: own token, other luck", "DAPO extrapolated, g = 0.5"
+        "Base", "Base, other luck (null)", "DAPO extrapolated, g = 0.5"
     ]  # fmt: skip
     assert list(table["change"])[-3:] == [-0.25, 0.25, 1.0]
     null = table[table["insert"] == "own"].iloc[0]
     assert null["effective_per_response"] == 3
     said = rules.say_interventions(study, table)
-    assert "DAPO, forward, JS > 0.1, the primary's own token drawn again: 3 tokens" in said
+    assert "DAPO, forward, JS > 0.1, tokens of Base, other luck (null): 3 a response" in said
 
 
 # ---- single tokens
 
 
-def test_single_token_effects_by_hand():
-    records = pd.DataFrame(
+def single_records():
+    frame = pd.DataFrame(
         [
             ("p", 0, 0.0, 0.1, 90, 0.0, False, 0.0),
             ("q", 0, 0.0, 0.1, 90, 0.02, False, 0.0),
@@ -403,11 +381,12 @@ def test_single_token_effects_by_hand():
         columns=["problem", "stratum", "stratum_low", "stratum_high", "stratum_positions", "js",
                  "effective", "effect"],
     )  # fmt: skip
-    records = pd.concat([records] * 5, ignore_index=True)  # two rows would carry no interval
-    records = records.assign(
-        primary="base", intervention="dapo", direction="forward", benchmark="easy", sample=0
-    )
-    table = single.effect_table(STUDY, records).set_index("js_stratum")
+    frame = pd.concat([frame] * 50, ignore_index=True)
+    return frame.assign(model="dapo", direction="forward", benchmark="easy", sample=0)
+
+
+def test_single_token_effects_by_hand():
+    table = single.effect_table(STUDY, single_records()).set_index("js_stratum")
     assert list(table.index) == ["0 to 0.1", "0.1 to 0.7", "all"]
     assert list(table["effect"]) == pytest.approx([0.0, 0.25, 0.025])
     assert list(table["equal_tokens"]) == pytest.approx([1.0, 0.5, 0.95])
@@ -415,15 +394,87 @@ def test_single_token_effects_by_hand():
     assert list(table["effect_different"])[1:] == pytest.approx([0.5, 0.5])
     assert list(table["decisive"]) == pytest.approx([0.0, 0.5, 0.05])
     assert list(table["js"]) == pytest.approx([0.01, 0.3, 0.9 * 0.01 + 0.1 * 0.3])
-    assert list(table["positions"]) == [10, 10, 20] and list(table["pool"]) == [90, 10, 100]
+    assert list(table["positions"]) == [100, 100, 200] and list(table["pool"]) == [90, 10, 100]
+    assert list(table["different"]) == [0, 50, 50]
     low, high = table.loc["0.1 to 0.7", ["effect_low", "effect_high"]]
     assert (low, high) == (0.0, 0.5)  # problem p alone, and problem q alone
-    assert "+25.0 points" in single.say_effects(table.reset_index())
+    said = single.say_effects(table.reset_index())
+    assert (
+        "+50.0 points" in said and "at JS 0.1 to 0.7 (100 positions, 50 of them different)" in said
+    )
+
+
+def test_strata_of_few_positions_are_not_quoted():
+    few = single_records().groupby("stratum").head(60)
+    said = single.say_effects(single.effect_table(STUDY, few))
+    assert "+50.0 points" in said and "at JS 0.1" not in said
 
 
 def test_a_study_without_single_tokens_says_so():
-    table = single.effect_table(STUDY, pd.DataFrame())
+    table = single.effect_table(STUDY, single.with_features(STUDY, pd.DataFrame(), str))
     assert single.say_effects(table) == "This study asks for no effects of single tokens."
+
+
+def critical_case():
+    frame = made_up.single_token(positions=600)
+    frame = frame[
+        frame["primary"].isin(["base", "dapo"]) & frame["intervention"].isin(["base", "dapo"])
+    ]
+    frame = frame.assign(effective=True, successes_primary=0, successes_both=0)
+    # the larger its entropy and the surer of success, by the intervention's token
+    gain = np.round(8 * frame["entropy_primary"])
+    forward = frame["direction"] == "forward"
+    frame["successes_intervention"] = np.where(forward, gain, 0)
+    frame["successes_primary"] = np.where(forward, 0, gain)
+    frame["effect"] = np.where(forward, gain, -gain) / 8
+    return single.with_features(STUDY, frame, lambda token: made_up.TEXTS.get(token, "?"))
+
+
+def test_what_ranks_positions_best_is_found_both_ways():
+    table = single.ranking_table(STUDY, critical_case())
+    best = table.groupby("direction").head(1)
+    assert set(best["measure"]) == {"primary's entropy"} and (best["spearman"] > 0.97).all()
+    assert (table.loc[table["measure"] == "JS, nuclei", "spearman"].abs() < 0.2).all()
+    assert (best["spearman_low"] <= best["spearman"]).all()
+
+
+def test_the_model_foretells_what_can_be_foretold_and_no_more():
+    table = single.model_table(STUDY, critical_case()).set_index(["direction", "known"])
+    assert table.loc[("forward", "base alone"), "explained"] > 0.95  # base is the primary there
+    assert table.loc[("reverse", "base alone"), "explained"] < 0.1
+    assert table.loc[("reverse", "all of these"), "explained"] > 0.95
+    assert (table.xs("JS alone", level="known")["explained"] < 0.1).all()
+    assert (table.xs("ceiling", level="known")["explained"] < 1).all()
+
+
+def test_the_ceiling_is_what_noise_leaves():
+    rng = np.random.default_rng(0)
+    rows, true = critical_case(), rng.choice([0.2, 0.8], 1200)
+    wins = rng.binomial(8, true)
+    rows = rows.assign(
+        successes_primary=0, successes_both=0, successes_intervention=wins,
+        effect=wins / 8, toward=wins / 8,
+    )  # fmt: skip
+    found = single.model_table(STUDY, rows)
+    ceiling = found.loc[found["known"] == "ceiling", "explained"]
+    assert ceiling.to_numpy() == pytest.approx(0.09 / (0.09 + 0.16 / 8), abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (" 1", "2", "arithmetic"),
+        (" 42", " answer", "format"),
+        ("\\boxed{", "7", "format"),
+        ("<eos>", ".", "format"),
+        (" multiply", " work", "strategy"),
+        (":", "=", "strategy"),
+        (" we", " this", "wording"),
+        (",", ".", "wording"),
+    ],
+)
+def test_what_two_tokens_decide(one, other, expected):
+    assert decides(one, other) == decides(other, one) == expected
 
 
 # ---- swaps
@@ -500,6 +551,10 @@ def test_how_often_one_swap_decides():
         "forward",
     )
     assert list(rows["turns"]) == [True, False, False, True]
-    said = swaps.say_deciding(STUDY, rows, "forward")
-    assert "could turn (2), 50%" in said
-    assert "no response that could turn" in swaps.say_deciding(STUDY, rows.head(0), "forward")
+    said = swaps.say_deciding(STUDY, rows, "forward", None)
+    assert "of 2 responses that could turn" in said and "50%" in said
+    drawn = pd.Series(
+        {"effect_different": 0.12, "effect_different_low": 0.1, "effect_different_high": 0.2}
+    )
+    assert "+12.0 points" in swaps.say_deciding(STUDY, rows, "forward", drawn)
+    assert "no response that could" in swaps.say_deciding(STUDY, rows.head(0), "forward", None)

@@ -15,7 +15,6 @@ import pytest
 from tokenshift_utils.report import style
 from tokenshift_utils.sections.cross_sampling import numbers as cross
 from tokenshift_utils.sections.cross_sampling import plots as draw_cross
-from tokenshift_utils.sections.cross_sampling import plots_rules as draw_rules
 from tokenshift_utils.sections.cross_sampling import records as loading_cross
 from tokenshift_utils.sections.cross_sampling import rules, settings, summary
 from tokenshift_utils.sections.cross_sampling import single_token as single
@@ -135,7 +134,6 @@ def cross_case(base, rl, benchmarks):
         "simplerl": made_up.rollouts(rl, 2, benchmarks=benchmarks),
         "sft-far": made_up.rollouts(base, 3, benchmarks=benchmarks[-1:]),
     }
-    controls = [s for m in ("switched", "effective") for s in settings.control_settings(SMALL, m)]
     share = 0.0 if base == rl else 0.02
 
     def made(some, where):
@@ -144,7 +142,7 @@ def cross_case(base, rl, benchmarks):
             for i, s in enumerate(some)
         }
 
-    runs = made(settings.curve_settings(SMALL) + controls, benchmarks)
+    runs = made(settings.curve_settings(SMALL), benchmarks)
     return rollouts, runs, made(settings.focus_settings(SMALL), benchmarks[-1:])
 
 
@@ -159,57 +157,58 @@ def test_figures_of_cross_sampling(base, rl, benchmarks, tmp_path):
     rollouts, runs, focus = cross_case(base, rl, benchmarks)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = cross.curve_table(study, runs, rollouts)
-        found = cross.cross_evidence(study, runs, rollouts, table)
-        said = [
-            cross.say_curves(study, table),
-            cross.say_budget(study, cross.budget_table(study, table), found),
-            cross.say_controls(study, table),
-            summary.say_summary(study, summary.summary_table(study, runs, rollouts)),
-        ]
-        save(draw_cross.plot_curves(study, table), tmp_path)
-        save(draw_cross.plot_controls(study, table), tmp_path)
-        rule_runs, token_runs = loading_cross._on_focus(study, runs, focus)
-        compared = rules.rule_table(study, rule_runs, rollouts)
-        for direction in ("forward", "reverse"):
-            save(draw_rules.plot_rules(study, compared, direction), tmp_path)
-        said.append(rules.say_rules(study, rules.rule_summary(study, rule_runs, rollouts)))
-        tokens = rules.intervention_table(study, token_runs, rollouts)
-        save(draw_rules.plot_interventions(study, tokens), tmp_path)
-        said.append(rules.say_interventions(study, tokens))
+        said = drawn_and_said(study, rollouts, runs, focus, tmp_path)
     assert all(text and "nan" not in text for text in said), said
 
 
+def drawn_and_said(study, rollouts, runs, focus, tmp_path) -> list[str]:
+    """All figures of section 2 saved but those of single tokens, and all its sentences."""
+    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
+    reach = summary.summary_table(cross.Mixed(study, runs, rollouts), focus)
+    oracle = summary.oracle_table(cross.Mixed(study, runs, rollouts), focus)
+    matched = summary.matched_table(cross.Mixed(study, runs, rollouts))
+    found = cross.cross_evidence(cross.Mixed(study, runs, rollouts), table, reach, matched)
+    assert set(found["subject"]) == set(study.cross_sampling.pairs)
+    save(draw_cross.plot_curves(study, table, oracle), tmp_path)
+    save(draw_cross.plot_matched(study, matched), tmp_path)
+    rule_runs, token_runs = loading_cross.on_focus(study, runs, focus)
+    ahead = rules.rule_summary(cross.Mixed(study, rule_runs, rollouts))
+    save(draw_cross.plot_rules(study, ahead), tmp_path)
+    tokens = rules.intervention_table(cross.Mixed(study, token_runs, rollouts))
+    save(draw_cross.plot_interventions(study, tokens), tmp_path)
+    return [
+        cross.say_budget(cross.budget_table(study, table)),
+        summary.say_summary(reach),
+        summary.say_matched(matched),
+        rules.say_rules(ahead),
+        rules.say_interventions(study, tokens),
+    ]
+
+
 @pytest.mark.parametrize("records", [made_up.single_token(), pd.DataFrame()])
-def test_figure_of_single_tokens(records, tmp_path):
+def test_figures_of_single_tokens(records, tmp_path):
     style.use_style()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = single.effect_table(SMALL, records)
-        save(draw_rules.plot_effects(SMALL, table), tmp_path)
-    assert "nan" not in single.say_effects(table)
+        found = single.with_features(SMALL, records, lambda token: made_up.TEXTS.get(token, "?"))
+        effects, ranking = (f(SMALL, found) for f in (single.effect_table, single.ranking_table))
+        foretold = single.model_table(SMALL, found)
+        decisions = single.decision_table(SMALL, found)
+        save(draw_cross.plot_effects(SMALL, effects), tmp_path)
+        save(draw_cross.plot_critical(SMALL, ranking, foretold), tmp_path)
+        said = [single.say_effects(effects), single.say_critical(ranking, foretold, decisions)]
+    assert all("nan" not in text for text in said), said
 
 
 def test_cross_sampling_without_controls_and_other_rules(tmp_path):
     style.use_style()
-    bare = {"random_control_thresholds": [], "rules": {}, "budgets": [], "controls": None}
+    bare = {"random_rates": [], "rules": {}, "budgets": [], "controls": None}
     bare |= {"null_thresholds": [], "extrapolation": None}
     study = SMALL.with_overrides(**{f"cross_sampling.{key}": v for key, v in bare.items()})
     rollouts, runs, _ = cross_case(0.2, 0.8, ("easy", "hard"))
     runs = {s: frame for s, frame in runs.items() if s.rule == "js"}
-    table = cross.curve_table(study, runs, rollouts)
-    found = cross.cross_evidence(study, runs, rollouts, table)
-    assert set(found.loc[found["quantity"].str.startswith("random"), "note"]) == {
-        "no random control"}  # fmt: skip
-    assert cross.say_controls(study, table) == "This study has no random-position control."
-    save(draw_cross.plot_controls(study, table), tmp_path)
-    rule_runs, token_runs = loading_cross._on_focus(study, runs, {})
-    compared = rules.rule_table(study, rule_runs, rollouts)
-    save(draw_rules.plot_rules(study, compared, "forward"), tmp_path)
-    ahead = rules.rule_summary(study, rule_runs, rollouts)
-    assert rules.say_rules(study, ahead) == "This study compares JS with no other rule."
-    tokens = rules.intervention_table(study, token_runs, rollouts)
-    save(draw_rules.plot_interventions(study, tokens), tmp_path)
+    said = drawn_and_said(study, rollouts, runs, {}, tmp_path)
+    assert "There are no random positions to compare with, or no gap." in said
 
 
 def test_saved_figures_are_the_same_bytes_twice(tmp_path):

@@ -26,6 +26,7 @@ MIN_PROBLEMS = 2
 MIN_EVENTS = 10
 # Below this share of resamples in which a quantity exists, no interval is given.
 MIN_DEFINED = 0.95
+_CODES = "_problem"  # column of a frame whose problems were looked up
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,14 @@ class Bootstrap:
             blocks.append(rng.multinomial(n, np.full(n, 1.0 / n), size=resamples))
         self.weights = np.concatenate(blocks, axis=1).astype(np.float64)  # [resamples, problems]
 
+    def coded(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame with its rows' problems looked up once for all estimates that follow."""
+        return frame.assign(**{_CODES: self.codes(frame)})
+
     def codes(self, frame: pd.DataFrame) -> np.ndarray:
         """[rows] index of each row's problem in `self.problems`; a ValueError if one is unknown."""
+        if _CODES in frame:
+            return frame[_CODES].to_numpy()
         pairs = frame[["benchmark", "problem"]].astype(str)
         unique, inverse = _factorize(pairs)
         known = self.problems.get_indexer(unique)

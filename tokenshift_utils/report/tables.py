@@ -37,10 +37,12 @@ ROWS, COLUMNS = 12, 8  # of a table that a notebook shows; the files have all
 SHARES = re.compile(
     r"(.*_)?share(_.*)?|accuracy.*|before|after|goal|top\d+|k\d+|pass@\d+|gained_in_.*"
     r"|mass_moved|jaccard|(nucleus_|full_)?(near_zero|high)|both_high|only_(nucleus|full)_high"
-    r"|nucleus_(zero|high_full_.*)"
+    r"|nucleus_(zero|high_full_.*)|replaced|explained|(random_at|oracle_for)_95"
     r"|between|below_0.*|base_prob_below_.*|equal_tokens|decisive|recovered|lost"
 )
-DIFFERENCES = re.compile(r"change|gap|effect|effect_different|gain(@\d+)?|.*_gain|.*_points")
+DIFFERENCES = re.compile(
+    r"change|gap|effect|effect_different|gain(@\d+)?|.*_gain|.*_points|.*_lead|lead_.*"
+)
 SETTINGS = ("threshold", "gain", "rate", "temperature", "top_p")  # shown as the study gives them
 
 

@@ -32,7 +32,7 @@ UNIT = "response"
 
 
 def count_missing(study: Study, given: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Responses that each notebook will compute, random controls aside, those of earlier ones too.
+    """Responses that each notebook will compute, those of earlier ones too.
 
     Parameters
     ----------

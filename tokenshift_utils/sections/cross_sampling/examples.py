@@ -1,10 +1,12 @@
-"""Switches and example responses of the settings within the budget."""
+"""Switches and example responses of the settings within the budget; verdicts in words."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.report.heatmap import show_trajectories  # noqa: F401 (notebook 02)
+from tokenshift_utils.sections.common import ALL, last_row
 from tokenshift_utils.sections.cross_sampling import swaps
 from tokenshift_utils.sections.cross_sampling.numbers import budget_setting
 from tokenshift_utils.sections.cross_sampling.records import own_requests, setting_requests
@@ -14,6 +16,13 @@ from tokenshift_utils.sections.cross_sampling.settings import (
     roles,
     threshold_name,
 )
+from tokenshift_utils.sections.overview import say_claims, section_claims
+from tokenshift_utils.sections.paper import table1  # noqa: F401 (notebook 02)
+
+
+def say_reproduced(study, found: pd.DataFrame) -> str:
+    """The verdicts on the claims of section 2."""
+    return say_claims(section_claims(study, found, 2))
 
 
 def cross_switches(study, table: pd.DataFrame) -> dict[tuple[str, str, float], pd.DataFrame]:
@@ -26,7 +35,9 @@ def cross_switches(study, table: pd.DataFrame) -> dict[tuple[str, str, float], p
     return {s[:3]: fetch(study, setting_requests(study, s), "switches") for s in chosen}
 
 
-def cross_examples(study, table: pd.DataFrame, count: int = 2) -> tuple[list[dict], str]:
+def cross_examples(
+    study, table: pd.DataFrame, effects: pd.DataFrame, count: int = 2
+) -> tuple[list[dict], str]:
     """(examples for `show_trajectories`, how often one swap decides) of the first pair, both ways.
 
     The mixture is that within the budget; see `pick_examples` for which responses are shown.
@@ -46,8 +57,9 @@ def cross_examples(study, table: pd.DataFrame, count: int = 2) -> tuple[list[dic
         }
         found = swaps.pick_examples(rows, switches, names, direction, count)
         examples += found
-        said.append(
-            swaps.say_deciding(study, swaps.mark_turned(own[primary], runs, direction), direction)
-        )
+        turned = swaps.mark_turned(own[primary], runs, direction)
+        where = {"model": model, "direction": direction, "js_stratum": ALL}
+        drawn = last_row(effects, **where) if len(effects) else None
+        said.append(swaps.say_deciding(study, turned, direction, drawn))
         said[-1] += swaps.say_shown(found)
     return examples, "\n".join(said)

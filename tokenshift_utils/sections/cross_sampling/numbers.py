@@ -8,11 +8,13 @@ accuracy in the gap between the two models: full switching is (1, 1), doing noth
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
+from tokenshift_utils.report.seeds import holm
 from tokenshift_utils.sections.claims import BUDGET
 from tokenshift_utils.sections.common import by_benchmark, evidence, plan, pooled, say
 from tokenshift_utils.sections.cross_sampling.settings import (
@@ -27,22 +29,16 @@ KEY = ["benchmark", "problem", "sample"]
 COMPARED = (0.1, 0.9)  # of full replacement: where a rule can be ahead of random positions at all
 
 
-def paired(study, setting: Setting, runs: pd.DataFrame, rollouts: dict) -> pd.DataFrame:
-    """The runs with "before" and "goal": whether the primary's and the intervention's own response
-    to the same problem and sample, drawn with the same noise, are right."""
-    for name, model in zip(("before", "goal"), roles(study, setting)):
-        own = rollouts[model].set_index(KEY)["correct"].rename(name)
-        runs = runs.join(own, on=KEY)
-    return runs
-
-
 def is_full(setting: Setting) -> bool:
     """Whether a setting switches every position."""
     return setting.rule == "js" and setting.threshold < 0 and setting.insert == "intervention"
 
 
 class Mixed:
-    """Estimates of some settings, on one bootstrap, paired with the models' own responses.
+    """Estimates of some settings on one bootstrap, paired with the models' own responses.
+
+    In its frames `before` and `goal` say whether the primary's and the intervention's own response to
+    the same problem and sample, drawn with the same noise, is right.
 
     Parameters
     ----------
@@ -52,15 +48,26 @@ class Mixed:
 
     def __init__(self, study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> None:
         self.study = study
-        self.boot: Bootstrap = plan(study, *runs.values())
-        self.parts = {
-            setting: dict(by_benchmark(study, paired(study, setting, frame, rollouts)))
-            for setting, frame in runs.items()
-        }
+        self.boot: Bootstrap = plan(study, *rollouts.values(), *runs.values())
+        own = {model: self._by_sample(frame) for model, frame in rollouts.items()}
+        self.parts = {}
+        for setting, frame in runs.items():
+            frame = self.boot.coded(frame)
+            at = self.boot.codes(frame), frame["sample"].to_numpy()
+            before, goal = (own[model][at] for model in roles(study, setting))
+            self.parts[setting] = dict(by_benchmark(study, frame.assign(before=before, goal=goal)))
+        for name in ("accuracy", "gap", "gap_share", "count", "replaced"):  # asked for again
+            setattr(self, name, cache(getattr(self, name)))
         self.ways = list(dict.fromkeys(setting[:2] for setting in runs))
         self.full = {
             setting[:2]: parts for setting, parts in self.parts.items() if is_full(setting)
         }
+
+    def _by_sample(self, own: pd.DataFrame) -> np.ndarray:
+        """Whether own responses are right, [problems, samples]; NaN for those that are not there."""
+        right = np.full((len(self.boot.problems), own["sample"].max() + 1), np.nan)
+        right[self.boot.codes(own), own["sample"]] = own["correct"]
+        return right
 
     def benchmarks(self, way: tuple[str, str]) -> list[str]:
         """Labels of the benchmarks of a (model, direction), the pool of them last."""
@@ -118,7 +125,7 @@ class Mixed:
         return out
 
 
-def run_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd.DataFrame:
+def run_table(mixed: Mixed) -> pd.DataFrame:
     """Every setting on every benchmark it was run on.
 
     Columns beside the setting's: shares of tokens switched and effectively replaced; `replaced`,
@@ -126,13 +133,12 @@ def run_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd.Da
     primary's and the intervention's own responses of the same samples; `after`, of the mixed ones;
     `change`, `after` - `before`; `gap_share`, `change` in `goal` - `before`.
     """
-    mixed = Mixed(study, runs, rollouts)
-    return pd.DataFrame([row for setting in runs for row in mixed.rows(setting)])
+    return pd.DataFrame([row for setting in mixed.parts for row in mixed.rows(setting)])
 
 
-def curve_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd.DataFrame:
+def curve_table(mixed: Mixed) -> pd.DataFrame:
     """The JS rule and random positions on every benchmark: see `run_table`."""
-    return run_table(study, runs, rollouts).drop(columns=["insert", "gain", "budget"])
+    return run_table(mixed).drop(columns=["insert", "gain", "budget"])
 
 
 # The form of the paper's Table 1 ----------------------------------------------------------------
@@ -178,22 +184,19 @@ def budget_table(study, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).drop(columns=["rule"])
 
 
-def say_budget(study, table: pd.DataFrame) -> str:
+def say_budget(table: pd.DataFrame) -> str:
     """Forward and reverse within the budget, pooled over benchmarks."""
     text = (
         "{pair}, {direction}, {name}: {effective_share:%} of tokens replaced move accuracy from "
-        "{before:.1%} to {after:.1%}, {gap_share:%0} of the gap; full switching would replace "
-        "{all:.1%} of tokens, so this is {replaced:%0} of what can be replaced."
+        "{before:.1%} to {after:.1%}"
     )
-    return "\n".join(
-        say(
-            text,
-            row,
-            name=threshold_name(row["threshold"]),
-            all=row["effective_share"] / row["replaced"],
-        )
-        for _, row in pooled(table).iterrows()
-    )
+    share = ", {gap_share:%0} of the gap. This is {replaced:%0} of all that can be replaced."
+    out = []
+    for _, row in pooled(table).iterrows():
+        known = np.isfinite([row["gap_share"], row["replaced"]]).all()
+        name = threshold_name(row["threshold"])
+        out.append(say(text, row, name=name) + (say(share, row) if known else "; there is no gap."))
+    return "\n".join(out)
 
 
 # What the claims look at ------------------------------------------------------------------------
@@ -205,31 +208,26 @@ def p_below(estimate: Estimate) -> float:
     return (1 + (draws <= 0).sum()) / (1 + len(draws)) if len(draws) else np.nan
 
 
-def holm(estimates: list[Estimate]) -> tuple[list[float], tuple[float, float, float]]:
+def smallest_of(estimates: list[Estimate]) -> tuple[list[float], tuple[float, float, float]]:
     """(p-values that none is above 0, corrected by Holm; the smallest value with an interval).
 
     The interval's ends are the least over all estimates, each at the level of its step.
     """
     p = np.array([p_below(e) for e in estimates])
-    if not estimates or np.isnan(p).any():
-        return [np.nan] * len(p), (np.nan,) * 3
+    if np.isnan(p).any():
+        return list(p), (np.nan,) * 3
     steps = len(p) - p.argsort(kind="stable").argsort(kind="stable")
     ends = np.array([e.interval(int(step)) for e, step in zip(estimates, steps)])
     smallest = min(e.value for e in estimates)
-    return list(multipletests(p, method="holm")[1]), (smallest, *ends.min(axis=0))
+    return holm(p), (smallest, *ends.min(axis=0))
 
 
 def cross_evidence(
-    study,
-    table: pd.DataFrame,
-    summary: pd.DataFrame,
-    matched: pd.DataFrame,
-    runs: dict[Setting, pd.DataFrame],
-    rollouts: dict,
+    mixed: Mixed, table: pd.DataFrame, summary: pd.DataFrame, matched: pd.DataFrame
 ) -> pd.DataFrame:
     """What the claims of section 2 look at, for every pair of the study."""
-    rows, pool = [], pooled(summary) if len(summary) else summary
-    for model in study.cross_sampling.pairs:
+    rows, pool = [], pooled(summary)
+    for model in mixed.study.cross_sampling.pairs:
         for direction, paper in ((FORWARD, "recovered"), (REVERSE, "lost")):
             eps = within_budget(table, model, direction)
             if eps is None:
@@ -245,7 +243,7 @@ def cross_evidence(
                 triple = None if np.isnan(row[name]) else _triple(row, name)
                 rows.append((f"{direction}_{name}", model, triple, row["note"]))
         rows += _matched_evidence(matched, model)
-        rows.append(("best_mixed_gain", model, _best_gain(study, runs, rollouts, model), ""))
+        rows.append(("best_mixed_gain", model, _best_gain(mixed, model), ""))
     return evidence(rows)
 
 
@@ -274,11 +272,13 @@ def _matched_evidence(matched: pd.DataFrame, model: str) -> list[tuple]:
     return rows
 
 
-def _best_gain(study, runs, rollouts, model: str) -> tuple[float, float, float]:
+def _best_gain(mixed: Mixed, model: str) -> tuple[float, float, float]:
     """The largest gain of a forward setting over RL's own responses of the same samples."""
-    boot, gains = plan(study, *runs.values()), []
-    for setting, frame in runs.items():
-        if setting[:2] == (model, FORWARD) and setting.rule == "js" and setting.threshold >= 0:
-            own = paired(study, setting, frame, rollouts)
-            gains.append(boot.accuracy(own) - boot.accuracy(own, "goal"))
+    way = (model, FORWARD)
+    label = mixed.benchmarks(way)[-1]
+    gains = [
+        mixed.accuracy(setting, label) - mixed.accuracy(setting, label, "goal")
+        for setting in mixed.parts
+        if setting[:2] == way and setting.rule == "js" and setting.threshold >= 0
+    ]
     return simultaneous(gains, "largest")

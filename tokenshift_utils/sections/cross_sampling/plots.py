@@ -1,167 +1,262 @@
-"""Figures of section 2: curves and random controls. Each function draws one from numbers."""
+"""Figures of section 2. Each function draws one from a table of numbers."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import color, errors, labels, name_lines
-from tokenshift_utils.sections.common import pooled
-from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE, threshold_name
+from tokenshift_utils.report.style import color, errors
+from tokenshift_utils.sections.common import ALL, pooled
+from tokenshift_utils.sections.cross_sampling.rules import JS
+from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE
+from tokenshift_utils.sections.cross_sampling.single_token import ENOUGH
 
 TITLES = {FORWARD: "Forward: RL's tokens into base", REVERSE: "Reverse: base's tokens into RL"}
+DIRECTIONS = (FORWARD, REVERSE)
+MARKS = {FORWARD: ">", REVERSE: "<"}
+GREY = "#6E6E6E"
 
 
-# rule, match, marker, label
-_KINDS = (
-    ("js", "", "o", "JS rule"),
-    ("random", "effective", "s", "random, same effective"),
-    ("random", "switched", "D", "random, same switched"),
-)
+def _panels(columns: int, rows: int, height: float, **more) -> tuple[Figure, np.ndarray]:
+    width = 7.2 if columns > 1 else 4.6
+    return plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **more)
 
 
-def share_axis(ax, shares, label: str = "effectively replaced (%)") -> None:
-    """The horizontal axis for effective shares in [0, 1], from 0 to the largest.
+def _dots(ax, x, rows: pd.DataFrame, name: str, hue: str, marker="o", axis="y", **look) -> None:
+    """Points with intervals of the column ``name``, in percent, along ``axis``."""
+    look = {"markersize": 5, "linewidth": 1.2, "linestyle": "none"} | look
+    y, spread = 100 * rows[name], errors(rows, name)
+    if axis == "y":
+        ax.errorbar(x, y, yerr=spread, marker=marker, color=hue, **look)
+    else:
+        ax.errorbar(y, x, xerr=spread, marker=marker, color=hue, **look)
 
-    It is linear, so that an area between two lines is the area that the summaries measure.
+
+def _name(ax, text: str, at: tuple[float, float], hue: str, **more) -> None:
+    """A line's name beside it, at a point of the data."""
+    more = {"xytext": (0, 0), "ha": "left", "va": "center"} | more
+    ax.annotate(text, at, textcoords="offset points", color=hue, fontsize=9.5, **more)
+
+
+# The curves -------------------------------------------------------------------------------------
+
+
+def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
+    """Share of the accuracy gap against effective replacements, in those of full switching.
+
+    A column a pair, a row a direction, all benchmarks together. Filled: the JS rule with its
+    intervals; open and dashed: random positions; dotted: the diagonal; thin: the oracle.
     """
-    ax.set_xlim(0, 1.06 * max(100 * float(max(shares, default=0.0)), 0.02))
-    ax.locator_params(axis="x", nbins=4)
-    ax.set_xlabel(label)
-
-
-def curve(ax, rows: pd.DataFrame, hue: str, marker: str = "o", line: str = "-", **look) -> None:
-    """Accuracy (percent) against effective share from the primary's own, with an interval band."""
-    rows = rows.sort_values("effective_share", kind="stable")
-    x = np.concatenate([[0], 100 * rows["effective_share"]])
-    y, low, high = (
-        100 * np.concatenate([rows[f"before{end}"].iloc[:1], rows[f"after{end}"]])
-        for end in ("", "_low", "_high")
-    )
-    band = ~np.isnan(low) & ~np.isnan(high)
-    ax.fill_between(x[band], low[band], high[band], color=hue, alpha=0.15, linewidth=0)
-    ax.plot(x, y, line, color=hue, marker=marker, markevery=range(1, len(x)), **look)
-
-
-def _kinds_legend(fig: Figure) -> None:
-    handles = [
-        plt.Line2D(
-            [], [], linestyle="", marker=marker, color="#333333", label=label, markersize=5.5,
-            markerfacecolor="#333333" if rule == "js" else "white",
-        )
-        for rule, _, marker, label in _KINDS
-    ]  # fmt: skip
-    fig.legend(handles=handles, loc="outside lower center", ncols=3)
-
-
-def level(ax, row: pd.Series, name: str, hue: str) -> None:
-    """A model's own accuracy as a line with its interval as a band."""
-    ax.axhline(100 * row[name], color=hue, linewidth=1, linestyle=":")
-    ends = (row[f"{name}_low"], row[f"{name}_high"])
-    if not np.isnan(ends).any():
-        ax.axhspan(100 * ends[0], 100 * ends[1], color=hue, alpha=0.08, linewidth=0)
-
-
-def plot_curves(study, table: pd.DataFrame) -> Figure:
-    """Accuracy against the effectively replaced share, per direction (rows) and benchmark.
-
-    Filled markers and bands: the JS rule over thresholds, from the primary's own accuracy at 0 to
-    every position switched where the study asks for that. Open ones: random positions, replacing as
-    much (line and band) or switched as often. Dotted lines with bands: own accuracies.
-    """
-    benchmarks = [b for b in dict.fromkeys(table["benchmark"])]
-    if len(benchmarks) > 1:
-        benchmarks = benchmarks[:-1]  # the last one pools them
-    fig, axes = plt.subplots(
-        2,
-        len(benchmarks),
-        figsize=(2.45 * max(len(benchmarks), 2), 5.8),
-        sharey=True,
-        squeeze=False,
-    )
-    for i, direction in enumerate((FORWARD, REVERSE)):
-        for j, benchmark in enumerate(benchmarks):
-            ax = axes[i, j]
-            here = table[(table["benchmark"] == benchmark) & (table["direction"] == direction)]
-            share_axis(ax, here["effective_share"], "effectively replaced (%)" if i else "")
-            for model in dict.fromkeys(here["model"]):
-                _pair(study, ax, here[here["model"] == model], model, direction)
-            ax.set(ylim=(-2, 102), title=benchmark if i == 0 else "")
-        axes[i, 0].set_ylabel(f"{TITLES[direction]}\naccuracy (%)")
-    name_lines(axes[0, -1], labels(study, (study.base, *table["model"])), at=(0.03, 0.74))
-    _kinds_legend(fig)
+    rows = pooled(table).dropna(subset=["gap_share", "replaced"])
+    models = list(dict.fromkeys(table["model"]))
+    fig, axes = _panels(len(models), 2, 2.9, sharex=True, sharey=True)
+    for (i, direction), (j, model) in ((a, b) for a in enumerate(DIRECTIONS)
+                                       for b in enumerate(models)):  # fmt: skip
+        ax, hue = axes[i, j], color(study, model)
+        here = rows[(rows["model"] == model) & (rows["direction"] == direction)]
+        js, random = (_from_nothing(here[here["rule"] == rule]) for rule in ("js", "random"))
+        best = oracle[(oracle["model"] == model) & (oracle["direction"] == direction)]
+        ax.plot([0, 100], [0, 100], ":", color=GREY, linewidth=1)
+        ax.axhline(95, color=GREY, linewidth=0.6)
+        _name(ax, "95%", (108, 95), GREY, xytext=(0, -6), ha="right")
+        ax.plot(100 * best["replaced"], 100 * best["gap_share"], color="black", linewidth=1)
+        if len(random) > 1:
+            full = js[js["threshold"] < 0]
+            ends = pd.concat([random, full]).sort_values("replaced")
+            look = {"marker": "s", "markersize": 4, "markerfacecolor": "white"}
+            ax.plot(100 * ends["replaced"], 100 * ends["gap_share"], "--", color=GREY,
+                    linewidth=1.2, markevery=slice(1, len(ends) - 1), **look)  # fmt: skip
+        ax.fill_between(100 * js["replaced"], 100 * js["gap_share_low"], 100 * js["gap_share_high"],
+                        color=hue, alpha=0.18, linewidth=0)  # fmt: skip
+        sns.lineplot(x=100 * js["replaced"], y=100 * js["gap_share"], ax=ax, color=hue, marker="o",
+                     markersize=4.5, markeredgewidth=0, errorbar=None, estimator=None)  # fmt: skip
+        ax.set(xlim=(-3, 108), ylim=(-8, 112), title="" if i else study.models[model].label)
+        ax.set_xlabel("replaced, % of full switching" if i else "")
+        what = "gain recovered" if direction == FORWARD else "gain destroyed"
+        ax.set_ylabel("" if j else f"{TITLES[direction]}\n{what} (%)", fontsize=9.5)
+    _name(axes[0, 0], "oracle", _middle(oracle, models[:1], 0.5), "black", xytext=(6, -2))
+    _name(axes[0, 0], "JS rule", (42, 84), color(study, models[0]) if models else GREY)
+    _name(axes[0, 0], "random positions", (62, 22), GREY)
+    _name(axes[0, 0], "diagonal", (30, 5), GREY)
     return fig
 
 
-def levels(study, ax, row: pd.Series, model: str, direction: str) -> None:
-    """Both models' own accuracies: see `level`."""
-    base, own = ("before", "goal") if direction == FORWARD else ("goal", "before")
-    level(ax, row, base, color(study, study.base))
-    level(ax, row, own, color(study, model))
+def _from_nothing(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows by what is replaced, after one where nothing is."""
+    start = {c: 0.0 for c in rows.columns if c.startswith(("replaced", "gap_share", "threshold"))}
+    return pd.concat([pd.DataFrame([start]), rows.sort_values("replaced")], ignore_index=True)
 
 
-def _pair(study, ax, rows: pd.DataFrame, model: str, direction: str) -> None:
-    hue = color(study, model)
-    levels(study, ax, rows.iloc[0], model, direction)
-    curve(ax, rows[rows["rule"] == "js"], hue, markersize=4)
-    for _, match, marker, _ in _KINDS[1:]:
-        other = rows[(rows["rule"] == "random") & (rows["match"] == match)]
-        if other.empty:
-            continue
-        open_ones = {"markerfacecolor": "white", "markersize": 5, "linewidth": 1}
-        if match == "effective":
-            curve(ax, other, hue, marker, "--", **open_ones)
-        else:
-            ax.plot(
-                100 * other["effective_share"],
-                100 * other["after"],
-                marker,
-                color=hue,
-                **open_ones,
-            )
+def _middle(oracle: pd.DataFrame, models, level: float) -> tuple[float, float]:
+    mine = oracle[oracle["model"].isin(models) & (oracle["direction"] == FORWARD)]
+    if mine.empty:
+        return 10.0, 100.0
+    return 100 * float(np.interp(level, mine["gap_share"], mine["replaced"])), 100 * level
 
 
-def plot_controls(study, table: pd.DataFrame) -> Figure:
-    """The JS rule and both random controls side by side, pooled over benchmarks, both directions.
+def plot_matched(study, table: pd.DataFrame) -> Figure:
+    """Lead of the JS rule over both kinds of random positions, by how much of full it replaces."""
+    models = list(dict.fromkeys(table["model"])) if len(table) else []
+    fig, axes = _panels(2, 1, 3.2, sharey=True)
+    for ax, direction in zip(axes[0], DIRECTIONS):
+        for k, model in enumerate(models):
+            here = table[(table["model"] == model) & (table["direction"] == direction)]
+            here, hue = here.sort_values("replaced"), color(study, model)
+            x = 100 * here["replaced"] + 0.6 * k
+            ax.plot(x, 100 * here["switched_lead"], ":", color=hue, linewidth=1.2)
+            _dots(ax, x, here, "effective_lead", hue, "os"[k % 2], markersize=4, linewidth=0.9)
+            if direction == REVERSE:
+                _name(ax, study.models[model].label, (102, 116 - 12 * k), hue, ha="right")
+        ax.axhline(0, color="#888888", linewidth=1)
+        ax.set(title=TITLES[direction], xlabel="JS rule: replaced, % of full switching")
+        ax.set_ylim(top=125)
+    axes[0, 0].set_ylabel("lead over random positions\n(points of the gap)")
+    if models:
+        _name(axes[0, 0], "dotted: switched as often", (0, 116), GREY)
+        _name(axes[0, 0], "points: as many replaced", (0, 104), GREY)
+    return fig
 
-    Controls that are not matched are faint.
-    """
-    rows = pooled(table)
-    matched = rows[rows["rule"] == "random"][["model", "direction", "threshold"]].drop_duplicates()
-    fig, axes = plt.subplots(
-        1, 2, figsize=(7.2, 1.1 + 0.62 * max(len(matched) / 2, 1)), sharey=True
-    )
-    names: dict[int, str] = {}
-    for ax, direction in zip(axes, (FORWARD, REVERSE)):
-        here = matched[matched["direction"] == direction]
-        for i, (model, eps) in enumerate(zip(here["model"], here["threshold"])):
-            names[-i] = f"{study.models[model].label}\n{threshold_name(eps)}"
-            of = rows[
-                (rows["model"] == model)
-                & (rows["direction"] == direction)
-                & (rows["threshold"] == eps)
-            ]
-            for k, (rule, match, marker, _) in enumerate(_KINDS):
-                one = of[(of["rule"] == rule) & (of["match"] == match)]
-                ax.errorbar(
-                    100 * one["after"],
-                    [-i + 0.22 * (1 - k)] * len(one),
-                    xerr=errors(one, "after"),
-                    fmt=marker,
-                    color=color(study, model),
-                    markerfacecolor=color(study, model) if rule == "js" else "white",
-                    markersize=5.5,
-                    alpha=0.35 if (one["matched"] == "not matched").any() else 1,
-                )
-            for name, level in (("before", study.base), ("goal", model)):
-                if direction == REVERSE:
-                    level = model if name == "before" else study.base
-                x = 100 * of[name].iloc[0]
-                ax.plot([x, x], [-i - 0.38, -i + 0.38], ":", color=color(study, level))
-        ax.set(xlim=(-2, 102), xlabel="accuracy (%)", title=TITLES[direction])
+
+# On one benchmark -------------------------------------------------------------------------------
+
+
+def plot_rules(study, summary: pd.DataFrame) -> Figure:
+    """A forest: the lead of the JS rule over every other rule, both directions."""
+    rows = summary.dropna(subset=["js_lead"]) if len(summary) else summary
+    names = list(dict.fromkeys(rows["rule"]))
+    models = list(dict.fromkeys(rows["model"]))
+    fig, axes = _panels(2, 1, 1.0 + 0.34 * max(len(names), 1), sharey=True, sharex=True)
+    for ax, direction in zip(axes[0], DIRECTIONS):
+        for k, model in enumerate(models):
+            here = rows[(rows["direction"] == direction) & (rows["model"] == model)]
+            y = [-names.index(rule) - 0.2 * k for rule in here["rule"]]
+            _dots(ax, y, here, "js_lead", color(study, model), "os"[k % 2], "x")
+        ax.axvline(0, color="#888888", linewidth=1)
+        ax.set(title=TITLES[direction], xlabel=f"lead of {JS} (points of the gap)")
         ax.grid(axis="y", visible=False)
-    axes[0].set_yticks(list(names), list(names.values()))
-    _kinds_legend(fig)
+    axes[0, 0].set_yticks([-i for i in range(len(names))], names)
+    return fig
+
+
+def plot_interventions(study, table: pd.DataFrame) -> Figure:
+    """Accuracy against what is replaced, by whose tokens are put in; a column a pair, one for SFT.
+
+    Points only: between two thresholds nothing was measured.
+    """
+    table = table[table["threshold"] >= 0]
+    models = list(dict.fromkeys(table["model"]))
+    controls = [m for m in models if m not in study.cross_sampling.pairs]
+    panels = [[m] for m in models if m not in controls] + ([controls] if controls else [])
+    fig, axes = _panels(max(len(panels), 2), 2, 2.7, sharey=True)
+    for ax in axes[:, len(panels) :].flat:
+        ax.set_visible(False)
+    looks: dict[str, dict] = {}
+    for i, direction in enumerate(DIRECTIONS):
+        for j, some in enumerate(panels):
+            ax = axes[i, j]
+            here = table[(table["direction"] == direction) & table["model"].isin(some)]
+            for model in dict.fromkeys(here["model"]):
+                mine, hue = here[here["model"] == model], color(study, model)
+                for insert, gain in mine[["insert", "gain"]].drop_duplicates().to_numpy():
+                    part = mine[
+                        (mine["insert"] == insert) & (mine["gain"].eq(gain) | pd.isna(gain))
+                    ]
+                    name, look = _insert_look(insert, gain)
+                    looks[name] = look
+                    fill = hue if look["fill"] else "white"
+                    _dots(ax, part["effective_per_response"], part, "after", hue, look["marker"],
+                          markersize=4.5, markerfacecolor=fill, linewidth=0.8)  # fmt: skip
+                ax.axhline(100 * mine["before"].iloc[0], color=GREY, linewidth=0.8, linestyle=":")
+                ax.axhline(100 * mine["goal"].iloc[0], color=hue, linewidth=0.8, linestyle=":")
+                if some == controls and i == 1:
+                    k = controls.index(model)
+                    _name(ax, study.models[model].label, (0.12, 0.72 - 0.1 * k), hue,
+                          xycoords="axes fraction")  # fmt: skip
+            ax.set(ylim=(-2, 102), title="" if i else _title(study, some, controls))
+            ax.set_xlabel("replaced tokens a response" if i else "")
+        axes[i, 0].set_ylabel(f"{direction}\naccuracy (%)")
+    handles = [
+        plt.Line2D([], [], linestyle="", marker=look["marker"], color="#333333", label=name,
+                   markersize=5, markerfacecolor="#333333" if look["fill"] else "white")
+        for name, look in looks.items()
+    ]  # fmt: skip
+    if handles:
+        fig.legend(handles=handles, loc="outside lower center", ncols=2)
+    return fig
+
+
+def _title(study, some: list[str], controls: list[str]) -> str:
+    return "SFT controls" if some == controls else study.models[some[0]].label
+
+
+def _insert_look(insert: str, gain: float) -> tuple[str, dict]:
+    if insert == "own":
+        return "own token, other luck (null)", {"marker": "s", "fill": False}
+    if insert == "extrapolated":
+        return f"extrapolated, g = {gain:g}", {"marker": "^v"[gain >= 1], "fill": False}
+    return "the other model's token", {"marker": "o", "fill": True}
+
+
+# Single tokens ----------------------------------------------------------------------------------
+
+
+def plot_effects(study, table: pd.DataFrame) -> Figure:
+    """Effect of a token that differs (top) and share of equal tokens (bottom) over JS, by stratum.
+
+    Each mark has its number: of positions whose tokens differ (top), of all (bottom). Strata of
+    fewer positions than a sentence may quote are open.
+    """
+    strata = table[table["js_stratum"] != ALL] if len(table) else table
+    fig, axes = _panels(2, 2, 2.4, sharex=True, sharey="row")
+    shown = (("effect_different", "different"), ("equal_tokens", "positions"))
+    for j, direction in enumerate(DIRECTIONS):
+        here = strata[strata["direction"] == direction] if len(strata) else strata
+        for model in dict.fromkeys(here["model"]) if len(here) else ():
+            mine, hue = here[here["model"] == model], color(study, model)
+            for i, (name, number) in enumerate(shown):
+                for enough, part in mine.groupby(mine["positions"] >= ENOUGH):
+                    fill = hue if enough else "white"
+                    _dots(axes[i, j], part["js"], part, name, hue, markerfacecolor=fill)
+                for at in mine.dropna(subset=[name]).itertuples():
+                    top = np.nanmax([getattr(at, f"{name}_high"), getattr(at, name)])
+                    _name(axes[i, j], f"{getattr(at, number)}", (at.js, 100 * top), GREY,
+                          xytext=(0, 5), ha="center")  # fmt: skip
+        axes[0, j].axhline(0, color="#888888", linewidth=1)
+        axes[0, j].set_title(TITLES[direction])
+        axes[0, j].margins(y=0.15)
+        axes[1, j].set(ylim=(-4, 118), xlabel="JS at the position (nats)")
+    axes[0, 0].set_ylabel("change of success where\ntokens differ (points)")
+    axes[1, 0].set_ylabel("same token\nfrom both models (%)")
+    return fig
+
+
+def plot_critical(study, ranking: pd.DataFrame, models: pd.DataFrame) -> Figure:
+    """Which measure ranks positions by effect (left); what foretells the effect (right)."""
+    fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.6), width_ratios=(1, 1))
+    for ax, table, value, name in (
+        (axes[0], ranking, "spearman", "measure"),
+        (axes[1], models, "explained", "known"),
+    ):
+        names = list(dict.fromkeys(table[name])) if len(table) else []
+        for k, direction in enumerate(DIRECTIONS):
+            here = table[table["direction"] == direction] if len(table) else table
+            for model in dict.fromkeys(here["model"]) if len(here) else ():
+                mine, hue = here[here["model"] == model], color(study, model)
+                y = [-names.index(n) - 0.22 * k for n in mine[name]]
+                fill = hue if direction == FORWARD else "white"
+                _dots(ax, y, mine, value, hue, MARKS[direction], "x", markerfacecolor=fill)
+        ax.axvline(0, color="#888888", linewidth=1)
+        ax.set_yticks([-i for i in range(len(names))], names, fontsize=8.5)
+        ax.grid(axis="y", visible=False)
+    axes[0].set_xlabel("rank correlation (%)")
+    axes[1].set_xlabel("variance foretold (%)")
+    handles = [
+        plt.Line2D([], [], linestyle="", marker=MARKS[d], color="#333333", label=d, markersize=5,
+                   markerfacecolor="#333333" if d == FORWARD else "white")
+        for d in DIRECTIONS
+    ]  # fmt: skip
+    fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig

@@ -13,6 +13,7 @@ from tokenshift_utils.records.fetch import fetch_each
 from tokenshift_utils.records.requests import Request
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.single_token import SingleToken
+from tokenshift_utils.records.tokens import token_decoder, tokenizer  # noqa: F401 (notebook 02)
 from tokenshift_utils.sections.cross_sampling import settings
 from tokenshift_utils.sections.cross_sampling.settings import (
     FORWARD,
@@ -89,7 +90,7 @@ def cross_records(study) -> CrossRecords:
     here, curves, focus = study.cross_benchmark, settings.curve_settings, settings.focus_settings
     runs = fetch_each(study, {s: setting_requests(study, s) for s in curves(study)})
     focus = fetch_each(study, {s: setting_requests(study, s, here) for s in focus(study)})
-    rules, interventions = _on_focus(study, runs, focus)
+    rules, interventions = on_focus(study, runs, focus)
     single = single_token_requests(study)
     return CrossRecords(
         runs,
@@ -141,7 +142,7 @@ def mixture_requests(study, model: str | None = None) -> list[CrossSampling]:
     ]
 
 
-def _on_focus(study, runs: dict, focus: dict) -> tuple[dict, dict]:
+def on_focus(study, runs: dict, focus: dict) -> tuple[dict, dict]:
     """(rules, interventions) on the one benchmark, with what the JS and random runs have there."""
     here = {s: frame[frame["benchmark"] == study.cross_benchmark] for s, frame in runs.items()}
     rule = {s: frame for s, frame in here.items() if s.rule == "js"}

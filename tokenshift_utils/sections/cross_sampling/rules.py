@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from tokenshift_utils.pairs.rules import KINDS
-from tokenshift_utils.sections.common import columns_of, plan, say, say_each
-from tokenshift_utils.sections.cross_sampling.numbers import own_accuracy, run_table
-from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting, roles
-from tokenshift_utils.sections.cross_sampling.summary import curve_of, lead, share_to_reach
+from tokenshift_utils.sections.common import columns_of, say, say_each
+from tokenshift_utils.sections.cross_sampling.numbers import Mixed, is_full, run_table
+from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting
+from tokenshift_utils.sections.cross_sampling.summary import curve_of, share_to_reach
 
 JS = KINDS["js"].label
 BUDGET = "first n JS switches"
@@ -20,95 +20,62 @@ def rule_name(rule: str, budget: float | None = None) -> str:
     return BUDGET if budget is not None and not np.isnan(budget) else KINDS[rule].label
 
 
-def rule_names() -> list[str]:
-    """All names that `rule_name` gives, JS first and random positions last."""
-    rules = [kind.label for kind in KINDS.values() if kind.takes == "threshold"]
-    return [*rules, BUDGET, KINDS["random"].label]
-
-
-def rule_table(
-    study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame]
-) -> pd.DataFrame:
-    """Every rule at every threshold: shares, counts a response, accuracy.
-
-    `threshold` is in nats, but the number of positions for "first n positions"; random positions
-    are those that match the effective share of the JS rule at it.
-    """
-    table = run_table(study, runs, rollouts)
-    names = [rule_name(rule, budget) for rule, budget in zip(table["rule"], table["budget"])]
-    table.insert(0, "pair", [study.models[m].label for m in table["model"]])
-    table["rule"] = names
+def rule_table(mixed: Mixed) -> pd.DataFrame:
+    """Every rule at every threshold: see `run_table`. `threshold` is the rule's number, in nats,
+    positions or as a rate."""
+    table = run_table(mixed)
+    table["rule"] = [rule_name(*row) for row in zip(table["rule"], table["budget"])]
     table["budget"] = ["" if pd.isna(b) else str(int(b)) for b in table["budget"]]
-    return table.drop(columns=["match", "insert", "gain"])
+    return table.drop(columns=["insert", "gain"])
 
 
-def _name(setting: Setting) -> str:
-    return rule_name(setting.rule, setting.budget)
+def rule_summary(mixed: Mixed) -> pd.DataFrame:
+    """The JS rule's mean lead over every other one, and what each needs for 95% of the gap.
 
-
-def rule_summary(
-    study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame]
-) -> pd.DataFrame:
-    """The JS rule's lead over every other one (see `lead`), and the share each needs for 95%.
-
-    Negative: the other rule does more with as few tokens. Curves with the same resamples are
-    compared, so the lead is paired. Settings that switch every position are no rule's own.
+    Leads are in shares of the gap, at equal numbers of effective replacements up to the most that
+    both rules make; negative: the other rule does more with as few. `share_for_95` is in the
+    replacements of full switching, which is no rule's own setting.
     """
-    boot, rows = plan(study, *rollouts.values(), *runs.values()), []
-    own = own_accuracy(study, boot, rollouts)
-    label = study.benchmarks[study.cross_benchmark].label
-    runs = {s: frame for s, frame in runs.items() if not (s.rule == "js" and s.threshold < 0)}
-    for model, direction in dict.fromkeys(setting[:2] for setting in runs):
-        primary, intervention = roles(study, Setting(model, direction, 0.0))
-        before = own[primary, label]
-        gap = own[intervention, label] - before
-        parts: dict[str, list[pd.DataFrame]] = {}
-        for setting, frame in runs.items():
-            if setting[:2] == (model, direction):
-                parts.setdefault(_name(setting), []).append(frame)
-        curves = {name: curve_of(boot, before, some) for name, some in parts.items()}
-        low, high = gap.interval()
+    rows = []
+    for way in mixed.ways:
+        label = mixed.benchmarks(way)[-1]
+        parts: dict[str, list[Setting]] = {}
+        for setting in mixed.parts:
+            if setting[:2] == way and not is_full(setting):
+                name = rule_name(setting.rule, setting.budget)
+                parts.setdefault(name, []).append(setting)
+        known = not mixed.why_no_gap(way, label)
+        curves = {name: curve_of(mixed, some, label) for name, some in parts.items()}
         for name, curve in curves.items():
-            row = {"pair": study.models[model].label, "model": model, "direction": direction}
-            row |= {"rule": name, "settings": len(parts[name])} | gap.columns("gap")
-            ahead, reach, end = [(np.nan,) * 3, (np.nan,) * 3, np.nan]
-            if low > 0 or high < 0:
-                reach = share_to_reach(curve, before, gap)
-                if name != JS:
-                    estimate, end = lead(curves[JS], curve, gap)
-                    ahead = (estimate.value, *estimate.interval())
-            row |= columns_of("js_lead", ahead) | columns_of("share_for_95", reach)
-            rows.append(row | {"up_to_effective_share": end})
+            row = {"pair": mixed.study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row |= {"rule": name, "settings": len(parts[name])}
+            other = known and name != JS and JS in curves
+            lead = curves[JS].lead(curve).columns("js_lead") if other else {}
+            reach = share_to_reach(curve) if known else (np.nan,) * 3
+            row |= columns_of("js_lead", (np.nan,) * 3) | lead
+            row["up_to_replaced"] = (
+                min(curve.x[0].max(), curves[JS].x[0].max()) if other else np.nan
+            )
+            rows.append(row | columns_of("share_for_95", reach))
     return pd.DataFrame(rows)
 
 
-def say_rules(study, summary: pd.DataFrame) -> str:
+def say_rules(summary: pd.DataFrame) -> str:
     """Which rules JS is ahead of, with which it is level, and which are ahead of it."""
     out = []
     for (pair, direction), part in summary.groupby(["pair", "direction"], sort=False):
-        rest = part[part["rule"] != JS]
+        rest = part[part["rule"] != JS].dropna(subset=["js_lead_low"])
         if rest.empty:
             continue
-        measured = rest.dropna(subset=["js_lead_low"])
-        kinds = {
-            "ahead of": measured[measured["js_lead_low"] > 0],
-            "behind": measured[measured["js_lead_high"] < 0],
-        }
-        apart = kinds["ahead of"].index.union(kinds["behind"].index)
-        kinds["not told apart from"] = measured[~measured.index.isin(apart)]
+        ahead, behind = rest["js_lead_low"] > 0, rest["js_lead_high"] < 0
+        kinds = {"ahead of": ahead, "behind": behind, "not told apart from": ~(ahead | behind)}
         said = [
-            f"{word} {', '.join(say_each('{rule} ({js_lead:%0})', some).splitlines())}"
-            for word, some in kinds.items()
-            if len(some)
+            f"{word} {', '.join(say_each('{rule} ({js_lead:points})', rest[which]).splitlines())}"
+            for word, which in kinds.items()
+            if which.any()
         ]
-        unmeasured = [r for r in rest["rule"] if r not in set(measured["rule"])]
-        if unmeasured:
-            said.append(f"not measurable against {', '.join(unmeasured)}")
-        out.append(
-            f"{pair}, {direction}; mean lead of JS at the same effective share, in % of the "
-            f"accuracy gap: {'; '.join(said)}."
-        )
-    return "\n".join(out) or "This study compares JS with no other rule."
+        out.append(f"{pair}, {direction}: JS is {'; '.join(said)}.")
+    return "\n".join(out) or "JS can be compared with no other rule here."
 
 
 # Interventions ----------------------------------------------------------------------------------
@@ -117,41 +84,36 @@ def say_rules(study, summary: pd.DataFrame) -> str:
 def intervention_name(study, model: str, direction: str, insert: str, gain: float | None) -> str:
     """Whose tokens are put in."""
     if insert == "own":
-        return "null: own token, other luck"
+        return f"{study.models[study.base if direction == FORWARD else model].label}, other luck (null)"
     other = study.models[model if direction == FORWARD else study.base].label
     if insert == "extrapolated":
         return f"{other} extrapolated, g = {gain:g}"
     return other
 
 
-def intervention_table(
-    study, runs: dict[Setting, pd.DataFrame], rollouts: dict[str, pd.DataFrame]
-) -> pd.DataFrame:
+def intervention_table(mixed: Mixed) -> pd.DataFrame:
     """Tokens of RL models, SFT controls, the primary itself and of extrapolations, at JS positions.
 
     `pair` is the model whose divergence from base decides where, `tokens_of` whose tokens come
-    there; for the null control `goal` is still the other model's own accuracy.
+    there; for the null control `goal` is still the other model's own accuracy. See `run_table`.
     """
-    table = run_table(study, runs, rollouts)
-    columns = ["model", "direction", "insert", "gain"]
-    names = [intervention_name(study, *row) for row in table[columns].itertuples(index=False)]
-    table.insert(0, "pair", [study.models[m].label for m in table["model"]])
+    table = run_table(mixed)
+    rows = table[["model", "direction", "insert", "gain"]].itertuples(index=False)
+    names = [intervention_name(mixed.study, *row) for row in rows]
     table.insert(3, "tokens_of", names)
-    return table.drop(columns=["rule", "match", "budget"])
+    return table.drop(columns=["rule", "budget"])
 
 
 def say_interventions(study, table: pd.DataFrame) -> str:
-    """What each kind of token does, where it replaces most; the null control's count as well."""
-    what = (
-        "{effective_per_response:.3g} tokens a response effectively replaced, accuracy "
-        "{change:points}"
+    """What each kind of token does at the paper's cut for high JS (nearest threshold to it)."""
+    text = (
+        "{pair}, {direction}, JS > {threshold:g}, tokens of {tokens_of}: {effective_per_response:.2g}"
+        " a response replaced, accuracy {change:points}."
     )
-    where = "{pair}, {direction}, JS > {threshold:g}, "
-    own = where + "the primary's own token drawn again: " + what + "."
-    other = where + "tokens of {tokens_of}: " + what + ", to {after:%}."
     table = table[table["threshold"] >= 0]
-    most = table.groupby(["model", "direction", "tokens_of"], sort=False)[
-        "effective_share"
-    ].idxmax()
-    rows = [table.loc[i] for i in most]
-    return "\n".join(say(own if row["insert"] == "own" else other, row) for row in rows)
+    distance = (table["threshold"] - study.thresholds.high_js).abs()
+    rows = [
+        table.loc[distance[part.index].idxmin()]
+        for _, part in table.groupby(["model", "direction", "tokens_of"], sort=False)
+    ]
+    return "\n".join(say(text, row) for row in rows)

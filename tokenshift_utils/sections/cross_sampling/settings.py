@@ -36,20 +36,22 @@ def _both_ways(models) -> list[tuple[str, str]]:
     return [(model, direction) for model in models for direction in (FORWARD, REVERSE)]
 
 
+def _with_full(thresholds) -> list[float]:
+    """Thresholds of the JS rule by size, with a negative one, which switches every position."""
+    return sorted(thresholds if min(thresholds, default=-1.0) < 0 else (-1.0, *thresholds))
+
+
 def curve_settings(study) -> list[Setting]:
     """What is run on all benchmarks: the JS rule and random positions, pairs both ways.
 
     Every position switched, a negative threshold, is among them: it is what full replacement is.
     """
     cross = study.cross_sampling
-    thresholds = sorted(
-        {-1.0, *cross.thresholds} if min(cross.thresholds) >= 0 else cross.thresholds
-    )
     return [
         setting
         for way in _both_ways(cross.pairs)
         for setting in (
-            *(Setting(*way, float(eps)) for eps in thresholds),
+            *(Setting(*way, float(eps)) for eps in _with_full(cross.thresholds)),
             *(Setting(*way, rate, "random") for rate in sorted(cross.random_rates)),
         )
     ]
@@ -80,7 +82,7 @@ def intervention_settings(study) -> list[Setting]:
         made += [
             Setting(*way, float(eps))
             for way in _both_ways(cross.controls.models)
-            for eps in sorted(cross.controls.thresholds)
+            for eps in _with_full(cross.controls.thresholds)
         ]
     made += [
         Setting(*way, float(eps), insert="own")

@@ -21,8 +21,8 @@ from tokenshift_utils.sections.cross_sampling.numbers import (
     COMPARED,
     KEY,
     Mixed,
-    holm,
     is_full,
+    smallest_of,
 )
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting
 
@@ -189,12 +189,7 @@ def oracle_curve(mixed: Mixed, way: tuple[str, str], found: pd.DataFrame) -> Cur
 # Tables -----------------------------------------------------------------------------------------
 
 
-def summary_table(
-    study,
-    runs: dict[Setting, pd.DataFrame],
-    rollouts: dict,
-    *more: dict[Setting, pd.DataFrame],
-) -> pd.DataFrame:
+def summary_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
     """For every pair, direction and benchmark: what 95% of the gap takes, and the lead over random.
 
     `share_for_95` is in the replacements of full switching; `random_at_95` is the share of the gap
@@ -202,12 +197,12 @@ def summary_table(
     mean lead over the whole range; `oracle_for_95` what the best paths would need (see `fewest`,
     over all benchmarks).
     """
-    mixed, rows = Mixed(study, runs, rollouts), []
+    rows = []
     for way in mixed.ways:
         rule, random = _of_way(mixed, way)
         for benchmark in mixed.benchmarks(way):
             full = next(s for s in rule if is_full(s))
-            row = {"pair": study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row = {"pair": mixed.study.models[way[0]].label, "model": way[0], "direction": way[1]}
             row |= {"benchmark": benchmark} | mixed.gap(full, benchmark).columns("gap")
             why = mixed.why_no_gap(way, benchmark)
             nothing = (np.nan,) * 3
@@ -218,7 +213,7 @@ def summary_table(
                 if random:
                     chance = curve_of(mixed, random, benchmark)
                     there = chance.at(curve.reach())
-                    at_95, behind = _columns(there), LEVEL + there / -1.0
+                    at_95, behind = _columns(there), (there - LEVEL) / -1.0
                     ahead, lead_95 = _columns(curve.lead(chance)), _columns(behind)
             row |= columns_of("share_for_95", reach) | columns_of("random_at_95", at_95)
             row |= columns_of("lead_at_95", lead_95) | columns_of("lead_over_random", ahead)
@@ -235,22 +230,22 @@ def _columns(estimate: Estimate) -> tuple[float, float, float]:
     return (estimate.value, *estimate.interval())
 
 
-def oracle_table(study, runs, rollouts, *more) -> pd.DataFrame:
+def oracle_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
     """The oracle's curve of every pair and direction, on all benchmarks: see `oracle_curve`."""
-    mixed, rows = Mixed(study, runs, rollouts), []
+    rows = []
     for way in mixed.ways:
         if mixed.why_no_gap(way, mixed.benchmarks(way)[-1]):
             continue
         curve = oracle_curve(mixed, way, fewest(mixed, way, *more))
         for x, y in zip(curve.x.T, curve.y.T):
-            row = {"pair": study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row = {"pair": mixed.study.models[way[0]].label, "model": way[0], "direction": way[1]}
             row |= {"replaced": x[0]}
             rows.append(row | _estimate(y, curve.confidence).columns("gap_share"))
     return pd.DataFrame(rows, columns=["pair", "model", "direction", "replaced", "gap_share"]
                         if not rows else None)  # fmt: skip
 
 
-def matched_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> pd.DataFrame:
+def matched_table(mixed: Mixed) -> pd.DataFrame:
     """The JS rule at every threshold against random positions, on all benchmarks together.
 
     `effective_lead` is the lead in shares of the gap over random positions that replace as many
@@ -259,7 +254,7 @@ def matched_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> p
     corrected over a pair's thresholds and both directions, and `..._smallest` the smallest of these
     leads with its corrected interval.
     """
-    mixed, rows = Mixed(study, runs, rollouts), []
+    rows: list[dict] = []
     leads: dict[tuple[str, str], list] = {}
     for way in mixed.ways:
         rule, random = _of_way(mixed, way)
@@ -275,7 +270,7 @@ def matched_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> p
             if is_full(setting):
                 continue
             x, y = mixed.replaced(setting, label), mixed.gap_share(setting, label)
-            row = {"pair": study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row = {"pair": mixed.study.models[way[0]].label, "model": way[0], "direction": way[1]}
             row |= {"threshold": setting.threshold} | x.columns("replaced")
             row |= y.columns("gap_share")
             share = mixed.count(setting, label, "n_switched", "n_tokens")
@@ -288,14 +283,14 @@ def matched_table(study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> p
     table = pd.DataFrame(rows)
     for (_model, match), some in leads.items():
         where, estimates = zip(*some)
-        p, smallest = holm(list(estimates))
+        p, smallest = smallest_of(list(estimates))
         table.loc[list(where), f"{match}_p_holm"] = p
         for name, value in columns_of(f"{match}_smallest", smallest).items():
             table.loc[list(where), name] = value
     return table
 
 
-def say_summary(study, table: pd.DataFrame) -> str:
+def say_summary(table: pd.DataFrame) -> str:
     """What 95% of the gap takes by the rule, by chance and at best, over all benchmarks."""
     text = (
         "**{pair}, {direction}: {verb} 95% of the gap takes {reach} of the replacements that full "
@@ -332,7 +327,8 @@ def _share(row, name: str) -> str:
 def say_matched(table: pd.DataFrame) -> str:
     """At how many thresholds the rule is ahead of random positions, and by how much."""
     out = []
-    for (pair, direction), part in table.groupby(["pair", "direction"], sort=False):
+    groups = table.groupby(["pair", "direction"], sort=False) if len(table) else ()
+    for (pair, direction), part in groups:
         part = part[part["effective_p_holm"].notna()] if "effective_p_holm" in part else part[:0]
         if part.empty:
             out.append(f"{pair}, {direction}: no threshold makes 10 to 90% of full replacement.")
@@ -346,4 +342,4 @@ def say_matched(table: pd.DataFrame) -> str:
             "*switch* as many {switched_lead:points}."
         )
         out.append(say(text, middle, ahead=ahead, n=len(part)))
-    return "\n".join(out) or "This study has no random-position control."
+    return "\n".join(out) or "There are no random positions to compare with, or no gap."

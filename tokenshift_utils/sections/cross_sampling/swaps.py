@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from tokenshift_utils.sections.common import plan, say
+from tokenshift_utils.sections.common import plan, points, say
+from tokenshift_utils.sections.cross_sampling.decisions import decides
+from tokenshift_utils.sections.cross_sampling.numbers import KEY
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD
-
-KEY = ["benchmark", "problem", "sample"]
 
 
 def swap_table(
@@ -34,9 +34,10 @@ def swap_table(
             row = {"pair": study.models[model].label, "direction": direction, "threshold": eps}
             row |= {"written": _shown(decode(old)), "put_in": _shown(decode(new)), "count": int(n)}
             row |= {"share": n / len(frame), "problems": int(problems.loc[(old, new)])}
+            row["decides"] = decides(decode(old), decode(new))
             rows.append(row)
     names = ["pair", "direction", "threshold", "written", "put_in", "count", "share", "problems"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=[*names, "decides"])
 
 
 def _shown(text: str) -> str:
@@ -70,16 +71,21 @@ def mark_turned(own: pd.DataFrame, mixed: pd.DataFrame, direction: str) -> pd.Da
     return both.assign(turns=(both["correct"] == wanted) & (both["correct_own"] != wanted))
 
 
-def say_deciding(study, rows: pd.DataFrame, direction: str) -> str:
-    """How often exactly one effective replacement turns a response."""
+def say_deciding(study, rows: pd.DataFrame, direction: str, drawn: pd.Series | None) -> str:
+    """How often exactly one effective replacement turns a response, and what one ``drawn`` at random
+    does: the row of `effect_table` over all strata, None where there is none."""
     way = "from wrong to right" if direction == FORWARD else "from right to wrong"
     one = rows[(rows["n_effective"] == 1) & (rows["correct_own"] != (direction == FORWARD))]
     if one.empty:
         return f"{direction.capitalize()}: no response that could turn has exactly one replacement."
     share = plan(study, one).ratio(one, one["turns"].to_numpy(dtype=float))
+    chance = " no effect of tokens drawn at random was measured"
+    if drawn is not None:
+        chance = f" drawn at random, one that differs changes success by {points(drawn, 'effect_different')}"
     return (
-        f"{direction.capitalize()}: of responses with exactly one token effectively replaced that "
-        f"could turn ({len(one)}), {say('{x:%0}', share.columns('x'))} turn {way}."
+        f"{direction.capitalize()}: of {len(one)} responses that could turn and have exactly one token "
+        f"replaced, {say('{x:%0}', share.columns('x'))} turn {way}. That is chosen afterwards, for "
+        f"needing no other replacement;{chance}."
     )
 
 
