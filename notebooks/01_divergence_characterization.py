@@ -41,9 +41,6 @@ shifts, runs, texts = section.records.classed_shifts(nb.study)
 rl = {model: shifts[model] for model in section.of_kind(nb.study, "rl")}
 found, headlines = section.numbers.section_evidence(nb.study, shifts)
 seeds = section.numbers.over_seeds(nb.study, runs)
-nb.table(headlines, "headlines", "every quantity of this notebook on both supports, beside all positions")
-nb.table(seeds, "seeds", "the same over training seeds, on few samples of each run")
-nb.table(found, "evidence", "what the claims are judged by")
 
 # %% [markdown]
 # ## 1.1 Sparsity
@@ -177,3 +174,8 @@ nb.table(why, "why_js", "KL and JS of six changes of three probabilities")
 # %%
 # NBVAL_CHECK_OUTPUT
 nb.say(section.say_claims(section.section_claims(nb.study, found, 1, seeds)))
+
+# %%
+nb.table(headlines, "headlines", "every quantity of this notebook on both supports, beside all positions")
+nb.table(seeds, "seeds", "the same over training seeds, on few samples of each run")
+nb.table(found, "evidence", "what the claims are judged by")

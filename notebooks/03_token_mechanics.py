@@ -40,9 +40,6 @@ from tokenshift_utils.sections import mechanics as section
 shifts, checkpoints, runs = section.records.mechanics_shifts(nb.study)
 found, headlines = section.numbers.section_evidence(nb.study, shifts, checkpoints)
 seeds = section.numbers.over_seeds(nb.study, runs)
-nb.table(headlines, "headlines", "every quantity at high JS on both supports, beside all positions")
-nb.table(seeds, "seeds", "the same over training seeds, on few samples of each run")
-nb.table(found, "evidence", "what the claims are judged by")
 
 # %% [markdown]
 # ## 3.1 Overlap of the candidates
@@ -120,3 +117,8 @@ nb.say(section.numbers.say_evolution(nb.study, evolution))
 # %%
 # NBVAL_CHECK_OUTPUT
 nb.say(section.say_claims(section.section_claims(nb.study, found, 3, seeds)))
+
+# %%
+nb.table(headlines, "headlines", "every quantity at high JS on both supports, beside all positions")
+nb.table(seeds, "seeds", "the same over training seeds, on few samples of each run")
+nb.table(found, "evidence", "what the claims are judged by")
