@@ -295,13 +295,14 @@ def say_evolution(study, table: pd.DataFrame) -> str:
     share = f"share_gt_{study.thresholds.high_js:g}"
     first, last, high = rows.iloc[0], rows.iloc[-1], study.thresholds.high_js
 
-    def change(name: str) -> str:
-        ends = [f"{r[name]:.2g}" if r[name] >= FLOOR else "below 1e-6" for r in (first, last)]
+    def change(name: str, unit: str = "") -> str:
+        values = [100 * r[name] if unit else r[name] for r in (first, last)]
+        ends = [f"{v:.2g}{unit}" if v >= FLOOR else "below 1e-6" for v in values]
         return f"from {ends[0]} to {ends[1]}" if ends[0] != ends[1] else f"stays {ends[0]}"
 
     said = (
-        f"From step {first['step']} to {last['step']} the share of positions with JS above {high:g} goes "
-        f"{change(share)}, mean JS {change('mean')} nats, the 99th percentile {change('p99')}; the "
+        f"Over steps {first['step']} to {last['step']}: share of positions with JS above {high:g} "
+        f"{change(share, '%')}, mean JS {change('mean')} nats, 99th percentile {change('p99')}; the "
         f"75th {change('p75')}."
     )
     if np.isnan(last["jaccard"]):
