@@ -99,7 +99,7 @@ def test_leading_claims_stand_side_by_side_with_those_not_measured():
     leave(
         "01",
         ("near_zero_share", "dapo", (0.9, 0.88, 0.92), ""),
-        ("end_ratio", "dapo", (0.5, 0.4, 0.6), ""),
+        ("answer_ratio", "dapo", (0.5, 0.4, 0.6), ""),
     )
     leave("03", ("rank1", "dapo", (0.39, 0.35, 0.45), ""))
     studies, without = overview.side_by_side(STUDY)
@@ -124,7 +124,7 @@ def test_the_open_questions_are_answered_from_tables_or_said_to_be_open():
     table, said = overview.open_questions({STUDY.name: STUDY})
     assert len(table) == 15 and set(table[STUDY.name]) == {"not measured"}
     assert "not measured: 1, 2, 3" in said
-    leave("01", ("end_ratio", "dapo", (0.5, 0.4, 0.6), ""))
+    leave("01", ("answer_ratio", "dapo", (0.5, 0.4, 0.6), ""))
     sources = pd.DataFrame({"trajectories": ["its own"], "benchmark": ["Easy"]})
     share = {"nucleus_high": [0.02], "nucleus_high_low": [0.01], "nucleus_high_high": [0.03]}
     write_table(sources.assign(**share), paths.tables(STUDY.name), "05_trajectories")
