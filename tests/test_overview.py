@@ -2,6 +2,7 @@
 
 import made_up
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -108,8 +109,10 @@ def test_leading_claims_stand_side_by_side_with_those_not_measured():
     assert table.loc["1-end", "margin_high"] == pytest.approx(-40)
     straddles = table.loc["3-rank1", ["margin_low", "margin", "margin_high"]].tolist()
     assert straddles == pytest.approx([-5, 1, 5])
-    assert table.loc["2-sufficiency", "label"] == "not measured"
-    fig = overview.plot_forest(table.reset_index(), studies)
+    assert table.loc["3-jaccard-late", "label"] == "not measured"
+    never = table.loc[["1-end"]].assign(margin=-np.inf, margin_low=-np.inf)
+    fig = overview.plot_forest(pd.concat([table, never]).reset_index(), studies)
+    assert np.isfinite(fig.axes[0].get_xlim()).all()
     texts = [text.get_text() for text in fig.axes[0].texts]
     assert "holds" in texts and "not measured" in texts
     said = overview.say_verdicts(overview.verdict_table(studies), ["other"])

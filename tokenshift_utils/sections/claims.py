@@ -295,7 +295,7 @@ def evaluate(
                 if claim.over == "problems" and (own["over"] == "seeds").any():
                     beside = "; ".join(_in_words(claim, own, "seeds")[1])
                 if verdict != NOT_TESTABLE:
-                    p = own.loc[own["over"] == claim.over, "p"].max()
+                    p = own.loc[own["over"] == claim.over, "p"].max(skipna=False)
             rows.append(
                 {
                     "claim": claim.id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from string import Formatter
 from typing import Any
@@ -196,9 +195,3 @@ def say(template: str, row: Mapping | pd.Series, **more) -> str:
 def say_each(template: str, rows: pd.DataFrame, **more) -> str:
     """A line a row: see `say`."""
     return "\n".join(say(template, row, **more) for _, row in rows.iterrows())
-
-
-def paragraph(text: str) -> None:
-    """Print text, each of its lines wrapped to a readable width."""
-    for line in text.splitlines():
-        print(textwrap.fill(line, width=96, subsequent_indent="  ", break_on_hyphens=False))

@@ -145,6 +145,9 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
     height = 0.30 * len(claims) * len(studies) + 0.24 * len(claims) + 0.9
     fig, ax = plt.subplots(figsize=(7.6, height))
     ax.axvline(0, color="black", linewidth=1)
+    margins = table.get(["margin_low", "margin_high"], pd.DataFrame([1])).abs()
+    reach = max(10.0, margins[np.isfinite(margins)].max().max())
+    edge = 1.4 * reach  # where what is infinite is drawn
     looks = {label: mark for label, mark in zip(table["label"].unique(), "os^Dv<>" * 9)}
     y, ticks, names = 0.0, [], {}
     for claim in claims:
@@ -162,19 +165,20 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
             for step, (_, row) in enumerate(rows.iterrows()):
                 hue = color(study, row["subject"])
                 at = y + 0.13 * (len(rows) - 1) - 0.26 * step
-                ax.hlines(at, row["margin_low"], row["margin_high"], color=hue)
+                low, value, high = np.clip(
+                    [row["margin_low"], row["margin"], row["margin_high"]], -edge, edge
+                )
+                ax.hlines(at, low, high, color=hue)
                 mark = looks[row["label"]]
-                ax.plot(row["margin"], at, marker=mark, color=hue, markersize=5,
+                ax.plot(value, at, marker=mark, color=hue, markersize=5,
                         markerfacecolor=hue if row["over"] == "problems" else "white")  # fmt: skip
                 names[row["label"]] = (mark, hue, hue)
         y -= 1.15
     ax.set_xscale("symlog", linthresh=1, linscale=0.6)
-    margins = table[["margin_low", "margin_high"]].abs() if "margin" in table else pd.DataFrame([1])
-    reach = max(10.0, margins.max().max())
     decades = [10**power for power in range(len(f"{reach:.0f}"))]
     ends = [*(-end for end in reversed(decades)), 0, *decades]
     ax.set_xticks(ends, [f"{end:+d}" if end else "criterion" for end in ends])
-    ax.set_xlim(-1.4 * reach, 1.4 * reach)
+    ax.set_xlim(-edge, edge)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_yticks([at for at, _ in ticks], [name for _, name in ticks])
     ax.set_ylim(y + 0.6, 0.7)
