@@ -174,16 +174,18 @@ function drawControls() {
 
 function drawFinding() {
   const {where, stops, goal} = curve(), at = stops[state.stop];
-  const scope = where ? `on ${data.benchmarks[where]}` : Object.keys(data.benchmarks).length > 1 ? "on all benchmarks" : `on ${Object.values(data.benchmarks)[0]}`;
+  const names = Object.values(data.benchmarks);
+  const scope = where ? data.benchmarks[where] : names.length > 1 ? "all benchmarks" : names[0];
   const [one, other] = [label(model(primary())), label(model(1 - primary()))];
-  const opening = at.t === null
-    ? `${one} alone is right in ${percent(at.accuracy[0])} of its responses`
-    : `With ${share(at.share[0])} of ${one}'s tokens replaced by ${other}'s, ${percent(at.accuracy[0])} of the responses are right`;
-  $("finding").textContent = `${opening} ${scope}`;
+  const alone = `${other} alone: ${percent(goal[0])}`;
+  $("finding").textContent = at.t === null
+    ? `${one} alone is right in ${percent(at.accuracy[0])} of its responses (${alone})`
+    : `With ${share(at.share[0])} of ${one}'s tokens replaced by ${other}'s, ${percent(at.accuracy[0])} of its responses are right (${one} alone: ${percent(stops[0].accuracy[0])}, ${alone})`;
   $("levels").replaceChildren(
-    at.t === null ? "Move the threshold to put in " : `${stopName(state.rule, at.t)}: ${interval(at.accuracy)}, ${at.responses} responses. `,
-    ...(at.t === null ? [named(1 - primary()), "'s tokens. "] : [named(primary()), ` alone ${interval(stops[0].accuracy)}, `]),
-    named(1 - primary()), ` alone ${interval(goal)}. Study: ${data.study.title}.`);
+    `${data.study.title}; ${scope}. `,
+    ...(at.t === null ? [] : [`${stopName(state.rule, at.t)}: ${interval(at.accuracy)} of ${at.responses} responses. `]),
+    named(primary()), ` alone ${interval(stops[0].accuracy)}, `, named(1 - primary()), ` alone ${interval(goal)}. `,
+    at.t === null ? "Move the threshold to put in tokens." : "");
 }
 
 const SVG = "http://www.w3.org/2000/svg";
