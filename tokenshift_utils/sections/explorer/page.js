@@ -174,16 +174,18 @@ function drawControls() {
 
 function drawFinding() {
   const {where, stops, goal} = curve(), at = stops[state.stop];
-  const scope = where ? `on ${data.benchmarks[where]}` : Object.keys(data.benchmarks).length > 1 ? "on all benchmarks" : `on ${Object.values(data.benchmarks)[0]}`;
+  const names = Object.values(data.benchmarks);
+  const scope = where ? data.benchmarks[where] : names.length > 1 ? "all benchmarks" : names[0];
   const [one, other] = [label(model(primary())), label(model(1 - primary()))];
-  const opening = at.t === null
-    ? `${one} alone is right in ${percent(at.accuracy[0])} of its responses`
-    : `With ${share(at.share[0])} of ${one}'s tokens replaced by ${other}'s, ${percent(at.accuracy[0])} of the responses are right`;
-  $("finding").textContent = `${opening} ${scope}`;
+  const alone = `${other} alone: ${percent(goal[0])}`;
+  $("finding").textContent = at.t === null
+    ? `${one} alone is right in ${percent(at.accuracy[0])} of its responses (${alone})`
+    : `With ${share(at.share[0])} of ${one}'s tokens replaced by ${other}'s, ${percent(at.accuracy[0])} of its responses are right (${one} alone: ${percent(stops[0].accuracy[0])}, ${alone})`;
   $("levels").replaceChildren(
-    at.t === null ? "Move the threshold to put in " : `${stopName(state.rule, at.t)}: ${interval(at.accuracy)}, ${at.responses} responses. `,
-    ...(at.t === null ? [named(1 - primary()), "'s tokens. "] : [named(primary()), ` alone ${interval(stops[0].accuracy)}, `]),
-    named(1 - primary()), ` alone ${interval(goal)}. Study: ${data.study.title}.`);
+    `${data.study.title}; ${scope}. `,
+    ...(at.t === null ? [] : [`${stopName(state.rule, at.t)}: ${interval(at.accuracy)} of ${at.responses} responses. `]),
+    named(primary()), ` alone ${interval(stops[0].accuracy)}, `, named(1 - primary()), ` alone ${interval(goal)}. `,
+    at.t === null ? "Move the threshold to put in tokens." : "");
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -211,12 +213,13 @@ function drawCurve() {
     draw(svg, "text", {x: left - 6, y: y(tick) + 4, "text-anchor": "end", class: "faint"}, percent(tick));
   }
   const levels = [[primary(), stops[0].accuracy[0]], [1 - primary(), goal[0]]].filter(l => l[1] !== null);
-  const near = levels.length > 1 && Math.abs(y(levels[0][1]) - y(levels[1][1])) < 14;
-  levels.forEach(([side, level], i) => {
+  for (const [side, level] of levels) {
     draw(svg, "line", {x1: left, x2: width - right, y1: y(level), y2: y(level), stroke: `var(--${ROLES[side]})`, "stroke-dasharray": side ? "6 4" : "2 3", "stroke-width": 1.6});
-    const above = near ? (levels[i][1] >= levels[1 - i][1] && !(i && levels[0][1] === level)) : level < (low + high) / 2 ? false : true;
-    draw(svg, "text", {x: width - right, y: y(level) + (above ? -4 : 13), "text-anchor": "end", style: `fill:var(--${ROLES[side]});font-weight:600`}, `${label(model(side))} alone`);
-  });
+    // The curve leaves the primary's level on the left and comes to the other's on the right.
+    const place = side === primary() ? {x: width - right, "text-anchor": "end"} : {x: left + 4, "text-anchor": "start"};
+    const upper = level >= Math.max(...levels.map(l => l[1]));
+    draw(svg, "text", {...place, y: y(level) + (upper ? -5 : 14), style: `fill:var(--${ROLES[side]});font-weight:600`}, `${label(model(side))} alone`);
+  }
   const known = stops.map((s, i) => [i, s.accuracy]).filter(([, a]) => a[0] !== null);
   const banded = known.filter(([, a]) => a[1] !== null);
   if (banded.length > 1) draw(svg, "polygon", {points: [...banded.map(([i, a]) => `${x(i)},${y(a[2])}`), ...banded.reverse().map(([i, a]) => `${x(i)},${y(a[1])}`)].join(" "), fill: "var(--ink)", opacity: 0.12});
