@@ -55,6 +55,11 @@ def test_exceptions_of_libraries_are_sentences_and_our_own_faults_are_none():
         assert errors.sentence_of(error) is None
 
 
+def test_a_sentence_stays_one_line_whatever_it_names():
+    said = str(TokenshiftError("row 1 has no 'a'; this one has b\nc\x1b[31m\u2028\ud800\0é\u202e"))
+    assert said == "row 1 has no 'a'; this one has b c\\x1b[31m \\ud800\\x00é\\u202e"
+
+
 def stop_with(monkeypatch, error):
     monkeypatch.setattr(
         "tokenshift_utils.study.study.load_study", lambda name: (_ for _ in ()).throw(error)
