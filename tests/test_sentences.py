@@ -216,6 +216,17 @@ def test_a_working_directory_that_is_gone_is_a_sentence(tmp_path, monkeypatch, c
 # ---- files
 
 
+def test_links_are_followed_and_pipes_stay(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TokenshiftError, match="pipe is a device or a pipe"):
+        files.write_text(tmp_path / "pipe", "x")
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for text in ("first", "second"):
+        files.write_text(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_text() == text
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     file = tmp_path / "table.csv"
     files.write_text(file, "old – ü\n")
