@@ -6,6 +6,7 @@ The pair is made in seconds and means nothing, which is enough for everything bu
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +128,17 @@ def write_smoke_root(root: Path, **settings) -> None:
     (root / "results/tiny").mkdir(parents=True)
     for part in ("models", "benchmarks", "training"):
         (root / "results/tiny" / part).symlink_to(CHECKOUT / "results/tiny" / part)
+
+
+@pytest.fixture(scope="module")
+def memory_directory(tmp_path_factory):
+    """A directory in memory, where the machine has one: for what opens files by the thousand."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path_factory.mktemp("files")
+        return
+    with tempfile.TemporaryDirectory(prefix="tokenshift-", dir=memory) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,29 @@
-"""Hostile input by the thousand: study files, problem files, responses and answers.
+"""Hostile input by the hundred thousand: study files, problem files, responses and answers.
 
 Nothing may take 5 seconds, grow by 1 GiB or raise anything but a `TokenshiftError`. What was found
-this way is a plain test beside its subject. ``TOKENSHIFT_FUZZ_CASES`` says how many cases each.
+this way is a plain test beside its subject. ``TOKENSHIFT_FUZZ_CASES`` says how many cases each; they
+run in batches, each with luck of its own, so that ``-k batch-3`` is a slice. Hypothesis chooses a seed
+a case, and names the one that fails; what is made of it is made here, a hundred times as fast.
 """
 
 import copy
 import faulthandler
 import json
+import math
 import os
+import random
 import resource
 import signal
+import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from conftest import CHECKOUT, write_tokenizer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -31,12 +37,29 @@ from tokenshift_utils.tasks.verifier import answer_opening, extract_answer, is_c
 
 pytestmark = pytest.mark.fuzz
 SECONDS, GIB = 5, 2**20  # (getrusage counts in KiB)
-fuzz = settings(
-    max_examples=int(os.environ.get("TOKENSHIFT_FUZZ_CASES", "100000")),
-    deadline=None,  # `bounded` ends what hangs
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+CASES = int(os.environ.get("TOKENSHIFT_FUZZ_CASES", "100000"))
+BATCH = 5000  # (Hypothesis remembers every case of a run, so that long ones grow slow)
+
+
+def fuzz(test):
+    """Run a test on so many seeds, in batches."""
+    one = settings(
+        max_examples=min(BATCH, CASES),
+        deadline=None,  # `bounded` ends what hangs
+        database=None,
+        phases=(Phase.generate,),  # a seed has no smaller one that is like it
+        suppress_health_check=list(HealthCheck),
+    )(given(seed=st.integers(0, 2**64))(test))
+    batches = range(-(-CASES // BATCH))
+    return pytest.mark.parametrize("batch", batches, ids=lambda n: f"batch-{n}")(one)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _killed_where_no_handler_runs():
+    """A case that keeps the interpreter itself busy ends the process, with a traceback."""
+    faulthandler.register(signal.SIGVTALRM, chain=True)
+    yield
+    faulthandler.unregister(signal.SIGVTALRM)
 
 
 @contextmanager
@@ -51,79 +74,80 @@ def bounded(allowed=TokenshiftError):
         return [resource.getrusage(kind).ru_maxrss for kind in kinds]
 
     before = memory()
-    faulthandler.dump_traceback_later(12 * SECONDS, exit=True)  # a hang that no signal ends
     signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 4 * SECONDS)
     try:
         yield
     except allowed as error:
         assert str(error).strip() and "\n" not in str(error).strip(), "no sentence"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     assert all(now - then < GIB for now, then in zip(memory(), before)), "grows by 1 GiB"
 
 
 # What is hostile -----------------------------------------------------------------------------------
 
-ODD_TEXTS = st.sampled_from(
-    [
-        *("", " ", "\x00", "\ud800", "\u2028", "\ufeff", "\u202e", "\U0001f9ee", "٣", "½", "²"),
-        *("nan", "inf", "-inf", "1e999", "-1e-999", "1e99999999", "0x1F", "1_000", "9" * 5000),
-        *(
-            "~",
-            "null",
-            "yes",
-            "{}",
-            "[]",
-            "{",
-            "{0}",
-            "{problem.__class__}",
-            "{problem!r:>9999999}",
-        ),
-        *("/dev/zero", "/dev/stdin", "/proc/self/mem", "..", ".", "a/" * 3000, "~root", "a\nb"),
-        *("!!python/object/apply:os.system [ls]", "&a [*a, *a]", "*a", "a: b: c", "\t- x", "? ?"),
-    ]
-)
-NUMBERS = st.one_of(
-    st.integers(),
-    st.integers(-3, 3),
-    st.floats(),
-    st.sampled_from([10**400, 2**31, 2**63, 1e308, -0.0]),
-)
-SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, ODD_TEXTS, st.text(max_size=20))
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(ODD_TEXTS | st.text(max_size=5), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-NESTED = st.builds(
-    lambda opening, closing, depth, inside: opening * depth + inside + closing * depth,
-    st.sampled_from(["[", '{"a":', "(", "- ", "{"]),
-    st.sampled_from(["]", "}", ")", ""]),
-    st.integers(1, 30_000),
-    st.sampled_from(["", "1", '"x"']),
-)
-BYTES = st.one_of(
-    st.binary(max_size=60),
-    st.sampled_from(
-        [b"\xff\xfe", b"\xef\xbb\xbf", b"PAR1", b"\x1f\x8b", b"PK\x03\x04", b"\r", b"["]
-    ),
-)
+ODD_TEXTS = [
+    *("", " ", "\x00", "\ud800", "\u2028", "\ufeff", "\u202e", "\U0001f9ee", "٣", "½", "²"),
+    *("nan", "inf", "-inf", "1e999", "-1e-999", "1e99999999", "0x1F", "1_000", "9" * 5000),
+    *("~", "null", "yes", "{}", "[]", "{", "{0}", "{problem.__class__}", "{problem!r:>9999999}"),
+    *("/dev/zero", "/dev/stdin", "/proc/self/mem", "..", ".", "a/" * 3000, "~root", "a\nb"),
+    *("!!python/object/apply:os.system [ls]", "&a [*a, *a]", "*a", "a: b: c", "\t- x", "? ?"),
+]
+ODD_NUMBERS = [0, -1, 1, 2, 3, 10**400, 2**31, 2**63, 1e308, -0.0, 0.5, math.nan, math.inf]
+ODD_BYTES = [b"\xff\xfe", b"\xef\xbb\xbf", b"PAR1", b"\x1f\x8b", b"PK\x03\x04", b"\r", b"[", b"{"]
 
 
-def spliced(text: bytes):
-    """The text with a piece cut out and another in its place."""
-    pieces = BYTES | ODD_TEXTS.map(encoded) | NESTED.map(encoded)
-    return st.builds(
-        lambda start, length, piece: text[:start] + piece + text[start + length :],
-        st.integers(0, len(text)),
-        st.integers(0, 40),
-        pieces,
-    )
+class Luck(random.Random):
+    """What a seed makes."""
+
+    def text(self, most: int) -> str:
+        """Letters of any script, signs and half characters."""
+        tops = self.choices((0x7F, 0x7F, 0x24F, 0xFFFF, 0x10FFFF), k=self.randrange(most + 1))
+        return "".join(chr(self.randint(0, top)) for top in tops)
+
+    def odd(self, most: int = 20) -> str:
+        return self.choice(ODD_TEXTS) if self.random() < 0.6 else self.text(most)
+
+    def number(self) -> float:
+        if self.random() < 0.5:
+            return self.choice(ODD_NUMBERS)
+        if self.random() < 0.5:
+            return self.randint(-(2 ** self.randrange(1, 80)), 2 ** self.randrange(1, 80))
+        return struct.unpack("d", self.randbytes(8))[0]
+
+    def value(self, depth: int = 3) -> Any:
+        """Anything that JSON has."""
+        kind = self.random()
+        if depth and kind < 0.15:
+            return [self.value(depth - 1) for _ in range(self.randrange(5))]
+        if depth and kind < 0.3:
+            return {self.odd(5): self.value(depth - 1) for _ in range(self.randrange(5))}
+        if kind < 0.4:
+            return self.choice((None, True, False))
+        return self.number() if kind < 0.6 else self.odd()
+
+    def nested(self) -> str:
+        """Something very deep."""
+        opens, closes = (
+            self.choice(("[", '{"a":', "(", "- ", "{")),
+            self.choice(("]", "}", ")", "")),
+        )
+        depth = int(30_000 ** self.random())
+        return opens * depth + self.choice(("", "1", '"x"')) + closes * depth
+
+    def spliced(self, text: bytes) -> bytes:
+        """A text with a piece cut out and another in its place."""
+        makes = (
+            lambda: self.randbytes(self.randrange(60)),
+            lambda: self.choice(ODD_BYTES),
+            lambda: encoded(self.odd()),
+            lambda: encoded(self.nested()),
+        )
+        at = self.randrange(len(text) + 1)
+        return text[:at] + self.choice(makes)() + text[at + self.randrange(40) :]
 
 
 def encoded(text: str) -> bytes:
@@ -137,6 +161,14 @@ def places(content, path=()):
         items = content.items() if isinstance(content, dict) else enumerate(content)
         for key, value in items:
             yield from places(value, (*path, key))
+
+
+def dotted(content: dict, before: str = ""):
+    """Dotted names of all keys of nested dicts."""
+    for key, value in content.items():
+        yield f"{before}{key}"
+        if isinstance(value, dict):
+            yield from dotted(value, f"{before}{key}.")
 
 
 def put(content, path, value):
@@ -155,226 +187,184 @@ def put(content, path, value):
 
 
 @fuzz
-@given(data=st.data())
-def test_study_files(fuzz_root, data):
-    file = fuzz_root.root / "notebooks/studies/mini.yaml"
-    original = data.draw(st.sampled_from([STUDIES["mini"], STUDIES["smoke"], STUDIES["tulu3-8b"]]))
-    if data.draw(st.booleans()):
-        content = yaml.safe_load(original)
-        for _ in range(data.draw(st.integers(1, 2))):
-            path = data.draw(st.sampled_from(list(places(content))))
-            content = put(content, path, data.draw(VALUES))
-        text = encoded(json.dumps(content)) if data.draw(st.booleans()) else dumped(content)
+def test_study_files(fuzz_root, batch, seed):
+    """Values anywhere in whole studies, which needs no file, and the text of a short one."""
+    luck = Luck(seed)
+    if luck.random() < 0.6:
+        whole = luck.choice(fuzz_root.studies)
+        keys = luck.sample(whole.places, luck.choice((1, 1, 2)))
+        changed = {key: luck.value() for key in keys}
+        with bounded():
+            whole.study.with_overrides(**changed)
+        return
+    if luck.random() < 0.3:
+        content = put(fuzz_root.short, luck.choice(fuzz_root.short_places), luck.value())
+        text = encoded(json.dumps(content))
     else:
-        text = data.draw(spliced(original))
+        text = luck.spliced(fuzz_root.text)
+    file = fuzz_root.root / "notebooks/studies/short.yaml"
     file.write_bytes(text)
     with bounded():
         load_study(file)
 
 
-def dumped(content) -> bytes:
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, encoding=None).encode(
-        "utf-8", "surrogatepass"
-    )
+# Problem files and responses ---------------------------------------------------------------------
 
 
-# Problem files -----------------------------------------------------------------------------------
-
-CELLS = VALUES | st.builds(lambda text, n: text * n, ODD_TEXTS, st.integers(1, 2000))
-
-
-def rows_of(columns):
+def rows(luck: Luck, columns: list[str]) -> bytes:
     """Rows that have some of the columns right and others wrong, as JSON lines or an array."""
-    row = st.fixed_dictionaries({}, optional={c: CELLS | st.just("1") for c in columns})
-    wild = st.lists(row | VALUES, max_size=4)
-    line = wild.map(lambda rows: b"\n".join(encoded(json.dumps(r)) for r in rows))
-    raw = wild.map(
-        lambda rows: b"\n".join(encoded(json.dumps(r, ensure_ascii=False)) for r in rows)
-    )
-    array = wild.map(lambda rows: encoded(json.dumps(rows)))
-    whole = st.one_of(line, raw, array)
-    return whole | whole.flatmap(spliced)
+
+    def cell() -> Any:
+        kind = luck.random()
+        if kind < 0.3:
+            return luck.choice(("1", "so", [1, 2], 3))
+        return luck.odd() * int(2000 ** luck.random()) if kind < 0.4 else luck.value()
+
+    def row() -> Any:
+        if luck.random() < 0.1:
+            return luck.value()
+        return {column: cell() for column in columns if luck.random() < 0.7}
+
+    made = [row() for _ in range(luck.choice((1, 1, 2, 3, 4)))]
+    ascii_only = luck.random() < 0.5
+    if luck.random() < 0.2:
+        whole = encoded(json.dumps(made, ensure_ascii=ascii_only))
+    else:
+        whole = b"\n".join(encoded(json.dumps(r, ensure_ascii=ascii_only)) for r in made)
+    return luck.spliced(whole) if luck.random() < 0.3 else whole
 
 
 @fuzz
-@given(content=rows_of(["id", "problem", "answer", "prompt", "reward_model"]))
-def test_problem_files(fuzz_root, content):
+def test_problem_files(fuzz_root, batch, seed):
     file = fuzz_root.root / "benchmarks/sums.jsonl"
-    file.write_bytes(content)
+    file.write_bytes(rows(Luck(seed), ["id", "problem", "answer", "prompt", "reward_model"]))
     os.utime(file, ns=(next(TICKS), next(TICKS)))
     with bounded():
         load_benchmark(fuzz_root.study, "sums")
 
 
-# Responses ---------------------------------------------------------------------------------------
+RESPONSE = ["prompt", "prompt_ids", "response", "response_ids", "benchmark", "problem", "sample"]
 
 
 @fuzz
-@given(
-    content=rows_of(
-        ["prompt", "prompt_ids", "response", "response_ids", "benchmark", "problem", "sample"]
-    )
-)
-def test_responses(fuzz_root, content):
+def test_responses(fuzz_root, batch, seed):
     file = fuzz_root.root / "responses.jsonl"
-    file.write_bytes(content)
+    file.write_bytes(rows(Luck(seed), RESPONSE))
     with bounded():
         read_responses(file, fuzz_root.tokenizer, len(fuzz_root.tokenizer))
 
 
 # Answers -----------------------------------------------------------------------------------------
 
-LATEX = st.sampled_from(
-    [
-        *(r"\boxed{", r"\boxed", r"\fbox{", "}", "{", "$", "$$", r"\(", r"\)", r"\[", "Answer:"),
-        *(
-            r"\frac{",
-            r"\dfrac",
-            r"\sqrt[",
-            r"\sqrt{",
-            "^",
-            "^{",
-            "_{",
-            "!",
-            "!!",
-            "9^9^9^9",
-            "10^{10^{10}}",
-        ),
-        *(
-            r"\begin{pmatrix}",
-            r"\end{pmatrix}",
-            r"\left(",
-            r"\right)",
-            r"\sum_{i=1}^{10^9} ",
-            r"\infty",
-        ),
-        *(
-            r"\int_0^1 ",
-            r"\prod",
-            r"\binom{1000000}{500000}",
-            r"\lim_{x\to0}",
-            r"\text{",
-            r"\mathrm{",
-        ),
-        *(
-            r"\cup",
-            r"\in",
-            "=",
-            "<",
-            r"\le",
-            ",",
-            ";",
-            ":",
-            "%",
-            r"\%",
-            "°",
-            r"^\circ",
-            "and",
-            "or",
-        ),
-        *(
-            "1",
-            "0",
-            "-",
-            "+",
-            "/",
-            "*",
-            "x",
-            "e",
-            r"\pi",
-            "i",
-            ".",
-            " ",
-            "\n",
-            "1e999",
-            "1E-999999",
-        ),
-        *(
-            "(A)",
-            "B",
-            "**",
-            "`",
-            "_",
-            "metres",
-            "|",
-            "~",
-            r"\\",
-            "\\",
-            "&",
-            "#",
-            "[",
-            "]",
-            "(",
-            ")",
-        ),
-    ]
-)
-ANSWERS = st.one_of(
-    st.lists(LATEX | ODD_TEXTS | st.text(max_size=3), max_size=14).map("".join),
-    st.builds(lambda piece, n: piece * n, LATEX, st.integers(1, 3000)),
-    st.builds(
-        lambda opening, inside, n: opening * n + inside + "}" * n,
-        st.sampled_from([r"\frac{1}{", r"\sqrt{", r"\boxed{", "{", "2^{"]),
-        ODD_TEXTS | LATEX,
-        st.integers(1, 2000),
+LATEX = [
+    *(r"\boxed{", r"\boxed", r"\fbox{", "}", "{", "$", "$$", r"\(", r"\)", r"\[", "Answer:"),
+    *(r"\frac{", r"\dfrac", r"\sqrt[", r"\sqrt{", "^", "^{", "_{", "!", "!!", "9^9^9^9"),
+    *("10^{10^{10}}", r"\begin{pmatrix}", r"\end{pmatrix}", r"\left(", r"\right)", r"\infty"),
+    *(r"\sum_{i=1}^{10^9} ", r"\int_0^1 ", r"\prod", r"\binom{1000000}{500000}", r"\text{"),
+    *(r"\lim_{x\to0}", r"\mathrm{", r"\cup", r"\in", "=", "<", r"\le", ",", ";", ":", "%", r"\%"),
+    *("°", r"^\circ", "and", "or", "1", "0", "-", "+", "/", "*", "x", "e", r"\pi", "i", ".", " "),
+    *("\n", "1e999", "1E-999999", "(A)", "B", "**", "`", "_", "metres", "|", "~", r"\\", "\\", "&"),
+    *(
+        "#",
+        "[",
+        "]",
+        "(",
+        ")",
+        "twelve",
+        "hundred",
+        "minus",
+        "half",
+        "1st",
+        "...",
+        r"\ldots",
+        "(3)",
     ),
-)
-RESPONSES = st.builds(
-    lambda before, opening, answer, closing: before + opening + answer + closing,
-    ANSWERS | st.just("so "),
-    st.sampled_from([r"\boxed{", "Answer: ", r"$\boxed{", "Answer: $", ""]),
-    ANSWERS,
-    st.sampled_from(["}", "}$", "$", "", "\n"]),
-)
+]
+DEEP = [r"\frac{1}{", r"\sqrt{", r"\boxed{", "{", "2^{"]
+
+
+def answer(luck: Luck) -> str:
+    def piece() -> str:
+        return luck.choice(LATEX) if luck.random() < 0.8 else luck.odd(3)
+
+    kind = luck.random()
+    if kind < 0.85:
+        return "".join(piece() for _ in range(luck.randrange(15)))
+    if kind < 0.93:
+        return luck.choice(LATEX) * int(3000 ** luck.random())
+    depth = int(2000 ** luck.random())
+    return luck.choice(DEEP) * depth + piece() + "}" * depth
 
 
 @fuzz
-@given(
-    text=RESPONSES,
-    answer=ANSWERS,
-    verifier=st.sampled_from(["boxed", "last_boxed", "answer_line"]),
-    choice=st.booleans(),
-)
-def test_answers(text, answer, verifier, choice):
+def test_answers(batch, seed):
+    luck = Luck(seed)
+    opens = luck.choice((r"\boxed{", "Answer: ", r"$\boxed{", "Answer: $", "The answer is: ", ""))
+    closes = luck.choice(("}", "}$", "$", "", "\n"))
+    text = luck.choice((answer(luck), "so ")) + opens + answer(luck) + closes
+    verifier = luck.choice(("boxed", "last_boxed", "answer_line", "the_answer_is"))
     with bounded(allowed=()):
         extract_answer(text, verifier)
         answer_opening(text, verifier)
-        assert is_correct(text, answer, verifier, choice) in (True, False)
+        assert is_correct(text, answer(luck), verifier, luck.random() < 0.3) in (True, False)
 
 
 # Where it happens --------------------------------------------------------------------------------
 
-STUDIES: dict[str, bytes] = {}
 TICKS = iter(range(10**9, 10**18, 1000))
+# Sections that a study may leave out.
+EXTRA = ("evolution", "precision", "robustness", "trained_in", "training", "vllm", "resources")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A study and the dotted names of all its keys."""
+
+    study: Study
+    places: list[str]
 
 
 @dataclass(frozen=True)
 class FuzzRoot:
-    """A directory with a study and a tokenizer."""
+    """A directory with a study and a tokenizer; whole studies, and a short one as a file has it."""
 
     root: Path
     study: Study
     tokenizer: PreTrainedTokenizerFast
+    studies: list[Whole]
+    short: dict
+    short_places: list[tuple]
+    text: bytes
 
 
 @pytest.fixture(scope="module")
-def fuzz_root(tmp_path_factory):
-    """A root with the study ``mini``, of which the files are overwritten case by case."""
-    root = tmp_path_factory.mktemp("fuzz")
+def fuzz_root(memory_directory):
+    """A root with a study, of which the files are overwritten case by case."""
+    root = memory_directory
     (root / "notebooks/studies").mkdir(parents=True)
     (root / "benchmarks").mkdir()
-    for name in ("smoke", "tulu3-8b"):
-        STUDIES[name] = (CHECKOUT / f"notebooks/studies/{name}.yaml").read_bytes()
-    mini = yaml.safe_load(STUDIES["smoke"]) | {"name": "mini"}
-    mini["benchmarks"] = {"sums": {"path": "benchmarks/sums.jsonl", "label": "Sums"}}
-    mini["cross_sampling"]["benchmark"] = mini["robustness"]["benchmark"] = "sums"
-    STUDIES["mini"] = yaml.safe_dump(mini, sort_keys=False).encode()
-    file = root / "notebooks/studies/mini.yaml"
-    file.write_bytes(STUDIES["mini"])
+    wholes = [load_study(CHECKOUT / f"notebooks/studies/{n}.yaml") for n in ("smoke", "tulu3-8b")]
+    short = yaml.safe_load((CHECKOUT / "notebooks/studies/smoke.yaml").read_bytes())
+    short = {key: value for key, value in short.items() if key not in EXTRA} | {"name": "short"}
+    short["benchmarks"] = {"sums": {"path": "benchmarks/sums.jsonl", "label": "Sums"}}
+    kept = {name: short["models"][name] for name in ("base", "dapo")}
+    short["models"] = {n: {k: m[k] for k in ("path", "label", "kind")} for n, m in kept.items()}
+    short["cross_sampling"] = {"pairs": ["dapo"], "thresholds": [-1, 0.1]}
+    text = yaml.safe_dump(short, sort_keys=False).encode()
+    file = root / "notebooks/studies/short.yaml"
+    file.write_bytes(text)
     before = os.environ.get(paths.HOME_VARIABLE)
     os.environ[paths.HOME_VARIABLE] = str(root)
     write_tokenizer(root / "tokenizer")
-    yield FuzzRoot(root, load_study(file), load_tokenizer(root / "tokenizer"))
+    yield FuzzRoot(
+        root,
+        load_study(file),
+        load_tokenizer(root / "tokenizer"),
+        [Whole(study, list(dotted(study.model_dump()))) for study in wholes],
+        short,
+        list(places(short)),
+        text,
+    )
     os.environ.pop(paths.HOME_VARIABLE)
     if before is not None:
         os.environ[paths.HOME_VARIABLE] = before

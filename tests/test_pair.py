@@ -101,7 +101,9 @@ def test_verls_files_give_each_problem_once(root, capsys):
     assert problems[0].problem == "question: what is 0+1?\n"
 
 
-@pytest.mark.parametrize("name", ["\U0001f600 \u4e8c", 'it\'s {x}: #1 \\ "q"', "a\u2028b"])
+@pytest.mark.parametrize(
+    "name", ["\U0001f600 \u4e8c", 'it\'s {x}: #1 \\ "q"', "a\u2028b", "a\nb", "...."]
+)
 def test_any_file_name_stands_in_the_study(root, name):
     problems = write_problems(root / f"{name}.jsonl")
     write_pair(MODELS / "base", MODELS / "dapo", problems, "mine")
@@ -177,10 +179,17 @@ def test_what_cant_be_compared_is_refused_and_leaves_nothing(case, root, tiny_pa
     assert files(root) == before
 
 
+def test_a_model_beside_itself_is_said(root, tmp_path, capsys):
+    problems = write_problems(root / "p.jsonl")
+    write_pair(MODELS / "base", MODELS / "base", problems, "mine")
+    assert "have the same weights, so nothing can differ" in capsys.readouterr().err
+
+
 def test_a_bad_name_is_refused(root):
     problems = write_problems(root / "p.jsonl")
-    with pytest.raises(TokenshiftError, match="'name' is 'a b'"):
-        write_pair(MODELS / "base", MODELS / "dapo", problems, "a b")
+    for name in ("a b", "../x", "a/b", "a\0b", "-x", "x\n"):
+        with pytest.raises(TokenshiftError, match="--name is .*: it must be made of letters"):
+            write_pair(MODELS / "base", MODELS / "dapo", problems, name)
     assert not list(paths.studies().iterdir())
 
 

@@ -55,6 +55,11 @@ def test_exceptions_of_libraries_are_sentences_and_our_own_faults_are_none():
         assert errors.sentence_of(error) is None
 
 
+def test_a_sentence_stays_one_line_whatever_it_names():
+    said = str(TokenshiftError("row 1 has no 'a'; this one has b\nc\x1b[31m\u2028\ud800\0é\u202e"))
+    assert said == "row 1 has no 'a'; this one has b c\\x1b[31m \\ud800\\x00é\\u202e"
+
+
 def stop_with(monkeypatch, error):
     monkeypatch.setattr(
         "tokenshift_utils.study.study.load_study", lambda name: (_ for _ in ()).throw(error)
@@ -209,6 +214,17 @@ def test_a_working_directory_that_is_gone_is_a_sentence(tmp_path, monkeypatch, c
 
 
 # ---- files
+
+
+def test_links_are_followed_and_pipes_stay(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TokenshiftError, match="pipe is a device or a pipe"):
+        files.write_text(tmp_path / "pipe", "x")
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for text in ("first", "second"):
+        files.write_text(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_text() == text
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -6,13 +6,15 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import psutil
@@ -24,7 +26,10 @@ from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.run import provenance, store_care
 from tokenshift_utils.run.manifest import read_manifest
+from tokenshift_utils.run.notebook import lacks_section
+from tokenshift_utils.run.plan import SECTIONS
 from tokenshift_utils.sections.objective.records import read_runs
+from tokenshift_utils.store import executor
 from tokenshift_utils.store.columns import describe
 from tokenshift_utils.study.study import load_study
 
@@ -33,7 +38,8 @@ STUDY = os.environ.get("TOKENSHIFT_SOAK_STUDY", "smoke")
 KILLS = int(os.environ.get("TOKENSHIFT_SOAK_KILLS", "200"))
 DAMAGES = int(os.environ.get("TOKENSHIFT_SOAK_DAMAGES", "200"))
 SEED = int(os.environ.get("TOKENSHIFT_SOAK_SEED", time.time_ns() % 10**6))
-LONGEST = 40.0  # seconds that a driver runs before it, or a process of its, is killed
+OFTEN = float(os.environ.get("TOKENSHIFT_SOAK_SECONDS", "3"))  # between kills, on the mean
+WHOLE = 20  # of so many kills one hits a whole `reproduce`, which takes seconds to begin
 FULL = 256 * 1024  # bytes that a full disk still has
 
 
@@ -53,8 +59,49 @@ def new_root(directory: Path, tiny_pair) -> Path:
     return directory
 
 
+def memory() -> Path | None:
+    """A directory in memory, where there is one: disks here are slow."""
+    shared = Path("/dev/shm")
+    return shared if os.access(shared, os.W_OK) else None
+
+
 class Driver:
-    """``tokenshift reproduce`` on a root, in a process of its own."""
+    """A process that computes the records of the study in a root."""
+
+    log: Path
+
+    def running(self) -> bool:
+        raise NotImplementedError
+
+    def kill(self, luck: random.Random) -> None:
+        """SIGKILL to it or one of its family."""
+        raise NotImplementedError
+
+    def code(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        raise NotImplementedError
+
+    def stop(self) -> int:
+        """End all of it, if it has not ended; its exit code."""
+        if self.running():
+            self.end()
+        return self.ended()
+
+    def end(self) -> None:
+        """SIGKILL to the process itself."""
+        raise NotImplementedError
+
+    def ended(self) -> int:
+        """Its exit code, in time; what it says is a sentence."""
+        code = self.code()
+        said = self.log.read_text(errors="replace") if self.log.exists() else ""
+        assert "Traceback" not in said and "this is a fault of tokenshift" not in said, said[-6000:]
+        assert code in (0, 2, -9), (code, said[-3000:])
+        return code
+
+
+class Reproduce(Driver):
+    """``tokenshift reproduce`` on a root, or another command, with kernels and workers."""
 
     def __init__(self, root: Path, *command: str) -> None:
         self.log = root.parent / f"driver-{time.monotonic_ns()}.log"
@@ -68,8 +115,10 @@ class Driver:
                 start_new_session=True,
             )
 
-    def kill_something(self, luck: random.Random) -> None:
-        """SIGKILL to the driver, its kernel or a worker."""
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self, luck: random.Random) -> None:
         try:
             driver = psutil.Process(self.process.pid)
             family = [driver, *driver.children(recursive=True)]
@@ -77,13 +126,11 @@ class Driver:
         except psutil.NoSuchProcess:
             pass
 
-    def ended(self) -> int:
-        """Its exit code, in time; what it says is a sentence."""
-        code = self.process.wait(timeout=1800)
-        said = self.log.read_text(errors="replace")
-        assert "Traceback" not in said and "this is a fault of tokenshift" not in said, said[-6000:]
-        assert code in (0, 2, -9), (code, said[-3000:])
-        return code
+    def end(self) -> None:
+        self.process.kill()
+
+    def code(self) -> int:
+        return self.process.wait(timeout=1800)
 
 
 def records(root: Path) -> dict[str, str]:
@@ -118,49 +165,106 @@ def small_disk(directory: Path):
         subprocess.run(["umount", "-l", directory], check=True)
 
 
-def test_killed_and_without_room_records_are_as_if_nothing_happened(tmp_path, tiny_pair, luck):
-    undisturbed, root = (new_root(tmp_path / name, tiny_pair) for name in ("calm", "rough"))
-    assert Driver(undisturbed).ended() == 0
-    expected = records(undisturbed)
-    assert expected
-    finished = 0
-    with small_disk(root / f"results/{STUDY}") as leave:
-        drivers = [Driver(root), Driver(root)]
-        for kill in range(KILLS):
-            if kill == KILLS // 2 and leave is not None:
-                for driver in drivers:
-                    driver.process.kill()
-                    driver.ended()
-                leave(FULL)
-                drivers = [Driver(root), Driver(root)]
-                codes = [driver.ended() for driver in drivers]
-                assert 2 in codes, "a full disk went by unnoticed"
-                leave(None)
-                drivers = [Driver(root), Driver(root)]
-            time.sleep(luck.uniform(0, LONGEST))
+def compute_all(root: Path, log: Path) -> None:
+    """What the notebooks of a study ask for, computed in this process, which says how it ended."""
+    with log.open("w") as said, redirect_stdout(said), redirect_stderr(said):
+        os.environ["TOKENSHIFT_HOME"] = str(root)
+        try:
+            study = load_study(STUDY).with_overrides(workers=0)
+            for name, requests in SECTIONS.items():
+                if not lacks_section(name, study):
+                    executor.run(study, requests(study))
+        except Exception as error:  # noqa: BLE001  (the process ends with it)
+            sentence = str(error) if isinstance(error, TokenshiftError) else sentence_of(error)
+            said.write(sentence or f"Traceback: {error!r}")
+            said.flush()
+            os._exit(2 if sentence else 1)
+        os._exit(0)
+
+
+class Computing(Driver):
+    """The same records without notebooks, in a fork of this process, which begins at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.log = root.parent / f"driver-{time.monotonic_ns()}.log"
+        context = multiprocessing.get_context("fork")
+        self._fork = context.Process(target=compute_all, args=(root, self.log), daemon=True)
+        self._fork.start()
+
+    def running(self) -> bool:
+        return self._fork.exitcode is None
+
+    def kill(self, luck: random.Random) -> None:
+        self._fork.kill()
+
+    def end(self) -> None:
+        self._fork.kill()
+
+    def code(self) -> int:
+        self._fork.join(1800)
+        return self._fork.exitcode
+
+
+def test_killed_and_without_room_records_are_as_if_nothing_happened(tiny_pair, luck):
+    with ExitStack() as stack:
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-", dir=memory()))
+        calm, root = (new_root(Path(place) / name, tiny_pair) for name in ("calm", "rough"))
+        assert Computing(calm).ended() == 0
+        least = records(calm)
+        assert least
+        assert Reproduce(calm).ended() == 0
+        expected = records(calm)
+        leave = stack.enter_context(small_disk(root / f"results/{STUDY}"))
+        kills = rounds = 0
+        drivers = [Computing(root), Computing(root)]
+        while kills < KILLS:
             which = luck.randrange(2)
-            drivers[which].kill_something(luck)
-            for number, driver in enumerate(drivers):
-                if number == which and driver.process.poll() is None:
+            whole = kills % WHOLE == WHOLE - 1
+            if whole:  # the next kill hits this, a kernel or a worker of it
+                drivers[which].stop()
+                drivers[which] = Reproduce(root)
+            time.sleep(min(luck.expovariate(1 / OFTEN) * (6 if whole else 1), 60))
+            if drivers[which].running():
+                drivers[which].kill(luck)
+                kills += 1
+                print(f"kill {kills}, {len(records(root))} shards", flush=True)
+                if whole:
                     time.sleep(luck.uniform(0, 5))  # it may notice that its kernel is gone
-                    driver.process.kill()
-                if driver.process.poll() is not None:
-                    finished += driver.ended() == 0
-                    drivers[number] = Driver(root)
-            if finished >= 2:  # all is there: let it be made again
-                finished = 0
-                assert records(root).items() <= expected.items()
+            finished = drivers[which].stop() == 0
+            drivers[which] = Computing(root)
+            other = drivers[1 - which]
+            if not finished and not other.running():
+                finished = other.ended() == 0
+            full = kills >= KILLS // 2 and leave is not None
+            if finished or full:  # all is there: let it be made again
+                rounds += finished
                 for driver in drivers:
-                    driver.process.kill()
-                    driver.ended()
-                time.sleep(5)  # workers end when they see it
+                    driver.stop()
+                found = records(root).items()
+                assert found <= expected.items()
+                assert full or least.items() <= found
                 shutil.rmtree(root / f"results/{STUDY}/records", ignore_errors=True)
-                drivers = [Driver(root), Driver(root)]
-        codes = [driver.ended() for driver in drivers]
-        assert codes == [0, 0]
+                if full:
+                    meet_full_disk(root, leave)
+                    leave = None
+                drivers = [Computing(root), Computing(root)]
+        for driver in drivers:
+            assert driver.ended() == 0
+        assert least.items() <= records(root).items() <= expected.items()
+        print(f"{kills} kills; {rounds} times all was there in between", flush=True)
+        assert Reproduce(root).ended() == 0
         assert records(root) == expected
-        assert Driver(root, "store", "verify").ended() == 0
-        assert Driver(root, "verify", "--study", STUDY).ended() == 0
+        assert Reproduce(root, "store", "verify").ended() == 0
+        assert Reproduce(root, "verify", "--study", STUDY).ended() == 0
+
+
+def meet_full_disk(root: Path, leave) -> None:
+    """Let two drivers meet a full disk, each of which says so, and make room again."""
+    leave(FULL)
+    for driver in [Computing(root), Computing(root)]:
+        assert driver.ended() == 2, "a full disk went by unnoticed"
+        assert "no space left" in driver.log.read_text()
+    leave(None)
 
 
 # Damaged files -----------------------------------------------------------------------------------
@@ -231,7 +335,7 @@ def damaged_root(tmp_path, tiny_pair, monkeypatch):
     shutil.copy(CHECKOUT / "notebooks/studies/tiny.yaml", root / "notebooks/studies")
     shutil.copytree(CHECKOUT / "results/tiny/training", root / "results/tiny/training")
     monkeypatch.setenv("TOKENSHIFT_HOME", str(root))
-    driver = Driver(root, "reproduce", "--study", "mini", "--only", "01")
+    driver = Reproduce(root, "reproduce", "--study", "mini", "--only", "01")
     assert driver.ended() == 0, driver.log.read_text()
     return root, adapter
 

@@ -126,6 +126,9 @@ BAD = {
         "'benchmarks.easy': a data set of the hub needs a 'split'",
     ),
     "split of a file": ({"benchmarks.easy.split": "test"}, "are for data sets of the hub"),
+    "no label": ({"models.base.label": " "}, "'models.base.label' is ' ': must be a line"),
+    "label of two lines": ({"benchmarks.easy.label": "a\nb"}, "must be a line of text"),
+    "label that no figure shows": ({"models.base.label": "a\0"}, "must be a line of text"),
     "unknown column": (
         {"benchmarks.easy.columns": {"text": "x"}},
         "unknown key 'benchmarks.easy.columns.text'",

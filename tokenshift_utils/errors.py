@@ -17,7 +17,22 @@ REPORT = "this is a fault of tokenshift itself: please report it with the traceb
 
 
 class TokenshiftError(Exception):
-    """A mistake in what the user gave: one clear sentence saying what, where and what to do."""
+    """A mistake in what the user gave: one clear sentence saying what, where and what to do.
+
+    It stays one line where what it names is a text of several, or has signs that steer a terminal.
+    """
+
+    def __init__(self, sentence: str = ""):
+        super().__init__(_one_line(sentence))
+
+
+def _one_line(text: str) -> str:
+    lines = " ".join(text.splitlines())
+    return re.sub(
+        "[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]",
+        lambda sign: sign[0].encode("unicode_escape").decode("ascii"),
+        lines,
+    )
 
 
 _AGAIN = "run the same command again; what is finished is kept"

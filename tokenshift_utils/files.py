@@ -83,7 +83,17 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_bytes(file: Path, data: bytes) -> None:
-    """Put data in the place of a file: a reader, or a crash, sees all of it or what was before."""
+    """Put data in the place of a file: a reader, or a crash, sees all of it or what was before.
+
+    Of a symbolic link it is the file that it leads to. Devices and pipes, which a file would take the
+    place of, are refused.
+    """
+    file = file.resolve() if file.is_symlink() else file
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise TokenshiftError(
+            f"{paths.display(file)} is a device or a pipe, which no file takes the place of: give a "
+            "file to write"
+        )
     # not the process id: other machines have the same ones
     temporary = file.with_name(f"{file.name}.{secrets.token_hex(8)}.tmp")
     try:

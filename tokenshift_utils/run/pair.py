@@ -12,7 +12,7 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import write_text
 from tokenshift_utils.run.checks import check_inputs
-from tokenshift_utils.study.checkpoints import is_adapter, load_config
+from tokenshift_utils.study.checkpoints import is_adapter, load_config, weights_fingerprint
 from tokenshift_utils.study.positions import alike_up_to, made_for
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer, model_ends
@@ -87,7 +87,12 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         Where the two can't be compared, the problems are not as said, or there is a study of that
         name; nothing is left behind.
     """
-    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", f"{tuned.resolve().name}-{base.resolve().name}")
+    both = f"{tuned.resolve().name}-{base.resolve().name}"
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", both).strip("._-") or "pair"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise TokenshiftError(
+            f"--name is '{name}': it must be made of letters, digits, '.', '_' and '-'"
+        )
     file = paths.studies() / f"{name}.yaml"
     if file.exists():
         raise TokenshiftError(
@@ -107,7 +112,7 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
             re.sub(r"[^A-Za-z0-9._-]+", "-", problems.stem).strip("._-") or "problems"
         ),
         problems=_place(problems),
-        label=_quoted(problems.stem),
+        label=_quoted("".join(filter(str.isprintable, problems.stem)).strip() or "problems"),
         columns=_columns(rows),
         length=LONGEST,
         why="@",
@@ -129,6 +134,12 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+    if len(models) == 2 and weights_fingerprint(base) == weights_fingerprint(tuned):
+        print(
+            f"warning: {base} and {tuned} have the same weights, so nothing can differ: see whether "
+            "they are the two that you mean",
+            file=sys.stderr,
+        )
     if len(prompts) < len(rows):
         print(
             f"{problems.name} has {len(prompts)} problems in {len(rows)} rows; each counts once",

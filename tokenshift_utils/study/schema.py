@@ -24,6 +24,15 @@ def _plain_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_plain_name)]
 
 
+def _line(text: str) -> str:
+    if not text.strip() or re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text):
+        raise ValueError("must be a line of text, which figures and tables can show")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_line)]
+
+
 def _module_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
         raise ValueError("must be the name of a backend, or of a module as for import")
@@ -152,7 +161,7 @@ class ModelSpec(Location):
     ``path`` is made of a file that a wheel ships. ``seeds`` are other runs of the same training.
     """
 
-    label: str
+    label: Label
     kind: Kind
     recipe: Literal["dapo", "simplerl", "high-kl", "low-kl"] | None = None
     color: Color | None = None
@@ -236,7 +245,7 @@ class Benchmark(DataSet):
     A problem that stands in several rows is refused, or with ``duplicates: drop`` counts once.
     """
 
-    label: str
+    label: Label
     columns: Columns = Columns()
     choices: Choices | None = None
     problems: Count | None = None
