@@ -111,17 +111,18 @@ class Mixed:
         out = []
         for benchmark, part in self.parts[setting].items():
             before, after = (self.accuracy(setting, benchmark, of) for of in ("before", "correct"))
-            row = {"pair": self.study.models[setting.model].label} | setting._asdict()
-            row |= {"benchmark": benchmark, "responses": len(part)}
+            row = {"pair": self.study.models[setting.model].label, "direction": setting.direction}
+            row |= {"rule": setting.rule, "threshold": setting.threshold, "benchmark": benchmark}
+            row |= self.replaced(setting, benchmark).columns("replaced")
+            row |= before.columns("before") | after.columns("after")
+            row |= self.accuracy(setting, benchmark, "goal").columns("goal")
+            row |= (after - before).columns("change")
+            row |= self.gap_share(setting, benchmark).columns("gap_share")
             for name in ("switched", "effective"):
                 share = self.count(setting, benchmark, f"n_{name}", "n_tokens")
                 row |= share.columns(f"{name}_share")
             row["effective_per_response"] = part["n_effective"].mean()
-            row |= self.replaced(setting, benchmark).columns("replaced")
-            row |= self.gap_share(setting, benchmark).columns("gap_share")
-            row |= before.columns("before") | after.columns("after")
-            row |= self.accuracy(setting, benchmark, "goal").columns("goal")
-            out.append(row | (after - before).columns("change"))
+            out.append(row | {"responses": len(part)} | setting._asdict())
         return out
 
 

@@ -47,8 +47,7 @@ def rule_summary(mixed: Mixed) -> pd.DataFrame:
         known = not mixed.why_no_gap(way, label)
         curves = {name: curve_of(mixed, some, label) for name, some in parts.items()}
         for name, curve in curves.items():
-            row = {"pair": mixed.study.models[way[0]].label, "model": way[0], "direction": way[1]}
-            row |= {"rule": name, "settings": len(parts[name])}
+            row = {"pair": mixed.study.models[way[0]].label, "direction": way[1], "rule": name}
             other = known and name != JS and JS in curves
             lead = curves[JS].lead(curve).columns("js_lead") if other else {}
             reach = share_to_reach(curve) if known else (np.nan,) * 3
@@ -56,7 +55,8 @@ def rule_summary(mixed: Mixed) -> pd.DataFrame:
             row["up_to_replaced"] = (
                 min(curve.x[0].max(), curves[JS].x[0].max()) if other else np.nan
             )
-            rows.append(row | columns_of("share_for_95", reach))
+            row |= columns_of("share_for_95", reach)
+            rows.append(row | {"settings": len(parts[name]), "model": way[0]})
     return pd.DataFrame(rows)
 
 
@@ -100,7 +100,7 @@ def intervention_table(mixed: Mixed) -> pd.DataFrame:
     table = run_table(mixed)
     rows = table[["model", "direction", "insert", "gain"]].itertuples(index=False)
     names = [intervention_name(mixed.study, *row) for row in rows]
-    table.insert(3, "tokens_of", names)
+    table.insert(2, "tokens_of", names)
     return table.drop(columns=["rule", "budget"])
 
 

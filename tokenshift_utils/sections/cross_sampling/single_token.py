@@ -76,7 +76,13 @@ def _ways(study, records: pd.DataFrame):
     boot = plan(study, records)
     for (model, direction), mine in records.groupby(["model", "direction"], sort=False):
         label = study.models[model].label
-        yield boot, {"pair": label, "model": model, "direction": direction}, mine
+        yield boot, {"pair": label, "direction": direction, "model": model}, mine
+
+
+def _table(rows: list[dict]) -> pd.DataFrame:
+    """The rows, with the model's name last: readers see its pair."""
+    table = pd.DataFrame(rows)
+    return table[[*table.columns.drop("model"), "model"]] if rows else table
 
 
 # By stratum and by what is decided --------------------------------------------------------------
@@ -111,9 +117,9 @@ def effect_table(study, records: pd.DataFrame) -> pd.DataFrame:
             own = weight[part.index].to_numpy(dtype=float)
             pool = int(part.groupby("stratum")["stratum_positions"].first().sum())
             js = np.average(part["js"], weights=own)
-            rows.append(key | {"js_stratum": name, "pool": pool, "js": js})
-            rows[-1] |= _effects(boot, part, own)
-    return pd.DataFrame(rows)
+            row = key | {"js_stratum": name} | _effects(boot, part, own)
+            rows.append(row | {"pool": pool, "js": js})
+    return _table(rows)
 
 
 def _edges(row) -> str:
@@ -129,7 +135,7 @@ def decision_table(study, records: pd.DataFrame) -> pd.DataFrame:
             row = key | {"decides": name, "different": len(part)}
             row |= boot.ratio(part, part["effect"]).columns("effect_different")
             rows.append(row | boot.ratio(part, part["effect"].abs() >= 0.5).columns("decisive"))
-    return pd.DataFrame(rows)
+    return _table(rows)
 
 
 # Which measure ranks positions best -------------------------------------------------------------
@@ -166,7 +172,7 @@ def ranking_table(study, records: pd.DataFrame) -> pd.DataFrame:
             row = key | {"measure": label, "different": len(mine)}
             found = _rank_correlation(boot, mine, mine[name], mine["toward"])
             rows.append(row | found.columns("spearman"))
-    table = pd.DataFrame(rows)
+    table = _table(rows)
     by = ["model", "direction", "spearman"]
     return table.sort_values(by, ascending=[True, True, False]) if len(table) else table
 
@@ -223,7 +229,7 @@ def model_table(study, records: pd.DataFrame) -> pd.DataFrame:
             left = boot.ratio(mine, error, spread)
             row = key | {"known": name, "different": len(mine)}
             rows.append(row | (left / -1.0 + 1.0).columns("explained"))
-    return pd.DataFrame(rows)
+    return _table(rows)
 
 
 def _wrong(rows: pd.DataFrame, names: list[str], folds: np.ndarray) -> np.ndarray:
