@@ -1,5 +1,6 @@
 """What the notebooks load, on the random pair: complete, computed once."""
 
+import pandas as pd
 import pytest
 
 from tokenshift_utils.records import tokens
@@ -54,10 +55,10 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
             assert len(both) == len(frame) and (both["text"] == both["text_own"]).all()
     everything = [s for s, frame in records.runs.items() if s.threshold < 0]
     assert all(records.runs[s].eval("n_switched == n_tokens").all() for s in everything)
-    table = cross.curve_table(study, records.runs, records.rollouts)
+    table = cross.curve_table(cross.Mixed(study, records.runs, records.rollouts))
     switches = examples.cross_switches(study, table)
     assert [key[:2] for key in switches] == [("tuned", "forward"), ("tuned", "reverse")]
-    shown, said = examples.cross_examples(study, table)
+    shown, said = examples.cross_examples(study, table, pd.DataFrame())
     assert said.startswith("Forward:") and "Reverse:" in said
     for example in shown:
         rows = [row for _, row, _ in example["columns"]]
