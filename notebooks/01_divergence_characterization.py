@@ -14,12 +14,10 @@
 # the Jensen-Shannon divergence (JS, in nats, at most ln 2) of their next-token distributions is
 # taken at every position.
 #
-# - Measured on: the first responses a problem that each tuned model drew by itself, with the
-#   study's temperature and top-p. Other trajectories are compared in notebook 05.
 # - JS without further words is between the distributions sampled from (temperature, then top-p,
-#   renormalised), as in the paper; "full" is over the whole vocabulary.
-# - Intervals come from resampling problems with all their samples. They do not cover training
-#   seeds.
+#   renormalised: the nuclei), as in the paper; "full" is over the whole vocabulary.
+# - Brackets are intervals from resampling problems with all their samples; those over training
+#   seeds stand in a table of their own. Other trajectories are compared in notebook 05.
 
 # %% tags=["parameters"]
 study = "tiny"  # a study under notebooks/studies, or the path of a study file
@@ -37,104 +35,114 @@ nb = start("01_divergence_characterization", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils.records import tokens as records_tokens
-from tokenshift_utils.sections.common import of_kind, paragraph
-from tokenshift_utils.sections.divergence import numbers, plots, precision, records
+from tokenshift_utils.sections import divergence as section
 
-shifts = records.shifts_by_model(nb.study)
-rounding = records.precision_shifts(nb.study)
-texts = records_tokens.token_texts(nb.study, shifts)
-rl = {model: shifts[model] for model in of_kind(nb.study, "rl")}
-found = numbers.divergence_evidence(nb.study, shifts, texts)
-nb.table(found, "evidence")
+shifts, runs, texts = section.records.classed_shifts(nb.study)
+rl = {model: shifts[model] for model in section.of_kind(nb.study, "rl")}
+found, headlines = section.numbers.section_evidence(nb.study, shifts)
+seeds = section.numbers.over_seeds(nb.study, runs)
+nb.table(headlines, "headlines", "every quantity of this notebook on both supports, beside all positions")
+nb.table(seeds, "seeds", "the same over training seeds, on few samples of each run")
+nb.table(found, "evidence", "what the claims are judged by")
 
 # %% [markdown]
 # ## 1.1 Sparsity
 #
-# The paper: JS is near zero at more than 83% (DAPO) and 98% (SimpleRL) of positions; where "near
-# zero" ends is not known. Look at the shares at both cuts, and at how far the upper percentiles
-# are from the median. DAPO is said to spread wider than SimpleRL.
+# The paper: JS is near zero at more than 83% (DAPO) and 98% (SimpleRL) of positions, and DAPO spreads
+# wider; where "near zero" ends is not known.
+#
+# A point of the figure is the share of positions whose JS is above x, with a band for its interval;
+# both axes are logarithmic. The grey vertical line is the cut for high JS. A line that falls from a
+# shelf at its right end has few shifts, but large ones. "bfloat16 alone" is the noise floor: one model's
+# own weights in bfloat16 and in float32.
 
 # %%
-table = numbers.sparsity_table(nb.study, shifts)
-floor = precision.precision_table(nb.study, rounding)
-nb.table(table, "sparsity")
-nb.table(floor, "precision")
-
-# %% [markdown]
-# Left: the histogram of JS; both axes are logarithmic, so look for a tall first bar (next to
-# nothing changes) and a second hump far from it. Right: the share of positions above each JS. The
-# dotted lines, over the full vocabulary, differ from the solid ones where truncation removed
-# small changes. Grey is the noise floor: one model's own weights in bfloat16 and in float32, on its
-# own responses. Of what a model in bfloat16 shows, as much could be rounding.
-
-# %%
-nb.figure(plots.plot_js_distribution(nb.study, shifts, rounding), "js_distribution")
-
-# %%
-# NBVAL_CHECK_OUTPUT
-paragraph(numbers.say_sparsity(nb.study, table))
-paragraph(precision.say_precision(nb.study, floor, table))
+table = section.numbers.sparsity_table(nb.study, shifts)
+rounding = section.records.precision_shifts(nb.study)
+floor = section.precision.precision_table(nb.study, rounding)
+words = "Two panels, nuclei and full vocabulary: share of positions with JS above x, a line a model"
+fig = section.plots.plot_js_distribution(nb.study, shifts, rounding)
+nb.figure(fig, "js_distribution", alt=words)
+nb.say(section.numbers.say_sparsity(nb.study, table))
+nb.say(section.precision.say_precision(nb.study, floor, table))
+cuts = [c for c in table if c.startswith("share") and not c.endswith(("low", "high"))]
+shown = ["pair", "benchmark", "support", *cuts, "mean"]
+nb.table(table, "sparsity", "shares of positions by JS and its percentiles", columns=shown)
+nb.table(floor, "precision", "the same of what bfloat16 alone makes")
 
 # %% [markdown]
 # ## 1.2 Position
 #
 # The paper: JS is high at the start of a response, lower through the middle, and rises a little
-# at the end (answer format, termination). The right panel aligns responses where the final answer
-# opens, since a response can go on after it. Each panel has its own scale.
+# at the end (answer format, termination).
+#
+# Grey lines mark where the final answer opens (left: the median response). Dotted lines are over the
+# full vocabulary. Each panel has its own scale.
 
 # %%
-axes = ("relative", "absolute", "answer")
-profiles = {axis: numbers.position_profile(nb.study, rl, axis) for axis in axes}
-nb.figure(plots.plot_positions(nb.study, profiles), "position")
-paragraph(numbers.say_position(nb.study, found))
+profiles = {
+    axis: section.numbers.position_profile(nb.study, rl, axis)
+    for axis in ("relative", "start", "answer")
+}
+words = "Three panels: mean JS along the response, at its first tokens, around the answer's opening"
+nb.figure(section.plots.plot_positions(nb.study, rl, profiles), "position", alt=words)
+nb.say(section.numbers.say_position(nb.study, found))
 
 # %% [markdown]
 # ## 1.3 Entropy
 #
 # The paper: low-JS positions are mostly low-entropy in both models; high-JS positions span both
-# ends of the entropy range, so RL also overrides predictions that base was confident of. Look at
-# how far down the boxes of base reach in the right-hand bins.
+# ends of the entropy range, so RL also overrides predictions that base was confident of.
+#
+# The leftmost boxes are of all positions: what any share has to be compared with. Of the boxes of base
+# on the right, look at how far down they reach.
 
 # %%
-entropies = numbers.entropy_by_js(nb.study, rl)
-nb.figure(plots.plot_entropy_bins(nb.study, entropies), "entropy_by_js")
-paragraph(numbers.say_entropy(nb.study, found))
+words = "Boxes of both models' entropies, at all positions and in bins of JS, a panel a model"
+nb.figure(section.plots.plot_entropy_bins(nb.study, rl), "entropy_by_js", alt=words)
+nb.say(section.numbers.say_entropy(nb.study, found))
 
 # %% [markdown]
 # The same without bins: every position by its JS and by base's entropy; the line is the high-JS
-# cut.
+# cut, and the grey histograms are of JS and of entropy alone (logarithmic).
 
 # %%
-nb.figure(plots.plot_js_entropy(nb.study, rl), "js_entropy")
-paragraph(numbers.say_js_entropy(nb.study, rl))
+words = "Map of positions by JS and base's entropy with both histograms, a panel a model"
+nb.figure(section.plots.plot_js_entropy(nb.study, rl), "js_entropy", alt=words)
+nb.say(section.numbers.say_js_entropy(nb.study, rl))
 
 # %% [markdown]
 # ## 1.4 Token identity
 #
-# The paper: some words are frequent among high-JS tokens, but a frequent high-JS token is low-JS
-# in most of its occurrences: context decides. `enrichment` is a token's share among high-JS
-# positions over its share among all; the first table is ordered by it (tokens with at least ten
-# high-JS occurrences). The second and the figure have the tokens most frequent at high JS: look
-# at how much of each bar is grey.
+# The paper: function words, reasoning words and formula pieces are frequent among high-JS tokens, digits
+# and operators among low-JS ones; yet a frequent high-JS token is low-JS in most of its occurrences:
+# context decides.
+#
+# Above are the ten tokens most frequent at high JS, with how often they occur: a bar that is mostly grey
+# is such a token. Below is each class's share of near-zero, high-JS and all positions.
 
 # %%
-tokens = numbers.identity_table(nb.study, rl, texts)
-enriched = numbers.identity_table(nb.study, rl, texts, enriched_from=10)
-nb.table(enriched, "token_enrichment")
-nb.table(tokens, "token_identity")
-nb.figure(plots.plot_identity(nb.study, tokens), "token_identity")
-paragraph(numbers.say_identity(nb.study, found))
+tokens = section.numbers.identity_table(nb.study, rl, texts)
+enriched = section.numbers.identity_table(nb.study, rl, texts, enriched_from=10)
+classes = section.numbers.class_table(nb.study, rl)
+words = "Above: occurrences of ten tokens split by JS. Below: shares of token classes by JS"
+nb.figure(section.plots.plot_identity(nb.study, tokens, classes), "token_identity", alt=words)
+nb.say(section.numbers.say_identity(nb.study, found))
+examples = section.numbers.examples_table(nb.study, rl, texts)
+nb.table(examples, "token_examples", "the ten tokens where their JS is highest and where lowest")
+nb.table(classes, "token_classes", "shares of each class of tokens by JS")
+nb.table(tokens, "token_identity", "the tokens most frequent at high JS")
+nb.table(enriched, "token_enrichment", "the tokens most enriched at high JS, of ten occurrences or more")
 
 # %% [markdown]
 # ## 1.5 Supervised fine-tuning as a control
 #
 # The paper: SFT gives a much larger, broader set of high-JS positions than RL. How dense SFT
-# looks depends on who wrote the demonstrations, so each control stands by itself.
+# looks depends on who wrote the demonstrations, so each control stands by itself; its line is among
+# those of the figure in 1.1.
 
 # %%
-nb.figure(plots.plot_controls(nb.study, table), "sft_controls")
-paragraph(numbers.say_controls(nb.study, table))
+nb.say(section.numbers.say_controls(nb.study, table))
 
 # %% [markdown]
 # ## 1.6 One response from close by
@@ -144,10 +152,8 @@ paragraph(numbers.say_controls(nb.study, table))
 # RL model.
 
 # %%
-from tokenshift_utils.report.heatmap import show_shifts
-
-response, title = records.annotated_response(nb.study)
-show_shifts(response, records_tokens.tokenizer(nb.study), title)
+response, title = section.records.annotated_response(nb.study)
+nb.show(section.plots.show_response(nb.study, response, title))
 
 # %% [markdown]
 # ## 1.7 Why JS and not KL
@@ -159,15 +165,15 @@ show_shifts(response, records_tokens.tokenizer(nb.study), title)
 # (notebook 05 says how often).
 
 # %%
-nb.table(numbers.why_js(nb.study.sampling.top_p), "why_js")
+why = section.numbers.why_js(nb.study.sampling.top_p)
+nb.table(why, "why_js", "KL and JS of six changes of three probabilities")
 
 # %% [markdown]
 # ## 1.8 What reproduced
 #
-# Each claim with what was measured; criteria and reasons are in notebook 00.
+# Criteria, reasons and what was measured are in notebook 00. Read on with notebook 02: whether the few
+# positions that differ are those that matter.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from tokenshift_utils.sections.overview import say_claims, section_claims
-
-print(say_claims(section_claims(nb.study, found, 1)))
+nb.say(section.say_claims(section.section_claims(nb.study, found, 1, seeds)))

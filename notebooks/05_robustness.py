@@ -53,7 +53,7 @@ alt = (
 nb.figure(plots.plot_support(nb.study, rl), "support", alt=alt)
 nb.say(numbers.say_support(nb.study, support))
 shown = ["pair", "benchmark", "positions", "both_high", "only_nucleus_high",
-         "nucleus_high_full_high", "nuclei_differ_at_high", "nuclei_differ"]  # fmt: skip
+         "nucleus_high_full_high", "nuclei_differ_share_at_high", "nuclei_differ_share"]  # fmt: skip
 nb.table(support, "support", "high and near-zero positions by both measures", shown)
 
 # %% [markdown]
@@ -65,8 +65,8 @@ nb.table(support, "support", "high and near-zero positions by both measures", sh
 # %%
 moved = numbers.top_p_table(nb.study, records.top_p)
 nb.say(numbers.say_top_p(nb.study, moved))
-shown = ["top_p", "near_zero", "high", "stays_high", "start_ratio", "low_entropy_at_low",
-         "at_high_top1", "at_high_top3"]  # fmt: skip
+shown = ["top_p", "near_zero", "high", "stays_high_share", "start_ratio", "low_entropy_share_at_low",
+         "top1_share_at_high", "top3_share_at_high"]  # fmt: skip
 nb.table(moved, "top_p", "headlines of sections 1 and 3 by top-p, at the same positions", shown)
 
 # %% [markdown]
@@ -83,7 +83,7 @@ nb.table(moved, "top_p", "headlines of sections 1 and 3 by top-p, at the same po
 answers = numbers.answers_table(nb.study, records.answers)
 gaps = numbers.format_table(nb.study, records.answers)
 nb.say(numbers.say_form(nb.study, gaps))
-shown = ["pair", "benchmark", "gap", "gap_last_number", "form_points", "k", "gap_pass"]
+shown = ["pair", "benchmark", "gap", "last_number_points", "form_points", "k", "pass_points"]
 nb.table(gaps, "format", "accuracy gaps to base: as judged, by the last number, in pass@k", shown)
 
 # %% [markdown]
@@ -110,6 +110,8 @@ alt = "Shares of positions near zero and high, by trajectories and by sampler, w
 nb.figure(plots.plot_measured(nb.study, by_source, sampler, pair_name), "measured", alt=alt)
 nb.say(numbers.say_robustness(by_source, sampler))
 nb.say(numbers.say_sources(by_source))
+
+# %%
 shown = ["trajectories", "benchmark", "positions", "nucleus_near_zero", "nucleus_high", "full_high"]
 nb.table(by_source, "trajectories", "shares by whose trajectories", shown)
 shown = ["top_p", "temperature", "nucleus_near_zero", "nucleus_high", "full_high",

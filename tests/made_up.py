@@ -113,6 +113,7 @@ def shifts(
     frame["js"] = np.minimum(js, LN2)
     frame["js_full"] = np.minimum(frame["js"] * 0.8 + rng.exponential(1e-4, n), LN2)
     frame["token"] = rng.choice(len(TEXTS), n, p=rng.dirichlet(np.ones(len(TEXTS))))
+    frame["token_class"] = np.where(frame["token"] < 7, "structural", "other")
     frame["entropy_base"] = rng.exponential(np.where(high, 0.6, 0.08))
     frame["entropy_tuned"] = frame["entropy_base"] * 0.5
     frame["tv"], frame["tv_full"] = frame["js"] / LN2, frame["js_full"] / LN2

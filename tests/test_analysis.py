@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tokenshift_utils.report.bootstrap import Bootstrap
-from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS
+from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS, QUANTITIES
 from tokenshift_utils.sections.common import by_benchmark, evidence, percent, points, token_class
 from tokenshift_utils.sections.divergence import numbers
 from tokenshift_utils.sections.mechanics import numbers as analysis_mechanics
@@ -34,6 +34,7 @@ def positions(js, **columns):
             "js_full": js,
             "entropy_base": 0.0,
             "entropy_tuned": 0.0,
+            "token_class": "other",
             "nucleus_base": 1,
             "nucleus_tuned": 1,
             "rank_base_of_tuned_top1": 1,
@@ -84,6 +85,9 @@ def test_wording_of_shares():
     row = pd.Series({"x": 0.5, "x_low": 0.4, "x_high": 0.6, "y": 0.025, "low": 0.01, "high": 0.04})
     assert percent(row, "x") == "50.0% [40.0, 60.0]"
     assert points(row, "y") == "+2.5 points [1.0, 4.0]"
+    assert percent(pd.Series({"x": 0.0003, "low": 0.0001, "high": 0.0006}), "x") == (
+        "0.03% [0.01, 0.06]"
+    )  # never rounded to nothing
     assert percent(pd.Series({"x": math.nan, "low": 0, "high": 0}), "x") == "not measurable"
 
 
@@ -112,10 +116,12 @@ def test_position_bins():
     js = np.concatenate([np.arange(20), np.arange(20)]).astype(float)
     frame = positions(js).assign(answer_start=pd.array([15] * 40, dtype="Int32"))
     relative = numbers.position_profile(ONE, {"dapo": frame}, "relative")
-    assert list(relative["mean"]) == [0.5 + 2 * i for i in range(10)]
-    absolute = numbers.position_profile(ONE, {"dapo": frame}, "absolute")
-    assert list(absolute["label"]) == ["0", "1", "2", "3–4", "5–8", "9–16", "17–32"]
-    assert list(absolute["mean"]) == [0, 1, 2, 3.5, 6.5, 12.5, 18]
+    assert list(relative["mean"]) == list(range(20)) and relative["x"].iloc[0] == 2.5
+    assert numbers.answer_place(frame) == 15 / 20
+    start = numbers.position_profile(ONE, {"dapo": frame}, "start")
+    assert list(start["x"]) == list(start["mean"]) == list(range(20))
+    full = numbers.position_profile(ONE, {"dapo": frame.assign(js_full=1.0)}, "start")
+    assert (full["full"] == 1).all()
     answer = numbers.position_profile(ONE, {"dapo": frame}, "answer")
     assert answer.loc[answer["x"] == 0, "mean"].item() == 15 and answer["x"].max() == 4
 
@@ -125,19 +131,31 @@ def test_responses_cut_off_by_the_length_limit_have_no_end():
     assert numbers.position_profile(ONE, {"dapo": frame}, "relative").empty
 
 
-def test_entropies_in_bins_of_js():
-    table = numbers.entropy_by_js(
-        ONE, {"dapo": positions([0.0, 0.0, 0.5, 0.5], entropy_base=[0.1, 0.3, 1.0, 2.0])}
-    )
-    assert list(table["js_bin"]) == ["≤ 0.001"] * 2 + ["0.3–0.69"] * 2
-    assert list(table.loc[table["side"] == "base", "p50"]) == [0.2, 1.5]
-
-
-def test_the_largest_js_in_single_precision_has_a_bin():
+def test_bins_of_js_end_with_the_largest_js_in_single_precision():
     largest = np.float32(math.log(2))
     assert float(largest) > math.log(2)
-    table = numbers.entropy_by_js(ONE, {"dapo": positions([largest, 0.0])})
-    assert list(table["js_bin"].unique()) == ["≤ 0.001", "0.3–0.69"]
+    assert list(numbers.js_bins([0.0, 0.001, 0.05, largest])) == [
+        "≤ 0.001", "≤ 0.001", "0.01–0.1", "0.3–0.69"]  # fmt: skip
+
+
+def test_survival_is_the_share_above():
+    table = numbers.survival_table(ONE, {"dapo": positions([0.0, 0.1, 0.2, 0.2])}, [0.0, 0.1, 0.2])
+    assert list(table.loc[table["support"] == "nucleus", "share"]) == [0.75, 0.5, 0.0]
+
+
+def test_examples_are_the_occurrences_of_highest_and_lowest_js():
+    frame = positions([0.0, 0.2, 0.0, 0.3], token=[0, 1, 0, 1])
+    table = numbers.examples_table(ONE, {"dapo": frame}, {0: "a", 1: " so"})
+    assert list(table["js"]) == [0.3, 0.2] and (table["in_context"] == "a[[ so]]").all()
+
+
+def test_classes_among_all_and_among_high_positions():
+    of = ["numbers", "function", "numbers", "numbers"]
+    frame = positions([0.0, 0.5, 0.0, 0.5], token_class=of)
+    table = numbers.class_table(ONE, {"dapo": frame}).set_index("token_class")
+    assert list(table.index) == ["function", "numbers"]
+    assert list(table.loc["function", ["near_zero_share", "share", "high_share"]]) == [0, 0.25, 0.5]
+    assert table.loc["function", "enrichment"] == 2
 
 
 def test_identity_table_counts_occurrences_and_enrichment():
@@ -162,29 +180,60 @@ def test_identity_table_counts_occurrences_and_enrichment():
 def test_divergence_evidence_by_hand():
     js = np.tile([0.4, 0.0, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0, 0.0, 0.2], 2)  # 10 positions a response
     base = np.where(js > 0.3, 0.0, np.where(js > 0.15, 1.0, 0.1))
+    classes = ["numbers", *["function"] * 9] * 2
     frame = positions(js, entropy_base=base, entropy_tuned=base, token=[1, *[0] * 9] * 2)
+    frame = frame.assign(token_class=classes, answer_start=pd.array([9] * 20, dtype="Int32"))
+    frame["js_full"] = js / 8
     wider = positions(np.where(js > 0, 0.3, 0.0))
-    found = numbers.divergence_evidence(
-        ONE, {"dapo": frame, "simplerl": positions(js * 0.0), "sft-far": wider}, {0: "so", 1: "7"}
-    )
+    shifts = {"dapo": frame, "simplerl": positions(js * 0.0), "sft-far": wider}
+    found, both = numbers.section_evidence(ONE, shifts)
     assert value(found, "near_zero_share") == pytest.approx(0.4)
     assert value(found, "high_js_share") == pytest.approx(0.2)
     assert value(found, "start_ratio") == pytest.approx(4.0)
-    assert value(found, "end_ratio") == pytest.approx(2.0)
+    assert math.isnan(value(found, "later_start_ratio"))  # its first tenth is one token
+    assert value(found, "answer_ratio") == pytest.approx(2.0)
     assert value(found, "low_js_low_entropy") == 1.0
+    assert measured(found, "low_js_low_entropy")["note"].startswith("at all positions 90%")
     assert value(found, "high_js_low_entropy") == 0.5
     assert value(found, "high_js_high_entropy") == 0.5
     assert value(found, "structural_difference") == pytest.approx(-0.5)
-    assert value(found, "frequent_low_share") == pytest.approx(0.8)
-    assert value(found, "wider_difference") == pytest.approx(0.6)
+    assert value(found, "words_difference") == pytest.approx(-0.5)
+    assert value(found, "mostly_low_tokens") == 0.5
     assert value(found, "sft_density_ratio", "sft-far") == pytest.approx(0.6 / 0.2)
     assert measured(found, "sft_density_ratio", "sft-far")["note"] == "against DAPO"
+    row = both[(both["quantity"] == QUANTITIES["high_js_share"]) & (both["model"] == "DAPO")].iloc[
+        0
+    ]
+    assert (row["nucleus"], row["full"]) == (0.2, 0.0)
+
+
+def test_words_are_not_compared_where_texts_are_no_language():
+    found, _ = numbers.section_evidence(ONE, {"dapo": positions([0.5, 0.0] * 10)})
+    row = measured(found, "words_difference")
+    assert math.isnan(row["value"]) and "no natural language" in row["note"]
 
 
 def test_a_pair_without_high_js_positions_is_not_testable_and_says_why():
-    found = numbers.divergence_evidence(STUDY, {"dapo": made_up.shifts(share_high=0)}, {})
+    found, _ = numbers.section_evidence(STUDY, {"dapo": made_up.shifts(share_high=0)})
     row = measured(found, "high_js_low_entropy")
-    assert math.isnan(row["value"]) and row["note"] == "no position with JS > 0.1"
+    assert math.isnan(row["value"]) and "no position with JS > 0.1" in row["note"]
+
+
+def test_recipes_are_compared_over_seeds_and_only_over_seeds():
+    shares = {"dapo": 0.4, "dapo@seed-2": 0.6, "simplerl": 0.2, "simplerl@seed-2": 0.1}
+    runs = {
+        name: positions([0.5] * int(20 * s) + [0.0] * int(20 - 20 * s))
+        for name, s in shares.items()
+    }
+    table = numbers.over_seeds(ONE, runs)
+    row = measured(table, "wider_difference")
+    assert row["value"] == pytest.approx(0.35) and row["seeds"] == 2  # of 0.2 and 0.5
+    half = 0.15 * 12.7062  # Student's t with one degree of freedom times the standard error
+    assert (row["low"], row["high"]) == pytest.approx((0.35 - half, 0.35 + half), abs=1e-4)
+    assert measured(table, "high_js_share", "simplerl")["value"] == pytest.approx(0.15)
+    for few in ({}, {"dapo": runs["dapo"], "simplerl": runs["simplerl"]}):
+        row = measured(numbers.over_seeds(ONE, few), "wider_difference")
+        assert math.isnan(row["low"]) and row["note"].startswith("one training seed")
 
 
 def test_worked_example_kl_is_infinite_where_js_is_not():
@@ -212,7 +261,7 @@ def candidates(n=4, **columns):
         "top_ids_tuned": tuned,
         "gain_in_base_topk": [[0.1, 0.2, 0.4, 0.4, 0.4]] * n,
     }
-    return frame.assign(**more).assign(**columns)
+    return analysis_mechanics.flat(frame.assign(**more).assign(**columns))
 
 
 def test_overlap_rank_and_mass_by_hand():
@@ -223,31 +272,44 @@ def test_overlap_rank_and_mass_by_hand():
     assert (rank["top1"], rank["top2"], rank["base_prob_below_0.01"]) == (0, 1, 0.25)
     mass = analysis_mechanics.mass_table(ONE, shifts).iloc[0]
     assert (mass["mass_moved"], mass["gained_in_top2"]) == pytest.approx((0.4, 0.5))
-    found = analysis_mechanics.mechanics_evidence(ONE, shifts)
+    found, _ = analysis_mechanics.section_evidence(ONE, shifts, {})
     assert value(found, "overlap_rise") == pytest.approx(1 - (5 / 6 - 1))
     assert value(found, "gain_inside") == pytest.approx(1.0)
     assert value(found, "rank3") == 1.0 and value(found, "rank1") == 0.0
+    assert measured(found, "rank3")["note"].startswith("at all positions 100%")
 
 
 def test_overlap_against_python_sets():
     frame = made_up.shifts(problems=2)
-    overlap = analysis_mechanics._overlap(frame)
+    overlap = analysis_mechanics.flat(frame)
     for i in range(0, len(frame), 37):
         a, b = frame["top_ids_base"].iloc[i], frame["top_ids_tuned"].iloc[i]
         expected = [len(set(a[:k]) & set(b[:k])) / k for k in range(1, 11)]
-        assert overlap[i] == pytest.approx(expected)
+        assert [overlap[f"k{k}"].iloc[i] for k in range(1, 11)] == pytest.approx(expected)
 
 
 def test_evolution_by_hand():
     steps = {1: [0.05, 0.0, 0.2, 0.0], 2: [0.2, 0.0, 0.2, 0.0], 3: [0.3, 0.2, 0.3, 0.0]}
     frames = {s: positions(js) for s, js in steps.items()}
     table = analysis_mechanics.evolution_table(ONE, frames)
+    assert list(table["support"]) == ["nucleus"] * 3 + ["full"] * 3
+    table = table[table["support"] == "nucleus"]
     assert list(table["jaccard"]) == pytest.approx([1 / 3, 2 / 3, 1])
     assert list(table["share_gt_0.1"]) == [0.25, 0.5, 0.75]
-    found = analysis_mechanics.evolution_evidence(ONE, frames, "dapo")
+    final = {"dapo": candidates().assign(js=0.5)}
+    found, _ = analysis_mechanics.section_evidence(ONE, final, frames)
     assert value(found, "js_smallest_step") == pytest.approx(0.15 / 4)
     assert value(found, "jaccard_rise") == pytest.approx(1 / 3)
     assert value(found, "jaccard_late") == pytest.approx(0, abs=1e-12)
+    # the 75th percentile goes from 0.05 to 0.3, the 95th from 0.2 to 0.3
+    assert value(found, "p95_faster") == pytest.approx(math.log10(1.5) - math.log10(6))
+    assert measured(found, "p99_faster")["note"].startswith("p75 x 6, p95 x 1.5, p99 x 1.5")
+
+
+def test_growth_from_nothing_counts_from_the_floor():
+    frames = {1: positions([0.0] * 4), 2: positions([0.0, 0.0, 0.0, 0.2])}
+    found, _ = analysis_mechanics.section_evidence(ONE, {"dapo": candidates()}, frames)
+    assert value(found, "p95_faster") == pytest.approx(math.log10(0.2 / 1e-6))
 
 
 def test_checkpoints_must_share_their_positions():
@@ -257,7 +319,9 @@ def test_checkpoints_must_share_their_positions():
 
 def test_a_study_without_checkpoints_says_so():
     table = analysis_mechanics.evolution_table(ONE, {})
-    assert analysis_mechanics.say_evolution(table) == "This study has no checkpoints to follow."
+    assert (
+        analysis_mechanics.say_evolution(ONE, table) == "This study has no checkpoints to follow."
+    )
 
 
 # ---- 5 robustness
@@ -270,9 +334,9 @@ def test_support_table_by_hand():
     assert [row[n] for n in names] == [0.25, 0.25, 0.25, 0.5]
     assert row["nucleus_zero"] == 0.5 and row["nucleus_high_full_high"] == 0.5
     assert row["full_median_at_nucleus_high"] == pytest.approx(0.2525)
-    assert row["nuclei_differ_at_high"] == row["nuclei_differ"] == 0
+    assert row["nuclei_differ_share_at_high"] == row["nuclei_differ_share"] == 0
     row = analysis_robustness.support_table(ONE, {"dapo": frame.assign(nucleus_base=[2, 1, 2, 2])})
-    assert row["nuclei_differ_at_high"][0] == 0.5 and row["nuclei_differ"][0] == 0.75
+    assert row["nuclei_differ_share_at_high"][0] == 0.5 and row["nuclei_differ_share"][0] == 0.75
 
 
 def test_the_same_positions_at_another_top_p():
@@ -283,8 +347,8 @@ def test_the_same_positions_at_another_top_p():
     table = analysis_robustness.top_p_table(STUDY, {0.7: here, 0.9: wider}).set_index("top_p")
     assert list(table.index) == [0.7, 0.9, 1.0]
     assert list(table["high"]) == [0.5, 0.25, 0.5] and list(table["near_zero"]) == [0.5, 0.75, 0.5]
-    assert list(table["stays_high"]) == [1.0, 0.5, 0.5]
-    assert list(table["at_high_top1"]) == [0.5, 1.0, 0.0]
+    assert list(table["stays_high_share"]) == [1.0, 0.5, 0.5]
+    assert list(table["top1_share_at_high"]) == [0.5, 1.0, 0.0]
     assert "50.00%" in analysis_robustness.say_top_p(STUDY, table.reset_index())
 
 
@@ -317,8 +381,8 @@ def test_form_and_pass_at_k_of_a_gap():
     tuned = frame.assign(correct=True, answered=True, last_number=1.0)
     answers = {"base": base, "dapo": tuned}
     gap = analysis_robustness.format_table(ONE, answers).iloc[0]
-    assert [gap["gap"], gap["gap_last_number"], gap["form_points"]] == [0.75, 0.5, 0.25]
-    assert gap["k"] == 4 and gap["gap_pass"] == 0
+    assert [gap["gap"], gap["last_number_points"], gap["form_points"]] == [0.75, 0.5, 0.25]
+    assert gap["k"] == 4 and gap["pass_points"] == 0
     table = analysis_robustness.answers_table(ONE, answers).set_index("model")
     assert table.loc["base", "accuracy"] == 0.25 and table.loc["base", "pass@4"] == 1
     assert (

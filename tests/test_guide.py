@@ -105,7 +105,7 @@ assert not plain["text"].equals(responses["text"])
 from tokenshift_utils.sections.mechanics import numbers, records
 from tokenshift_utils.sections.overview import claims_table
 
-found = numbers.section_evidence(study, *records.mechanics_shifts(study))
+found, _ = numbers.section_evidence(study, *records.mechanics_shifts(study)[:2])
 table = claims_table(study, found).set_index("claim")
 print(table.loc["3-rank5", "subject"], "|", table.loc["3-rank5", "criterion"])
 print(table.loc["3-rank5", "verdict"], "|", table.loc["3-rank5", "measured"])

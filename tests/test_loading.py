@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 
-from tokenshift_utils.records import tokens
 from tokenshift_utils.sections.cross_sampling import examples, settings
 from tokenshift_utils.sections.cross_sampling import numbers as cross
 from tokenshift_utils.sections.cross_sampling import records as cross_records
@@ -21,18 +20,31 @@ def study(mini_root):
 
 
 def test_sections_without_models_or_checkpoints_load_what_there_is(study):
-    shifts = divergence_records.shifts_by_model(study)
-    assert list(shifts) == ["tuned"] and list(shifts["tuned"]) == list(divergence.COLUMNS)
-    texts = tokens.token_texts(study, shifts)
+    shifts, runs, texts = divergence_records.classed_shifts(study)
+    assert list(shifts) == ["tuned"] and runs == {}
+    assert list(shifts["tuned"]) == [*divergence.COLUMNS, "token_class"]
     assert set(shifts["tuned"]["token"]) == set(texts)
-    same, checkpoints = mechanics_records.mechanics_shifts(study)
-    assert len(same["tuned"]) == len(shifts["tuned"]) and checkpoints == {}
+    same, checkpoints, runs = mechanics_records.mechanics_shifts(study)
+    assert len(same["tuned"]) == len(shifts["tuned"]) and checkpoints == runs == {}
+
+
+def test_runs_from_other_seeds_are_measured_on_their_own_few_responses(study):
+    other = [{"seed": 2, "path": study.models["tuned"].path}]
+    seeded = study.with_overrides(**{"models.tuned.seeds": other})
+    _, runs, _ = divergence_records.classed_shifts(seeded)
+    few = min(study.samples.checkpoints, study.samples.shifts)
+    assert list(runs) == ["tuned", "tuned@seed-2"]
+    assert all(set(run["sample"]) == set(range(few)) for run in runs.values())
+    table = divergence.over_seeds(seeded, runs).set_index("quantity")
+    assert (table["subject"] == "tuned").all() and table.loc["near_zero_share", "seeds"] == 2
+    # the weights are the same, and so are the responses and the shifts
+    assert table.loc["near_zero_share", "low"] == table.loc["near_zero_share", "high"]
 
 
 def test_the_annotated_response_is_one_response_with_the_most_high_positions(study):
     rows, title = divergence_records.annotated_response(study)
     assert rows["position"].tolist() == list(range(rows["n_tokens"].iloc[0]))
-    everything = divergence_records.shifts_by_model(study)["tuned"]
+    everything = divergence_records.classed_shifts(study)[0]["tuned"]
     first = everything[everything["sample"] == 0]
     high = (first["js"] > study.thresholds.high_js).groupby(first["problem"]).sum()
     assert (rows["js"] > study.thresholds.high_js).sum() == high.max()

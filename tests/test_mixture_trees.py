@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import write_benchmark, write_mini_root
+from conftest import write_benchmark, write_mini_root, write_smoke_root
 from test_mixing import counting
 
 from tokenshift_utils.measures.nucleus import nucleus_js
@@ -19,7 +19,9 @@ from tokenshift_utils.pairs.mixer import Insertion
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.records.fetch import fetch
-from tokenshift_utils.sections.cross_sampling.records import cross_records
+from tokenshift_utils.records.mixture_trees import MixtureTrees
+from tokenshift_utils.sections.cross_sampling import records as section_2
+from tokenshift_utils.sections.robustness import records as section_5
 from tokenshift_utils.store import executor
 from tokenshift_utils.store.store import Store
 from tokenshift_utils.study.study import load_study
@@ -182,8 +184,8 @@ def swept_root(tmp_path, tiny_pair, monkeypatch):
     return make
 
 
-def section_2():
-    cross_records(load_study("mini"))
+def run_section_2():
+    section_2.cross_records(load_study("mini"))
 
 
 def mixture_digests(root):
@@ -194,7 +196,7 @@ def mixture_digests(root):
 
 def test_section_2_stopped_anywhere_has_the_records_of_an_undisturbed_run(swept_root, monkeypatch):
     calm = swept_root("calm")
-    section_2()
+    run_section_2()
     expected = mixture_digests(calm)
     assert len(expected) == 3 * 2
     rough = swept_root("rough")
@@ -214,21 +216,36 @@ def test_section_2_stopped_anywhere_has_the_records_of_an_undisturbed_run(swept_
     for _ in range(8):
         left[0] = luck.randrange(1, 150)
         with pytest.raises(KeyboardInterrupt):
-            section_2()
+            run_section_2()
     left[0] = 0  # undisturbed from here on
-    section_2()
+    run_section_2()
     assert mixture_digests(rough) == expected
 
 
 def test_two_drivers_of_section_2_have_the_records_of_one(swept_root):
     alone = swept_root("alone")
-    section_2()
+    run_section_2()
     both = swept_root("both")
     spawn = multiprocessing.get_context("spawn")
-    drivers = [spawn.Process(target=section_2) for _ in range(2)]
+    drivers = [spawn.Process(target=run_section_2) for _ in range(2)]
     for driver in drivers:
         driver.start()
     for driver in drivers:
         driver.join(120)
     assert [driver.exitcode for driver in drivers] == [0, 0]
     assert mixture_digests(both) == mixture_digests(alone)
+
+
+def test_sections_2_and_5_begin_trees_alike(tmp_path, monkeypatch):
+    write_smoke_root(tmp_path)
+    monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path))
+    study = load_study("smoke")
+    first, other = (
+        {
+            (job.artefact.root, job.shard): job.artefact.walks
+            for job in executor.missing(study, executor.jobs_of(study, section.requests(study)))
+            if isinstance(job.artefact, MixtureTrees)
+        }
+        for section in (section_2, section_5)
+    )
+    assert other and {where: first[where] for where in other} == other

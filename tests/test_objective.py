@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.report import style
@@ -150,23 +151,41 @@ def test_the_weight_curve_is_the_arms(runs):
         assert at["weight"] == pytest.approx(expected) and rows["weight"].iloc[0] == 1
 
 
-def test_bands_reach_from_the_least_seed_to_the_greatest(runs):
+def test_curves_have_a_row_a_seed_and_rollout(runs):
     rows = objective.curves(runs, "length_mean", ("dapo",))
-    assert rows[["rollout", "mean", "low", "high"]].to_numpy().tolist() == [
-        [1, 50, 50, 50], [2, 42, 41, 43]
-    ]  # fmt: skip
+    assert rows[rows["rollout"] == 1]["value"].tolist() == [50, 50, 50]
+    assert rows[rows["rollout"] == 2]["value"].tolist() == [41, 42, 43]
+    assert rows["label"].unique().tolist() == ["DAPO"]
 
 
 def test_differences_along_training_are_taken_seed_by_seed(study, runs, tmp_path):
     write_run(tmp_path, "high-kl-strong", 3, (1, 1))
     runs, arms = records.read_runs(study), ("high-kl-strong",)
-    alone, baseline = (objective.curves(runs, "length_mean", (a,)) for a in (*arms, "dapo"))
-    assert (alone["mean"] - baseline["mean"]).tolist() == [0, 1]  # of other seeds
+    assert objective.curves(runs, "length_mean", arms)["value"].tolist() == [50, 43]
     paired = objective.curves(runs, "length_mean", arms, against="dapo")
-    assert paired[["rollout", "mean", "low", "high"]].to_numpy().tolist() == [
-        [1, 0, 0, 0], [2, 0, 0, 0]
-    ]  # fmt: skip
+    assert paired[["seed", "rollout", "value"]].to_numpy().tolist() == [[3, 1, 0], [3, 2, 0]]
     assert objective.curves(runs, "accuracy", ("placebo",), against="dapo").empty
+
+
+def test_the_smallest_detectable_effect_comes_from_the_baseline_alone(study, runs):
+    row = objective.power_table(study, runs).iloc[0]
+    sd = np.std([0.25, 0.5, 0.25], ddof=1)
+    assert (row["seeds"], row["planned"], row["sd"]) == (3, 8, pytest.approx(sd))
+    shift = row["detectable"] / (math.sqrt(2) * sd) * math.sqrt(8)
+    critical = stats.t.ppf(0.975, 7)
+    power = stats.nct.sf(critical, 7, shift) + stats.nct.cdf(-critical, 7, shift)
+    assert power == pytest.approx(0.8, abs=1e-4)
+    del runs["dapo"][1], runs["dapo"][2]
+    assert objective.power_table(study, runs).empty
+
+
+def test_the_baseline_alone_is_shown_beside_whatever_is_there(study, tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path, "dapo", seed, (1, 1))
+        write_run(tmp_path, "grpo", seed, (2, 1))
+    runs = records.read_runs(study)
+    assert runs.shown == ("dapo", "grpo")
+    assert "GRPO with KL penalty ends at accuracy" in words.say_curves(runs)
 
 
 def test_overlaps_of_high_positions(study, runs):
@@ -213,8 +232,9 @@ def everything(study, runs):
     return "\n".join(
         [
             words.say_runs(runs), words.say_weights(runs, met), words.say_tokens(tokens),
-            words.say_curves(runs), words.say_objective(runs, table),
-            words.say_controls(runs, table), words.say_shift(runs, shift), words.say_closing(runs, table),
+            words.say_power(runs, objective.power_table(study, runs)), words.say_curves(runs),
+            words.say_objective(runs, table), words.say_controls(runs, table),
+            words.say_shift(runs, shift), words.say_scope(runs),
         ]
     )  # fmt: skip
 
@@ -233,7 +253,7 @@ def test_any_part_of_the_runs_will_do(study, runs, tmp_path):
     assert "confirmatory: 0 of 24 runs" in text and "Too few runs" in text
 
 
-def test_the_closing_words_follow_the_numbers(study, tmp_path):
+def test_the_words_follow_the_numbers(study, tmp_path):
     for seed in range(1, 9):
         write_run(tmp_path, "dapo", seed, (1, 1))
         write_run(tmp_path, "high-kl", seed, (2, 2 + seed % 2))
@@ -242,9 +262,11 @@ def test_the_closing_words_follow_the_numbers(study, tmp_path):
         write_run(tmp_path, "low-kl-strong", seed, (0, 0))
         write_run(tmp_path, "dapo-lr-0.8", seed, (0, 1))
     runs = records.read_runs(study)
-    text = words.say_closing(runs, objective.objective_table(study, runs))
+    table = objective.objective_table(study, runs)
+    text = words.say_controls(runs, table)
     assert "At s = 1.9 the low-KL boost gives -25.00 points [-25.00, -25.00] over 2 seeds." in text
-    assert "less than either boost: DAPO, rate x 0.8 -12.50 points" in text
+    assert "another learning rate moves the result by -12.50 points" in text
+    text = words.say_objective(runs, table)
     assert "High-KL boost gains" in text and "Low-KL boost is not told from DAPO" in text
     assert "on the way" not in text
 
@@ -257,4 +279,4 @@ def test_where_test_and_interval_part_the_words_say_so(study, tmp_path):
     runs = records.read_runs(study)
     table = objective.objective_table(study, runs).set_index("arm")
     assert table.loc["high-kl", "p_holm"] < 0.05 and table.loc["high-kl", "gain_low"] < 0
-    assert "its interval includes 0: borderline" in words.say_closing(runs, table.reset_index())
+    assert "its interval includes 0: borderline" in words.say_objective(runs, table.reset_index())

@@ -55,12 +55,15 @@ CASES = ("ordinary", "one benchmark, no controls", "no high JS", "all zero")
 
 def figures_of_shifts(study, data):
     table = divergence.sparsity_table(study, data)
-    axes = ("relative", "absolute", "answer")
+    axes = ("relative", "start", "answer")
     profiles = {axis: divergence.position_profile(study, data, axis) for axis in axes}
     tokens = divergence.identity_table(study, data, made_up.TEXTS)
-    found = divergence.divergence_evidence(study, data, made_up.TEXTS)
-    overlap = mechanics.overlap_table(study, data)
-    rank, mass = mechanics.rank_table(study, data), mechanics.mass_table(study, data)
+    classes = divergence.class_table(study, data)
+    found, _ = divergence.section_evidence(study, data)
+    floor = data["dapo"].assign(js=1e-5)
+    flat = {model: mechanics.flat(frame) for model, frame in data.items()}
+    overlap = mechanics.overlap_table(study, flat)
+    rank, mass = mechanics.rank_table(study, flat), mechanics.mass_table(study, flat)
     support = robustness.support_table(study, data)
     sources = robustness.source_table(study, "dapo", {"own": data["dapo"], "base": data["dapo"]})
     frames = {s: data["dapo"].assign(js=data["dapo"]["js"] * s / 3) for s in (1, 2, 3)}
@@ -75,20 +78,19 @@ def figures_of_shifts(study, data):
         mechanics.say_overlap(study, overlap),
         mechanics.say_rank(study, rank),
         mechanics.say_mass(study, mass),
-        mechanics.say_evolution(evolution),
+        mechanics.say_evolution(study, evolution),
         robustness.say_support(study, support),
         robustness.say_sources(sources),
     ]
-    mechanics.section_evidence(study, data, frames)
+    mechanics.section_evidence(study, flat, frames)
     yield said
-    yield draw_divergence.plot_js_distribution(study, data)
-    yield draw_divergence.plot_positions(study, profiles)
-    yield draw_divergence.plot_entropy_bins(study, divergence.entropy_by_js(study, data))
+    yield draw_divergence.plot_js_distribution(study, data, floor)
+    yield draw_divergence.plot_positions(study, data, profiles)
+    yield draw_divergence.plot_entropy_bins(study, data)
     yield draw_divergence.plot_js_entropy(study, data)
-    yield draw_divergence.plot_identity(study, tokens)
-    yield draw_divergence.plot_controls(study, table)
+    yield draw_divergence.plot_identity(study, tokens, classes)
     yield draw_mechanics.plot_overlap(study, overlap)
-    yield draw_mechanics.plot_rank(study, rank, data)
+    yield draw_mechanics.plot_rank(study, rank, flat)
     yield draw_mechanics.plot_mass(study, mass)
     yield draw_mechanics.plot_evolution(study, evolution, "dapo")
     yield draw_robustness.plot_support(study, data)
@@ -213,7 +215,7 @@ def test_saved_figures_are_the_same_bytes_twice(tmp_path):
     style.use_style()
     written = []
     for directory in (tmp_path / "a", tmp_path / "b"):
-        table = mechanics.mass_table(SMALL, {"dapo": made_up.shifts(0)})
+        table = mechanics.mass_table(SMALL, {"dapo": mechanics.flat(made_up.shifts(0))})
         paths = style.save_figure(draw_mechanics.plot_mass(SMALL, table), directory, "03_mass")
         assert [p.name for p in paths] == ["03_mass.png", "03_mass.pdf"]
         written.append([p.read_bytes() for p in paths])
@@ -239,7 +241,7 @@ def test_models_without_a_usual_colour_get_spare_ones():
 
 def test_bands_do_not_hide_behind_missing_intervals(tmp_path):
     style.use_style()
-    data = {"dapo": made_up.shifts(0, problems=1, benchmarks=("easy",))}
+    data = {"dapo": mechanics.flat(made_up.shifts(0, problems=1, benchmarks=("easy",)))}
     table = mechanics.mass_table(SMALL, data)
     assert np.isnan(table["mass_moved_low"]).all()
     save(draw_mechanics.plot_mass(SMALL, table), tmp_path)

@@ -125,9 +125,11 @@ def test_a_chat_template_that_makes_no_prompt_is_one_sentence(study, template, m
         check_inputs(with_template(study, template))
 
 
-def test_a_model_with_another_template_is_said(study, capsys):
+def test_a_model_with_another_template_is_said(study, tmp_path, capsys):
+    base = shutil.copytree(study.model_path("base"), tmp_path / "base")
+    (base / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    study = study.with_overrides(**{"models.base.path": str(base)})
     chat = with_template(study, TEMPLATE)
-    (study.model_path("base") / "chat_template.jinja").write_text("{{ messages[0].content }}")
     check_inputs(chat)
     said = capsys.readouterr().err
     assert said.startswith("warning: the chat template of 'base' is not that of 'tuned'")

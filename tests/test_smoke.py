@@ -22,7 +22,8 @@ from tokenshift_utils.study.study import load_study
 
 TABLES = (
     *("00_claims", "01_sparsity", "02_cross_sampling", "03_topk_overlap", "03_rank"),
-    *("03_evolution", "04_weighted_objective"),
+    *("03_evolution", "04_weighted_objective", "05_support", "05_top_p"),
+    *("05_format", "05_answers", "00_forest", "00_verdicts", "00_questions"),
 )
 MARK = "# NBVAL_CHECK_OUTPUT"
 
@@ -81,7 +82,7 @@ def test_promised_tables_and_figures_are_there(smoke):
             assert (smoke.root / f"results/smoke/tables/{name}.{ending}").stat().st_size > 0
         assert len(pd.read_csv(smoke.root / f"results/smoke/tables/{name}.csv")) > 0
     figures = smoke.files("figures/smoke/*")
-    assert {Path(name).stem[:2] for name in figures} == {"01", "02", "03", "04", "05"}
+    assert {Path(name).stem[:2] for name in figures} == {"00", "01", "02", "03", "04", "05"}
     pngs = {name[:-4] for name in figures if name.endswith(".png")}
     assert pngs == {name[:-4] for name in figures if name.endswith(".pdf")}
     assert all(name in smoke.output for name in TABLES)

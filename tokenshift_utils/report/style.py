@@ -73,6 +73,15 @@ def color(study, model: str) -> str:
     return _SPARE[others.index(name) % len(_SPARE)]
 
 
+def line_look(study, model: str) -> dict[str, str]:
+    """What tells a model's line apart without colours: its marker, and dashes for SFT controls."""
+    place = list(study.models).index(model.split("@")[0])
+    return {
+        "marker": "Dosv^P*X"[place % 8],
+        "linestyle": "--" * (study.model(model).kind == "sft") or "-",
+    }
+
+
 def labels(study, models) -> dict[str, str]:
     """{label: colour} of models, each once: see `name_lines`."""
     return {study.models[m].label: color(study, m) for m in dict.fromkeys(models)}
@@ -80,7 +89,7 @@ def labels(study, models) -> dict[str, str]:
 
 def interval_line(ax, x, rows: pd.DataFrame, name: str, hue: str, alpha=0.18, **look) -> None:
     """A line with points through the column `name`, and a band from its _low to its _high."""
-    ax.plot(x, rows[name], "o-", color=hue, **{"markersize": 3.5} | look)
+    ax.plot(x, rows[name], color=hue, **{"marker": "o", "markersize": 3.5} | look)
     low, high = rows[f"{name}_low"], rows[f"{name}_high"]
     ax.fill_between(x, low, high, color=hue, alpha=alpha, linewidth=0)
 
@@ -92,17 +101,31 @@ def errors(rows: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def histograms(study, points: dict[str, tuple], edges: tuple, height: float):
-    """(figure, axes) of a 2-D histogram a model, from {model: (x, y)}; colour counts positions."""
+    """(figure, axes) of a 2-D histogram a model, from {model: (x, y)}; colour counts positions.
+
+    Above and beside it are the histograms of x and y alone, their counts on logarithmic scales.
+    """
     count = max(len(points), 1)
     fig, axes = plt.subplots(
         1, count, figsize=(panels_width(count), height), sharey=True, squeeze=False
     )
     counts = {model: np.histogram2d(*xy, edges)[0] for model, xy in points.items()}
     norm, mesh = LogNorm(1, max([2, *(c.max() for c in counts.values())])), None
+    shades = sns.light_palette("#08306B", as_cmap=True)
     for ax, (model, found) in zip(axes[0], counts.items()):
         shown = np.ma.masked_equal(found.T, 0)
-        mesh = ax.pcolormesh(*edges, shown, norm=norm, cmap="cividis", rasterized=True)
-        ax.set_title(study.models[model].label)
+        mesh = ax.pcolormesh(*edges, shown, norm=norm, cmap=shades, rasterized=True)
+        above = ax.inset_axes([0, 1.02, 1, 0.17], sharex=ax)
+        beside = ax.inset_axes([1.02, 0, 0.12, 1], sharey=ax)
+        above.stairs(found.sum(axis=1), edges[0], fill=True, color="#8C8C8C")
+        beside.stairs(
+            found.sum(axis=0), edges[1], fill=True, color="#8C8C8C", orientation="horizontal"
+        )
+        above.set(yscale="log", ylim=(0.7, None))
+        beside.set(xscale="log", xlim=(0.7, None))
+        for side in (above, beside):
+            side.set_axis_off()
+        above.set_title(study.models[model].label)
     if mesh is not None:
         bar = fig.colorbar(mesh, ax=axes[0].tolist(), label="positions", aspect=30)
         _show_powers(bar.ax.yaxis)

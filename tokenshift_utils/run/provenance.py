@@ -82,7 +82,7 @@ def read_by_overview(study_name: str) -> dict[str, str]:
     """Path and sha256 of what notebook 00 reads of its study: the others' tables and figures."""
     files = [
         *paths.tables(study_name).glob("[0-9][1-9]_*.csv"),
-        *paths.figures(study_name).glob("[0-9][0-9]_*.png"),
+        *paths.figures(study_name).glob("[0-9][1-9]_*.png"),
     ]
     return {paths.display(file): checksum(file) for file in sorted(files)}
 

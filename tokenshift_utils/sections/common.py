@@ -12,8 +12,9 @@ import pandas as pd
 
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.report.tables import NO_INTERVAL
-from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS
+from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS, QUANTITIES
 
+SUPPORTS = {"nucleus": "js", "full": "js_full"}  # of the distributions that are compared
 ALL = "all"  # the row of a table that pools the benchmarks
 
 _STRUCTURAL = frozenset("0123456789+-*/=×÷^<>()")
@@ -101,6 +102,35 @@ def evidence(rows: list[tuple]) -> pd.DataFrame:
     return pd.DataFrame(out, columns=list(EVIDENCE_COLUMNS))
 
 
+def on_both_supports(
+    study, rows_on: Callable[[str], list[tuple]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(evidence on nuclei, the same quantities on both supports), from a section's rows.
+
+    `rows_on(column)` gives (quantity, model, estimate, the same at all positions or None, note), with
+    the JS of that column. The second frame has a row a quantity and model: quantity (in words), model,
+    nucleus, full, both with intervals, and all_positions, the base rate.
+    """
+    found = {support: rows_on(column) for support, column in SUPPORTS.items()}
+    shown: dict[tuple, dict] = {}
+    for support, rows in found.items():
+        for quantity, model, estimate, _, _ in rows:
+            words = QUANTITIES.get(quantity, quantity.replace("_", " "))
+            row = shown.setdefault(
+                (quantity, model), {"quantity": words, "model": study.models[model].label}
+            )
+            triple = evidence([(quantity, model, estimate, "nothing")]).iloc[0]
+            row |= columns_of(support, tuple(triple[["value", "low", "high"]]))
+    noted = []
+    for quantity, model, estimate, everywhere, note in found["nucleus"]:
+        base = np.nan if everywhere is None else everywhere.value
+        shown[quantity, model]["all_positions"] = base
+        if not np.isnan(base):
+            note = "; ".join(filter(None, [note, f"at all positions {100 * base:.3g}%"]))
+        noted.append((quantity, model, estimate, note))
+    return evidence(noted), pd.DataFrame(shown.values())
+
+
 def token_class(text: str) -> str:
     """ "structural" for digits and operators, "other" for all else, told from the text alone."""
     stripped = text.strip()
@@ -113,11 +143,16 @@ def columns_of(name: str, triple: tuple[float, float, float]) -> dict[str, float
 
 
 def percent(row, name: str, decimals: int = 1) -> str:
-    """ "87.1% [86.2, 88.0]" from the columns name, name_low, name_high (or low, high) of a row."""
+    """ "87.1% [86.2, 88.0]" from the columns name, name_low, name_high (or low, high) of a row.
+
+    A share that so many decimals would show as none has up to four.
+    """
     ends = (f"{name}_low", f"{name}_high") if f"{name}_low" in row else ("low", "high")
     value, low, high = (100 * float(row[c]) for c in (name, *ends))
     if np.isnan(value):
         return "not measurable"
+    if 0 < abs(value) < 10.0**-decimals:
+        decimals = min(4, int(np.ceil(-np.log10(abs(value)))))
     if np.isnan(low):
         return f"{value:.{decimals}f}% ({NO_INTERVAL})"
     return f"{value:.{decimals}f}% [{low:.{decimals}f}, {high:.{decimals}f}]"

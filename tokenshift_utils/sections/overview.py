@@ -169,8 +169,12 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
                 names[row["label"]] = (mark, hue, hue)
         y -= 1.15
     ax.set_xscale("symlog", linthresh=1, linscale=0.6)
-    ends = [-100, -10, -1, 0, 1, 10, 100]
+    margins = table[["margin_low", "margin_high"]].abs() if "margin" in table else pd.DataFrame([1])
+    reach = max(10.0, margins.max().max())
+    decades = [10**power for power in range(len(f"{reach:.0f}"))]
+    ends = [*(-end for end in reversed(decades)), 0, *decades]
     ax.set_xticks(ends, [f"{end:+d}" if end else "criterion" for end in ends])
+    ax.set_xlim(-1.4 * reach, 1.4 * reach)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_yticks([at for at, _ in ticks], [name for _, name in ticks])
     ax.set_ylim(y + 0.6, 0.7)
@@ -293,10 +297,10 @@ def _picture(file: Path) -> str:
 
 
 def gallery(study):
-    """All figures of the study as one HTML page part, grouped by notebook."""
+    """All figures of the other notebooks as one HTML page part, grouped by notebook."""
     from IPython.display import HTML
 
-    files = sorted(paths.figures(study.name).glob("[0-9][0-9]_*.png"))
+    files = sorted(paths.figures(study.name).glob("[0-9][1-9]_*.png"))
     if not files:
         return HTML("<p>This study has no figures yet: run the other notebooks first.</p>")
     blocks = []

@@ -10,7 +10,7 @@ Fine-Tuning of LLMs*, ICLR 2026, arXiv:2603.22446.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -43,127 +43,58 @@ class Fact:
 FACTS = (
     # 1 divergence characterization
     Fact("sparsity_dapo", 1, "JS is near zero at more than 83% of positions (DAPO)", 0.83, ">"),
-    Fact(
-        "sparsity_simplerl",
-        1,
-        "JS is near zero at more than 98% of positions (SimpleRL)",
-        0.98,
-        ">",
-    ),
+    Fact("sparsity_simplerl", 1, "JS is near zero at more than 98% of positions (SimpleRL)",
+         0.98, ">"),
     Fact("wider", 1, "DAPO (clip-higher, no KL term) spreads wider than SimpleRL"),
     Fact("js_range", 1, "JS is in nats and lies within [0, ln 2]", 0.6931471805599453, "<"),
-    Fact(
-        "truncated",
-        1,
-        "JS is computed on top-p-truncated, renormalised distributions",
-        witness=SUMMARY,
-    ),
+    Fact("truncated", 1, "JS is computed on top-p-truncated, renormalised distributions",
+         witness=SUMMARY),
     Fact("start", 1, "JS is high at the start of a response and lower through the middle"),
     Fact("end", 1, "JS rises a little at the end (answer format, termination)"),
     Fact("low_js_entropy", 1, "low-JS positions are mostly low-entropy in both models"),
-    Fact(
-        "high_js_entropy",
-        1,
-        "high-JS positions span both ends of the entropy range: DAPO "
-        "overrides confident base predictions too",
-    ),
-    Fact(
-        "token_classes",
-        1,
-        "function words, reasoning words and formula pieces are frequent "
-        "among high-JS tokens; digits, operators and structural maths among low-JS ones",
-    ),
-    Fact(
-        "identity",
-        1,
-        "token identity does not decide: a frequent high-JS token such as 'the' "
-        "is low-JS in most of its occurrences",
-    ),
+    Fact("high_js_entropy", 1, "high-JS positions span both ends of the entropy range: DAPO "
+         "overrides confident base predictions too"),
+    Fact("token_classes", 1, "function words, reasoning words and formula pieces are frequent "
+         "among high-JS tokens; digits, operators and structural maths among low-JS ones"),
+    Fact("identity", 1, "token identity does not decide: a frequent high-JS token such as 'the' is "
+         "low-JS in most of its occurrences"),
     Fact("sft", 1, "SFT gives a much larger, broader set of high-JS positions than RL"),
     # 2 cross-sampling
-    Fact(
-        "sufficiency",
-        2,
-        "putting the RL model's tokens at a small share of positions into the "
-        "base model's generation recovers RL accuracy",
-    ),
-    Fact(
-        "necessity",
-        2,
-        "putting the base model's tokens at a small share of positions into the "
-        "RL model's generation takes accuracy back to the base level",
-    ),
-    Fact(
-        "largest_budget",
-        2,
-        "the largest effectively replaced share in Table 1",
-        0.101,
-        "=",
-        SUMMARY,
-    ),
+    Fact("sufficiency", 2, "putting the RL model's tokens at a small share of positions into the "
+         "base model's generation recovers RL accuracy"),
+    Fact("necessity", 2, "putting the base model's tokens at a small share of positions into the "
+         "RL model's generation takes accuracy back to the base level"),
+    Fact("largest_budget", 2, "the largest effectively replaced share in Table 1",
+         0.101, "=", SUMMARY),
     Fact("beats_rl", 2, "the mixed policy sometimes beats the RL policy"),
-    Fact(
-        "sensitivity",
-        2,
-        "replaced tokens often look locally interchangeable, yet the trajectory derails",
-    ),
-    Fact(
-        "no_random_control",
-        2,
-        "(asked for by reviewers, not in the paper) switching at random positions at the same rate",
-    ),
+    Fact("sensitivity", 2, "replaced tokens often look locally interchangeable, yet the trajectory "
+         "derails"),
+    Fact("no_random_control", 2, "(asked for by reviewers, not in the paper) switching at random "
+         "positions at the same rate"),
     # 3 token mechanics, at positions with JS > 0.1
     Fact("high_js_cut", 3, "token mechanics are measured at positions with JS > 0.1", 0.1, ">"),
     Fact("overlap_rise", 3, "top-k overlap rises steeply from k=1 to k=2"),
-    Fact("overlap_simplerl", 3, "for k >= 2 overlap is above 80% on average (SimpleRL)", 0.80, ">"),
+    Fact("overlap_simplerl", 3, "for k >= 2 overlap is above 80% on average (SimpleRL)", 0.8, ">"),
     Fact("overlap_dapo", 3, "overlap is somewhat lower for DAPO than for SimpleRL"),
-    Fact("rank1", 3, "RL's top-1 token is also base's top-1 at about 30% of them", 0.30, "about"),
-    Fact(
-        "rank3_dapo",
-        3,
-        "RL's top-1 token is within base's top 3 at more than 80% (DAPO)",
-        0.80,
-        ">",
-    ),
-    Fact(
-        "rank3_simplerl",
-        3,
-        "RL's top-1 token is within base's top 3 at more than 90% (SimpleRL)",
-        0.90,
-        ">",
-    ),
-    Fact(
-        "new_token_dapo",
-        3,
-        "base gives RL's top-1 token less than 0.01 at about 5% (DAPO)",
-        0.05,
-        "about",
-    ),
-    Fact(
-        "new_token_simplerl",
-        3,
-        "base gives RL's top-1 token less than 0.01 almost never (SimpleRL)",
-        0.0,
-        "about",
-    ),
+    Fact("rank1", 3, "RL's top-1 token is also base's top-1 at about 30% of them", 0.3, "about"),
+    Fact("rank3_dapo", 3, "RL's top-1 token is within base's top 3 at more than 80% (DAPO)",
+         0.8, ">"),
+    Fact("rank3_simplerl", 3, "RL's top-1 token is within base's top 3 at more than 90% (SimpleRL)",
+         0.9, ">"),
+    Fact("new_token_dapo", 3, "base gives RL's top-1 token less than 0.01 at about 5% (DAPO)",
+         0.05, "about"),
+    Fact("new_token_simplerl", 3, "base gives RL's top-1 token less than 0.01 almost never "
+         "(SimpleRL)", 0.0, "about"),
     Fact("reallocation", 3, "RL reallocates mass among existing candidates, seldom to a new token"),
     Fact("js_grows", 3, "JS grows monotonically over DAPO's checkpoints"),
     Fact("upper_faster", 3, "the 95th and 99th percentiles of JS grow faster than the lower ones"),
-    Fact(
-        "jaccard",
-        3,
-        "the Jaccard overlap of the high-JS set with the final one rises slowly, "
-        "then steeply, to 1",
-    ),
+    Fact("jaccard", 3, "the Jaccard overlap of the high-JS set with the final one rises slowly, "
+         "then steeply, to 1"),
     # 4 divergence-weighted objective
     Fact("boost", 4, "both the high-KL and the low-KL boost improve on DAPO (mean@32)"),
-    Fact(
-        "boosts_alike",
-        4,
-        "the two boosts gain about the same: 2.57 and 2.44 points on average",
-        witness=SUMMARY,
-    ),
-)
+    Fact("boosts_alike", 4, "the two boosts gain about the same: 2.57 and 2.44 points on average",
+         witness=SUMMARY),
+)  # fmt: skip
 
 _BY_KEY = {f.key: f for f in FACTS}
 
@@ -192,11 +123,6 @@ _TABLE2 = (
 def fact(key: str) -> Fact:
     """The fact of that name; a KeyError if there is none."""
     return _BY_KEY[key]
-
-
-def facts_table() -> pd.DataFrame:
-    """All facts, one row each: key, section, says, value, bound, witness."""
-    return pd.DataFrame([asdict(f) for f in FACTS])
 
 
 def table1() -> pd.DataFrame:

@@ -33,7 +33,7 @@ class Found:
         """A table; without rows where it is not there, or lacks one of the columns."""
         file = paths.tables(self.study.name) / f"{name}.csv"
         empty = pd.DataFrame(columns=list(columns))
-        if not file.is_file():
+        if not file.is_file() or not file.read_bytes().strip():
             return empty
         table = read_csv(file, "run the notebook that makes it again (tokenshift reproduce)")
         return table if set(columns) <= set(table.columns) else empty
@@ -94,8 +94,8 @@ def _details(found: Found) -> str | None:
 
 
 def _controls(found: Found) -> str | None:
-    training, text = found.study.training, found.measured("1-sft-denser")
-    tuned = training and any(arm.kind == "dpo" for arm in training.arms.values())
+    text, arms = found.measured("1-sft-denser"), getattr(found.study.training, "arms", {})
+    tuned = any(name in arms and arms[name].kind == "dpo" for name in found.study.models)
     return text if tuned or not text else f"{PART}: no preference-tuned model; {text}"
 
 
@@ -133,14 +133,6 @@ def _trajectories(found: Found) -> str | None:
         f"{percent(r, 'nucleus_high')} on {r['trajectories']}" for _, r in pooled(table).iterrows()
     ]
     return f"high-JS positions: {'; '.join(parts)}"
-
-
-def _entropy(found: Found) -> str | None:
-    return found.measured("1-low-js-entropy", "1-high-js-both-ends")
-
-
-def _landmarks(found: Found) -> str | None:
-    return found.measured("1-start", "1-end")
 
 
 def _everywhere(found: Found) -> str | None:
@@ -185,25 +177,32 @@ def _critical(found: Found) -> str | None:
 
 @dataclass(frozen=True)
 class Question:
-    """An open question, where its answer is looked up, and what computes the answer."""
+    """An open question, where its answer is looked up, and what computes the answer: a function, or
+    the claims of which it says what was measured."""
 
     asks: str
     artefact: str
-    answer: Callable[[Found], str | None]
+    answer: Callable[[Found], str | None] | tuple[str, ...]
+
+    def of(self, found: Found) -> str | None:
+        """The answer of a study; None where it has none."""
+        return self.answer(found) if callable(self.answer) else found.measured(*self.answer)
 
 
 QUESTIONS = (
     Question("Table 2 spelled out, with variance: do the boosts gain?", "04_weighted_objective", _boosts),
     Question("Against the 20% most entropic tokens, and on GRPO?", "04_weighted_objective", _other_objectives),
-    Question("Does JS beat random positions at the same switch rate?", "02_curves", lambda f: f.measured("2-beats-random")),
+    Question("Does JS beat random positions at the same switch rate?", "02_curves", ("2-beats-random",)),
     Question("Every threshold and detail of cross-sampling?", "02_curves", _details),
     Question("SFT and preference-tuned controls?", "01_sparsity", _controls),
     Question("Other model families, tasks that are not maths?", "study file", _families),
     Question("Sensitivity to top-p, temperature, samples?", "05_sampler, 05_top_p", _sampler),
     Question("Is JS on truncated distributions an artefact of truncation?", "05_support", _truncation),
     Question("On-policy bias: base's and mixed trajectories?", "05_trajectories", _trajectories),
-    Question("JS against entropy, not only bins?", "figure 01_js_entropy", _entropy),
-    Question("Position relative to landmarks?", "figure 01_position", _landmarks),
+    Question("JS against entropy, not only bins?", "figure 01_js_entropy",
+             ("1-low-js-entropy", "1-high-js-both-ends")),
+    Question("Position relative to landmarks?", "figure 01_position",
+             ("1-start", "1-start-later", "1-end")),
     Question("Top-k and rank at all positions?", "03_rank, 03_topk_overlap", _everywhere),
     Question("Why JS rather than KL?", "01_why_js", _why_js),
     Question("On which sequences was it measured?", "01_sparsity", _sequences),
@@ -219,7 +218,7 @@ def questions_table(studies: dict, claims: dict[str, pd.DataFrame]) -> pd.DataFr
     found = {name: Found(study, claims[name]) for name, study in studies.items()}
     rows = []
     for number, question in enumerate(QUESTIONS, 1):
-        answers = {name: question.answer(own) for name, own in found.items()}
+        answers = {name: question.of(own) for name, own in found.items()}
         status = {name: _status(answer) for name, answer in answers.items()}
         rows.append(
             {"number": number, "question": question.asks}

@@ -1,11 +1,14 @@
 """Section 1: how large the shifts are, and where they are (numbers; drawing is elsewhere).
 
-Frames of shifts hold one row a position of the tuned model's own responses. `js` is between the
-distributions sampled from (temperature, then top-p, renormalised), `js_full` over the full
-vocabulary; both in nats. Entropies are over the full vocabulary, in nats.
+Frames of shifts hold one row a position of the tuned model's own responses, with its ``token_class``
+(see ``records``). `js` is between the distributions sampled from (temperature, then top-p,
+renormalised: the nucleus), `js_full` over the full vocabulary; both in nats. Entropies are over the
+full vocabulary, in nats.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -15,35 +18,42 @@ from tokenshift_utils.measures import divergences, nucleus
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.sections.claims import HIGH_ENTROPY, HIGH_JS, LOW_ENTROPY, NEAR_ZERO
 from tokenshift_utils.sections.common import (
+    SUPPORTS,
     by,
-    evidence,
     last_row,
     of_kind,
-    of_recipe,
+    on_both_supports,
     percent,
     plan,
+    points,
     say,
-    token_class,
 )
+from tokenshift_utils.sections.divergence.token_classes import CLASSES
 from tokenshift_utils.sections.paper import fact
+from tokenshift_utils.sections.seeds import seeds_table
 
 # The columns of the shifts records that this section needs.
 COLUMNS = (
     *("benchmark", "problem", "sample", "position", "n_tokens", "token"),
     *("js", "js_full", "entropy_base", "entropy_tuned", "answer_start"),
 )
-SUPPORTS = {"js": "nucleus", "js_full": "full"}
 JS_BINS = (0.0, 0.001, 0.01, 0.1, 0.3, 0.69315)  # nats; the last is above ln 2 in float32 too
+STRUCTURAL, WORDS = ("structural", "numbers", "operators"), ("function", "reasoning")  # classes
+FIRST = 5  # tokens that are left out of the start, to see whether it is they alone
+# What a difference of recipes is of: quantity, recipe, other recipe (see `seeds.seeds_table`).
+DIFFERENCES = {"wider_difference": ("not_near_zero_share", "dapo", "simplerl")}
 _LEVELS = (0.50, 0.75, 0.90, 0.95, 0.99, 0.999)
-_ABSOLUTE = (0, 1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 513, 1025, 2049, 4097, 8193, 16385, 32769)
+_BINS = 20  # of the response
+_AT_FIRST = 32  # tokens of the start that are shown one by one
 _AROUND = (-24, 9)  # offsets from the position where the answer opens: first, last + 1
+_CONTEXT = (16, 6)  # tokens shown before and behind an example
 
 
 def sparsity_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Shares of positions by JS, mean and percentiles, per pair, benchmark and support."""
 
     def rows(boot: Bootstrap, model: str, benchmark: str, part: pd.DataFrame):
-        for column, support in SUPPORTS.items():
+        for support, column in SUPPORTS.items():
             key = {"pair": study.models[model].label, "model": model, "benchmark": benchmark}
             key |= {"support": support, "positions": len(part)}
             yield key | sparsity_row(study, boot, part, part[column].to_numpy())
@@ -64,85 +74,92 @@ def sparsity_row(study, boot: Bootstrap, part: pd.DataFrame, js: np.ndarray) -> 
     return row
 
 
+def survival_table(study, shifts: dict[str, pd.DataFrame], grid: np.ndarray) -> pd.DataFrame:
+    """Share of positions with JS above each of ``grid`` (nats): support, model, js, share."""
+    boot, rows = plan(study, *shifts.values()), []
+    edges = [-np.inf, *grid, np.inf]
+    for model, frame in shifts.items():
+        codes, number = boot.codes(frame), len(boot.problems)
+        for support, column in SUPPORTS.items():
+            bins = np.searchsorted(edges, frame[column].to_numpy(), side="left") - 1
+            counts = np.bincount(codes * (len(grid) + 1) + bins, minlength=number * (len(grid) + 1))
+            counts = counts.reshape(number, -1)  # [problems, bins]
+            for i, x in enumerate(grid):
+                row = {"support": support, "model": model, "js": x}
+                above = counts[:, i + 1 :].sum(axis=1)
+                share = boot.estimate(above, counts.sum(axis=1), len(frame))
+                rows.append(row | share.columns("share"))
+    return pd.DataFrame(rows)
+
+
 def relative_position(frame: pd.DataFrame) -> np.ndarray:
     """[rows] how far into its response a position is, 0 (first) to just under 1 (last)."""
     return frame["position"].to_numpy() / frame["n_tokens"].to_numpy()
 
 
-def _finished(study, frame: pd.DataFrame) -> np.ndarray:
-    """[rows] whether the response ended by itself: only then is its end an end."""
-    return (frame["n_tokens"] < study.sampling.max_new_tokens).to_numpy()
+def _from_answer(frame: pd.DataFrame) -> np.ndarray:
+    """[rows] tokens after the one that opens the answer; NaN in responses without one."""
+    opens = frame["answer_start"].to_numpy(dtype=np.float64, na_value=np.nan)
+    return frame["position"].to_numpy() - opens
+
+
+def answer_place(frame: pd.DataFrame) -> float:
+    """Median of how far into a response its answer opens, 0 to 1; NaN where none has one."""
+    places = relative_position(frame)[_from_answer(frame) == 0]
+    return float(np.median(places)) if len(places) else np.nan
 
 
 def position_profile(study, shifts: dict[str, pd.DataFrame], by: str) -> pd.DataFrame:
-    """Mean JS by position, with intervals: model, x, label, mean(_low, _high), positions.
+    """Mean JS by position, with intervals: model, x, positions, mean and full (of js_full).
 
-    `by` is "relative" (tenths of the response, only of responses that ended by themselves),
-    "absolute" (bins that double) or "answer" (offset from where the final answer opens).
+    `by` is "relative" (x: middles of twentieths of the responses that ended by themselves, in %),
+    "start" (the first tokens, one by one) or "answer" (offset from where the final answer opens).
     """
     boot, rows = plan(study, *shifts.values()), []
     for model, frame in shifts.items():
-        frame, bins, labels = _bins(study, frame, by)
-        js = frame["js"].to_numpy()
-        for b in np.unique(bins):
-            inside = bins == b
-            row = {"model": model, "x": int(b), "label": labels(int(b))}
-            row["positions"] = int(inside.sum())
-            rows.append(row | boot.ratio(frame[inside], js[inside]).columns("mean"))
-    names = ["model", "x", "label", "positions", "mean", "mean_low", "mean_high"]
-    return pd.DataFrame(rows, columns=names)
+        x = _places(study, frame, by)
+        for place in np.unique(x[~np.isnan(x)]):
+            part = frame[x == place]
+            row = {"model": model, "x": place, "positions": len(part)}
+            for name, column in (("mean", "js"), ("full", "js_full")):
+                row |= boot.ratio(part, part[column].to_numpy()).columns(name)
+            rows.append(row)
+    ends = [name + end for name in ("mean", "full") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["model", "x", "positions", *ends])
 
 
-def _bins(study, frame: pd.DataFrame, by: str):
-    """(rows used, [rows] bin of each, bin -> label)."""
+def _places(study, frame: pd.DataFrame, by: str) -> np.ndarray:
+    """[rows] where on the axis `by` a position is drawn; NaN for nowhere."""
     if by == "relative":
-        frame = frame[_finished(study, frame)]
-        tenths = np.minimum((10 * relative_position(frame)).astype(int), 9)
-        return frame, tenths, lambda b: f"{10 * b}–{10 * b + 10}%"
-    if by == "absolute":
-        edges = np.asarray(_ABSOLUTE)
-        bins = np.searchsorted(edges, frame["position"].to_numpy(), side="right") - 1
-
-        def name(b: int) -> str:
-            first, last = edges[b], edges[b + 1] - 1 if b + 1 < len(edges) else None
-            return f"{first}" if first == last else f"{first}–{'' if last is None else last}"
-
-        return frame, bins, name
+        ended = (frame["n_tokens"] < study.sampling.max_new_tokens).to_numpy()
+        middles = (np.floor(_BINS * relative_position(frame)) + 0.5) * 100 / _BINS
+        return np.where(ended, middles, np.nan)
+    if by == "start":
+        position = frame["position"].to_numpy(dtype=np.float64)
+        return np.where(position < _AT_FIRST, position, np.nan)
     if by == "answer":
-        frame = frame[frame["answer_start"].notna()]
-        offset = (frame["position"] - frame["answer_start"].astype(int)).to_numpy()
-        near = (offset >= _AROUND[0]) & (offset < _AROUND[1])
-        return frame[near], offset[near], lambda b: f"{b:+d}"
+        offset = _from_answer(frame)
+        return np.where((offset >= _AROUND[0]) & (offset < _AROUND[1]), offset, np.nan)
     raise ValueError(f"unknown position axis: {by}")
 
 
-def entropy_by_js(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Quantiles of both models' entropies in bins of JS.
+def js_bins(js: pd.Series) -> pd.Categorical:
+    """The bin of each JS, in words and in order; the last holds ln 2 in single precision too."""
+    names = [f"≤ {JS_BINS[1]:g}"]
+    names += [f"{low:g}–{high:.2g}" for low, high in pairwise(JS_BINS[1:])]
+    return pd.cut(np.asarray(js), JS_BINS, labels=names, include_lowest=True)
 
-    One row a model, JS bin and side ("base" or the model): positions, p10, p25, p50, p75, p90.
-    Empty bins are left out.
-    """
-    quantiles = {"p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9}
-    rows = []
-    for model, frame in shifts.items():
-        which = np.searchsorted(JS_BINS[1:-1], frame["js"].to_numpy(), side="left")
-        for b, inside in frame.groupby(which):
-            name = f"≤ {JS_BINS[1]:g}" if b == 0 else f"{JS_BINS[b]:g}–{JS_BINS[b + 1]:.2g}"
-            for side in ("base", "tuned"):
-                row = {"model": model, "js_bin": name, "bin": b, "side": side}
-                levels = np.quantile(inside[f"entropy_{side}"], list(quantiles.values()))
-                rows.append(row | {"positions": len(inside)} | dict(zip(quantiles, levels)))
-    return pd.DataFrame(rows)
+
+def _frequent(js: np.ndarray, token: np.ndarray, cut: float, count: int = 10) -> list[int]:
+    """The tokens most frequent at JS above the cut, most frequent first."""
+    at_high = pd.Series(token[js > cut]).value_counts()
+    return sorted(at_high.index, key=lambda t: (-at_high[t], t))[:count]
 
 
 def identity_table(
-    study,
-    shifts: dict[str, pd.DataFrame],
-    texts: dict[int, str],
-    count: int = 10,
-    enriched_from: int | None = None,
+    study, shifts: dict[str, pd.DataFrame], texts: dict[int, str], enriched_from: int | None = None
 ) -> pd.DataFrame:
-    """The tokens most frequent, or most enriched, at high-JS positions, per model.
+    """The ten tokens most frequent, or most enriched, at high-JS positions, per model.
 
     Columns: model, token (text), occurrences, of which near_zero / between / high (shares by JS),
     share_of_high (of all high-JS positions) and enrichment (share among high-JS positions over
@@ -153,14 +170,14 @@ def identity_table(
     rows = []
     for model, frame in shifts.items():
         js, token = frame["js"].to_numpy(), frame["token"].to_numpy()
-        total_high = int((js > high).sum())
         at_high, everywhere = (pd.Series(t).value_counts() for t in (token[js > high], token))
-        order = at_high
-        if enriched_from is not None:
+        if enriched_from is None:
+            chosen = _frequent(js, token, high)
+        else:
             order = (at_high / everywhere[at_high.index])[at_high >= enriched_from]
-        for t in sorted(order.index, key=lambda t: (-order[t], t))[:count]:
-            here = js[token == t]
-            share = at_high[t] / total_high
+            chosen = sorted(order.index, key=lambda t: (-order[t], t))[:10]
+        for t in chosen:
+            here, share = js[token == t], at_high[t] / at_high.sum()
             row = {"model": model, "token": texts[int(t)], "occurrences": len(here)}
             row["near_zero"] = (here <= low).mean()
             row["between"] = ((here > low) & (here <= high)).mean()
@@ -170,6 +187,53 @@ def identity_table(
             rows.append(row)
     names = ["model", "token", "occurrences", "near_zero", "between", "high"]
     return pd.DataFrame(rows, columns=[*names, "share_of_high", "enrichment"])
+
+
+def examples_table(study, shifts: dict[str, pd.DataFrame], texts: dict[int, str]) -> pd.DataFrame:
+    """The tokens most frequent at high JS, each where its JS is highest and where it is lowest.
+
+    Columns: model, token, token_class, js, in_context (the token in double brackets). The first such
+    position in the order of the records.
+    """
+    rows = []
+    for model, frame in shifts.items():
+        js, token = frame["js"].to_numpy(), frame["token"].to_numpy()
+        for t in _frequent(js, token, study.thresholds.high_js):
+            here = np.flatnonzero(token == t)
+            for at in (here[js[here].argmax()], here[js[here].argmin()]):
+                row = frame.iloc[at]
+                first = max(at - min(int(row["position"]), _CONTEXT[0]), 0)
+                last = at + min(int(row["n_tokens"] - row["position"]), _CONTEXT[1] + 1)
+                before, own, after = (
+                    "".join(texts[int(t)] for t in token[some])
+                    for some in (slice(first, at), [at], slice(at + 1, last))
+                )
+                found = {"model": model, "token": own, "token_class": row["token_class"]}
+                rows.append(found | {"js": js[at], "in_context": f"{before}[[{own}]]{after}"})
+    return pd.DataFrame(rows, columns=["model", "token", "token_class", "js", "in_context"])
+
+
+def class_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Shares of each class of tokens among near-zero, all and high-JS positions.
+
+    Columns: model, token_class, positions, near_zero_share, share (of all), high_share, enrichment
+    (high_share / share), with intervals.
+    """
+    low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
+    boot, rows = plan(study, *shifts.values()), []
+    for model, frame in shifts.items():
+        js, of = frame["js"].to_numpy(), frame["token_class"].to_numpy()
+        for name in (n for n in (*CLASSES, "structural") if (of == n).any()):
+            among = {"near_zero_share": js <= low, "share": js >= 0, "high_share": js > high}
+            found = {
+                key: boot.ratio(frame, where & (of == name), where) for key, where in among.items()
+            }
+            found["enrichment"] = found["high_share"] / found["share"]
+            row = {"model": model, "token_class": name, "positions": int((of == name).sum())}
+            for key, estimate in found.items():
+                row |= estimate.columns(key)
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def why_js(top_p: float = 0.7) -> pd.DataFrame:
@@ -200,86 +264,113 @@ def why_js(top_p: float = 0.7) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _shares(boot: Bootstrap, frame: pd.DataFrame, among, inside) -> Estimate:
-    """Share of the rows `among` that are also `inside`."""
-    return boot.ratio(frame, among & inside, among)
+# What the claims look at --------------------------------------------------------------------------
 
 
-def divergence_evidence(
-    study, shifts: dict[str, pd.DataFrame], texts: dict[int, str]
-) -> pd.DataFrame:
-    """What the claims of section 1 look at, for every RL model and SFT control."""
-    boot, rows = plan(study, *shifts.values()), []
-    rl = [m for m in of_kind(study, "rl") if m in shifts]
-    structural = {t for t, text in texts.items() if token_class(text) == "structural"}
-    for model in rl:
-        rows += _evidence_of(study, boot, model, shifts[model], structural)
-    pair = [of_recipe(study, recipe, rl) for recipe in ("dapo", "simplerl")]
-    if None not in pair:
-        wide = [boot.ratio(shifts[m], shifts[m]["js"].to_numpy() > NEAR_ZERO) for m in pair]
-        rows.append(("wider_difference", pair[0], wide[0] - wide[1], ""))
-    dense = {m: boot.ratio(f, f["js"].to_numpy() > HIGH_JS) for m, f in shifts.items()}
-    if rl:
-        widest = max(rl, key=lambda m: dense[m].value)
-        note = f"against {study.models[widest].label}"
-        for model in of_kind(study, "sft"):
-            if model in shifts:
-                rows.append(("sft_density_ratio", model, dense[model] / dense[widest], note))
-    return evidence(rows)
+def measure(study, boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict[str, tuple]:
+    """The quantities of section 1 on one support: name -> (estimate, the same at all positions, note).
 
-
-def _evidence_of(study, boot: Bootstrap, model: str, frame: pd.DataFrame, structural: set) -> list:
-    js = frame["js"].to_numpy()
-    low, high = js <= NEAR_ZERO, js > HIGH_JS
+    The second is the base rate of a share of a subset; None where there is none to compare with.
+    """
+    js, token = frame[column].to_numpy(), frame["token"].to_numpy()
+    low, high, all_ = js <= NEAR_ZERO, js > HIGH_JS, np.ones(len(js), dtype=bool)
     base, tuned = frame["entropy_base"].to_numpy(), frame["entropy_tuned"].to_numpy()
-    token = frame["token"].to_numpy()
-    place, ended = relative_position(frame), _finished(study, frame)
-    middle = (place >= 0.3) & (place < 0.7)
-    start, end = place < 0.1, (place >= 0.9) & ended
-    of_structure = np.isin(token, list(structural))
+    place, offset = relative_position(frame), _from_answer(frame)
+    middle = (place >= 0.3) & (place < 0.7) & ~(offset >= 0)
+    start, later = place < 0.1, frame["position"].to_numpy() >= FIRST
     nothing = "" if high.any() else f"no position with JS > {HIGH_JS:g}"
 
     def mean(where):
         return boot.ratio(frame, js * where, where)
 
-    among_high = pd.Series(token[high]).value_counts()
-    frequent = sorted(among_high.index, key=lambda t: (-among_high[t], t))[:10]
-    often = np.isin(token, frequent)
-    sure = np.maximum(base, tuned) <= LOW_ENTROPY
-    structural_share = [_shares(boot, frame, among, of_structure) for among in (low, high)]
-    measured = {
-        "near_zero_share": (boot.ratio(frame, low), ""),
-        "high_js_share": (boot.ratio(frame, high), ""),
-        "start_ratio": (mean(start) / mean(middle), ""),
-        "end_ratio": (mean(end) / mean(middle & ended), ""),
-        "low_js_low_entropy": (_shares(boot, frame, low, sure), ""),
-        "high_js_low_entropy": (_shares(boot, frame, high, base <= LOW_ENTROPY), nothing),
-        "high_js_high_entropy": (_shares(boot, frame, high, base >= HIGH_ENTROPY), nothing),
-        "structural_difference": (structural_share[0] - structural_share[1], nothing),
-        "identity_variance": (boot.variance_explained(frame, js, token), ""),
-        "frequent_low_share": (_shares(boot, frame, often, ~high), nothing),
+    def share(inside, among=all_):
+        return boot.ratio(frame, among & inside, among)
+
+    def shared(inside, among, note=""):
+        return share(inside, among), share(inside), note
+
+    found = {
+        "near_zero_share": (share(low), None, ""),
+        "not_near_zero_share": (share(~low), None, ""),
+        "high_js_share": (share(high), None, ""),
+        "start_ratio": (mean(start) / mean(middle), None, ""),
+        "later_start_ratio": (mean(start & later) / mean(middle), None, ""),
+        "answer_ratio": (mean(offset == 0) / mean(middle & ~np.isnan(offset)), None, ""),
+        "low_js_low_entropy": shared(np.maximum(base, tuned) <= LOW_ENTROPY, low),
+        "high_js_low_entropy": shared(base <= LOW_ENTROPY, high, nothing),
+        "high_js_high_entropy": shared(base >= HIGH_ENTROPY, high, nothing),
+        "identity_variance": (boot.variance_explained(frame, js, token), None, ""),
     }
-    return [(quantity, model, *found) for quantity, found in measured.items()]
+    frequent = _frequent(js, token, HIGH_JS)
+    mostly = [share(~high, token == t) for t in frequent]
+    found["mostly_low_tokens"] = (_how_many(mostly, boot), None, nothing)
+    classes, natural = frame["token_class"].to_numpy(), frame["token_class"].isin(CLASSES[:5]).any()
+    for name, sort, sign in (("structural", STRUCTURAL, 1), ("words", WORDS, -1)):
+        inside = np.isin(classes, sort)
+        ends = [share(inside, among) for among in (low, high)[::sign]]
+        found[f"{name}_difference"] = (ends[0] - ends[1], None, nothing)
+    if not natural:
+        why = "the study's texts are no natural language"
+        found["words_difference"] = (None, None, why)
+    return found
+
+
+def _how_many(shares: list[Estimate], boot: Bootstrap) -> Estimate:
+    """The share of some shares that are above one half."""
+    if not shares:
+        return boot.estimate(np.zeros(len(boot.problems)), np.zeros(len(boot.problems)), 0)
+    draws = np.stack([s.draws for s in shares])
+    over = np.where(np.isnan(draws), np.nan, draws > 0.5).mean(axis=0)
+    value = np.mean([s.value > 0.5 for s in shares])
+    return Estimate(float(value), over, boot.confidence, next((s.why for s in shares if s.why), ""))
+
+
+def rows_on(study, shifts: dict[str, pd.DataFrame], column: str) -> list[tuple]:
+    """(quantity, model, estimate, at all positions, note) of every RL model and SFT control."""
+    boot, rows = plan(study, *shifts.values()), []
+    rl = [m for m in of_kind(study, "rl") if m in shifts]
+    for model in rl:
+        found = measure(study, boot, shifts[model], column)
+        rows += [(quantity, model, *parts) for quantity, parts in found.items()]
+    dense = {m: boot.ratio(f, f[column].to_numpy() > HIGH_JS) for m, f in shifts.items()}
+    if rl:
+        widest = max(rl, key=lambda m: dense[m].value)
+        note = f"against {study.models[widest].label}"
+        for model in of_kind(study, "sft"):
+            if model in shifts:
+                ratio = dense[model] / dense[widest]
+                rows.append(("sft_density_ratio", model, ratio, None, note))
+    return rows
+
+
+def section_evidence(study, shifts: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(evidence of section 1, the same quantities on both supports)."""
+    return on_both_supports(study, lambda column: rows_on(study, shifts, column))
+
+
+def over_seeds(study, runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The quantities over training seeds, DAPO against SimpleRL among them, see `seeds_table`."""
+    return seeds_table(study, runs, measure, DIFFERENCES)
 
 
 # Words --------------------------------------------------------------------------------------------
 
 
 def say_sparsity(study, table: pd.DataFrame) -> str:
-    """What the sparsity table shows, beside what the paper says."""
+    """What the sparsity table shows on both supports, beside what the paper says."""
     cut, high, out = study.thresholds.near_zero[-1], study.thresholds.high_js, []
     for model in of_kind(study, "rl"):
-        row = last_row(table, model=model, support="nucleus")
+        row, full = (last_row(table, model=model, support=s) for s in SUPPORTS)
         if row is None:
             continue
         recipe = study.models[model].recipe
-        theirs = fact(f"sparsity_{recipe}").value if recipe else None
-        paper = f" (the paper: more than {theirs:.0%})" if recipe else ""
-        text = (
-            "{pair}: at {share_le_%g:%%} of {positions:,} positions JS is at most {cut:g}{paper}, "
-            "at {share_gt_%g:%%} it is above {high:g}."
+        paper = f" (the paper: more than {fact(f'sparsity_{recipe}').value:.0%})" if recipe else ""
+        le, gt = f"share_le_{cut:g}", f"share_gt_{high:g}"
+        out.append(
+            f"{row['pair']}: JS is at most {cut:g} at {percent(row, le)} of positions{paper} and "
+            f"above {high:g} at {percent(row, gt)}; over the full vocabulary at "
+            f"{percent(full, le)} and {percent(full, gt)}."
         )
-        out.append(say(text % (cut, high), row, cut=cut, high=high, paper=paper))
     return "\n".join(out)
 
 
@@ -303,63 +394,81 @@ def say_controls(study, table: pd.DataFrame) -> str:
     )
 
 
-def say_position(study, found: pd.DataFrame) -> str:
-    """Start and end against the middle, from the evidence."""
-    text = (
-        "{pair}: mean JS in the {part} tenth is {value:.2f} [{low:.2f}, {high:.2f}] times that of "
-        "the middle."
-    )
-    return "\n".join(
-        say(text, row, pair=study.models[model].label, part=part)
-        for model in of_kind(study, "rl")
-        for quantity, part in (("start_ratio", "first"), ("end_ratio", "last"))
-        if (row := last_row(found, quantity=quantity, subject=model)) is not None
-        and not np.isnan(row["value"])
-    )
-
-
 def _say_evidence(study, found: pd.DataFrame, text: str, *quantities: str) -> str:
-    """A line an RL model of which all quantities are there: {0}, {1}, ... in the text."""
+    """A line an RL model of which all quantities are there: {0}, {1}, ... are their rows."""
     out = []
     for model in of_kind(study, "rl"):
         rows = [last_row(found, quantity=quantity, subject=model) for quantity in quantities]
-        if all(row is not None for row in rows):
-            shares = (percent(row, "value") for row in rows)
-            out.append(f"{study.models[model].label}: " + text.format(*shares))
+        if all(row is not None and not np.isnan(row["value"]) for row in rows):
+            out.append(f"{study.models[model].label}: " + text.format(*map(_Words, rows)))
     return "\n".join(out)
 
 
-def say_entropy(study, found: pd.DataFrame) -> str:
-    """At which entropies low and high JS are found, from the evidence."""
+class _Words:
+    """A row of evidence in a sentence: plain as a share with its base rate, or with a format."""
+
+    def __init__(self, row: pd.Series):
+        self.row = row
+
+    def __format__(self, spec: str) -> str:
+        if spec == "points":
+            return points(self.row, "value")
+        if spec == "of all":
+            return f"{percent(self.row, 'value')} ({self.row['note']})"
+        return format(self.row["value"], spec) if spec else percent(self.row, "value")
+
+
+def say_position(study, found: pd.DataFrame) -> str:
+    """Start and answer against the middle, from the evidence."""
     text = (
-        "of the near-zero positions {0} have both entropies under half a coin flip; of the high-JS "
-        "positions base is that confident at {1} and has at least a coin flip of entropy at {2}."
+        "mean JS is {0:.1f} times the middle's where the answer opens, {1:.1f} times in the first "
+        f"tenth of a response, and {{2:.2f}} times there without its first {FIRST} tokens."
+    )
+    return _say_evidence(
+        study, found, text, "answer_ratio", "start_ratio", "later_start_ratio"
+    ) or _say_evidence(
+        study, found, "mean JS in the first tenth is {0:.1f} times the middle's.", "start_ratio"
+    )
+
+
+def say_entropy(study, found: pd.DataFrame) -> str:
+    """At which entropies low and high JS are found, beside all positions, from the evidence."""
+    text = (
+        "at high-JS positions base is unsure (at least a coin flip of entropy) at {2:of all} and "
+        "confident (at most half of one) at {1:of all}. At near-zero ones both models are confident at "
+        "{0:of all}."
     )
     quantities = ("low_js_low_entropy", "high_js_low_entropy", "high_js_high_entropy")
     return _say_evidence(study, found, text, *quantities)
 
 
 def say_identity(study, found: pd.DataFrame) -> str:
-    """How much token identity decides, from the evidence."""
+    """How much token identity decides, and which classes are where, from the evidence."""
     text = (
-        "token identity explains {0} of the variance of JS; the ten tokens most frequent at high "
-        "JS are not high-JS in {1} of their occurrences."
+        "{0:.0%} of the ten tokens most frequent at high JS are low-JS in most of their "
+        "occurrences; token identity explains {1} of the variance of JS."
     )
-    return _say_evidence(study, found, text, "identity_variance", "frequent_low_share")
+    digits = "digits and operators: {0:points} of near-zero tokens against high-JS ones."
+    words = "function and reasoning words: {0:points} of high-JS tokens against near-zero ones."
+    parts = [
+        _say_evidence(study, found, text, "mostly_low_tokens", "identity_variance"),
+        _say_evidence(study, found, digits, "structural_difference"),
+        _say_evidence(study, found, words, "words_difference"),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
 def say_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> str:
     """The other way round: how often JS is high where base is unsure, and where it is confident."""
     boot, out, cut = plan(study, *shifts.values()), [], study.thresholds.high_js
     text = (
-        "{pair}: where base has at least a coin flip of entropy ({unsure:,} positions) JS is above "
-        "{cut:g} at {open:%}; where it has at most half of one ({sure:,}) at {closed:%}."
+        "{pair}: JS is above {cut:g} at {open:%} of the positions where base has at least a coin flip "
+        "of entropy, and at {closed:%} where it has at most half of one."
     )
     for model, frame in shifts.items():
         base, high = frame["entropy_base"].to_numpy(), (frame["js"] > cut).to_numpy()
-        unsure, sure = base >= HIGH_ENTROPY, base <= LOW_ENTROPY
         row = {"pair": study.models[model].label, "cut": cut}
-        row |= {"unsure": unsure.sum(), "sure": sure.sum()}
-        row |= _shares(boot, frame, unsure, high).columns("open")
-        out.append(say(text, row | _shares(boot, frame, sure, high).columns("closed")))
+        for name, among in (("open", base >= HIGH_ENTROPY), ("closed", base <= LOW_ENTROPY)):
+            row |= boot.ratio(frame, among & high, among).columns(name)
+        out.append(say(text, row))
     return "\n".join(out)

@@ -7,134 +7,152 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tokenshift_utils.records.tokens import tokenizer
+from tokenshift_utils.report.heatmap import show_shifts
 from tokenshift_utils.report.style import (
     color,
     errors,
     histograms,
     interval_line,
+    label_ends,
     labels,
+    line_look,
     log_scale,
     name_lines,
     panels_width,
 )
-from tokenshift_utils.sections.common import of_kind
-from tokenshift_utils.sections.divergence.numbers import SUPPORTS
+from tokenshift_utils.sections.common import SUPPORTS
+from tokenshift_utils.sections.divergence.numbers import (
+    answer_place,
+    js_bins,
+    survival_table,
+)
 
-LN2 = float(np.log(2))
 _FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
 _NOISE = "#8C8C8C"  # what rounding makes
 _TOP = 0.6932  # nats; above ln 2 in single precision too
+_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of boxes and their whiskers
+_PARTS = {"near_zero": "#B3B3B3", "between": "#8FB8D8", "high": "#D55E00"}
+_OF_CLASSES = (
+    ("near_zero_share", "s", _PARTS["near_zero"]),
+    ("high_share", "o", _PARTS["high"]),
+    ("share", "|", "black"),
+)
 
 
 def plot_js_distribution(
     study, shifts: dict[str, pd.DataFrame], floor: pd.DataFrame | None = None
 ) -> Figure:
-    """Histogram of JS on a log axis, and the share of positions above each JS.
+    """Share of positions above each JS, with intervals, on both supports; axes are logarithmic.
 
-    ``floor`` are shifts that bfloat16 alone makes, shown in the histogram.
+    ``floor`` are shifts that bfloat16 alone makes.
     """
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.1))
-    edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(_TOP), 19)])
-    grid = np.logspace(np.log10(_FLOOR), np.log10(_TOP), 200)
-
-    def histogram(frame: pd.DataFrame, **looks) -> None:
-        js = np.maximum(frame["js"].to_numpy(), _FLOOR / 2)
-        counts, _ = np.histogram(js, edges)
-        left.stairs(100 * counts / len(js), edges, **looks)
-
-    names = labels(study, shifts)
+    grid = np.logspace(np.log10(_FLOOR), np.log10(0.69), 30)
+    table, names, hues = survival_table(study, shifts, grid), {}, {}
+    for model in shifts:
+        names[model], hues[model] = study.models[model].label, color(study, model)
     if floor is not None:
-        histogram(floor, color=_NOISE, fill=True, alpha=0.5)
-        names |= {"bfloat16 alone": _NOISE}
-    for model, frame in shifts.items():
-        hue = color(study, model)
-        histogram(frame, color=hue, linewidth=1.6)
-        for column, support in SUPPORTS.items():
-            ordered = np.sort(frame[column].to_numpy())
-            above = 1 - np.searchsorted(ordered, grid, side="right") / len(ordered)
-            style = "-" if support == "nucleus" else ":"
-            right.plot(grid, 100 * above, style, color=hue)
-    log_scale(left, "x", "y")
-    left.set(xlabel="JS (nats; leftmost bar: below 1e-6)")
-    left.set_ylabel("positions (%)")
-    left.set_title("Histogram, truncated distributions")
-    log_scale(right, "x")
-    right.set(xlabel="x (nats)", ylabel="positions with JS > x (%)", ylim=(0, None))
-    right.set_title("Survival: truncated —, full ····")
-    name_lines(left, names, at=(0.85, 0.97))
+        rounding = survival_table(study, {"": floor}, grid)
+        table, names[""], hues[""] = pd.concat([table, rounding]), "bfloat16 alone", _NOISE
+    fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.4), sharey=True)
+    lowest = 100 / max(map(len, shifts.values()))
+    for ax, support in zip(axes, SUPPORTS):
+        ends = {}
+        for model, name in names.items():
+            rows = table[(table["model"] == model) & (table["support"] == support)]
+            shown = 100 * rows.set_index("js").where(lambda r: r["share"] > 0)[
+                ["share", "share_low", "share_high"]
+            ].dropna(subset="share")  # fmt: skip
+            look = line_look(study, model) if model else {}
+            interval_line(ax, shown.index, shown, "share", hues[model], **look | {"marker": ""})
+            if len(shown):
+                ends[name] = (shown.index[-1], shown["share"].iloc[-1], hues[model])
+        log_scale(ax, "x", "y")
+        ax.axvline(study.thresholds.high_js, color="#999999", linewidth=0.8)
+        title = "Nuclei, as sampled from" if support == "nucleus" else "Full vocabulary"
+        ax.set(xlabel="x (nats)", title=title, xlim=(_FLOOR, 1), ylim=(lowest, 130))
+        if support == "full":
+            label_ends(ax, ends)
+    axes[0].set_ylabel("positions with JS > x (%)")
     return fig
 
 
-def plot_positions(study, profiles: dict[str, pd.DataFrame]) -> Figure:
-    """Mean JS by relative position, by absolute position and around the answer.
+def plot_positions(
+    study, shifts: dict[str, pd.DataFrame], profiles: dict[str, pd.DataFrame]
+) -> Figure:
+    """Mean JS along the response, at its first tokens and around the answer's opening.
 
-    `profiles` maps "relative", "absolute" and "answer" to what `position_profile` returns.
+    `profiles` maps "relative", "start" and "answer" to what `position_profile` returns. Dotted: over
+    the full vocabulary.
     """
     titles = {
-        "relative": ("By tenth of the response", "position / length (%)"),
-        "absolute": ("By absolute position", "token (first of a bin)"),
+        "relative": ("All of it", "position / length (%)"),
+        "start": ("Its first tokens", "token"),
         "answer": ("Around the answer", "tokens after it opens"),
     }
     fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.9))
     for ax, (by, (title, xlabel)) in zip(axes, titles.items()):
         table = profiles[by]
-        ticks = table.drop_duplicates("x").sort_values("x")
-        for model in dict.fromkeys(table["model"]):
-            part = table[table["model"] == model]
-            x = 10 * part["x"] + 5 if by == "relative" else part["x"]
-            interval_line(ax, x, part, "mean", color(study, model))
+        for model, part in table.groupby("model", sort=False):
+            hue = color(study, model)
+            look = line_look(study, model) | {"markersize": 2.5}
+            interval_line(ax, part["x"], part, "mean", hue, **look)
+            ax.plot(part["x"], part["full"], ":", color=hue, linewidth=1.2)
+            opens = 100 * answer_place(shifts[model]) if by == "relative" else 0
+            if by != "start" and not np.isnan(opens):
+                ax.axvline(opens, color="#999999", linewidth=0.8, zorder=0)
         if by == "relative":
             ax.set(ylabel="mean JS (nats)", xlim=(0, 100), xticks=[0, 50, 100])
+            ax.text(
+                0.9,
+                0.55,
+                "answer opens",
+                rotation=90,
+                transform=ax.transAxes,
+                ha="right",
+                color="#666666",
+            )
+        if by == "start":
             name_lines(ax, labels(study, table["model"]))
-        if by == "absolute" and len(ticks):
-            every = ticks.iloc[:: max(1, len(ticks) // 4)]
-            ax.set_xticks(every["x"], [name.split("–")[0] for name in every["label"]])
-        if by == "answer":
-            ax.axvline(0, color="#999999", linewidth=0.8)
         if table.empty:
             ax.text(0.5, 0.5, "nothing to show", ha="center", transform=ax.transAxes)
         ax.set(title=title, xlabel=xlabel)
-    for ax in axes:
         ax.set_ylim(bottom=0)
     return fig
 
 
-def plot_entropy_bins(study, table: pd.DataFrame) -> Figure:
-    """Entropies of base and tuned in bins of JS (boxes: 25 to 75%, whiskers: 10 to 90%)."""
-    models = list(dict.fromkeys(table["model"]))
+def plot_entropy_bins(study, shifts: dict[str, pd.DataFrame]) -> Figure:
+    """Entropies of base and tuned in bins of JS and at all positions (box: 25 to 75%, whiskers: 10
+    to 90%)."""
+    count = max(len(shifts), 1)
     fig, axes = plt.subplots(
-        1, len(models), figsize=(panels_width(len(models)), 3.1), sharey=True, squeeze=False
+        1, count, figsize=(panels_width(count), 3.1), sharey=True, squeeze=False
     )
-    for ax, model in zip(axes[0], models):
-        part = table[table["model"] == model]
-        bins = part.drop_duplicates("bin").sort_values("bin")
-        place = {b: i for i, b in enumerate(bins["bin"])}
-        for side, shift in (("base", -0.19), ("tuned", 0.19)):
-            hue = color(study, study.base if side == "base" else model)
-            rows = part[part["side"] == side]
-            stats = [
-                {"whislo": r.p10, "q1": r.p25, "med": r.p50, "q3": r.p75, "whishi": r.p90}
-                for r in rows.itertuples()
-            ]
+    for ax, (model, frame) in zip(axes[0], shifts.items()):
+        bins, names = js_bins(frame["js"]), {study.base: "entropy_base", model: "entropy_tuned"}
+        masks = {"all": np.ones(len(frame), dtype=bool)}
+        masks |= {b: bins == b for b in bins.categories if (bins == b).any()}
+        hues = {study.models[name].label: color(study, name) for name in names}
+        for (name, column), shift in zip(names.items(), (-0.19, 0.19)):
+            levels = [np.quantile(frame[column][mask], _LEVELS) for mask in masks.values()]
             ax.bxp(
-                stats,
-                positions=[place[b] + shift for b in rows["bin"]],
-                widths=0.3,
+                [dict(zip(("whislo", "q1", "med", "q3", "whishi"), some)) for some in levels],
+                positions=np.arange(len(masks)) + shift,
+                widths=0.34,
                 showfliers=False,
                 patch_artist=True,
+                boxprops={"facecolor": color(study, name), "linewidth": 0.8},
+                medianprops={"color": "white", "linewidth": 1.6},
                 manage_ticks=False,
-                boxprops={"facecolor": hue, "alpha": 0.35, "edgecolor": hue},
-                medianprops={"color": hue, "linewidth": 2},
-                whiskerprops={"color": hue},
-                capprops={"color": hue},
             )
-        name_lines(ax, labels(study, (study.base, model)), at=(0.03, 0.97))
-        ax.axhline(LN2, color="#999999", linewidth=0.8, linestyle="--")
-        names = [f"{n}\n{c:,}" for n, c in zip(bins["js_bin"], bins["positions"])]
-        ax.set_xticks(range(len(names)), names, fontsize=8.5)
-        ax.set_xlabel("JS (nats), number of positions below")
-        ax.set_title(study.models[model].label)
+        ax.set_xticks(range(len(masks)), masks)
+        ax.axhline(np.log(2), color="#999999", linewidth=0.8, linestyle="--")
+        ax.axvline(0.5, color="#999999", linewidth=0.8)
+        ax.tick_params("x", rotation=30)
+        ax.set(xlabel="positions, by JS (nats)")
+        name_lines(ax, hues, at=(0.2, 0.99))
     axes[0, 0].set_ylabel("entropy (nats; dashes: ln 2)")
+    axes[0, 0].set_ylim(top=1.2 * axes[0, 0].get_ylim()[1])  # room for the names
     return fig
 
 
@@ -144,7 +162,7 @@ def plot_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     y_edges = np.linspace(0, max(float(tallest), 0.1), 41)
     x_edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(_TOP), 40)])
     points = {m: (np.maximum(f["js"], _FLOOR / 2), f["entropy_base"]) for m, f in shifts.items()}
-    fig, axes = histograms(study, points, (x_edges, y_edges), height=3.2)
+    fig, axes = histograms(study, points, (x_edges, y_edges), height=3.5)
     for ax in axes:
         ax.axvline(study.thresholds.high_js, color="#D55E00", linewidth=1)
         log_scale(ax, "x")
@@ -153,63 +171,51 @@ def plot_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     return fig
 
 
-def plot_identity(study, table: pd.DataFrame) -> Figure:
-    """For the tokens most frequent at high JS: how their occurrences split by JS."""
-    models = list(dict.fromkeys(table["model"]))
-    fig, axes = plt.subplots(1, max(len(models), 1), figsize=(7.2, 3.4), squeeze=False)
-    parts = (("near_zero", "#D9D9D9"), ("between", "#8FB8D8"), ("high", "#D55E00"))
+def plot_identity(study, table: pd.DataFrame, classes: pd.DataFrame) -> Figure:
+    """Above: how the occurrences of the tokens most frequent at high JS split by JS. Below: the share
+    of each class of tokens near zero, at all and at high-JS positions."""
+    models = list(dict.fromkeys(classes["model"])) or [""]
+    number = classes["token_class"].nunique()
+    fig, axes = plt.subplots(
+        2, len(models), figsize=(7.4, 4.1 + 0.33 * number), squeeze=False,
+        height_ratios=[3.2, 0.9 + 0.33 * number],
+    )  # fmt: skip
     low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
     names = {"near_zero": f"JS ≤ {low:g}", "between": "between", "high": f"JS > {high:g}"}
-    for ax, model in zip(axes[0], models):
+    for (above, below), model in zip(axes.T, models):
         rows = table[table["model"] == model].iloc[::-1]
         left = np.zeros(len(rows))
-        for column, hue in parts:
-            ax.barh(range(len(rows)), 100 * rows[column], left=left, color=hue, label=names[column])
-            left = left + 100 * rows[column].to_numpy()
+        for column, hue in _PARTS.items():
+            share = 100 * rows[column].to_numpy(dtype=float)
+            above.barh(
+                range(len(rows)), share, left=left, color=hue, edgecolor="white", linewidth=0.5
+            )
+            left = left + share
         text = [
             f"{t.strip() or repr(t)}  ({n:,})" for t, n in zip(rows["token"], rows["occurrences"])
         ]
-        ax.set_yticks(range(len(rows)), text, fontsize=9)
-        ax.set(xlim=(0, 100), xlabel="occurrences (%)", title=study.models[model].label)
-        ax.grid(False)
-    if models:
-        handles, names = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, names, loc="outside lower center", ncols=3)
-    else:
-        axes[0, 0].text(0.5, 0.5, f"no position with JS > {high:g}", ha="center")
-        axes[0, 0].set_xlabel("occurrences (%)")
+        above.set_yticks(range(len(rows)), text, fontsize=9)
+        above.set(xlim=(0, 100), xlabel="of its occurrences (%)")
+        above.set_title(study.models[model].label if model else "")
+        if rows.empty:
+            above.text(50, 0, f"no position with JS > {high:g}", ha="center")
+        own = classes[classes["model"] == model].iloc[::-1].reset_index(drop=True)
+        for column, marker, hue in _OF_CLASSES:
+            below.errorbar(
+                100 * own[column], own.index, xerr=errors(own, column), fmt=marker, color=hue,
+                markersize=9 if marker == "|" else 6, linewidth=1,
+            )  # fmt: skip
+        below.set_yticks(own.index, own["token_class"])
+        below.set(xlabel="of the positions (%)", xlim=(0, None), ylim=(-0.6, len(own) - 0.4))
+        for ax in (above, below):
+            ax.grid(axis="y", visible=False)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=hue) for hue in _PARTS.values()]
+    handles.append(plt.Line2D([], [], linestyle="", marker="|", color="black", markersize=9))
+    text = [*names.values(), "all positions"]
+    fig.legend(handles, text, loc="outside lower center", ncols=4)
     return fig
 
 
-def plot_controls(study, table: pd.DataFrame) -> Figure:
-    """Share of high-JS positions of RL models and SFT controls, per benchmark, with intervals."""
-    column = f"share_gt_{study.thresholds.high_js:g}"
-    table = table[table["support"] == "nucleus"]
-    models = [m for m in of_kind(study, "rl", "weighted", "sft") if (table["model"] == m).any()]
-    benchmarks = list(dict.fromkeys(table["benchmark"]))
-    fig, ax = plt.subplots(figsize=(5.6, 1.1 + 0.55 * len(models)))
-    for i, model in enumerate(models):
-        hue = color(study, model)
-        for j, benchmark in enumerate(benchmarks):
-            row = table[(table["model"] == model) & (table["benchmark"] == benchmark)].iloc[:1]
-            pooled = j == len(benchmarks) - 1 and len(benchmarks) > 1
-            ax.errorbar(
-                100 * row[column],
-                [-i - 0.14 * (j - (len(benchmarks) - 1) / 2)],
-                xerr=errors(row, column),
-                fmt="D" if pooled else "o",
-                color=hue,
-                markersize=5,
-                markerfacecolor=hue if pooled else "white",
-            )
-    ax.set_yticks([-i for i in range(len(models))], [study.models[m].label for m in models])
-    for tick, model in zip(ax.get_yticklabels(), models):
-        tick.set_color(color(study, model))
-    ax.set(
-        xlim=(0, None),
-        ylim=(0.5 - len(models), 0.5),
-        xlabel=f"positions with JS > {study.thresholds.high_js:g} (%)\n"
-        f"top to bottom: {', '.join(benchmarks)}",
-    )
-    ax.grid(axis="y", visible=False)
-    return fig
+def show_response(study, response: pd.DataFrame, title: str):
+    """One response with its tokens coloured by JS, see ``report.heatmap.show_shifts``."""
+    return show_shifts(response, tokenizer(study), title)

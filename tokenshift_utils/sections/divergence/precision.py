@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from tokenshift_utils.sections.common import last_row, percent, plan
-from tokenshift_utils.sections.divergence.numbers import SUPPORTS, sparsity_row
+from tokenshift_utils.sections.common import SUPPORTS, last_row, percent, plan
+from tokenshift_utils.sections.divergence.numbers import sparsity_row
 
 
 def precision_table(study, floor: pd.DataFrame | None) -> pd.DataFrame:
@@ -17,7 +17,7 @@ def precision_table(study, floor: pd.DataFrame | None) -> pd.DataFrame:
     if floor is None:
         return pd.DataFrame(columns=["model", "between", "support"])
     boot, rows = plan(study, floor), []
-    for column, support in SUPPORTS.items():
+    for support, column in SUPPORTS.items():
         js = floor[column].to_numpy()
         row = {"model": study.models[study.precision.model].label}
         row |= {"between": "bfloat16 and float32", "support": support, "positions": len(floor)}
@@ -29,19 +29,13 @@ def say_precision(study, table: pd.DataFrame, sparsity: pd.DataFrame) -> str:
     """The noise floor beside what training makes, from the two tables."""
     if table.empty:
         return "This study does not measure what bfloat16 alone makes (key 'precision')."
-    cut, high = study.thresholds.near_zero[0], study.thresholds.high_js
-    row, full = (last_row(table, support=support) for support in ("nucleus", "full"))
-    out = (
-        f"{row['model']}'s own weights in bfloat16 against float32 ({row['positions']:,} positions): "
-        f"JS is at most {cut:g} at {percent(row, f'share_le_{cut:g}')}, above {high:g} at "
-        f"{percent(row, f'share_gt_{high:g}', 2)}, where a token left or entered a nucleus; its mean "
-        f"is {row['mean']:.2g}, on the full vocabulary {full['mean']:.2g} and at most "
-        f"{full['max']:.2g}."
-    )
+    high = study.thresholds.high_js
+    share = f"share_gt_{high:g}"
+    row, full = (last_row(table, support=support) for support in SUPPORTS)
     trained = last_row(sparsity, model=study.precision.model, support="nucleus")
-    if trained is not None:
-        out += (
-            f" Between base and {row['model']} the mean is {trained['mean']:.2g}, and JS is above "
-            f"{high:g} at {percent(trained, f'share_gt_{high:g}', 2)}."
-        )
-    return out
+    beside = "" if trained is None else f"; training does at {percent(trained, share)}"
+    return (
+        f"Rounding to bfloat16 alone lifts JS above {high:g} at {percent(row, share)} of {row['model']}'s "
+        f"positions, where a token crosses the edge of a nucleus{beside}. Over the full vocabulary "
+        f"rounding makes at most {full['max']:.2g} nats."
+    )

@@ -8,8 +8,13 @@ from tokenshift_utils.records.fetch import fetch, fetch_each
 from tokenshift_utils.records.precision import Precision
 from tokenshift_utils.records.requests import Request
 from tokenshift_utils.records.shifts import Shifts
-from tokenshift_utils.sections.common import of_kind
+from tokenshift_utils.records.tokens import token_texts, tokenizer
+from tokenshift_utils.sections.common import of_kind, token_class
 from tokenshift_utils.sections.divergence.numbers import COLUMNS
+from tokenshift_utils.sections.divergence.token_classes import classes_of
+from tokenshift_utils.sections.seeds import seed_requests
+
+_NATURAL = 1000  # tokens in a vocabulary from which on texts are taken for natural language
 
 
 def model_requests(study) -> dict[str, list[Shifts]]:
@@ -19,12 +24,31 @@ def model_requests(study) -> dict[str, list[Shifts]]:
 
 def requests(study) -> list[Request]:
     """All that section 1 asks of the store."""
-    return [r for some in model_requests(study).values() for r in some] + Precision.of(study)
+    wanted = [*model_requests(study).values(), *seed_requests(study).values()]
+    return [r for some in wanted for r in some] + Precision.of(study)
 
 
-def shifts_by_model(study) -> dict[str, pd.DataFrame]:
-    """Shifts of every RL model and SFT control on its own responses."""
-    return fetch_each(study, model_requests(study), columns=COLUMNS)
+def classed_shifts(
+    study,
+) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], dict[int, str]]:
+    """(shifts by model, shifts by run from every seed, texts of their tokens).
+
+    Shifts have the class of every token in ``token_class``: of natural language by
+    ``token_classes``, else structural or other.
+    """
+    wanted, runs = model_requests(study), seed_requests(study)
+    keyed = {("model", m): r for m, r in wanted.items()} | {("run", n): r for n, r in runs.items()}
+    found = fetch_each(study, keyed, columns=COLUMNS)
+    texts = token_texts(study, found)
+    natural = len(tokenizer(study)) >= _NATURAL
+    plain = pd.Series({token: token_class(text) for token, text in texts.items()})
+    for key, frame in found.items():
+        classes = classes_of(frame, texts) if natural else plain[frame["token"]].to_numpy()
+        found[key] = frame.assign(token_class=classes)
+    models, others = (
+        {n: f for (k, n), f in found.items() if k == kind} for kind in ("model", "run")
+    )
+    return models, others, texts
 
 
 def precision_shifts(study) -> pd.DataFrame | None:

@@ -13,12 +13,12 @@ from tokenshift_utils.pairs.rules import KINDS, Rule
 from tokenshift_utils.pairs.walks import can_walk
 from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.records.mixture_trees import MixtureTrees
-from tokenshift_utils.records.requests import items, study_policy, verdict
+from tokenshift_utils.records.requests import items, shards_of, study_policy, verdict
 from tokenshift_utils.records.tokens import tokenizer
-from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
+from tokenshift_utils.report.bootstrap import Estimate
 from tokenshift_utils.report.heatmap import CONTEXT, token_piece
 from tokenshift_utils.report.style import color
-from tokenshift_utils.sections.common import plan
+from tokenshift_utils.sections.cross_sampling.numbers import Mixed
 from tokenshift_utils.sections.cross_sampling.records import CrossRecords
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE, Setting, roles
 from tokenshift_utils.sections.explorer.trees import MEASURED, SIDES, Tree, compare, complete
@@ -43,11 +43,6 @@ def samples_shown(study: Study) -> int:
 # Mixtures ---------------------------------------------------------------------------------------
 
 
-def rule_of(setting: Setting) -> str:
-    """A rule's name on the page; random positions are two, by what they match."""
-    return "-".join(filter(None, (setting.rule, setting._asdict().get("match"))))
-
-
 def mixtures(study: Study, data: CrossRecords) -> dict[Setting, pd.DataFrame]:
     """The runs of every rule that puts in the other model's token, those with few switches first."""
     found = {
@@ -62,8 +57,8 @@ def mixtures(study: Study, data: CrossRecords) -> dict[Setting, pd.DataFrame]:
     ways = list(dict.fromkeys(s[:2] for s in found))
 
     def place(setting: Setting) -> tuple:
-        rising = setting.threshold if rule_of(setting) in RISING else -setting.threshold
-        return (ways.index(setting[:2]), order.index(setting.rule), rule_of(setting), rising)
+        rising = setting.threshold if setting.rule in RISING else -setting.threshold
+        return (ways.index(setting[:2]), order.index(setting.rule), rising)
 
     return {setting: found[setting] for setting in sorted(found, key=place)}
 
@@ -137,30 +132,22 @@ def _of_benchmark(
     for direction in (FORWARD, REVERSE):
         primary, _ = roles(study, Setting(model, direction, 0.0))
         own = _rows(data.rollouts[primary], name, by_key)
-        rules = dict.fromkeys(rule_of(s) for s in requests if s.direction == direction)
+        rules = dict.fromkeys(s.rule for s in requests if s.direction == direction)
         for key, response in by_key.items():
             leaf = response.tree.record(own[key])
             response.leaves[leaf] = None
             response.mixtures[direction] = {rule: [Mixture(leaf, [])] for rule in rules}
-    shards = -(-len(problems) // study.problems_per_shard)
     for setting, request in requests.items():
         ids = _rows(mixed[setting], name, by_key)
-        switched: dict[tuple, list[int]] = {}
-        for shard in range(shards):
-            columns = ["problem", "sample", "position"]
-            table = executor.read_shard(
-                study, executor.Job(request, shard), "switches", columns
-            ).to_pydict()
-            for problem, sample, position in zip(*table.values()):
-                switched.setdefault((problem, sample), []).append(position)
+        switched = _switched(study, request, len(problems))
         for key, response in by_key.items():
             mixture = None
             if key in ids:
                 leaf = response.tree.record(ids[key])
                 response.leaves[leaf] = None
                 mixture = Mixture(leaf, sorted(switched.get(key, [])))
-            response.mixtures[setting.direction][rule_of(setting)].append(mixture)
-    for shard in range(shards):
+            response.mixtures[setting.direction][setting.rule].append(mixture)
+    for shard in range(_shards(study, len(problems))):
         table = executor.read_shard(study, executor.Job(trees.root, shard), "mixture_trees")
         names = ["problem", "sample", "parent", "token", *(f"token_{s}" for s in SIDES), *MEASURED]
         for key, rows in table.select(names).to_pandas().groupby(["problem", "sample"]):
@@ -168,6 +155,25 @@ def _of_benchmark(
                 by_key[key].tree.learn(rows)
     _finish(study, shown, (base, tuned), trees, stops)
     return shown
+
+
+def _switched(study: Study, request: CrossSampling, problems: int) -> dict[tuple, list[int]]:
+    """Where a mixture switched, by problem and sample, in the first so many problems and more."""
+    trees = request.behind(study)
+    (walk, walked), key = trees.walks[0], executor.key_of(study, trees)
+    samples, found = min(walked, samples_shown(study)), {}
+    shards = shards_of(study, request.benchmark, study.problems_per_shard)
+    for shard in range(_shards(study, problems)):
+        switches = trees.switches(study, key, shard, walk, samples)
+        for row, position in zip(switches["row"].tolist(), switches["position"].tolist()):
+            problem, sample = divmod(row, samples)
+            found.setdefault((shards[shard][problem].id, sample), []).append(position)
+    return found
+
+
+def _shards(study: Study, problems: int) -> int:
+    """How many shards hold the first so many problems of a benchmark."""
+    return -(-problems // study.problems_per_shard)
 
 
 def _finish(study: Study, shown: list[Response], policies, trees: MixtureTrees, stops) -> None:
@@ -192,43 +198,29 @@ def _rows(frame: pd.DataFrame, name: str, wanted) -> dict[tuple, np.ndarray]:
 def curves(study: Study, data: CrossRecords, mixed: dict[Setting, pd.DataFrame]) -> dict:
     """By pair, direction and rule: accuracy and share replaced at each threshold, whole study.
 
-    The first entry of each is the primary alone.
+    The first entry of each is the primary alone, on the same samples.
     """
-    boot = plan(study, *data.rollouts.values(), *mixed.values())
-    own: dict[tuple[str, str], Estimate] = {}
-
-    def alone(model: str, where: str | None) -> Estimate:
-        if (model, where) not in own:
-            frame = data.rollouts[model]
-            here = frame if where is None else frame[frame["benchmark"] == where]
-            own[model, where] = boot.accuracy(here)
-        return own[model, where]
-
+    estimates = Mixed(study, mixed, data.rollouts)
     found: dict = {}
     for setting, frame in mixed.items():
         names = list(dict.fromkeys(frame["benchmark"]))
-        where = names[0] if len(names) < len(study.benchmarks) else None
-        primary, intervention = roles(study, setting)
+        pool = list(estimates.parts[setting])[-1]
         ways = found.setdefault(setting.model, {}).setdefault(setting.direction, {})
-        if (rule := rule_of(setting)) not in ways:
-            before, goal = alone(primary, where), alone(intervention, where)
-            ways[rule] = {
-                "where": where,
-                "goal": _triple(goal),
-                "stops": [{"t": None, "accuracy": _triple(before), "share": [0.0] * 3}],
+        if setting.rule not in ways:
+            before = _triple(estimates.accuracy(setting, pool, "before"))
+            ways[setting.rule] = {
+                "where": names[0] if len(names) < len(study.benchmarks) else None,
+                "goal": _triple(estimates.accuracy(setting, pool, "goal")),
+                "stops": [{"t": None, "accuracy": before, "share": [0.0] * 3}],
             }
-        ways[rule]["stops"].append(_stop(boot, setting, frame))
+        stop = {
+            "t": setting.threshold,
+            "accuracy": _triple(estimates.accuracy(setting, pool)),
+            "share": _triple(estimates.count(setting, pool, per="n_tokens")),
+            "responses": len(frame),
+        }
+        ways[setting.rule]["stops"].append(stop)
     return found
-
-
-def _stop(boot: Bootstrap, setting: Setting, frame: pd.DataFrame) -> dict:
-    share = boot.ratio(frame, frame["n_effective"].to_numpy(), frame["n_tokens"].to_numpy())
-    return {
-        "t": setting.threshold,
-        "accuracy": _triple(boot.accuracy(frame)),
-        "share": _triple(share),
-        "responses": len(frame),
-    }
 
 
 def _triple(estimate: Estimate) -> list[float | None]:
@@ -266,7 +258,7 @@ def content(study: Study, data: CrossRecords) -> tuple[dict, Iterator[list[dict]
             for m in (study.base, *pairs)
         },
         "benchmarks": {name: spec.label for name, spec in study.benchmarks.items()},
-        "rules": {rule_of(s): KINDS[s.rule].label for s in mixed},
+        "rules": {s.rule: KINDS[s.rule].label for s in mixed},
         "topP": study_top_p(study),
         "topK": study.top_k,
         "samples": samples_shown(study),

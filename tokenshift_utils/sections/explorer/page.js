@@ -48,11 +48,9 @@ const stopName = (rule, t) => {
   if (t < 0) return "every position";
   if (rule === "random") return `random positions, ${percent(t, t < 0.1 ? 1 : 0)} of them`;
   if (rule === "first") return `first ${t} position${t === 1 ? "" : "s"}`;
-  if (rule === "random-switched") return `random positions, as often as JS > ${t}`;
-  if (rule === "random-effective") return `random positions, as many replaced as by JS > ${t}`;
   return `${data.rules[rule]} > ${t}`;
 };
-const ruleName = rule => ({"random-switched": "random positions, as often switched", "random-effective": "random positions, as many replaced"})[rule] || data.rules[rule];
+const ruleName = rule => data.rules[rule];
 
 // State and the URL's fragment -------------------------------------------------------------------
 
@@ -226,9 +224,13 @@ function drawCurve() {
   draw(svg, "line", {x1: x(state.stop), x2: x(state.stop), y1: top, y2: height - bottom, stroke: "var(--ink)", "stroke-width": 1, opacity: 0.5});
   for (const [i, a] of known) draw(svg, "circle", {cx: x(i), cy: y(a[0]), r: i === state.stop ? 6 : 3.5, fill: i === state.stop ? "var(--ink)" : "var(--paper)", stroke: "var(--ink)", "stroke-width": 2});
   const room = (width - left - right) / Math.max(1, stops.length - 1);
+  const wide = i => 8 + 7 * String(stops[i].t ?? "none").length; // of a label, in pixels
+  const apart = (i, k) => Math.abs(i - k) * room >= (wide(i) + wide(k)) / 2;
+  const labelled = [state.stop];
+  for (const i of [0, stops.length - 1, ...stops.keys()]) if (labelled.every(k => apart(i, k))) labelled.push(i);
   stops.forEach((s, i) => {
     const name = s.t === null ? "none" : s.t < 0 ? "all" : String(s.t).replace(/^0\./, ".");
-    if (room > 26 || i % 2 === 0 || i === state.stop) draw(svg, "text", {x: x(i), y: height - 8, "text-anchor": "middle", class: i === state.stop ? "" : "faint", style: i === state.stop ? "font-weight:700" : ""}, name);
+    if (labelled.includes(i)) draw(svg, "text", {x: x(i), y: height - 8, "text-anchor": "middle", class: i === state.stop ? "" : "faint", style: i === state.stop ? "font-weight:700" : ""}, name);
     const target = draw(svg, "rect", {x: x(i) - room / 2, y: 0, width: room, height, fill: "transparent", class: "at"});
     target.addEventListener("click", () => moveTo(i));
   });

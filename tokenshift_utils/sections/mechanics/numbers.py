@@ -2,7 +2,8 @@
 
 Everything is on the tuned model's own responses, except over checkpoints: those are all scored on
 the final model's responses, so that they share their positions. Ranks, probabilities and mass are
-over the full vocabulary.
+over the full vocabulary. Frames of shifts hold ``k1``, ``k2``, ... and ``gain1``, ``gain2``, ... (see
+`flat`).
 """
 
 from __future__ import annotations
@@ -16,56 +17,58 @@ import torch
 from tokenshift_utils.measures.divergences import topk_overlap
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.sections.claims import HIGH_JS
-from tokenshift_utils.sections.common import evidence, of_kind, of_recipe, plan, say
+from tokenshift_utils.sections.common import (
+    SUPPORTS,
+    of_kind,
+    on_both_supports,
+    plan,
+    say,
+)
+from tokenshift_utils.sections.seeds import seeds_table
 
 _KEY = ["benchmark", "problem", "sample", "position"]
+_LISTS = ("top_ids_base", "top_ids_tuned", "gain_in_base_topk")
+EVOLUTION_COLUMNS = (*_KEY, "js", "js_full")
 COLUMNS = (
-    *_KEY,
-    "js",
-    "tv_full",
-    "rank_base_of_tuned_top1",
-    "logp_base_of_tuned_top1",
-    "top_ids_base",
-    "top_ids_tuned",
-    "gain_in_base_topk",
+    *(*EVOLUTION_COLUMNS, "tv_full", *_LISTS),
+    *("rank_base_of_tuned_top1", "logp_base_of_tuned_top1"),
 )
-EVOLUTION_COLUMNS = (*_KEY, "js")
 RANKS = (1, 2, 3, 5, 10)
 RARE = 0.01  # base probability below which RL's top-1 counts as new, the paper's cut
+FLOOR = 1e-6  # nats; a smaller percentile of JS counts as this where growth is a factor
+# What a difference of recipes is of: quantity, recipe, other recipe (see `seeds.seeds_table`).
+DIFFERENCES = {"overlap_difference": ("overlap_2_5", "dapo", "simplerl")}
 _LEVELS = (0.50, 0.75, 0.90, 0.95, 0.99)
 
 
-def _matrix(column: pd.Series) -> np.ndarray:
-    """[rows, k] from a column of equally long lists."""
-    return np.stack(column.to_list()) if len(column) else np.zeros((0, 0))
-
-
-def _overlap(frame: pd.DataFrame) -> np.ndarray:
-    """[rows, k] overlap of base's and tuned's top-k sets, for k = 1, 2, ..."""
-    base, tuned = (
-        torch.as_tensor(_matrix(frame[f"top_ids_{side}"]).astype(np.int64)).split(20_000)
-        for side in ("base", "tuned")
+def flat(frame: pd.DataFrame) -> pd.DataFrame:
+    """Shifts without lists: overlap of both top-k sets as ``k1``, ..., what base's top k gain as
+    ``gain1``, ..."""
+    base, tuned, gain = (
+        np.stack(frame[name].to_list()) if len(frame) else np.zeros((0, 0)) for name in _LISTS
     )
-    return torch.cat([topk_overlap(a, b) for a, b in zip(base, tuned)]).numpy()
-
-
-def _parts(study, frame: pd.DataFrame):
-    """(name, mask) of the positions each table is about: high-JS ones, and all."""
-    high = study.thresholds.high_js
-    yield f"JS > {high:g}", (frame["js"] > high).to_numpy()
-    yield "all", np.ones(len(frame), dtype=bool)
+    ids = (torch.as_tensor(x.astype(np.int64)).split(20_000) for x in (base, tuned))
+    overlap = torch.cat([topk_overlap(a, b) for a, b in zip(*ids)]).numpy()
+    columns = {f"k{k + 1}": column for k, column in enumerate(overlap.T)}
+    columns |= {f"gain{k + 1}": column for k, column in enumerate(gain.T)}
+    return frame.drop(columns=[*_LISTS]).assign(**columns)
 
 
 def _table(study, shifts: dict[str, pd.DataFrame], ratios) -> pd.DataFrame:
-    """One row a pair and set of positions.
+    """One row a pair and set of positions: those with high JS, on either support, and all.
 
     `ratios(frame)` gives for each column its (numerator, denominator), both [rows]; a denominator
     of None counts rows.
     """
-    boot, rows = plan(study, *shifts.values()), []
+    boot, rows, high = plan(study, *shifts.values()), [], study.thresholds.high_js
     for model, frame in shifts.items():
         found = ratios(frame)
-        for at, mask in _parts(study, frame):
+        masks = {
+            f"JS > {high:g}": frame["js"] > high,
+            "all": frame["js"] >= 0,
+            f"full JS > {high:g}": frame["js_full"] > high,
+        }
+        for at, mask in masks.items():
             row = {"pair": study.models[model].label, "model": model}
             row |= {"at": at, "positions": int(mask.sum())}
             for name, (above, below) in found.items():
@@ -79,7 +82,7 @@ def overlap_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Mean overlap of base's and tuned's top-k sets, columns k1 .. k10 with intervals."""
 
     def ratios(frame: pd.DataFrame) -> dict:
-        return {f"k{k + 1}": (column, None) for k, column in enumerate(_overlap(frame).T)}
+        return {c: (frame[c], None) for c in frame if c[0] == "k" and c[1:].isdigit()}
 
     return _table(study, shifts, ratios)
 
@@ -88,8 +91,7 @@ def rank_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Share with the tuned top-1 within base's top k, and with a small base probability."""
 
     def ratios(frame: pd.DataFrame) -> dict:
-        rank = frame["rank_base_of_tuned_top1"].to_numpy()
-        chance = np.exp(frame["logp_base_of_tuned_top1"].to_numpy())
+        rank, chance = frame["rank_base_of_tuned_top1"], np.exp(frame["logp_base_of_tuned_top1"])
         found = {f"top{k}": (rank <= k, None) for k in RANKS}
         return found | {f"base_prob_below_{cut:g}": (chance < cut, None) for cut in (RARE, 0.1)}
 
@@ -100,41 +102,34 @@ def mass_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Mean probability moved (total variation), and the share of it that base's top k gain."""
 
     def ratios(frame: pd.DataFrame) -> dict:
-        gain, moved = _matrix(frame["gain_in_base_topk"]), frame["tv_full"].to_numpy()
-        ranks = [k for k in RANKS if k <= gain.shape[1]]
-        shares = {f"gained_in_top{k}": (gain[:, k - 1], moved) for k in ranks}
+        moved = frame["tv_full"]
+        ranks = [k for k in RANKS if f"gain{k}" in frame]
+        shares = {f"gained_in_top{k}": (frame[f"gain{k}"], moved) for k in ranks}
         return {"mass_moved": (moved, None)} | shares
 
     return _table(study, shifts, ratios)
 
 
-def mechanics_evidence(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """What the claims on candidates look at: every RL model, at its high-JS positions."""
-    boot, rows, overlaps = plan(study, *shifts.values()), [], {}
-    for model in (m for m in of_kind(study, "rl") if m in shifts):
-        part = shifts[model][shifts[model]["js"] > HIGH_JS]
-        if part.empty:
-            names = ("overlap_rise", "overlap_2_5", "rank1", "rank3", "new_token", "gain_inside")
-            rows += [(q, model, None, f"no position with JS > {HIGH_JS:g}") for q in names]
-            continue
-        overlap = _overlap(part)
-        rank = part["rank_base_of_tuned_top1"].to_numpy()
-        new = np.exp(part["logp_base_of_tuned_top1"].to_numpy()) < RARE
-        gain, moved = _matrix(part["gain_in_base_topk"]), part["tv_full"].to_numpy()
-        k1, k2, k3 = (boot.ratio(part, overlap[:, k]) for k in range(3))
-        overlaps[model] = boot.ratio(part, overlap[:, 1:5].mean(axis=1))
-        rows += [
-            ("overlap_rise", model, (k2 - k1) - (k3 - k2), ""),
-            ("overlap_2_5", model, overlaps[model], ""),
-            ("rank1", model, boot.ratio(part, rank == 1), ""),
-            ("rank3", model, boot.ratio(part, rank <= 3), ""),
-            ("new_token", model, boot.ratio(part, new), ""),
-            ("gain_inside", model, boot.ratio(part, gain[:, 2], moved), ""),
-        ]
-    dapo, simplerl = (of_recipe(study, recipe, overlaps) for recipe in ("dapo", "simplerl"))
-    if dapo and simplerl:
-        rows.append(("overlap_difference", dapo, overlaps[dapo] - overlaps[simplerl], ""))
-    return evidence(rows)
+def measure(study, boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict[str, tuple]:
+    """The quantities on candidates at high JS of one support: name -> (estimate, the same at all
+    positions, note)."""
+    part = frame[frame[column] > HIGH_JS]
+    note = "" if len(part) else f"no position with JS > {HIGH_JS:g}"
+
+    def of(rows: pd.DataFrame) -> dict[str, Estimate]:
+        k1, k2, k3 = (boot.ratio(rows, rows[f"k{k}"]) for k in (1, 2, 3))
+        rank = rows["rank_base_of_tuned_top1"]
+        return {
+            "overlap_rise": (k2 - k1) - (k3 - k2),
+            "overlap_2_5": boot.ratio(rows, rows[[f"k{k}" for k in range(2, 6)]].mean(axis=1)),
+            "rank1": boot.ratio(rows, rank == 1),
+            "rank3": boot.ratio(rows, rank <= 3),
+            "new_token": boot.ratio(rows, np.exp(rows["logp_base_of_tuned_top1"]) < RARE),
+            "gain_inside": boot.ratio(rows, rows["gain3"], rows["tv_full"]),
+        }
+
+    high, everywhere = of(part), of(frame)
+    return {name: (high[name] if len(part) else None, everywhere[name], note) for name in high}
 
 
 def _aligned(frames: dict[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:
@@ -152,131 +147,175 @@ def _jaccard(boot: Bootstrap, frame: pd.DataFrame, high: np.ndarray, final: np.n
 
 
 def evolution_table(study, frames: dict[int, pd.DataFrame]) -> pd.DataFrame:
-    """JS by training step, all on the final model's responses.
+    """JS by training step and support, all on the final model's responses.
 
-    `frames` maps the step to shifts, the final model last. Columns: step, positions, mean, p50 ..
-    p99, share above the high-JS cut, jaccard (overlap of the high-JS set with the final one). Empty
-    where there are no checkpoints.
+    `frames` maps the step to shifts, the final model last. Columns: support, step, positions, mean,
+    p50 .. p99, share above the high-JS cut, jaccard (overlap of the high-JS set with the final one).
+    Empty where there are no checkpoints.
     """
     if not frames:
         return pd.DataFrame()
     frames = _aligned(frames)
     boot, rows = plan(study, *frames.values()), []
     cut = study.thresholds.high_js
-    final = frames[max(frames)]["js"].to_numpy() > cut
-    for step, frame in frames.items():
-        js = frame["js"].to_numpy()
-        row = {"step": step, "positions": len(js)} | boot.ratio(frame, js).columns("mean")
-        for level, estimate in zip(_LEVELS, boot.quantiles(frame, js, _LEVELS)):
-            row |= estimate.columns(f"p{100 * level:g}")
-        row |= boot.ratio(frame, js > cut).columns(f"share_gt_{cut:g}")
-        row |= _jaccard(boot, frame, js > cut, final).columns("jaccard")
-        rows.append(row)
+    for support, column in SUPPORTS.items():
+        final = frames[max(frames)][column].to_numpy() > cut
+        for step, frame in frames.items():
+            js = frame[column].to_numpy()
+            row = {"support": support, "step": step, "positions": len(js)}
+            row |= boot.ratio(frame, js).columns("mean")
+            for level, estimate in zip(_LEVELS, boot.quantiles(frame, js, _LEVELS)):
+                row |= estimate.columns(f"p{100 * level:g}")
+            row |= boot.ratio(frame, js > cut).columns(f"share_gt_{cut:g}")
+            row |= _jaccard(boot, frame, js > cut, final).columns("jaccard")
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
-def evolution_evidence(study, frames: dict[int, pd.DataFrame], model: str) -> pd.DataFrame:
-    """What the claims on training evolution look at."""
+def _growth(first: Estimate, last: Estimate) -> Estimate:
+    """log10 of the factor from one percentile to another, neither below `FLOOR`."""
+    value, draws = (
+        np.log10(np.maximum(b, FLOOR) / np.maximum(a, FLOOR))
+        for a, b in ((first.value, last.value), (first.draws, last.draws))
+    )
+    return Estimate(float(value), draws, first.confidence, first.why or last.why)
+
+
+def evolution_rows(study, frames: dict[int, pd.DataFrame], model: str, column: str) -> list[tuple]:
+    """What the claims on training evolution look at, as `rows_on`."""
     frames = _aligned(frames)
     boot, steps = plan(study, *frames.values()), sorted(frames)
-    js = {s: f["js"].to_numpy() for s, f in frames.items()}
+    js = {s: f[column].to_numpy() for s, f in frames.items()}
     means = [boot.ratio(frames[s], js[s]) for s in steps]
     first, last = steps[0], steps[-1]
     levels = (0.75, 0.95, 0.99)
-    grown = [
-        b - a
-        for a, b in zip(
-            boot.quantiles(frames[first], js[first], levels),
-            boot.quantiles(frames[last], js[last], levels),
-        )
-    ]
-    rows = [
-        (
-            "js_smallest_step",
-            model,
-            simultaneous([b - a for a, b in pairwise(means)], "smallest"),
-            "",
-        ),
-        ("p95_excess", model, grown[1] - grown[0], ""),
-        ("p99_excess", model, grown[2] - grown[0], ""),
-    ]
+    ends = (boot.quantiles(frames[s], js[s], levels) for s in (first, last))
+    p75, p95, p99 = (_growth(a, b) for a, b in zip(*ends))
+    factors = (
+        f"{name} x {10**g.value:.3g}" for name, g in (("p75", p75), ("p95", p95), ("p99", p99))
+    )
+    note = ", ".join(factors)
+    smallest = simultaneous([b - a for a, b in pairwise(means)], "smallest")
+    found = {
+        "js_smallest_step": (smallest, ""),
+        "p95_faster": (p95 - p75, note),
+        "p99_faster": (p99 - p75, note),
+    }
     final = js[last] > HIGH_JS
     if not final.any() or len(steps) < 3:
         why = f"no position with JS > {HIGH_JS:g}" if not final.any() else "too few checkpoints"
-        rows += [(q, model, None, why) for q in ("jaccard_rise", "jaccard_late")]
-        return evidence(rows)
-    overlap = {s: _jaccard(boot, frames[s], js[s] > HIGH_JS, final) for s in steps}
-    middle = min(steps[1:-1], key=lambda s: abs(s - last / 2))
-    late = (overlap[last] - overlap[middle]) / (last - middle)
-    early = (overlap[middle] - overlap[first]) / (middle - first)
-    rows += [
-        ("jaccard_rise", model, overlap[steps[-2]] - overlap[first], ""),
-        ("jaccard_late", model, late - early, ""),
-    ]
-    return evidence(rows)
+        found |= dict.fromkeys(("jaccard_rise", "jaccard_late"), (None, why))
+    else:
+        overlap = {s: _jaccard(boot, frames[s], js[s] > HIGH_JS, final) for s in steps}
+        middle = min(steps[1:-1], key=lambda s: abs(s - last / 2))
+        late = (overlap[last] - overlap[middle]) / (last - middle)
+        early = (overlap[middle] - overlap[first]) / (middle - first)
+        found["jaccard_rise"] = (overlap[steps[-2]] - overlap[first], "")
+        found["jaccard_late"] = (late - early, "")
+    return [(name, model, estimate, None, note) for name, (estimate, note) in found.items()]
 
 
 def section_evidence(
     study, shifts: dict[str, pd.DataFrame], checkpoints: dict[int, pd.DataFrame]
-) -> pd.DataFrame:
-    """All evidence of section 3; without checkpoints only that on candidates."""
-    found = mechanics_evidence(study, shifts)
-    if not checkpoints:
-        return found
-    later = evolution_evidence(study, checkpoints, study.evolution.model)
-    return pd.concat([found, later], ignore_index=True)
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(evidence of section 3, the same on both supports); without checkpoints only on candidates."""
+
+    def rows_on(column: str) -> list[tuple]:
+        boot, rows = plan(study, *shifts.values()), []
+        for model in (m for m in of_kind(study, "rl") if m in shifts):
+            found = measure(study, boot, shifts[model], column)
+            rows += [(quantity, model, *parts) for quantity, parts in found.items()]
+        if checkpoints:
+            rows += evolution_rows(study, checkpoints, study.evolution.model, column)
+        return rows
+
+    return on_both_supports(study, rows_on)
 
 
-def _say_rows(study, table: pd.DataFrame, text: str) -> str:
-    """A line an RL model from its row at high-JS positions."""
-    rows = table[table["model"].isin(of_kind(study, "rl")) & (table["at"] != "all")]
-    nothing = "{pair} has no position with {at}."
-    return "\n".join(say(text if r["positions"] else nothing, r) for _, r in rows.iterrows())
+def over_seeds(study, runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The quantities on candidates over training seeds, DAPO against SimpleRL among them, see
+    `seeds_table`."""
+    return seeds_table(study, runs, measure, DIFFERENCES)
+
+
+# Words --------------------------------------------------------------------------------------------
+
+
+def _say_rows(study, table: pd.DataFrame, text: str, *names: str) -> str:
+    """A line an RL model from its row at high-JS positions; ``{all NAME}`` is that of all positions."""
+    out = []
+    for model in of_kind(study, "rl"):
+        rows = table[table["model"] == model]
+        if rows.empty:
+            continue
+        row, everywhere = rows.iloc[0], rows[rows["at"] == "all"].iloc[0]
+        if not row["positions"]:
+            out.append(say("{pair} has no position with {at}.", row))
+            continue
+        beside = {f"all {name}": f"{100 * everywhere[name]:.3g}%" for name in names}
+        out.append(say(text, row, **beside))
+    return "\n".join(out)
 
 
 def say_overlap(study, table: pd.DataFrame) -> str:
     """How much the candidate sets share at high-JS positions."""
     text = (
-        "{pair}, at its {positions:,} positions with {at}: the top-1 tokens agree at {k1:%}, the "
-        "top-2 sets overlap by {k2:%}, the top-5 sets by "
+        "{pair}: the candidates stay, their order changes: at positions with {at} the top-1 tokens "
+        "agree at {k1:%} (at all positions {all k1:}), the top-2 sets overlap by {k2:%} ({all k2:})."
     )
-    return _say_rows(study, table, text + ("{k5:%}." if "k5" in table else "n/a."))
+    return _say_rows(study, table, text, "k1", "k2")
 
 
 def say_rank(study, table: pd.DataFrame) -> str:
     """Where base ranked RL's choice at high-JS positions."""
+    rare = f"base_prob_below_{RARE:g}"
     text = (
-        "{pair}: at positions with {at} its top-1 token is base's top-1 at {top1:%} and within "
-        f"base's top 3 at {{top3:%}}; base gives it less than {RARE:g} at "
-        f"{{base_prob_below_{RARE:g}:%}}."
+        "{pair}: at positions with {at} its top-1 token is within base's top 3 at {top3:%} (at all "
+        f"positions {{all top3:}}) and base's top-1 at {{top1:%}} ({{all top1:}}); base gives it less "
+        f"than {RARE:g} at {{{rare}:%}} ({{all {rare}:}})."
     )
-    return _say_rows(study, table, text)
+    return _say_rows(study, table, text, "top1", "top3", rare)
 
 
 def say_mass(study, table: pd.DataFrame) -> str:
     """Who gains the probability that moves at high-JS positions."""
     text = (
-        "{pair}: at positions with {at} {mass_moved:%} of the probability moves, and of what is "
-        "gained {gained_in_top3:%} goes to tokens within base's top 3."
+        "{pair}: of the probability gained at positions with {at}, {gained_in_top3:%} goes to tokens "
+        "within base's top 3 (at all positions {all gained_in_top3:}); {mass_moved:%} of all moves "
+        "({all mass_moved:})."
     )
-    return _say_rows(study, table, text)
+    return _say_rows(study, table, text, "gained_in_top3", "mass_moved")
 
 
-def say_evolution(table: pd.DataFrame) -> str:
+def say_evolution(study, table: pd.DataFrame) -> str:
     """How JS and the high-JS set changed from the first checkpoint to the final model."""
     if table.empty:
         return "This study has no checkpoints to follow."
-    first, last, before = table.iloc[0], table.iloc[-1], table.iloc[-2]
-    rising = int((table["mean"].diff().dropna() > 0).sum())
-    jaccard = (
-        "The final model has no high-JS position, so there is no set to overlap with."
-        if np.isnan(last["jaccard"])
-        else f"The high-JS set's overlap with the final one goes from {first['jaccard']:.2f} at "
-        f"step {first['step']:g} to {before['jaccard']:.2f} at step {before['step']:g}."
+    rows = table[table["support"] == "nucleus"]
+    share = f"share_gt_{study.thresholds.high_js:g}"
+    first, last = rows.iloc[0], rows.iloc[-1]
+    middle = (
+        rows.iloc[(rows["step"][1:-1] - last["step"] / 2).abs().argmin() + 1]
+        if len(rows) > 2
+        else first
     )
+    said = (
+        f"From step {first['step']} to {last['step']} the positions with JS above "
+        f"{study.thresholds.high_js:g} go from {100 * first[share]:.2g}% to {100 * last[share]:.2g}%, "
+        f"and mean JS from {first['mean']:.2g} to {last['mean']:.2g} nats; the 99th percentile goes from "
+        f"{first['p99']:.2g} to {last['p99']:.2g}, the 75th from {_tiny(first['p75'])} to "
+        f"{_tiny(last['p75'])}."
+    )
+    if np.isnan(last["jaccard"]):
+        return (
+            f"{said}\nThe final model has no high-JS position, so there is no set to overlap with."
+        )
     return (
-        f"From step {first['step']:g} to {last['step']:g} mean JS goes from {first['mean']:.4f} to "
-        f"{last['mean']:.4f} nats, rising in {rising} of {len(table) - 1} steps; the 99th "
-        f"percentile from {first['p99']:.3f} to {last['p99']:.3f}, the 75th from "
-        f"{first['p75']:.3f} to {last['p75']:.3f}. {jaccard}"
+        f"{said}\nOf the high-JS set, as Jaccard overlap with the final one, {first['jaccard']:.2g} is "
+        f"there at step {first['step']}, {middle['jaccard']:.2g} at step {middle['step']} and "
+        f"{rows.iloc[-2]['jaccard']:.2g} at step {rows.iloc[-2]['step']}."
     )
+
+
+def _tiny(value: float) -> str:
+    return f"below {FLOOR:g}" if value < FLOOR else f"{value:.2g}"

@@ -11,95 +11,111 @@ from tokenshift_utils.report.style import (
     color,
     interval_line,
     label_ends,
-    labels,
+    line_look,
     log_scale,
-    name_lines,
 )
-from tokenshift_utils.sections.mechanics.numbers import RANKS, RARE
+from tokenshift_utils.sections.mechanics.numbers import FLOOR, RANKS, RARE
 
 
-def _panels(table: pd.DataFrame, height: float = 3.1):
-    """One panel a set of positions, with the rows that go into it."""
-    sets = list(dict.fromkeys(table["at"]))
-    fig, axes = plt.subplots(1, len(sets), figsize=(7.2, height), sharey=True, squeeze=False)
+def _panels(table: pd.DataFrame, rows: int = 1, height: float = 3.1):
+    """(figure, axes [rows, 2], [(panels below each other, rows of the table)]): high JS, and all."""
+    sets = [at for at in dict.fromkeys(table["at"]) if not at.startswith("full")]
+    fig, axes = plt.subplots(rows, len(sets), figsize=(7.4, height), sharey="row", squeeze=False)
     for ax, at in zip(axes[0], sets):
         ax.set_title(f"at {'all positions' if at == 'all' else 'positions with ' + at}")
-    return fig, [(ax, table[table["at"] == at]) for ax, at in zip(axes[0], sets)]
+    return fig, axes, [(column, table[table["at"] == at]) for column, at in zip(axes.T, sets)]
 
 
-def _curves(study, ax, rows: pd.DataFrame, names: list[str], x: list[int]) -> None:
+def _curves(study, ax, rows: pd.DataFrame, names: list[str], label: bool) -> None:
     """One line a model through columns `names` (shares), with a band for the interval."""
+    ends, x = {}, range(len(names))
     for _, row in rows[rows["positions"] > 0].iterrows():
-        hue = color(study, row["model"])
-        values = [[100 * float(row[n + end]) for n in names] for end in ("", "_low", "_high")]
-        style = "--" if study.models[row["model"]].kind == "sft" else "-"
-        ax.plot(x, values[0], "o" + style, color=hue, markersize=3.5)
-        ax.fill_between(x, values[1], values[2], color=hue, alpha=0.18, linewidth=0)
+        model, hue = row["model"], color(study, row["model"])
+        values = pd.DataFrame(
+            {f"y{end}": [100 * float(row[n + end]) for n in names] for end in ("", "_low", "_high")}
+        )
+        interval_line(ax, x, values, "y", hue, **line_look(study, model))
+        ends[study.models[model].label] = (x[-1], values["y"].iloc[-1], hue)
+    ax.set(ylim=(0, 104), xlim=(-0.2, len(names) - 0.8))
+    if label:
+        label_ends(ax, ends)
 
 
 def plot_overlap(study, table: pd.DataFrame) -> Figure:
     """Overlap of the top-k sets against k."""
-    widths = [int(c[1:]) for c in table.columns if c[1:].isdigit() and c[0] == "k"]
-    fig, panels = _panels(table)
-    for ax, rows in panels:
-        _curves(study, ax, rows, [f"k{k}" for k in widths], widths)
-        ax.set(xlabel="k", ylim=(0, 102), xticks=widths)
-    panels[0][0].set_ylabel("overlap of top-k sets (%)")
-    name_lines(panels[-1][0], labels(study, table["model"]), at=(0.97, 0.86))
+    widths = [c for c in table.columns if c[1:].isdigit() and c[0] == "k"]
+    fig, axes, panels = _panels(table)
+    for (ax,), rows in panels:
+        _curves(study, ax, rows, widths, ax is axes[0, -1])
+        ax.set_xticks(range(len(widths)), [c[1:] for c in widths])
+        ax.set(xlabel="k")
+    axes[0, 0].set_ylabel("overlap of top-k sets (%)")
     return fig
 
 
 def plot_rank(study, table: pd.DataFrame, shifts: dict[str, pd.DataFrame]) -> Figure:
-    """At high-JS positions: base rank of the tuned top-1, and the base probability it had."""
-    high = study.thresholds.high_js
-    rows = table[table["at"] != "all"]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.1))
-    _curves(study, left, rows, [f"top{k}" for k in RANKS], list(range(len(RANKS))))
-    left.set_xticks(range(len(RANKS)), [f"≤ {k}" for k in RANKS])
-    left.set(xlabel="rank under base", ylim=(0, 102))
-    left.set_ylabel(f"positions with JS > {high:g} (%)")
-    left.set_title("Base's rank of the tuned top-1")
-    grid = np.logspace(-5, 0, 200)
-    for model, frame in shifts.items():
-        logs = frame.loc[frame["js"] > high, "logp_base_of_tuned_top1"].to_numpy()
-        if len(logs) == 0:
-            continue
-        below = np.searchsorted(np.sort(np.exp(logs)), grid, side="left") / len(logs)
-        style = "--" if study.models[model].kind == "sft" else "-"
-        right.plot(grid, 100 * below, style, color=color(study, model))
-    right.axvline(RARE, color="#999999", linewidth=0.8)
-    log_scale(right, "x")
-    right.set(xlabel="x", ylabel="with base probability < x (%)", ylim=(0, 102))
-    right.set_title("Base's probability of it")
-    name_lines(right, labels(study, table["model"]), at=(0.03, 0.97))
+    """Base's rank of the tuned top-1 (above) and the base probability it had (below)."""
+    fig, axes, panels = _panels(table, rows=2, height=5.4)
+    grid = np.logspace(-5, 0, 120)
+    for (above, below), rows in panels:
+        _curves(study, above, rows, [f"top{k}" for k in RANKS], above is axes[0, -1])
+        above.set_xticks(range(len(RANKS)), [f"≤ {k}" for k in RANKS])
+        above.set(xlabel="base's rank of the tuned top-1")
+        for model, frame in shifts.items():
+            high = frame["js"] > study.thresholds.high_js
+            chosen = frame if rows["at"].iloc[0] == "all" else frame[high]
+            chance = np.sort(np.exp(chosen["logp_base_of_tuned_top1"].to_numpy()))
+            if len(chance):
+                share = 100 * np.searchsorted(chance, grid, side="left") / len(chance)
+                look = line_look(study, model) | {"markevery": 24, "markersize": 3.5}
+                below.plot(grid, share, color=color(study, model), **look)
+        below.axvline(RARE, color="#999999", linewidth=0.8)
+        log_scale(below, "x")
+        below.set(xlabel="x, base's probability of it", ylim=(0, 104))
+    axes[0, 0].set_ylabel("positions (%)")
+    axes[1, 0].set_ylabel("with less than x (%)")
     return fig
 
 
 def plot_mass(study, table: pd.DataFrame) -> Figure:
     """Share of the gained probability that goes to tokens in base's top k."""
     widths = [k for k in RANKS if f"gained_in_top{k}" in table.columns]
-    fig, panels = _panels(table)
-    for ax, rows in panels:
-        _curves(study, ax, rows, [f"gained_in_top{k}" for k in widths], list(range(len(widths))))
+    fig, axes, panels = _panels(table)
+    for (ax,), rows in panels:
+        _curves(study, ax, rows, [f"gained_in_top{k}" for k in widths], ax is axes[0, -1])
         ax.set_xticks(range(len(widths)), [f"top {k}" for k in widths])
-        ax.set(xlabel="candidates of base", ylim=(0, 102))
-    panels[0][0].set_ylabel("of the probability gained (%)")
-    name_lines(panels[-1][0], labels(study, table["model"]), at=(0.97, 0.86))
+        ax.set(xlabel="candidates of base")
+    axes[0, 0].set_ylabel("of the probability gained (%)")
     return fig
 
 
 def plot_evolution(study, table: pd.DataFrame, model: str) -> Figure:
-    """Percentiles of JS over training, and the Jaccard overlap with the final high-JS set."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.1))
-    hue, steps = color(study, model), table["step"].to_numpy()
-    ends = {}
-    for name, alpha in (("p75", 0.35), ("p90", 0.5), ("mean", 0.65), ("p95", 0.8), ("p99", 1.0)):
-        interval_line(left, steps, table, name, hue, alpha=0.12)
-        left.lines[-1].set_alpha(alpha)
-        ends[name] = (float(steps[-1]), float(table[name].iloc[-1]), hue)
-    left.set(xlabel="training step", ylabel="JS (nats)", ylim=(0, None), title="Percentiles of JS")
+    """Over training: percentiles of JS, share of high-JS positions, and their overlap with the final
+    ones. Dotted: over the full vocabulary."""
+    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(7.8, 3.1))
+    hue, ends = color(study, model), {}
+    nucleus, full = (table[table["support"] == s] for s in ("nucleus", "full"))
+    for name in ("p75", "p90", "p95", "mean", "p99"):
+        columns = [name + end for end in ("", "_low", "_high")]
+        shown = nucleus[["step", *columns]].copy()
+        shown[columns] = shown[columns].clip(lower=FLOOR / 2)
+        dashed = {"linestyle": "--"} if name == "mean" else {}
+        interval_line(left, shown["step"], shown, name, hue, **dashed)
+        ends[name] = (float(shown["step"].iloc[-1]), float(shown[name].iloc[-1]), hue)
+    log_scale(left, "y")
+    left.set(xlabel="training step", ylabel="JS (nats; lowest: below 1e-6)", title="Percentiles")
+    left.set_ylim(FLOOR / 3, 1)
     label_ends(left, ends)
-    interval_line(right, steps, table, "jaccard", hue)
-    right.set(xlabel="training step", ylabel="Jaccard overlap", ylim=(0, 1.03))
-    right.set_title("High-JS set against the final one")
+    share = f"share_gt_{study.thresholds.high_js:g}"
+    for ax, name, factor in ((middle, share, 100), (right, "jaccard", 1)):
+        for rows, look in ((nucleus, {}), (full, {"linestyle": ":", "marker": ""})):
+            columns = [name + end for end in ("", "_low", "_high")]
+            shown = rows[["step", *columns]].copy()
+            shown[columns] *= factor
+            interval_line(ax, shown["step"], shown, name, hue, **look)
+        ax.set(xlabel="training step", ylim=(0, None))
+    middle.set(
+        ylabel=f"positions with JS > {study.thresholds.high_js:g} (%)", title="Share of high JS"
+    )
+    right.set(ylabel="Jaccard overlap", ylim=(0, 1.03), title="The set, against the final")
     return fig

@@ -10,7 +10,8 @@ from tokenshift_utils.records.fetch import fetch_each
 from tokenshift_utils.records.requests import Request
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.sections.divergence.records import model_requests
-from tokenshift_utils.sections.mechanics.numbers import COLUMNS, EVOLUTION_COLUMNS
+from tokenshift_utils.sections.mechanics.numbers import COLUMNS, EVOLUTION_COLUMNS, flat
+from tokenshift_utils.sections.seeds import seed_requests
 from tokenshift_utils.store import executor
 
 
@@ -36,12 +37,21 @@ def checkpoint_requests(study) -> dict[int, list[Shifts]]:
 
 def requests(study) -> list[Request]:
     """All that section 3 asks of the store."""
-    wanted = [*checkpoint_requests(study).values(), *model_requests(study).values()]
-    return [request for some in wanted for request in some]
+    asked = (checkpoint_requests, model_requests, seed_requests)
+    return [request for of in asked for some in of(study).values() for request in some]
 
 
-def mechanics_shifts(study) -> tuple[dict[str, pd.DataFrame], dict[int, pd.DataFrame]]:
-    """(shifts by model, shifts by training step)."""
+def mechanics_shifts(
+    study,
+) -> tuple[dict[str, pd.DataFrame], dict[int, pd.DataFrame], dict[str, pd.DataFrame]]:
+    """(shifts by model, shifts by training step, shifts by run from every seed)."""
     executor.run(study, requests(study))
     checkpoints = fetch_each(study, checkpoint_requests(study), columns=EVOLUTION_COLUMNS)
-    return fetch_each(study, model_requests(study), columns=COLUMNS), checkpoints
+    shifts, runs = (
+        {
+            name: flat(fetch_each(study, {name: some}, columns=COLUMNS)[name])
+            for name, some in of(study).items()
+        }
+        for of in (model_requests, seed_requests)
+    )
+    return shifts, checkpoints, runs

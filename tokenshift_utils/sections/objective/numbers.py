@@ -12,9 +12,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
+from statsmodels.stats.power import TTestPower
 
 from tokenshift_utils.measures.weighting import divergence_weights
-from tokenshift_utils.report.seeds import Paired, holm, pass_at_k
+from tokenshift_utils.report.seeds import POWER, Paired, holm, pass_at_k
 from tokenshift_utils.sections.common import evidence, of_recipe
 from tokenshift_utils.sections.objective.records import Run, Runs
 from tokenshift_utils.training.position_sets import unpack_positions
@@ -162,33 +163,40 @@ def token_table(runs: Runs, arm: str | None, least: float = 0.002) -> pd.DataFra
 def curves(
     runs: Runs, column: str, arms: tuple[str, ...] | None = None, against: str | None = None
 ) -> pd.DataFrame:
-    """A quantity along training: arm, rollout, mean over seeds, and the range of the seeds.
+    """A quantity along training: arm, label, seed, rollout, value.
 
     ``column`` is one of log.csv's, averaged over a rollout's updates, or "accuracy"; ``arms`` None:
-    the baseline and the confirmatory ones. With
-    ``against``, differences to that arm at the seeds that both have.
+    those that are shown. With ``against``, differences to that arm at the seeds that both have.
     """
     parts = []
-    for arm in (runs.baseline, *runs.confirmatory) if arms is None else arms:
-        own = {seed: _course(run, column) for seed, run in runs.get(arm, {}).items()}
-        if against is not None:
-            other = {seed: _course(run, column) for seed, run in runs.get(against, {}).items()}
-            own = {seed: own[seed] - other[seed] for seed in own if seed in other}
-        if any(len(course) for course in own.values()):
-            both = pd.concat(own.values(), axis=1)
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "arm": arm,
-                        "rollout": both.index,
-                        "mean": both.mean(axis=1).to_numpy(),
-                        "low": both.min(axis=1).to_numpy(),
-                        "high": both.max(axis=1).to_numpy(),
-                    }
-                )
-            )
-    empty = pd.DataFrame(columns=["arm", "rollout", "mean", "low", "high"])
-    return pd.concat(parts, ignore_index=True) if parts else empty
+    for arm in runs.shown if arms is None else arms:
+        for seed, run in runs.get(arm, {}).items():
+            course = _course(run, column)
+            if against is not None:
+                if seed not in runs.get(against, {}):
+                    continue
+                course = (course - _course(runs[against][seed], column)).dropna()
+            rows = course.rename("value").reset_index()
+            parts.append(rows.assign(arm=arm, label=runs.label(arm), seed=seed))
+    empty = pd.DataFrame(columns=["arm", "label", "seed", "rollout", "value"])
+    return pd.concat(parts, ignore_index=True)[empty.columns] if parts else empty
+
+
+def power_table(study, runs: Runs) -> pd.DataFrame:
+    """The smallest detectable effect, from the baseline's seeds alone: known before any other arm ran.
+
+    ``sd`` is of the baseline's mean@k over its ``seeds``; ``detectable`` is the difference to another
+    arm that ``planned`` seeds find with power 0.8, as if seeds shared nothing (sd of a difference:
+    sqrt(2) sd). No row without two runs.
+    """
+    scores = [run.score for run in runs.get(runs.baseline, {}).values()]
+    planned = len(runs.planned(runs.baseline))
+    if len(scores) < 2 or planned < 2:
+        return pd.DataFrame()
+    alpha, sd = 1 - study.statistics.confidence, float(np.std(scores, ddof=1))
+    effect = TTestPower().solve_power(nobs=planned, alpha=alpha, power=POWER)
+    row = {"objective": runs.label(runs.baseline), "seeds": len(scores), "planned": planned}
+    return pd.DataFrame([row | {"sd": sd, "detectable": float(effect) * np.sqrt(2) * sd}])
 
 
 def _course(run: Run, column: str) -> pd.Series:

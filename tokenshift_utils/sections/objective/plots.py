@@ -5,23 +5,23 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from tokenshift_utils.report.style import COLORS, log_scale, name_lines
 from tokenshift_utils.sections.objective.numbers import curves
 from tokenshift_utils.sections.objective.records import Runs
 from tokenshift_utils.training.runs import ROLES
 
-_MARKS = dict(zip(ROLES, ("black", "#888888", "white")))  # faces of the points, by role
+_FACES = dict(zip(ROLES, ("black", "#888888", "white")))  # of the points, by role
 _CURVES = (  # column, title, scale, and whether differences to the baseline are taken
     ("accuracy", "mean@{samples} (%)", 100.0, False),
     ("accuracy", "mean@{samples} less {plain}'s (points)", 100.0, True),
-    ("length_mean", "response length (tokens)", 1.0, False),
-    ("entropy", "entropy (nats)", 1.0, False),
     ("kl_base", "KL to base (millinats)", 1000.0, False),
-    ("kl_base", "KL to base less {plain}'s (millinats)", 1000.0, True),
+    ("entropy", "entropy (nats)", 1.0, False),
+    ("length_mean", "response length (tokens)", 1.0, False),
     ("clip_fraction", "clipped tokens (per mille)", 1000.0, False),
-    ("weight_mean", "mean weight", 1.0, False),
 )
 
 
@@ -80,75 +80,75 @@ def plot_tokens(table: pd.DataFrame, count: int = 14) -> Figure:
 
 
 def plot_training(runs: Runs) -> Figure:
-    """Training curves of the confirmatory arms: mean over seeds, band from least to greatest.
+    """Training curves: each seed faint, the median of an arm's seeds in front.
 
     Differences are taken seed by seed, which leaves out what seeds of all arms have in common.
     """
-    fig, axes = plt.subplots(4, 2, figsize=(7.6, 7.6), sharex=True)
-    names, evaluate = {}, runs.training.evaluate
+    fig, axes = plt.subplots(3, 2, figsize=(7.6, 6.6), sharex=True)
+    evaluate, arms = runs.training.evaluate, runs.shown
     said = {"samples": evaluate.samples if evaluate else "k", "plain": runs.label(runs.baseline)}
+    spare = iter(("#E69F00", "#009E73", "#D55E00", "#56B4E9"))
+    compared = {runs.baseline, *runs.confirmatory}
+    hues = {
+        runs.label(a): _color(runs, a) if a in compared else next(spare, "#555555") for a in arms
+    }
+    look = {"x": "rollout", "y": "value", "hue": "label", "palette": hues, "hue_order": list(hues)}
     for ax, (column, title, scale, less) in zip(axes.flat, _CURVES):
-        against = runs.baseline if less else None
-        for arm, rows in curves(runs, column, against=against).groupby("arm", sort=False):
-            hue = _color(runs, arm)
-            names[f"{runs.label(arm)} ({len(runs[arm])})"] = hue
-            band = [scale * rows[end].astype(float) for end in ("low", "high")]
-            ax.fill_between(rows["rollout"].astype(float), *band, color=hue, alpha=0.18,
-                            linewidth=0)  # fmt: skip
-            ax.plot(rows["rollout"], scale * rows["mean"], color=hue, linewidth=1.5,
-                    marker="o" if column == "accuracy" else None, markersize=3.5)  # fmt: skip
-        if not ax.lines:
+        rows = curves(runs, column, against=runs.baseline if less else None)
+        if rows.empty:
             none = "none of these runs has it" if runs else "no run yet"
             ax.text(0.5, 0.5, none, ha="center", transform=ax.transAxes)
+        else:
+            rows = rows.assign(value=scale * rows["value"].astype(float))
+            sns.lineplot(rows, **look, units="seed", estimator=None, alpha=0.25, linewidth=0.6,
+                         legend=False, ax=ax)  # fmt: skip
+            sns.lineplot(rows, **look, estimator="median", errorbar=None, style="label",
+                         style_order=list(hues), linewidth=2, legend=False, ax=ax)  # fmt: skip
+        if less:
+            ax.axhline(0, color="#999999", linewidth=0.8, zorder=0)
+        ax.set(ylabel="")
         ax.set_title(title.format(**said), fontsize=9.5)
         ax.ticklabel_format(axis="y", scilimits=(-3, 5), useOffset=False)
-    for ax in axes[-1]:
-        ax.set_xlabel("rollout")
-    name_lines(axes[0, 0], names, at=(0.97, 0.5))
+    dashes = ("-", "--", ":", "-.")  # in the order of seaborn's own
+    handles = [
+        plt.Line2D([], [], color=hue, linestyle=dashes[i % 4], linewidth=2,
+                   label=f"{label} ({len(runs[arm])} seeds)")
+        for i, ((label, hue), arm) in enumerate(zip(hues.items(), arms))
+    ]  # fmt: skip
+    if handles:
+        fig.legend(handles=handles, loc="outside lower center", ncols=3)
     return fig
 
 
 def plot_gains(runs: Runs, table: pd.DataFrame) -> Figure:
-    """Paired gain of every arm with its interval over seeds, in points; points differ by role.
+    """Paired gain of every arm with its interval over seeds, in points, all on one scale.
 
-    Exploratory arms have an axis of their own: some move the result ten times as far as the others.
+    The scale is linear within a point and logarithmic beyond, as some exploratory arms move the result
+    ten times as far as the others.
     """
-    rows = table[table["paired_seeds"] > 0] if len(table) else table
-    there = set(rows["role"]) if len(rows) else set()
-    groups = [roles for roles in (ROLES[:-1], ROLES[-1:]) if there & set(roles)]
-    parts = [rows[rows["role"].isin(roles)].iloc[::-1] for roles in groups] or [rows]
-    heights = [max(len(part), 1) for part in parts]
-    fig, axes = plt.subplots(
-        len(parts), 1, figsize=(7.0, 0.35 + 0.35 * len(parts) + 0.27 * max(sum(heights), 4)),
-        height_ratios=heights, squeeze=False,
-    )  # fmt: skip
-    for ax, part in zip(axes[:, 0], parts):
-        _draw_gains(ax, runs, part)
-    against = runs.label(runs.baseline)
-    axes[-1, 0].set_xlabel(
-        f"gain in mean@{runs.samples} against {against}, points (seeds in brackets)"
-    )
-    return fig
-
-
-def _draw_gains(ax, runs: Runs, rows: pd.DataFrame) -> None:
+    rows = table[table["paired_seeds"] > 0].iloc[::-1] if len(table) else table
+    fig, ax = plt.subplots(figsize=(7.0, 0.9 + 0.27 * max(len(rows), 4)))
     ax.axvline(0, color="#999999", linewidth=0.8)
     for y, (_, row) in enumerate(rows.iterrows()):
-        if not np.isnan(row["gain_low"]):
-            ax.hlines(
-                y, 100 * row["gain_low"], 100 * row["gain_high"], color="black", linewidth=1.3
-            )
-        ax.plot([100 * row["gain"]], [y], "o", color="black", markerfacecolor=_MARKS[row["role"]])
+        ax.plot(
+            100 * row[["gain_low", "gain_high"]].astype(float), [y, y], color="black", linewidth=1.3
+        )
+        ax.plot(100 * row["gain"], y, "o", color="black", markerfacecolor=_FACES[row["role"]])
     ax.set_yticks(range(len(rows)), [_gain_label(runs, row) for _, row in rows.iterrows()])
     ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
-    ax.locator_params(axis="x", nbins=6)
+    ax.set_xscale("symlog", linthresh=1, linscale=0.6)
+    ticks = (-10, -3, -1, 0, 1, 3, 10)
+    ax.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
     if not len(rows):
         ax.text(0.5, 0.5, "no run yet", ha="center", transform=ax.transAxes)
     for role in ROLES if len(rows) else ():
         places = np.flatnonzero(rows["role"] == role)
         if len(places):
-            ax.text(1.02, places.mean(), role, va="center", fontsize=9.5,
-                    transform=ax.get_yaxis_transform())  # fmt: skip
+            ax.text(1.02, places.mean(), role, va="center", transform=ax.get_yaxis_transform())
+    against = runs.label(runs.baseline)
+    ax.set_xlabel(f"gain in mean@{runs.samples} against {against}, points (seeds in brackets)")
+    return fig
 
 
 def _gain_label(runs: Runs, row: pd.Series) -> str:

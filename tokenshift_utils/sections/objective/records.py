@@ -79,6 +79,12 @@ class Runs(dict[str, dict[int, Run]]):
         arms = self.training.arms.items()
         return tuple(n for n, a in arms if a.role == "confirmatory" and n != self.baseline)
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The arms that figures are about: baseline and confirmatory ones; all where it is alone."""
+        there = tuple(n for n in (self.baseline, *self.confirmatory) if n in self)
+        return there if len(there) > 1 else tuple(self)
+
     def boost(self, recipe: str) -> str | None:
         """The confirmatory arm of a recipe: high-kl (alpha above 0) or low-kl (below)."""
         sign = {"high-kl": 1, "low-kl": -1}[recipe]

@@ -14,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
-from tokenshift_utils.report.bootstrap import Bootstrap
+from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.report.seeds import pass_at_k
 from tokenshift_utils.sections.claims import LOW_ENTROPY
 from tokenshift_utils.sections.common import by, last_row, of_kind, plan, pooled, say, say_each
@@ -36,8 +36,8 @@ def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
     Columns: both_high, only_nucleus_high, only_full_high (shares of positions by the high-JS
     cut), nucleus_high_full_high and nucleus_high_full_near_zero (of the positions that are high on
-    truncated distributions, the share that is high, or near zero, in full), nuclei_differ and
-    nuclei_differ_at_high (share whose two nuclei differ in size, of all and of the high ones),
+    truncated distributions, the share that is high, or near zero, in full), nuclei_differ_share and
+    nuclei_differ_share_at_high (share whose two nuclei differ in size, of all and of the high ones),
     nucleus_zero (share with truncated JS exactly 0), full_median_at_nucleus_high (nats),
     rank_correlation.
     """
@@ -54,8 +54,8 @@ def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
             "only_full_high": ((cut <= high) & (full > high), None),
             "nucleus_high_full_high": ((cut > high) & (full > high), cut > high),
             "nucleus_high_full_near_zero": ((cut > high) & (full <= low), cut > high),
-            "nuclei_differ_at_high": ((cut > high) & differ, cut > high),
-            "nuclei_differ": (differ, None),
+            "nuclei_differ_share_at_high": ((cut > high) & differ, cut > high),
+            "nuclei_differ_share": (differ, None),
             "nucleus_zero": (cut == 0, None),
         }
         for name, (inside, among) in shares.items():
@@ -122,9 +122,9 @@ def top_p_table(study, by_top_p: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
     """Headlines of sections 1 and 3 at the same positions, with nuclei of another top-p: a row each.
 
     Of all positions near_zero, high and start_ratio (mean JS of a response's first tenth / of its
-    middle); low_entropy_at_low (both models' entropy is low, of those near zero); of the high ones
-    at_high_top1, at_high_top3 (RL's first choice is base's first, in base's top 3) and
-    at_high_base_prob_below_0.01; of those that are high at the study's own top-p stays_high and the
+    middle); low_entropy_share_at_low (both models' entropy is low, of those near zero); of the high ones
+    top1_share_at_high, top3_share_at_high (RL's first choice is base's first, in base's top 3) and
+    unlikely_share_at_high; of those that are high at the study's own top-p stays_high_share and the
     median js_there (nats). Top-p 1 is the full distribution.
     """
     low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
@@ -147,11 +147,11 @@ def top_p_table(study, by_top_p: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
         shares = {
             "near_zero": (zero, None),
             "high": (at, None),
-            "stays_high": (at & before, before),
-            "low_entropy_at_low": (zero & calm, zero),
-            "at_high_top1": (at & (rank <= 1), at),
-            "at_high_top3": (at & (rank <= 3), at),
-            "at_high_base_prob_below_0.01": (at & unlikely, at),
+            "stays_high_share": (at & before, before),
+            "low_entropy_share_at_low": (zero & calm, zero),
+            "top1_share_at_high": (at & (rank <= 1), at),
+            "top3_share_at_high": (at & (rank <= 3), at),
+            "unlikely_share_at_high": (at & unlikely, at),
         }
         row = {"top_p": p, "positions": len(here)}
         for name, (inside, among) in shares.items():
@@ -197,13 +197,14 @@ def answers_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     `answered` is the share of responses that have an answer in the form asked for. Two k: the fewest
     and the most responses a problem that a model has.
     """
-    sizes = {m: int(f.groupby(["benchmark", "problem"]).size().min()) for m, f in answers.items()}
-    ks = sorted({min(sizes.values()), max(sizes.values())})
+    sizes = [_samples(frame) for frame in answers.values()]
+    ks = sorted({min(sizes), max(sizes)})
 
     def rows(boot: Bootstrap, model: str, benchmark: str, part: pd.DataFrame):
         row = {"label": study.models[model].label, "model": model, "benchmark": benchmark}
         row |= boot.accuracy(part).columns("accuracy")
-        row |= _passes(boot, part, ks)
+        for k in ks:
+            row |= _pass(boot, part, k).columns(f"pass@{k}")
         row |= boot.accuracy(part, "answered").columns("answered_share")
         number = part.dropna(subset="last_number")
         if len(number):
@@ -213,21 +214,23 @@ def answers_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return by(study, answers, rows)
 
 
-def _passes(boot: Bootstrap, part: pd.DataFrame, ks: list[int]) -> dict[str, float]:
-    """pass@k, mean over problems, with its interval; none where there are fewer than k responses."""
-    problems = part.groupby(["benchmark", "problem"])["correct"].agg(["sum", "size"]).reset_index()
-    row: dict[str, float] = {}
-    for k in ks:
-        chance = pass_at_k(problems["sum"].to_numpy(), problems["size"].to_numpy(), k)
-        row |= boot.ratio(problems, chance).columns(f"pass@{k}")
-    return row
+def _samples(responses: pd.DataFrame) -> int:
+    """The fewest responses that a problem has."""
+    return int(responses.groupby(["benchmark", "problem"]).size().min())
+
+
+def _pass(boot: Bootstrap, responses: pd.DataFrame, k: int) -> Estimate:
+    """pass@k, mean over problems; NaN where there are fewer than k responses."""
+    counts = responses.groupby(["benchmark", "problem"])["correct"].agg(["sum", "size"])
+    chance = pass_at_k(counts["sum"].to_numpy(), counts["size"].to_numpy(), k)
+    return boot.ratio(counts.reset_index(), chance)
 
 
 def format_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """How much of each model's gap to base is the form of the answer, on the benchmarks of numbers.
 
-    `gap` as judged, `gap_last_number` where the last number is judged instead, and what lies between
-    them, form_points; `gap_pass` is the gap in pass@k at the most responses that both have.
+    `gap` as judged, `last_number_points` where the last number is judged instead, and what lies between
+    them, form_points; `pass_points` is the gap in pass@k at the most responses that both have.
     """
     base = answers[study.base]
     tuned = {model: frame for model, frame in answers.items() if model != study.base}
@@ -235,20 +238,15 @@ def format_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     def rows(boot: Bootstrap, model: str, benchmark: str, part: pd.DataFrame):
         own = base[base["benchmark"].isin(part["benchmark"].unique())]
         row = {"pair": study.models[model].label, "model": model, "benchmark": benchmark}
-        k = min(int(f.groupby(["benchmark", "problem"]).size().min()) for f in (own, part))
-        chances = []
-        for frame in (part, own):
-            counts = frame.groupby(["benchmark", "problem"])["correct"].agg(["sum", "size"])
-            chance = pass_at_k(counts["sum"].to_numpy(), counts["size"].to_numpy(), k)
-            chances.append(boot.ratio(counts.reset_index(), chance))
-        row |= {"k": k} | (chances[0] - chances[1]).columns("gap_pass")
+        k = min(_samples(own), _samples(part))
+        row |= {"k": k} | (_pass(boot, part, k) - _pass(boot, own, k)).columns("pass_points")
         row |= (boot.accuracy(part) - boot.accuracy(own)).columns("gap")
         part, own = (frame.dropna(subset="last_number") for frame in (part, own))
         if len(part) and len(own):
             judged, last = (
                 boot.accuracy(part, c) - boot.accuracy(own, c) for c in ("correct", "last_number")
             )
-            row |= last.columns("gap_last_number") | (judged - last).columns("form_points")
+            row |= last.columns("last_number_points") | (judged - last).columns("form_points")
         yield row
 
     return by(study, tuned, rows, base)
@@ -262,13 +260,13 @@ def say_support(study, table: pd.DataFrame) -> str:
     edge = (
         "{pair}: high JS is mostly the edge of the nucleus: of the high positions "
         "{nucleus_high_full_high:%} are high on the full vocabulary too (their median JS there is "
-        "{full_median_at_nucleus_high:.3f} nats), and at {nuclei_differ_at_high:%0} the two nuclei "
-        "differ in size, where at all positions {nuclei_differ:%} do."
+        "{full_median_at_nucleus_high:.3f} nats), and at {nuclei_differ_share_at_high:%0} the two nuclei "
+        "differ in size, where at all positions {nuclei_differ_share:%} do."
     )
     kept = (
         "{pair}: most high positions are high without truncation too ({nucleus_high_full_high:%}); at "
-        "{nuclei_differ_at_high:%0} of them the two nuclei differ in size, at all positions at "
-        "{nuclei_differ:%}."
+        "{nuclei_differ_share_at_high:%0} of them the two nuclei differ in size, at all positions at "
+        "{nuclei_differ_share:%}."
     )
     out = []
     for model in of_kind(study, "rl"):
@@ -289,14 +287,14 @@ def say_top_p(study, table: pd.DataFrame) -> str:
     parts = say_each("{high:%2} at top-p {top_p:g}", table).splitlines()
     out = [f"{label}, the same positions: JS > {study.thresholds.high_js:g} at {'; '.join(parts)}."]
     others = table[table["top_p"] != own]
-    if others["stays_high"].notna().any():
-        parts = say_each("{stays_high:%} at {top_p:g}", others).splitlines()
+    if others["stays_high_share"].notna().any():
+        parts = say_each("{stays_high_share:%} at {top_p:g}", others).splitlines()
         out.append(f"Of those that are high at top-p {own:g}, as many stay: {'; '.join(parts)}.")
     near = table["near_zero"]
     out.append(
-        f"What doesn't hang on top-p: {near.min():.1%} to {near.max():.1%} of positions are near zero, "
-        f"and JS is {table['start_ratio'].min():.1f} to {table['start_ratio'].max():.1f} times the "
-        "middle's in the first tenth of a response."
+        f"At every top-p {near.min():.1%} to {near.max():.1%} of positions are near zero; in the first "
+        f"tenth of a response JS is {table['start_ratio'].min():.1f} to "
+        f"{table['start_ratio'].max():.1f} times the middle's."
     )
     return "\n".join(out)
 
@@ -310,7 +308,7 @@ def say_form(study, table: pd.DataFrame) -> str:
             continue
         text = (
             "{pair}: judged by the last number in place of the answer's form, the gap to base is "
-            "{gap_last_number:points}; {form_points:points} of what is judged are form."
+            "{last_number_points:points}; {form_points:points} of what is judged are form."
         )
         easy = table[(table["model"] == model) & (table["benchmark"] != row["benchmark"])]
         most = easy.loc[easy["form_points"].idxmax()] if easy["form_points"].notna().any() else None
@@ -328,10 +326,10 @@ def say_passes(study, answers: pd.DataFrame, gaps: pd.DataFrame) -> str:
             continue
         base = last_row(answers, model=study.base)[f"pass@{row['k']}"]
         text = (
-            "{pair} gains {gap:points} in the mean and {gap_pass:points} in pass@{k}, where base has "
+            "{pair} gains {gap:points} in the mean and {pass_points:points} in pass@{k}, where base has "
             f"{base:.1%}: "
         )
-        sharpens = row["gap_pass_low"] <= 0 or row["gap_pass"] < row["gap"] / 4
+        sharpens = row["pass_points_low"] <= 0 or row["pass_points"] < row["gap"] / 4
         end = "it sharpens what base can do." if sharpens else "it also solves what base does not."
         out.append(say(text, row) + end)
     return "\n".join(out)
