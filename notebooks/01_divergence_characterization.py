@@ -41,7 +41,9 @@ shifts, runs, texts = section.records.classed_shifts(nb.study)
 rl = {model: shifts[model] for model in section.of_kind(nb.study, "rl")}
 found, headlines = section.numbers.section_evidence(nb.study, shifts)
 seeds = section.numbers.over_seeds(nb.study, runs)
-nb.table(headlines, "headlines", "every quantity of this notebook on both supports, beside all positions")
+nb.table(
+    headlines, "headlines", "every quantity of this notebook on both supports, beside all positions"
+)
 nb.table(seeds, "seeds", "the same over training seeds, on few samples of each run")
 nb.table(found, "evidence", "what the claims are judged by")
 
@@ -132,7 +134,9 @@ examples = section.numbers.examples_table(nb.study, rl, texts)
 nb.table(examples, "token_examples", "the ten tokens where their JS is highest and where lowest")
 nb.table(classes, "token_classes", "shares of each class of tokens by JS")
 nb.table(tokens, "token_identity", "the tokens most frequent at high JS")
-nb.table(enriched, "token_enrichment", "the tokens most enriched at high JS, of ten occurrences or more")
+nb.table(
+    enriched, "token_enrichment", "the tokens most enriched at high JS, of ten occurrences or more"
+)
 
 # %% [markdown]
 # ## 1.5 Supervised fine-tuning as a control

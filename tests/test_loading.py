@@ -9,6 +9,7 @@ from tokenshift_utils.sections.cross_sampling import records as cross_records
 from tokenshift_utils.sections.cross_sampling.settings import Setting
 from tokenshift_utils.sections.divergence import numbers as divergence
 from tokenshift_utils.sections.divergence import records as divergence_records
+from tokenshift_utils.sections.divergence.token_classes import CLASSES
 from tokenshift_utils.sections.mechanics import records as mechanics_records
 from tokenshift_utils.store import executor
 from tokenshift_utils.study.study import load_study
@@ -83,7 +84,7 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
     cross_records.cross_records(study)  # a second time everything is read
 
 
-def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study):
+def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study, monkeypatch):
     records = cross_records.cross_records(study)
     assert set(settings.rule_settings(study)) <= set(records.rules)
     assert set(settings.intervention_settings(study)) <= set(records.interventions)
@@ -94,6 +95,9 @@ def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study):
     null = [records.interventions[s] for s in records.interventions if s.insert == "own"]
     assert sum(frame["n_effective"].sum() for frame in null) > 0
     assert set(records.single_token["direction"]) == {"forward", "reverse"}
+    assert set(records.single_token["class_base"]) <= {"number", "sign", "word", "punctuation"}
+    monkeypatch.setattr(cross_records, "NATURAL", 1)
+    assert set(cross_records.cross_records(study).single_token["class_base"]) <= set(CLASSES)
     bare = {"rules": {}, "budgets": [], "null_thresholds": [], "extrapolation": None}
     bare |= {"single_token": None, "random_rates": [], "thresholds": [0.1]}
     few = study.with_overrides(**{f"cross_sampling.{key}": v for key, v in bare.items()})

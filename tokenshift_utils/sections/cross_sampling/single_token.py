@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.sections.common import ALL, last_row, plan, say
-from tokenshift_utils.sections.cross_sampling.decisions import decides, kind
+from tokenshift_utils.sections.cross_sampling.decisions import decides
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD
 
 ENOUGH = 100  # positions of a stratum that a sentence may quote
@@ -64,7 +64,6 @@ def with_features(study, records: pd.DataFrame, decode: Callable[[int], str]) ->
         doubt_primary=-r["margin_primary"],
         rank=r["rank_primary_of_intervention"].astype(float),
         relative_position=r["position"] / r["n_tokens"],
-        kind_base=[kind(a if f else b) for a, b, f in zip(written, put_in, forward)],
         decides=[decides(a, b) for a, b in zip(written, put_in)],
     )
 
@@ -179,7 +178,7 @@ def ranking_table(study, records: pd.DataFrame) -> pd.DataFrame:
 
 # A model of the effect --------------------------------------------------------------------------
 
-_BASE = ["entropy_base", "margin_base", "relative_position", "kind_base"]
+_BASE = ["entropy_base", "margin_base", "relative_position", "class_base"]
 _DISTRIBUTIONS = [*MEASURES, "margin_intervention"]
 FEATURES = {
     "base alone": _BASE,
