@@ -105,15 +105,20 @@ def intervention_table(mixed: Mixed) -> pd.DataFrame:
 
 
 def say_interventions(study, table: pd.DataFrame) -> str:
-    """What each kind of token does at the paper's cut for high JS (nearest threshold to it)."""
-    text = (
-        "{pair}, {direction}, JS > {threshold:g}, tokens of {tokens_of}: {effective_per_response:.2g}"
-        " a response replaced, accuracy {change:points}."
-    )
+    """What each kind of token does at the threshold nearest to the study's high JS: of the first pair and
+    the first SFT control, both directions."""
+    kind = "{tokens_of} {change:points} ({effective_per_response:.3g} a response)"
     table = table[table["threshold"] >= 0]
     distance = (table["threshold"] - study.thresholds.high_js).abs()
-    rows = [
-        table.loc[distance[part.index].idxmin()]
-        for _, part in table.groupby(["model", "direction", "tokens_of"], sort=False)
-    ]
-    return "\n".join(say(text, row) for row in rows)
+    controls = [m for m in table["model"] if m not in study.cross_sampling.pairs]
+    out = []
+    for model in (study.cross_sampling.pairs[0], *controls[:1]):
+        for direction, part in table[table["model"] == model].groupby("direction"):
+            nearest = [
+                table.loc[distance[some.index].idxmin()]
+                for _, some in part.groupby("tokens_of", sort=False)
+            ]
+            said = "; ".join(say(kind, row) for row in nearest)
+            out.append(say("{pair}, {way}, JS > {threshold:g}, by whose tokens: ", nearest[0],
+                           way=direction) + said + ".")  # fmt: skip
+    return "\n".join(out)

@@ -267,8 +267,8 @@ def say_critical(ranking: pd.DataFrame, models: pd.DataFrame, decisions: pd.Data
         )
         said += "(Spearman {spearman:.2f} [{spearman_low:.2f}, {spearman_high:.2f}]"
         js = last_row(part, measure=MEASURES["js"])
-        best = part.dropna(subset=["spearman"])
-        if best.empty:
+        best = part.dropna(subset=["spearman_low"])
+        if best.empty or best.iloc[0]["different"] < ENOUGH:
             continue
         said += ")" if best.iloc[0]["measure"] == js["measure"] else "; JS {js:.2f})"
         out.append(say(said, best.iloc[0], js=js["spearman"]))
@@ -293,4 +293,4 @@ def say_critical(ranking: pd.DataFrame, models: pd.DataFrame, decisions: pd.Data
                 most,
             )
         out[-1] += "."
-    return "\n".join(out)
+    return "\n".join(out) or f"Fewer than {ENOUGH} positions with unequal tokens: nothing is said."

@@ -283,7 +283,7 @@ def matched_table(mixed: Mixed) -> pd.DataFrame:
                 if COMPARED[0] <= x.value <= COMPARED[1]:
                     leads.setdefault((way[0], match), []).append((len(rows), lead))
             rows.append(row | {"model": way[0]})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=None if rows else ["pair", "direction", "model"])
     for (_model, match), some in leads.items():
         where, estimates = zip(*some)
         p, smallest = smallest_of(list(estimates))
