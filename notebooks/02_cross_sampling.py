@@ -53,6 +53,7 @@ from tokenshift_utils.sections.cross_sampling import (
     swaps,
 )
 
+# %%
 data = records.cross_records(nb.study)
 mixed = numbers.Mixed(nb.study, data.runs, data.rollouts)
 table = numbers.curve_table(mixed)
@@ -68,19 +69,14 @@ oracle = summary.oracle_table(mixed, data.rules, data.interventions)
 # all mixtures in the records, chosen afterwards. The thin line is 95% of the gap.
 
 # %%
-picture = plots.plot_curves(nb.study, table, oracle)
 nb.figure(
-    picture, "forward_reverse",
+    plots.plot_curves(nb.study, table, oracle), "forward_reverse",
     "Share of the accuracy gap made up against the share of full switching's replacements, both "
     "directions: the JS rule, random positions, the diagonal and an oracle far to the left.",
 )  # fmt: skip
 nb.say(summary.say_summary(reach))
-columns = ["pair", "direction", "benchmark", "gap", "share_for_95", "random_at_95", "oracle_for_95"]
-nb.table(
-    reach, "summary", "replacements for 95% of the gap, and what chance does with as many", columns
-)
-columns = ["pair", "direction", "rule", "threshold", "benchmark", "replaced", "before", "after"]
-nb.table(table, "curves", "accuracy at every threshold and rate, by benchmark", columns)
+nb.table(reach, "summary", "replacements for 95% of the gap, and what chance does with as many")
+nb.table(table, "curves", "accuracy at every threshold and rate, by benchmark")
 
 # %% [markdown]
 # ## 2.2 In the form of the paper's Table 1
@@ -92,17 +88,7 @@ nb.table(table, "curves", "accuracy at every threshold and rate, by benchmark", 
 # %%
 budget = numbers.budget_table(nb.study, table)
 nb.say(numbers.say_budget(budget))
-columns = [
-    "pair",
-    "direction",
-    "benchmark",
-    "threshold",
-    "effective_share",
-    "before",
-    "after",
-    "goal",
-]
-nb.table(budget, "cross_sampling", "the setting within 10.1% of tokens", columns)
+nb.table(budget, "cross_sampling", "the setting within 10.1% of tokens")
 nb.table(examples.table1(), "paper_table1", "the paper's Table 1")
 
 # %% [markdown]
@@ -114,23 +100,13 @@ nb.table(examples.table1(), "paper_table1", "the paper's Table 1")
 
 # %%
 matched = summary.matched_table(mixed)
-picture = plots.plot_matched(nb.study, matched)
 nb.figure(
-    picture, "random_control",
+    plots.plot_matched(nb.study, matched), "random_control",
     "Lead of the JS rule over random positions in points of the gap, against what it replaces: large "
     "over those switched as often, small over those that replace as many tokens.",
 )  # fmt: skip
 nb.say(summary.say_matched(matched))
-columns = [
-    "pair",
-    "direction",
-    "threshold",
-    "replaced",
-    "gap_share",
-    "effective_lead",
-    "switched_lead",
-]
-nb.table(matched, "random_control", "lead over both kinds of random positions", columns)
+nb.table(matched, "random_control", "lead over both kinds of random positions")
 
 # %% [markdown]
 # ## 2.4 Other rules
@@ -147,14 +123,8 @@ nb.figure(
     "Mean lead of the JS rule over every other rule at as many replacements, with intervals.",
 )  # fmt: skip
 nb.say(rules.say_rules(ahead))
-columns = ["pair", "direction", "rule", "settings", "js_lead", "share_for_95"]
-nb.table(ahead, "rules_summary", "the JS rule's lead over each, and replacements for 95%", columns)
-nb.table(
-    compared,
-    "rules",
-    "every rule at every threshold",
-    ["pair", "direction", "rule", "threshold", "replaced", "after"],
-)
+nb.table(ahead, "rules_summary", "the JS rule's lead over each, and replacements for 95%")
+nb.table(compared, "rules", "every rule at every threshold")
 
 # %% [markdown]
 # ## 2.5 Other tokens at the same kind of position
@@ -171,8 +141,7 @@ nb.figure(
     "models' own accuracies.",
 )  # fmt: skip
 nb.say(rules.say_interventions(nb.study, tokens))
-columns = ["pair", "direction", "tokens_of", "threshold", "replaced", "before", "after", "change"]
-nb.table(tokens, "interventions", "other tokens at JS positions", columns)
+nb.table(tokens, "interventions", "other tokens at JS positions")
 
 # %% [markdown]
 # ## 2.6 What a single token causes
@@ -189,16 +158,7 @@ nb.figure(
     "Effect of one token where the two differ, and share of equal tokens, over JS; marks have their n.",
 )  # fmt: skip
 nb.say(single_token.say_effects(effects))
-columns = [
-    "pair",
-    "direction",
-    "js_stratum",
-    "positions",
-    "different",
-    "equal_tokens",
-    "effect_different",
-]
-nb.table(effects, "single_token", "effects by stratum of JS", columns)
+nb.table(effects, "single_token", "effects by stratum of JS")
 
 # %% [markdown]
 # ## 2.7 What makes a token critical

@@ -52,7 +52,9 @@ seeds = section.numbers.over_seeds(nb.study, runs)
 
 # %%
 overlap = section.numbers.overlap_table(nb.study, shifts)
-words = "Overlap of both models' top-k sets against k, at high-JS and at all positions, a line a model"
+words = (
+    "Overlap of both models' top-k sets against k, at high-JS and at all positions, a line a model"
+)
 nb.figure(section.plots.plot_overlap(nb.study, overlap), "topk_overlap", alt=words)
 nb.say(section.numbers.say_overlap(nb.study, overlap))
 shown = ["pair", "at", "positions", "k1", "k2", "k3", "k5", "k10"]
@@ -70,7 +72,9 @@ nb.table(overlap, "topk_overlap", "mean overlap of the top-k sets", columns=show
 
 # %%
 ranks = section.numbers.rank_table(nb.study, shifts)
-words = "Base's rank of the tuned top-1 and its probability under base, at high-JS and all positions"
+words = (
+    "Base's rank of the tuned top-1 and its probability under base, at high-JS and all positions"
+)
 nb.figure(section.plots.plot_rank(nb.study, ranks, shifts), "rank", alt=words)
 nb.say(section.numbers.say_rank(nb.study, ranks))
 shown = ["pair", "at", "positions", "top1", "top2", "top3", "top10", "base_prob_below_0.01"]
@@ -102,7 +106,9 @@ nb.table(mass, "mass", "probability moved, and the share of it that base's top k
 # %%
 evolution = section.numbers.evolution_table(nb.study, checkpoints)
 if checkpoints:
-    words = "By training step: percentiles of JS, share of high JS, overlap with the final high-JS set"
+    words = (
+        "By training step: percentiles of JS, share of high JS, overlap with the final high-JS set"
+    )
     fig = section.plots.plot_evolution(nb.study, evolution, nb.study.evolution.model)
     nb.figure(fig, "evolution", alt=words)
     nb.table(evolution, "evolution", "JS by training step, on nuclei and in full")

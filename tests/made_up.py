@@ -190,7 +190,7 @@ def single_token(seed=0, positions=40, strata=(0.0, 0.01, 0.1), continuations=8)
     frame["rank_primary_of_intervention"] = 1 + frame["effective"]
     frame["token_primary"] = rng.integers(0, len(TEXTS), len(frame))
     frame["token_intervention"] = frame["token_primary"] + frame["effective"]
-    return frame.assign(n_tokens=80)
+    return frame.assign(n_tokens=80, class_base=rng.choice(["number", "word"], len(frame)))
 
 
 def exact_rollouts(correct, problems=6, benchmark="easy") -> pd.DataFrame:

@@ -364,7 +364,8 @@ def test_interventions_name_whose_tokens_are_put_in():
     null = table[table["insert"] == "own"].iloc[0]
     assert null["effective_per_response"] == 3
     said = rules.say_interventions(study, table)
-    assert "DAPO, forward, JS > 0.1, tokens of Base, other luck (null): 3 a response" in said
+    assert "DAPO, forward, JS > 0.1, by whose tokens: " in said
+    assert "Base, other luck (null) +25.0 points [25.0, 25.0] (3 a response)" in said
 
 
 # ---- single tokens

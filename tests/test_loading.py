@@ -1,5 +1,6 @@
 """What the notebooks load, on the random pair: complete, computed once."""
 
+import pandas as pd
 import pytest
 
 from tokenshift_utils.sections.cross_sampling import examples, settings
@@ -8,6 +9,7 @@ from tokenshift_utils.sections.cross_sampling import records as cross_records
 from tokenshift_utils.sections.cross_sampling.settings import Setting
 from tokenshift_utils.sections.divergence import numbers as divergence
 from tokenshift_utils.sections.divergence import records as divergence_records
+from tokenshift_utils.sections.divergence.token_classes import CLASSES
 from tokenshift_utils.sections.mechanics import records as mechanics_records
 from tokenshift_utils.store import executor
 from tokenshift_utils.study.study import load_study
@@ -66,10 +68,10 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
             assert len(both) == len(frame) and (both["text"] == both["text_own"]).all()
     everything = [s for s, frame in records.runs.items() if s.threshold < 0]
     assert all(records.runs[s].eval("n_switched == n_tokens").all() for s in everything)
-    table = cross.curve_table(study, records.runs, records.rollouts)
+    table = cross.curve_table(cross.Mixed(study, records.runs, records.rollouts))
     switches = examples.cross_switches(study, table)
     assert [key[:2] for key in switches] == [("tuned", "forward"), ("tuned", "reverse")]
-    shown, said = examples.cross_examples(study, table)
+    shown, said = examples.cross_examples(study, table, pd.DataFrame())
     assert said.startswith("Forward:") and "Reverse:" in said
     for example in shown:
         rows = [row for _, row, _ in example["columns"]]
@@ -82,7 +84,7 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
     cross_records.cross_records(study)  # a second time everything is read
 
 
-def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study):
+def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study, monkeypatch):
     records = cross_records.cross_records(study)
     assert set(settings.rule_settings(study)) <= set(records.rules)
     assert set(settings.intervention_settings(study)) <= set(records.interventions)
@@ -93,6 +95,9 @@ def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study):
     null = [records.interventions[s] for s in records.interventions if s.insert == "own"]
     assert sum(frame["n_effective"].sum() for frame in null) > 0
     assert set(records.single_token["direction"]) == {"forward", "reverse"}
+    assert set(records.single_token["class_base"]) <= {"number", "sign", "word", "punctuation"}
+    monkeypatch.setattr(cross_records, "NATURAL", 1)
+    assert set(cross_records.cross_records(study).single_token["class_base"]) <= set(CLASSES)
     bare = {"rules": {}, "budgets": [], "null_thresholds": [], "extrapolation": None}
     bare |= {"single_token": None, "random_rates": [], "thresholds": [0.1]}
     few = study.with_overrides(**{f"cross_sampling.{key}": v for key, v in bare.items()})

@@ -142,15 +142,12 @@ def test_the_plan_counted_what_the_run_made(smoke, monkeypatch):
     }
     # each file is a shard of one set of responses, and holds no other
     scored = sum(len(frame.drop_duplicates(response)) for frame in made["shifts"])
-    assert planned["shifts"].responses == scored and planned["shifts"].controls == 0
+    assert planned["shifts"].responses == scored
     assert sum(map(len, made["shifts"])) <= planned["shifts"].tokens
     rollouts = pd.concat(made["rollouts"])
     assert planned["rollouts"].responses == len(rollouts)
     mixed = pd.concat(made["cross_sampling"])
-    controls = int(mixed["walk"].str.contains('"name": "random"').sum())
-    known = planned["cross_sampling"].responses - planned["cross_sampling"].controls
-    assert len(mixed) - controls == known
-    assert 0 < controls <= planned["cross_sampling"].controls
+    assert planned["cross_sampling"].responses == len(mixed)
     effects = pd.concat(made["single_token"])
     assert 0 < 2 * effects["continuations"].sum() <= planned["single_token"].responses
     distinct = pd.concat(pd.read_parquet(f) for f in shards(smoke, "mixture_responses"))

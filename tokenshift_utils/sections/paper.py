@@ -133,8 +133,8 @@ def table1() -> pd.DataFrame:
         "direction",
         "effective_percent",
         "effective_per_response",
-        "accuracy_before",
-        "accuracy_after",
+        "percent_right_before",
+        "percent_right_after",
     ]
     return pd.DataFrame(_TABLE1, columns=names)
 

@@ -17,7 +17,7 @@ STEPS = (
     "guess maybe looks done ones tens carry borrow each every times plus minus"
 )
 _FORM = re.compile(r"boxed|answer|final|[{}]|^$|^<.+>$")
-_KINDS = (("number", r"[-−]?\d"), ("sign", r"[+\-−*/=×÷<>]"), ("word", r"\w"))
+_KINDS = (("number", r"[-−]?\d"), ("sign", r"[+\-−*/=×÷<>]|x$"), ("word", r"\w"))
 
 
 def kind(text: str) -> str:

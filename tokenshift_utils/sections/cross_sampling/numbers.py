@@ -111,17 +111,18 @@ class Mixed:
         out = []
         for benchmark, part in self.parts[setting].items():
             before, after = (self.accuracy(setting, benchmark, of) for of in ("before", "correct"))
-            row = {"pair": self.study.models[setting.model].label} | setting._asdict()
-            row |= {"benchmark": benchmark, "responses": len(part)}
+            row = {"pair": self.study.models[setting.model].label, "direction": setting.direction}
+            row |= {"rule": setting.rule, "threshold": setting.threshold, "benchmark": benchmark}
+            row |= self.replaced(setting, benchmark).columns("replaced")
+            row |= before.columns("before") | after.columns("after")
+            row |= self.accuracy(setting, benchmark, "goal").columns("goal")
+            row |= (after - before).columns("change")
+            row |= self.gap_share(setting, benchmark).columns("gap_share")
             for name in ("switched", "effective"):
                 share = self.count(setting, benchmark, f"n_{name}", "n_tokens")
                 row |= share.columns(f"{name}_share")
             row["effective_per_response"] = part["n_effective"].mean()
-            row |= self.replaced(setting, benchmark).columns("replaced")
-            row |= self.gap_share(setting, benchmark).columns("gap_share")
-            row |= before.columns("before") | after.columns("after")
-            row |= self.accuracy(setting, benchmark, "goal").columns("goal")
-            out.append(row | (after - before).columns("change"))
+            out.append(row | {"responses": len(part)} | setting._asdict())
         return out
 
 
@@ -242,7 +243,7 @@ def cross_evidence(
             for name in ("share_for_95", "lead_at_95", "lead_over_random"):
                 triple = None if np.isnan(row[name]) else _triple(row, name)
                 rows.append((f"{direction}_{name}", model, triple, row["note"]))
-        rows += _matched_evidence(matched, model)
+        rows += _matched_evidence(matched, model, _one(pool, model, FORWARD)["note"])
         rows.append(("best_mixed_gain", model, _best_gain(mixed, model), ""))
     return evidence(rows)
 
@@ -257,12 +258,12 @@ def _triple(row: pd.Series, name: str) -> tuple[float, float, float]:
     return row[name], row[f"{name}_low"], row[f"{name}_high"]
 
 
-def _matched_evidence(matched: pd.DataFrame, model: str) -> list[tuple]:
+def _matched_evidence(matched: pd.DataFrame, model: str, why: str) -> list[tuple]:
     mine = matched[matched["model"] == model] if len(matched) else matched
     rows = []
     for match in ("effective", "switched"):
         name, smallest = f"smallest_lead_{match}", None
-        note = "no random control" if mine.empty else "no threshold to compare at"
+        note = why or "no threshold to compare at"
         here = mine[mine[f"{match}_smallest"].notna()] if len(mine) else mine
         if len(here):
             smallest = _triple(here.iloc[0], f"{match}_smallest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import pandas as pd
 
@@ -13,15 +14,19 @@ from tokenshift_utils.records.fetch import fetch_each
 from tokenshift_utils.records.requests import Request
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.single_token import SingleToken
-from tokenshift_utils.records.tokens import token_decoder, tokenizer  # noqa: F401 (notebook 02)
+from tokenshift_utils.records.tokens import token_decoder, tokenizer
 from tokenshift_utils.sections.cross_sampling import settings
+from tokenshift_utils.sections.cross_sampling.decisions import kind
 from tokenshift_utils.sections.cross_sampling.settings import (
     FORWARD,
     REVERSE,
     Setting,
     roles,
 )
+from tokenshift_utils.sections.divergence.token_classes import token_classes
 from tokenshift_utils.store import executor
+
+NATURAL = 1000  # tokens in a vocabulary from which on texts are taken for natural language
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class CrossRecords:
     rules : by setting, every rule on one benchmark, JS and random positions included.
     interventions : by setting, other tokens at JS positions on that benchmark, RL's included.
     rollouts : own responses by model, the samples that are mixed.
-    single_token : effects of single tokens, both ways; empty where the study asks for none.
+    single_token : effects of single tokens, both ways, with `class_base`, the class of base's token
+        there; empty where the study asks for none.
     """
 
     runs: dict[Setting, pd.DataFrame]
@@ -46,9 +52,14 @@ class CrossRecords:
 
 def own_requests(study, model: str, benchmarks: str | None = None) -> list[Rollouts]:
     """A model's own responses of the samples that are mixed: same noise, same top-p."""
+    samples = study.samples.cross_sampling
+    return Rollouts.of(study, model, benchmarks, samples, own_sampling(study))
+
+
+def own_sampling(study) -> dict | None:
+    """What mixing's sampling differs in from the study's."""
     top_p = study.cross_sampling.top_p
-    sampling = None if top_p is None else {"top_p": top_p}
-    return Rollouts.of(study, model, benchmarks, study.samples.cross_sampling, sampling)
+    return None if top_p is None else {"top_p": top_p}
 
 
 def rollout_requests(study) -> dict[str, list[Rollouts]]:
@@ -98,10 +109,36 @@ def cross_records(study) -> CrossRecords:
         interventions,
         fetch_each(study, rollout_requests(study)),
         # pair by pair, each in the order of its strata
-        pd.concat(fetch_each(study, single).values(), ignore_index=True)
+        _with_classes(study, pd.concat(fetch_each(study, single).values(), ignore_index=True))
         if single
         else pd.DataFrame(),
     )
+
+
+def _with_classes(study, effects: pd.DataFrame) -> pd.DataFrame:
+    """Effects with `class_base`, of base's token: in its response where texts are natural language."""
+    decode = cache(token_decoder(study))
+    forward = effects["direction"] == FORWARD
+    token = effects["token_primary"].where(forward, effects["token_intervention"])
+    if len(tokenizer(study)) < NATURAL:
+        return effects.assign(class_base=[kind(decode(t)) for t in token])
+    samples, sampling = study.cross_sampling.single_token.samples, own_sampling(study)
+    wanted = {
+        model: Rollouts.of(study, model, study.cross_benchmark, samples, sampling)
+        for model in effects["primary"].unique()
+    }
+    responses = {
+        (model, *key): ids
+        for model, frame in fetch_each(study, wanted).items()
+        for *key, ids in frame[["problem", "sample", "response_ids"]].itertuples(index=False)
+    }
+    found = []
+    where = effects[["primary", "problem", "sample", "position"]].itertuples(index=False)
+    for (*key, position), new in zip(where, token):
+        ids = [*responses[tuple(key)]]
+        ids[position] = new
+        found.append(token_classes([decode(int(i)) for i in ids])[position])
+    return effects.assign(class_base=found)
 
 
 def single_token_requests(study) -> dict[tuple[str, str], list[SingleToken]]:

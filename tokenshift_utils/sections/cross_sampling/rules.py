@@ -47,8 +47,7 @@ def rule_summary(mixed: Mixed) -> pd.DataFrame:
         known = not mixed.why_no_gap(way, label)
         curves = {name: curve_of(mixed, some, label) for name, some in parts.items()}
         for name, curve in curves.items():
-            row = {"pair": mixed.study.models[way[0]].label, "model": way[0], "direction": way[1]}
-            row |= {"rule": name, "settings": len(parts[name])}
+            row = {"pair": mixed.study.models[way[0]].label, "direction": way[1], "rule": name}
             other = known and name != JS and JS in curves
             lead = curves[JS].lead(curve).columns("js_lead") if other else {}
             reach = share_to_reach(curve) if known else (np.nan,) * 3
@@ -56,7 +55,8 @@ def rule_summary(mixed: Mixed) -> pd.DataFrame:
             row["up_to_replaced"] = (
                 min(curve.x[0].max(), curves[JS].x[0].max()) if other else np.nan
             )
-            rows.append(row | columns_of("share_for_95", reach))
+            row |= columns_of("share_for_95", reach)
+            rows.append(row | {"settings": len(parts[name]), "model": way[0]})
     return pd.DataFrame(rows)
 
 
@@ -100,20 +100,25 @@ def intervention_table(mixed: Mixed) -> pd.DataFrame:
     table = run_table(mixed)
     rows = table[["model", "direction", "insert", "gain"]].itertuples(index=False)
     names = [intervention_name(mixed.study, *row) for row in rows]
-    table.insert(3, "tokens_of", names)
+    table.insert(2, "tokens_of", names)
     return table.drop(columns=["rule", "budget"])
 
 
 def say_interventions(study, table: pd.DataFrame) -> str:
-    """What each kind of token does at the paper's cut for high JS (nearest threshold to it)."""
-    text = (
-        "{pair}, {direction}, JS > {threshold:g}, tokens of {tokens_of}: {effective_per_response:.2g}"
-        " a response replaced, accuracy {change:points}."
-    )
+    """What each kind of token does at the threshold nearest to the study's high JS: of the first pair and
+    the first SFT control, both directions."""
+    kind = "{tokens_of} {change:points} ({effective_per_response:.3g} a response)"
     table = table[table["threshold"] >= 0]
     distance = (table["threshold"] - study.thresholds.high_js).abs()
-    rows = [
-        table.loc[distance[part.index].idxmin()]
-        for _, part in table.groupby(["model", "direction", "tokens_of"], sort=False)
-    ]
-    return "\n".join(say(text, row) for row in rows)
+    controls = [m for m in table["model"] if m not in study.cross_sampling.pairs]
+    out = []
+    for model in (study.cross_sampling.pairs[0], *controls[:1]):
+        for direction, part in table[table["model"] == model].groupby("direction"):
+            nearest = [
+                table.loc[distance[some.index].idxmin()]
+                for _, some in part.groupby("tokens_of", sort=False)
+            ]
+            said = "; ".join(say(kind, row) for row in nearest)
+            out.append(say("{pair}, {way}, JS > {threshold:g}, by whose tokens: ", nearest[0],
+                           way=direction) + said + ".")  # fmt: skip
+    return "\n".join(out)

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.sections.common import ALL, last_row, plan, say
-from tokenshift_utils.sections.cross_sampling.decisions import decides, kind
+from tokenshift_utils.sections.cross_sampling.decisions import decides
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD
 
 ENOUGH = 100  # positions of a stratum that a sentence may quote
@@ -64,7 +64,6 @@ def with_features(study, records: pd.DataFrame, decode: Callable[[int], str]) ->
         doubt_primary=-r["margin_primary"],
         rank=r["rank_primary_of_intervention"].astype(float),
         relative_position=r["position"] / r["n_tokens"],
-        kind_base=[kind(a if f else b) for a, b, f in zip(written, put_in, forward)],
         decides=[decides(a, b) for a, b in zip(written, put_in)],
     )
 
@@ -76,7 +75,13 @@ def _ways(study, records: pd.DataFrame):
     boot = plan(study, records)
     for (model, direction), mine in records.groupby(["model", "direction"], sort=False):
         label = study.models[model].label
-        yield boot, {"pair": label, "model": model, "direction": direction}, mine
+        yield boot, {"pair": label, "direction": direction, "model": model}, mine
+
+
+def _table(rows: list[dict]) -> pd.DataFrame:
+    """The rows, with the model's name last: readers see its pair."""
+    table = pd.DataFrame(rows)
+    return table[[*table.columns.drop("model"), "model"]] if rows else table
 
 
 # By stratum and by what is decided --------------------------------------------------------------
@@ -111,9 +116,9 @@ def effect_table(study, records: pd.DataFrame) -> pd.DataFrame:
             own = weight[part.index].to_numpy(dtype=float)
             pool = int(part.groupby("stratum")["stratum_positions"].first().sum())
             js = np.average(part["js"], weights=own)
-            rows.append(key | {"js_stratum": name, "pool": pool, "js": js})
-            rows[-1] |= _effects(boot, part, own)
-    return pd.DataFrame(rows)
+            row = key | {"js_stratum": name} | _effects(boot, part, own)
+            rows.append(row | {"pool": pool, "js": js})
+    return _table(rows)
 
 
 def _edges(row) -> str:
@@ -129,7 +134,7 @@ def decision_table(study, records: pd.DataFrame) -> pd.DataFrame:
             row = key | {"decides": name, "different": len(part)}
             row |= boot.ratio(part, part["effect"]).columns("effect_different")
             rows.append(row | boot.ratio(part, part["effect"].abs() >= 0.5).columns("decisive"))
-    return pd.DataFrame(rows)
+    return _table(rows)
 
 
 # Which measure ranks positions best -------------------------------------------------------------
@@ -166,14 +171,14 @@ def ranking_table(study, records: pd.DataFrame) -> pd.DataFrame:
             row = key | {"measure": label, "different": len(mine)}
             found = _rank_correlation(boot, mine, mine[name], mine["toward"])
             rows.append(row | found.columns("spearman"))
-    table = pd.DataFrame(rows)
+    table = _table(rows)
     by = ["model", "direction", "spearman"]
     return table.sort_values(by, ascending=[True, True, False]) if len(table) else table
 
 
 # A model of the effect --------------------------------------------------------------------------
 
-_BASE = ["entropy_base", "margin_base", "relative_position", "kind_base"]
+_BASE = ["entropy_base", "margin_base", "relative_position", "class_base"]
 _DISTRIBUTIONS = [*MEASURES, "margin_intervention"]
 FEATURES = {
     "base alone": _BASE,
@@ -223,7 +228,7 @@ def model_table(study, records: pd.DataFrame) -> pd.DataFrame:
             left = boot.ratio(mine, error, spread)
             row = key | {"known": name, "different": len(mine)}
             rows.append(row | (left / -1.0 + 1.0).columns("explained"))
-    return pd.DataFrame(rows)
+    return _table(rows)
 
 
 def _wrong(rows: pd.DataFrame, names: list[str], folds: np.ndarray) -> np.ndarray:
@@ -262,8 +267,8 @@ def say_critical(ranking: pd.DataFrame, models: pd.DataFrame, decisions: pd.Data
         )
         said += "(Spearman {spearman:.2f} [{spearman_low:.2f}, {spearman_high:.2f}]"
         js = last_row(part, measure=MEASURES["js"])
-        best = part.dropna(subset=["spearman"])
-        if best.empty:
+        best = part.dropna(subset=["spearman_low"])
+        if best.empty or best.iloc[0]["different"] < ENOUGH:
             continue
         said += ")" if best.iloc[0]["measure"] == js["measure"] else "; JS {js:.2f})"
         out.append(say(said, best.iloc[0], js=js["spearman"]))
@@ -288,4 +293,4 @@ def say_critical(ranking: pd.DataFrame, models: pd.DataFrame, decisions: pd.Data
                 most,
             )
         out[-1] += "."
-    return "\n".join(out)
+    return "\n".join(out) or f"Fewer than {ENOUGH} positions with unequal tokens: nothing is said."

@@ -202,7 +202,7 @@ def summary_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFr
         rule, random = _of_way(mixed, way)
         for benchmark in mixed.benchmarks(way):
             full = next(s for s in rule if is_full(s))
-            row = {"pair": mixed.study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row = {"pair": mixed.study.models[way[0]].label, "direction": way[1]}
             row |= {"benchmark": benchmark} | mixed.gap(full, benchmark).columns("gap")
             why = mixed.why_no_gap(way, benchmark)
             nothing = (np.nan,) * 3
@@ -216,11 +216,12 @@ def summary_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFr
                     at_95, behind = _columns(there), (there - LEVEL) / -1.0
                     ahead, lead_95 = _columns(curve.lead(chance)), _columns(behind)
             row |= columns_of("share_for_95", reach) | columns_of("random_at_95", at_95)
-            row |= columns_of("lead_at_95", lead_95) | columns_of("lead_over_random", ahead)
             oracle = nothing
             if not why and benchmark == mixed.benchmarks(way)[-1]:
                 oracle = share_to_reach(oracle_curve(mixed, way, fewest(mixed, way, *more)))
-            row |= columns_of("oracle_for_95", oracle)
+            row |= columns_of("oracle_for_95", oracle) | columns_of("lead_over_random", ahead)
+            row |= columns_of("lead_at_95", lead_95)
+            row["model"] = way[0]
             row["note"] = why or ("" if random else "no random control")
             rows.append(row)
     return pd.DataFrame(rows)
@@ -238,9 +239,11 @@ def oracle_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFra
             continue
         curve = oracle_curve(mixed, way, fewest(mixed, way, *more))
         for x, y in zip(curve.x.T, curve.y.T):
-            row = {"pair": mixed.study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row = {"pair": mixed.study.models[way[0]].label, "direction": way[1]}
             row |= {"replaced": x[0]}
-            rows.append(row | _estimate(y, curve.confidence).columns("gap_share"))
+            rows.append(
+                row | _estimate(y, curve.confidence).columns("gap_share") | {"model": way[0]}
+            )
     return pd.DataFrame(rows, columns=["pair", "model", "direction", "replaced", "gap_share"]
                         if not rows else None)  # fmt: skip
 
@@ -270,7 +273,7 @@ def matched_table(mixed: Mixed) -> pd.DataFrame:
             if is_full(setting):
                 continue
             x, y = mixed.replaced(setting, label), mixed.gap_share(setting, label)
-            row = {"pair": mixed.study.models[way[0]].label, "model": way[0], "direction": way[1]}
+            row = {"pair": mixed.study.models[way[0]].label, "direction": way[1]}
             row |= {"threshold": setting.threshold} | x.columns("replaced")
             row |= y.columns("gap_share")
             share = mixed.count(setting, label, "n_switched", "n_tokens")
@@ -279,8 +282,8 @@ def matched_table(mixed: Mixed) -> pd.DataFrame:
                 row |= lead.columns(f"{match}_lead")
                 if COMPARED[0] <= x.value <= COMPARED[1]:
                     leads.setdefault((way[0], match), []).append((len(rows), lead))
-            rows.append(row)
-    table = pd.DataFrame(rows)
+            rows.append(row | {"model": way[0]})
+    table = pd.DataFrame(rows, columns=None if rows else ["pair", "direction", "model"])
     for (_model, match), some in leads.items():
         where, estimates = zip(*some)
         p, smallest = smallest_of(list(estimates))
