@@ -129,7 +129,9 @@ examples = section.numbers.examples_table(nb.study, rl, texts)
 nb.table(examples, "token_examples", "the ten tokens where their JS is highest and where lowest")
 nb.table(classes, "token_classes", "shares of each class of tokens by JS")
 nb.table(tokens, "token_identity", "the tokens most frequent at high JS")
-nb.table(enriched, "token_enrichment", "the tokens most enriched at high JS, of ten occurrences or more")
+nb.table(
+    enriched, "token_enrichment", "the tokens most enriched at high JS, of ten occurrences or more"
+)
 
 # %% [markdown]
 # ## 1.5 Supervised fine-tuning as a control
@@ -176,6 +178,8 @@ nb.table(why, "why_js", "KL and JS of six changes of three probabilities")
 nb.say(section.say_claims(section.section_claims(nb.study, found, 1, seeds)))
 
 # %%
-nb.table(headlines, "headlines", "every quantity of this notebook on both supports, beside all positions")
+nb.table(
+    headlines, "headlines", "every quantity of this notebook on both supports, beside all positions"
+)
 nb.table(seeds, "seeds", "the same over training seeds, on few samples of each run")
 nb.table(found, "evidence", "what the claims are judged by")
