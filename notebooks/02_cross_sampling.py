@@ -222,3 +222,6 @@ nb.say(examples.say_reproduced(nb.study, found))
 #
 # The explorer shows single responses while the threshold moves: what is replaced, by what, and where
 # the text goes from there.
+
+# %%
+nb.explorer(data)
