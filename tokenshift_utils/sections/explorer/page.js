@@ -198,7 +198,7 @@ const draw = (parent, tag, attributes, text) => {
 };
 function drawCurve() {
   const {stops, goal} = curve(), box = $("curve"), width = Math.max(280, box.clientWidth), height = 190;
-  const left = 40, right = 14, top = 12, bottom = 26;
+  const left = 40, right = 14, top = 22, bottom = 26;
   const values = [...stops.flatMap(s => s.accuracy), ...goal].filter(v => v !== null);
   const low = Math.max(0, Math.floor(10 * Math.min(...values) - 0.2) / 10), high = Math.min(1, Math.ceil(10 * Math.max(...values) + 0.2) / 10);
   const x = i => left + (width - left - right) * (stops.length > 1 ? i / (stops.length - 1) : 0.5);
