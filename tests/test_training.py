@@ -56,8 +56,13 @@ def test_train_makes_models_logs_and_cards(tiny_root):
         checkpoints={"dapo": (1,)},
         evaluations=(2,),
         evaluation_samples=1,
+        replicates={"dapo": (2,)},
     )
     train(study, plan=plan)
+    again = study.model_path("dapo").with_name("dapo-seed-2")
+    assert "Seed 2." in (again / "README.md").read_text()
+    seeds = [load_file(d / "model.safetensors") for d in (study.model_path("dapo"), again)]
+    assert any((seeds[0][name] != seeds[1][name]).any() for name in seeds[0])
     for name in ("base", "dapo", "dapo@1", "sft-near"):
         directory = study.model_path(name)
         weights = load_file(directory / "model.safetensors")
