@@ -99,6 +99,11 @@ class Driver:
         assert code in (0, 2, -9), (code, said[-3000:])
         return code
 
+    def finish(self) -> None:
+        """Wait until it has ended well."""
+        code = self.ended()
+        assert code == 0, self.log.read_text(errors="replace")[-3000:]
+
 
 class Reproduce(Driver):
     """``tokenshift reproduce`` on a root, or another command, with kernels and workers."""
@@ -209,10 +214,10 @@ def test_killed_and_without_room_records_are_as_if_nothing_happened(tiny_pair, l
     with ExitStack() as stack:
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-", dir=memory()))
         calm, root = (new_root(Path(place) / name, tiny_pair) for name in ("calm", "rough"))
-        assert Computing(calm).ended() == 0
+        Computing(calm).finish()
         least = records(calm)
         assert least
-        assert Reproduce(calm).ended() == 0
+        Reproduce(calm).finish()
         expected = records(calm)
         leave = stack.enter_context(small_disk(root / f"results/{STUDY}"))
         kills = rounds = 0
@@ -249,13 +254,13 @@ def test_killed_and_without_room_records_are_as_if_nothing_happened(tiny_pair, l
                     leave = None
                 drivers = [Computing(root), Computing(root)]
         for driver in drivers:
-            assert driver.ended() == 0
+            driver.finish()
         assert least.items() <= records(root).items() <= expected.items()
         print(f"{kills} kills; {rounds} times all was there in between", flush=True)
-        assert Reproduce(root).ended() == 0
+        Reproduce(root).finish()
         assert records(root) == expected
-        assert Reproduce(root, "store", "verify").ended() == 0
-        assert Reproduce(root, "verify", "--study", STUDY).ended() == 0
+        Reproduce(root, "store", "verify").finish()
+        Reproduce(root, "verify", "--study", STUDY).finish()
 
 
 def meet_full_disk(root: Path, leave) -> None:
@@ -336,7 +341,7 @@ def damaged_root(tmp_path, tiny_pair, monkeypatch):
     shutil.copytree(CHECKOUT / "results/tiny/training", root / "results/tiny/training")
     monkeypatch.setenv("TOKENSHIFT_HOME", str(root))
     driver = Reproduce(root, "reproduce", "--study", "mini", "--only", "01")
-    assert driver.ended() == 0, driver.log.read_text()
+    driver.finish()
     return root, adapter
 
 

@@ -272,6 +272,8 @@ NOT_YAML = {
     "no such day": ("title: 2024-13-45\n", "not a valid YAML file"),
     "many digits": (f"seed: {'9' * 5000}\n", "not a valid YAML file"),
     "nested deep": ("models: " + "[" * 5000, "not a valid YAML file"),
+    "half a character": ('title: "a\\ud83d"\n', "holds half a character"),
+    "half a character as a key": ('{"models": {"\\ud83d": 1}}', "holds half a character"),
     "a list": ("- name\n", "holds no study"),
     "text": ("name\n", "holds no study"),
     "empty": ("", "holds no study"),

@@ -114,12 +114,14 @@ def word_problems(
 
 @app.command()
 def shifts(
-    base: Annotated[Path, typer.Option(help="Directory of the base model.")],
+    base: Annotated[Path, typer.Option(readable=False, help="Directory of the base model.")],
     tuned: Annotated[
-        Path, typer.Option(help="Directory of the tuned model, or of a PEFT adapter.")
+        Path,
+        typer.Option(readable=False, help="Directory of the tuned model, or of a PEFT adapter."),
     ],
     responses: Annotated[
-        Path, typer.Option(help="JSON lines: prompt and response, as text or token ids.")
+        Path,
+        typer.Option(readable=False, help="JSON lines: prompt and response, as text or token ids."),
     ],
     out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
 ) -> None:
@@ -131,11 +133,12 @@ def shifts(
 
 @app.command()
 def pair(
-    base: Annotated[Path, typer.Option(help="Directory of the base model.")],
+    base: Annotated[Path, typer.Option(readable=False, help="Directory of the base model.")],
     tuned: Annotated[
-        Path, typer.Option(help="Directory of the tuned model, or of a PEFT adapter.")
+        Path,
+        typer.Option(readable=False, help="Directory of the tuned model, or of a PEFT adapter."),
     ],
-    problems: Annotated[Path, typer.Option(help="JSON lines: problem and answer.")],
+    problems: Annotated[Path, typer.Option(readable=False, help="JSON lines: problem and answer.")],
     name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
 ) -> None:
     """Write a study of any pair of checkpoints on any problems, or say why they can't be compared."""

@@ -6,8 +6,9 @@ nothing is a ``TokenshiftError`` of one sentence that names the file and the key
 """
 
 import json
+import re
 import reprlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -428,7 +429,26 @@ def _unfolded(node: yaml.Node | None, sizes: dict[yaml.Node, int | None]) -> int
     return sizes[node]
 
 
+def _texts(part: Any) -> Iterator[str]:
+    """All texts in nested lists and dicts, keys too."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            yield from _texts(key)
+            yield from _texts(value)
+    elif isinstance(part, (list, tuple)):
+        for value in part:
+            yield from _texts(value)
+
+
 def _validated(content: dict, where: str) -> Study:
+    for text in _texts(content):
+        if half := re.search("[\ud800-\udfff]", text):
+            raise TokenshiftError(
+                f"{where} holds half a character (a lone surrogate, \\u{ord(half[0]):04x}) in "
+                f"{_shown(text)}: write it whole"
+            )
     try:
         return Study.model_validate(content)
     except ValidationError as error:
