@@ -420,6 +420,14 @@ class Evolution(Part):
     model: str
 
 
+class Explorer(Part):
+    """What explorer.html shows of each pair. Continuations that the records lack are drawn when it
+    is made, which takes long with a larger model."""
+
+    responses: Count = 24
+    rules: tuple[str, ...] | None = None  # None: all that mixture trees hold
+
+
 class Robustness(Part):
     """One pair on one benchmark under other settings of the sampler."""
 

@@ -29,6 +29,7 @@ from tokenshift_utils.study.schema import (
     DeviceMap,
     Engines,
     Evolution,
+    Explorer,
     ModelSpec,
     Name,
     Part,
@@ -80,6 +81,7 @@ class Study(Part):
     cross_sampling: CrossSampling
     evolution: Evolution | None = None
     robustness: Robustness | None = None
+    explorer: Explorer = Explorer()
     precision: Precision | None = None
     training: Training | None = None
     trained_in: str | None = None  # the study whose 'training' notebook 04 reads in place of an own

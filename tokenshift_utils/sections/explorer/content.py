@@ -26,13 +26,13 @@ from tokenshift_utils.store import executor
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 
-RESPONSES, SAMPLES = 24, 2  # shown of each pair, and of each problem
+SAMPLES = 2  # shown of each problem
 RISING = ("first", "random")  # rules that switch more often the larger their number is
 
 
 def problems_shown(study: Study) -> int:
     """How many problems of each benchmark are shown: the first ones."""
-    return max(1, RESPONSES // (samples_shown(study) * len(study.benchmarks)))
+    return max(1, study.explorer.responses // (samples_shown(study) * len(study.benchmarks)))
 
 
 def samples_shown(study: Study) -> int:
@@ -49,6 +49,7 @@ def mixtures(study: Study, data: CrossRecords) -> dict[Setting, pd.DataFrame]:
         setting: frame
         for setting, frame in {**data.rules, **data.runs}.items()
         if setting.budget is None
+        and (study.explorer.rules is None or setting.rule in study.explorer.rules)
         and setting.model in study.cross_sampling.pairs
         and setting.insert == "intervention"
         and _trees_behind(study, _requests(study, setting, frame)[0]) is not None
