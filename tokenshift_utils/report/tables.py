@@ -105,6 +105,7 @@ def _cells(frame: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
 
 def _estimate(values: np.ndarray, decimals: int, unit: str) -> tuple[str, str]:
     """(value, interval) of an array (value,) or (value, low, high)."""
+    values = np.where(np.abs(values) < 1e-12, 0.0, values)  # rounding of a difference of equals
     v, decimals = values[0], _at_least_two_digits(values[0], decimals)
     text = _number(v, decimals) + unit * bool(np.isfinite(v))
     if len(values) == 1 or math.isnan(v):
