@@ -278,10 +278,13 @@ def say_critical(ranking: pd.DataFrame, models: pd.DataFrame, decisions: pd.Data
                 for n in ("all of these", "base alone", "ceiling")
             }
             if all(row is not None for row in mine.values()):
-                share = {n.split()[0]: row["explained"] for n, row in mine.items()}
+                share = {  # worse than the mean: nothing is foretold
+                    n.split()[0]: f"{r:.0%}" if (r := row["explained"]) > 0 else "none"
+                    for n, row in mine.items()
+                }
                 out[-1] += (
-                    "; all that is known of a position foretells {all:.0%} of the effect's variance, "
-                    "base alone {base:.0%}, where the noise of the continuations leaves {ceiling:.0%}"
+                    "; all that is known of a position foretells {all} of the effect's variance on new "
+                    "problems, base alone {base}, where the noise of the continuations leaves {ceiling}"
                 ).format(**share)
         kinds = decisions[(decisions[list(where)] == list(where.values())).all(axis=1)]
         kinds = kinds[kinds["different"] >= ENOUGH]

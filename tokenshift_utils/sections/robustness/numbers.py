@@ -18,6 +18,7 @@ from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.report.seeds import pass_at_k
 from tokenshift_utils.sections.claims import LOW_ENTROPY
 from tokenshift_utils.sections.common import by, last_row, of_kind, plan, pooled, say, say_each
+from tokenshift_utils.sections.paper import fact
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 
 COLUMNS = ("benchmark", "problem", "sample", "position", "js", "js_full")
@@ -358,8 +359,13 @@ def say_holds(study, support: pd.DataFrame, moved: pd.DataFrame, gaps, by_source
     own = study.sampling.top_p
     row = last_row(support, model=study.robustness.pair)
     near = pd.concat([moved["near_zero"], pooled(by_source)["nucleus_near_zero"]])
-    zero = f"{near.min():.1%} to {near.max():.1%} near zero"
-    out = [f"Holds: sparsity ({zero}) at every top-p and on all trajectories."]
+    zero = f"{near.min():.1%} to {near.max():.1%} of positions are near zero"
+    paper = fact("sparsity_dapo").value
+    sparse = near > paper
+    how = (
+        "Sparse at every" if sparse.all() else "Sparse at some" if sparse.any() else "Sparse at no"
+    )
+    out = [f"{how} top-p and trajectory by the paper's {paper:.0%}: {zero}."]
     if row is not None and np.isfinite(row["nucleus_high_full_high"]):
         kept = "hangs on the truncation" if row["nucleus_high_full_high"] < 0.5 else "holds in full"
         out.append(
