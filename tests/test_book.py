@@ -18,7 +18,10 @@ from tokenshift_utils.run.book import book, called
 from tokenshift_utils.run.cli import main
 from tokenshift_utils.study.study import load_study
 
-COPIED = ("notebooks", "tokenshift_utils", "figures/tiny", "results/tiny/notebooks")
+COPIED = (
+    *("notebooks", "tokenshift_utils", "figures/tiny", "figures/smollm2"),
+    "results/tiny/notebooks",
+)
 EXPLORER = "results/tiny/explorer.html"
 COPIED += ("results/tiny/tables", "results/DATA_DICTIONARY.md", "README.md")
 

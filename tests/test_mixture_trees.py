@@ -176,7 +176,7 @@ def swept_root(tmp_path, tiny_pair, monkeypatch):
         study = yaml.safe_load(file.read_text())
         study["batch"]["cross_sampling"] = 7
         study["cross_sampling"] |= {"single_token": None, "thresholds": [-1, 0.02, 0.05]}
-        study["cross_sampling"]["random_control_thresholds"] = [0.02, 0.05]
+        study["cross_sampling"]["random_rates"] = [0.02, 0.05]
         file.write_text(yaml.safe_dump(study, sort_keys=False))
         monkeypatch.setenv("TOKENSHIFT_HOME", str(root))
         return root

@@ -291,7 +291,7 @@ def test_workers_compute_the_same_records(mini_root, tiny_pair):
 def test_a_mistake_found_before_computing_leaves_nothing(mini_root):
     study = load_study("mini").with_overrides(workers=2)
     (mini_root / "benchmarks/sums.jsonl").write_text('{"id": "1", "problem": "", "answer": "2"}\n')
-    with pytest.raises(TokenshiftError, match="row 1 has no 'problem'"):
+    with pytest.raises(TokenshiftError, match="row 1: 'problem' is blank"):
         fetch(study, Rollouts.of(study, "tuned"))
     assert not (mini_root / "results").exists()
 

@@ -86,7 +86,7 @@ def study_walks() -> list[Walk]:
             Insertion(s.insert, s.gain),
         )
         for s in wanted
-        if s.model == study.cross_sampling.pairs[0]
+        if s.model == study.cross_sampling.pairs[0] and s.rule != "random"
     ]
 
 

@@ -8,6 +8,8 @@ temporary copy that keeps the checkout's layout, so that the pages' relative lin
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 import shutil
 import subprocess
@@ -210,26 +212,21 @@ def called() -> dict[str, set[str]]:
 
 
 def _used(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """(module, name) of what a notebook takes from the package, by itself or from a module."""
-    modules: dict[str, str] = {}
+    """(module, name) of the functions and classes of the package that a notebook calls, where they
+    are defined: it may take them by name, from a module, or from a section that offers modules."""
+    taken = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
-            room = node.module.removeprefix(f"{PACKAGE}.")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
+            room = importlib.import_module(node.module)
             for alias in node.names:
-                if _is_module(f"{room}.{alias.name}"):
-                    modules[alias.asname or alias.name] = f"{room}.{alias.name}"
-                else:
-                    yield room, alias.name
+                whole = f"{node.module}.{alias.name}"
+                found = getattr(room, alias.name, None) or importlib.import_module(whole)
+                taken[alias.asname or alias.name] = found
     for node in ast.walk(tree):
-        match node:
-            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name in modules:
-                yield modules[name], attribute
-
-
-def _is_module(name: str) -> bool:
-    return (
-        Path(tokenshift_utils.__file__)
-        .parent.joinpath(*name.split("."))
-        .with_suffix(".py")
-        .is_file()
-    )
+        if isinstance(node, ast.Name | ast.Attribute):
+            root, *names = ast.unparse(node).split(".")
+            found = taken.get(root)
+            for name in names:
+                found = getattr(found, name, None) if inspect.ismodule(found) else None
+            if inspect.isfunction(found) or inspect.isclass(found):
+                yield found.__module__.removeprefix(f"{PACKAGE}."), found.__name__

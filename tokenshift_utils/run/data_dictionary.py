@@ -108,7 +108,14 @@ def _write_sample(kind: str, frame: pd.DataFrame) -> Path:
     )
     rows = frame[first]
     rows = rows[rows["sample"].isin(sorted(rows["sample"].unique())[:SAMPLES])]
-    table = pa.Table.from_pandas(rows, schema=columns.schema(kind), preserve_index=False)
+    schema = columns.schema(kind)
+    arrays = [  # not known (NaN) is no null where the column has none
+        pa.array(rows[field.name].to_numpy(), field.type, from_pandas=field.nullable)
+        if pa.types.is_floating(field.type)
+        else pa.Array.from_pandas(rows[field.name], type=field.type)
+        for field in schema
+    ]
+    table = pa.Table.from_arrays(arrays, schema=schema)
     file = sample_file(kind)
     file.parent.mkdir(parents=True, exist_ok=True)
     sink = pa.BufferOutputStream()

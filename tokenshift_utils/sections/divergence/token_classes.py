@@ -90,8 +90,7 @@ def token_classes(texts: Sequence[str]) -> list[str]:
     """The class, of ``CLASSES``, of every token of one response: ``texts`` are theirs, in order.
 
     >>> token_classes(["Z", "oe", " has", " ", "3", " x", " ", "4", " pens", "."])
-    ['names', 'names', 'function', 'numbers', 'numbers', 'operators', 'numbers', 'numbers',
-    'other', 'punctuation']
+    ['names', 'names', 'function', 'numbers', 'numbers', 'operators', 'numbers', 'numbers', 'other', 'punctuation']
     """
     pieces = [_SHOWN_BREAK.sub(lambda m: "\n" * (len(m[0]) // 2), text) for text in texts]
     response = "".join(pieces)
