@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from tokenshift_utils import paths
@@ -266,3 +270,41 @@ def test_two_processes_share_the_runs_and_a_second_command_finds_them_done(study
     assert "5 of 5 runs are done; 0 to go" in capsys.readouterr().out
     train_arms(study, "placebo", fresh=True)
     assert _files(_run(study, "placebo", 1))[1]["shift"] == before["shift"]
+
+
+SLOW = """
+import os, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenshift_utils.study.study import load_study
+from tokenshift_utils.training.manager import make_runs
+from tokenshift_utils.training.runs import Run
+
+
+@dataclass(frozen=True)
+class Slow(Run):
+    name = key = line = "slow"
+    logs = Path(sys.argv[1])
+
+    def make(self, progress):
+        (self.logs / "pid").write_text(str(os.getpid()))
+        time.sleep(120)
+
+
+if __name__ == "__main__":
+    make_runs([Slow(load_study("mini"))])
+"""
+
+
+def test_a_training_command_that_is_killed_takes_its_processes_along(mini_root, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = subprocess.Popen([sys.executable, str(tmp_path / "slow.py"), str(tmp_path)])
+    until = time.monotonic() + 60
+    while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < until and command.poll() is None
+        time.sleep(0.1)
+    worker = psutil.Process(int((tmp_path / "pid").read_text()))
+    command.kill()
+    command.wait()
+    worker.wait(timeout=20)

@@ -1,7 +1,8 @@
 """The paper's claims as predicates: read from claims.yaml, each with its criterion and reason.
 
-Everything here was fixed before any trained model of the tiny study was analysed (rough figures of
-an earlier prototype of such a study, on an easier task, were known). A claim names the quantities
+All of it was first fixed before any trained model of the tiny study was analysed (rough figures of an
+earlier prototype of such a study, on an easier task, were known). What was changed since, why, and
+whether before or after the numbers were seen, is in criteria_log.yaml. A claim names the quantities
 it looks at, the bound each has to keep, and why that bound. The notebooks measure the quantities
 (with intervals) and write them as tables of *evidence*; `evaluate` reads those and computes a
 verdict:

@@ -83,13 +83,14 @@ def _other_objectives(found: Found) -> str | None:
 
 
 def _details(found: Found) -> str | None:
-    table = found("02_curves", "threshold", "direction", "model")
-    cuts = np.unique(table["threshold"].dropna())
-    if not len(cuts):
+    table = found("02_curves", "rule", "threshold", "direction", "model")
+    cuts = {rule: np.unique(rows["threshold"]) for rule, rows in table.groupby("rule")}
+    if "js" not in cuts:
         return None
+    js, rates = cuts["js"], cuts.get("random", ())
     return (
-        f"{len(cuts)} settings of the threshold, {cuts.min():g} to {cuts.max():g} nats (-1: everywhere), "
-        f"{table['model'].nunique()} pairs, both directions; all settings in the study file"
+        f"{len(js)} thresholds of JS, {js.min():g} to {js.max():g} nats (-1: everywhere), {len(rates)} rates "
+        f"of random positions, {table['model'].nunique()} pairs, both directions; all settings in the study file"
     )
 
 

@@ -54,14 +54,19 @@ def _all_alive() -> Iterator[None]:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent(parent: int) -> None:
-    """End a worker whose parent was killed: it would wait for work for ever."""
-    while os.getppid() == parent:
-        time.sleep(2)
-    os._exit(1)
+def end_with_parent() -> None:
+    """In a worker: end it when its parent was killed, for it would go on, or wait, for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 _pools: dict[int, ProcessPoolExecutor] = {}

@@ -20,6 +20,7 @@ from filelock import Timeout
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.store.local_pool import end_with_parent
 from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.training.runs import Run, arm_runs
@@ -140,6 +141,7 @@ def _one_thread() -> None:
     import torch
     from transformers.utils import logging
 
+    end_with_parent()
     torch.set_num_threads(1)
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
     logging.disable_progress_bar()
