@@ -126,11 +126,10 @@ def say_objective(runs: Runs, table: pd.DataFrame) -> str:
                 f"{missed}."
             )
             continue
-        text = (
-            f"{row['objective']} {'gains' if row['gain'] > 0 else 'loses'}: {_gain(row)} ({test})"
-        )
-        borderline = row["gain_low"] <= 0 <= row["gain_high"]
-        out.append(text + ("; its interval includes 0: borderline." if borderline else "."))
+        what = "gains" if row["gain"] > 0 else "loses"
+        if row["gain_low"] <= 0 <= row["gain_high"]:  # the test and the interval disagree
+            what = "is borderline, with 0 in its interval"
+        out.append(f"{row['objective']} {what}: {_gain(row)} ({test}).")
     return "\n".join(out)
 
 
