@@ -279,4 +279,4 @@ def test_where_test_and_interval_part_the_words_say_so(study, tmp_path):
     runs = records.read_runs(study)
     table = objective.objective_table(study, runs).set_index("arm")
     assert table.loc["high-kl", "p_holm"] < 0.05 and table.loc["high-kl", "gain_low"] < 0
-    assert "its interval includes 0: borderline" in words.say_objective(runs, table.reset_index())
+    assert "is borderline, with 0 in its interval" in words.say_objective(runs, table.reset_index())
