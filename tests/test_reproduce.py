@@ -165,6 +165,62 @@ def test_sigterm_ends_a_run_and_its_kernel_as_an_interrupt_does(mini_root):
     assert not Path(f"/proc/{kernel.read_text()}").exists()
 
 
+NOTHING_MISSING = """import sys
+from tokenshift_utils.run import cli, progress
+progress.count_missing = lambda study, given: dict.fromkeys(given, 0)
+sys.exit(cli.main(["reproduce", "--study", "mini"]))"""
+
+
+def run_beside_each_other(root, *cells: str) -> subprocess.Popen:
+    """Run two notebooks of a study of which no records lack, on two workers."""
+    study = root / "notebooks/studies/mini.yaml"
+    study.write_text(study.read_text().replace("workers: 0", "workers: 2"))
+    names = "01_divergence_characterization", "02_cross_sampling"
+    for name, cell in zip(names, cells, strict=True):
+        write_notebook(root, name, cell)
+    command = [sys.executable, "-c", NOTHING_MISSING]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+MEETS = """import pathlib, time
+pathlib.Path("{here}").touch()
+end = time.monotonic() + 60
+while not pathlib.Path("{there}").exists():
+    assert time.monotonic() < end, "runs alone"
+    time.sleep(0.05)
+"""
+
+
+def test_notebooks_without_records_to_compute_run_side_by_side(mini_root):
+    one, other = MEETS.format(here="a", there="b"), MEETS.format(here="b", there="a") + TABLE
+    run = run_beside_each_other(mini_root, one, other)
+    _, stderr = run.communicate(timeout=120)
+    assert run.returncode == 0, stderr
+    assert "01_divergence_characterization done" in stderr and "02_cross_sampling done" in stderr
+    notebooks = json.loads((paths.results("mini") / "manifest.json").read_text())["notebooks"]
+    assert [n["tables"] for n in notebooks.values()] == [[], ["02_numbers"]]
+
+
+def test_sigterm_ends_notebooks_side_by_side(mini_root):
+    cells = [STOPPED.replace("kernel", f"kernel-{n}") for n in range(2)]
+    run = run_beside_each_other(mini_root, *cells)
+    kernels = [mini_root / f"notebooks/kernel-{n}" for n in range(2)]
+    while run.poll() is None and not all(k.exists() and k.read_text() for k in kernels):
+        time.sleep(0.1)
+    run.send_signal(signal.SIGTERM)
+    _, stderr = run.communicate(timeout=30)
+    assert run.returncode == 2 and "interrupted in notebook 0" in stderr
+    assert not any(Path(f"/proc/{kernel.read_text()}").exists() for kernel in kernels)
+
+
+def test_a_notebook_that_stops_ends_the_one_beside_it(mini_root):
+    run = run_beside_each_other(mini_root, "1 / 0", STOPPED)
+    _, stderr = run.communicate(timeout=120)
+    assert run.returncode != 0 and "notebook 01_divergence_characterization stopped" in stderr
+    executed = paths.results("mini") / "notebooks/02_cross_sampling"
+    assert not executed.with_suffix(".ipynb").exists()  # it would have slept to its end
+
+
 def papermill(tmp_path, *parameters: str) -> subprocess.CompletedProcess:
     """Run the repository's own notebook 02 under plain Papermill, from a strange directory."""
     command = [

@@ -51,7 +51,8 @@ def fetch_each(
 ) -> dict[Key, pd.DataFrame]:
     """``fetch`` for several lists of requests by name, computed together: one pool, one bar."""
     executor.run(study, [request for requests in wanted.values() for request in requests])
-    return {name: _read(study, requests, kind, columns) for name, requests in wanted.items()}
+    with executor.keys_kept():
+        return {name: _read(study, requests, kind, columns) for name, requests in wanted.items()}
 
 
 def _read(

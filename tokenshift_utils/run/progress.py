@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -68,26 +68,36 @@ class Shown:
         self._planned = dict(planned)
         self._started = time.monotonic()
         self._done: dict[str, int] = {}  # of finished notebooks
+        self._running = 0
 
     @contextmanager
-    def notebook(self, source: Path) -> Iterator[Said]:
-        """Show how far a notebook is that is executed in another process meanwhile."""
-        said = Said(source)
+    def notebook(
+        self, source: Path, environ: MutableMapping[str, str] = os.environ
+    ) -> Iterator[Said]:
+        """Show how far a notebook is that processes with this environment execute meanwhile.
+
+        Beside another one it has one bar, below those of the other.
+        """
+        said, beside = Said(source), self._running
+        self._running += 1
         with ExitStack() as stack:
-            stack.enter_context(said.listening())
+            stack.enter_context(said.listening(environ))
             if is_live():
                 bars = [
                     stack.enter_context(
                         tqdm(total=0, unit=UNIT, dynamic_ncols=True, position=p, leave=False)
                     )
-                    for p in (0, 1)
+                    for p in ((beside + 1,) if beside else (0, 1))
                 ]
                 stack.enter_context(repeating(lambda: self._move(bars, said), 1.0))
                 self._move(bars, said)
             else:
                 stack.enter_context(repeating(lambda: print_line(self.line(said)), EVERY))
                 print_line(self.line(said))
-            yield said
+            try:
+                yield said
+            finally:
+                self._running -= 1
         self._done[source.stem] = said.counts()[0]
         print_line(f"{source.stem} done in {tqdm.format_interval(said.seconds)}")
 
@@ -119,7 +129,7 @@ class Shown:
 
     def _move(self, bars: list[tqdm], said: Said) -> None:
         words = self._where(said), f"whole run, {len(self._done)} of {len(self._planned)} notebooks"
-        for bar, text, (done, total) in zip(bars, words, self._counts(said), strict=True):
+        for bar, text, (done, total) in zip(bars, words, self._counts(said)):  # (one bar or both)
             bar.set_description(text, refresh=False)
             bar.total = total
             bar.n = done
@@ -142,15 +152,15 @@ class Said:
         return time.monotonic() - self._started
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Have processes that are started meanwhile tell their progress here."""
+    def listening(self, environ: MutableMapping[str, str]) -> Iterator[None]:
+        """Have processes with this environment tell their progress here."""
         with tempfile.TemporaryDirectory(prefix="tokenshift-") as directory:
             self._file = Path(directory) / "progress"
-            os.environ[PROGRESS_VARIABLE] = str(self._file)
+            environ[PROGRESS_VARIABLE] = str(self._file)
             try:
                 yield
             finally:
-                del os.environ[PROGRESS_VARIABLE]
+                del environ[PROGRESS_VARIABLE]
                 self._listen()
 
     def _listen(self) -> None:

@@ -1,5 +1,7 @@
 """Run the notebooks of a study through Papermill, and say what they made."""
 
+from __future__ import annotations
+
 import csv
 import importlib.util
 import os
@@ -11,10 +13,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError, first_line, said_as_sentence
@@ -36,6 +39,10 @@ from tokenshift_utils.store.executor import (
 from tokenshift_utils.study import pins
 from tokenshift_utils.study.study import Study, load_study, study_file
 
+if TYPE_CHECKING:
+    from tokenshift_utils.run.progress import Shown
+
+KERNEL_SECONDS = 10  # that a kernel has to end in, after an interrupt
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -100,32 +107,80 @@ def reproduce(
         if fresh and paths.records(loaded.name).exists():
             shutil.rmtree(paths.records(loaded.name))
         origin = provenance.made_from(loaded)
-        shown = Shown(count_missing(loaded, given))
-        for source in notebooks:
-            started = time.time()
-            overview = source.stem.startswith("00")
-            inputs = provenance.read_by_overview(loaded.name) if overview else {}
-            with noting_reads() as records, shown.notebook(source):
-                _execute(source, loaded, {"study": study_argument(study)} | given[source.stem])
-            _drop_stale(loaded, source.stem[:2], started)
-            manifest["notebooks"][source.stem] = {
-                "parameters": given[source.stem],
-                "seconds": round(time.time() - started, 1),
-                "executor": chosen_executor(),
-                "workers": loaded.workers,
-                "versions": versions(),
-                "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-                "figures": _made(paths.figures(loaded.name), source.stem[:2], ".png"),
-                "tables": _made(paths.tables(loaded.name), source.stem[:2], ".csv"),
-                **origin,
-                "records": records,
-                "inputs": inputs,
-                "outputs": provenance.made(loaded.name, source.stem[:2]),
-            }
-            if moving:
-                manifest["notebooks"][source.stem]["unpinned"] = moving
-            write_manifest(manifest)
+        missing, writing = count_missing(loaded, given), threading.Lock()
+        shown = Shown(missing)
+
+        def run(source: Path) -> None:
+            entry = _run(source, loaded, study_argument(study), given[source.stem], shown, origin)
+            with writing:
+                manifest["notebooks"][source.stem] = entry
+                if moving:
+                    entry["unpinned"] = moving
+                write_manifest(manifest)
+
+        overview = [source for source in notebooks if source.stem.startswith("00")]
+        sections = [source for source in notebooks if source not in overview]
+        if loaded.workers > 1 and chosen_executor() == "local" and not any(missing.values()):
+            _side_by_side(run, sections, loaded.workers)
+        else:
+            for source in sections:
+                run(source)
+        for source in overview:  # of what the others made
+            run(source)
     return manifest
+
+
+def _run(
+    source: Path,
+    study: Study,
+    argument: str,
+    parameters: dict[str, Any],
+    shown: Shown,
+    origin: dict[str, Any],
+) -> dict[str, Any]:
+    """Execute a notebook; what the manifest says of it."""
+    from tokenshift_utils.run import provenance
+
+    started, number, environ = time.time(), source.stem[:2], dict(os.environ)
+    inputs = provenance.read_by_overview(study.name) if number == "00" else {}
+    with noting_reads(environ) as records, shown.notebook(source, environ):
+        _execute(source, study, {"study": argument} | parameters, environ)
+    _drop_stale(study, number, started)
+    return {
+        "parameters": parameters,
+        "seconds": round(time.time() - started, 1),
+        "executor": chosen_executor(),
+        "workers": study.workers,
+        "versions": versions(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "figures": _made(paths.figures(study.name), number, ".png"),
+        "tables": _made(paths.tables(study.name), number, ".csv"),
+        **origin,
+        "records": records,
+        "inputs": inputs,
+        "outputs": provenance.made(study.name, number),
+    }
+
+
+def _side_by_side(run: Callable[[Path], None], sources: list[Path], number: int) -> None:
+    """Run notebooks that compute no records so many at a time; what stops one stops all."""
+    from tokenshift_utils.run.kernel import ThisInterpreter
+
+    with ThreadPoolExecutor(number) as pool:
+        tasks = {pool.submit(run, source): source for source in sources}
+        try:
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            going = [source for task, source in tasks.items() if task.running()]
+            for sign in [signal.SIGINT] * KERNEL_SECONDS + [signal.SIGKILL]:
+                if not wait(tasks, 1.0).not_done:
+                    break
+                ThisInterpreter.signal_all(sign)  # a kernel that is starting up hears none
+            if isinstance(error, KeyboardInterrupt) and going:
+                raise _interrupted(going[0]) from None
+            raise
 
 
 def select_notebooks(study: Study, only: Iterable[str] = ()) -> list[Path]:
@@ -235,7 +290,9 @@ def _ended_as_interrupted():
         signal.signal(signal.SIGTERM, before)
 
 
-def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
+def _execute(
+    source: Path, study: Study, parameters: dict[str, Any], environ: dict[str, str]
+) -> None:
     """Execute one notebook; only a complete one takes the place of an earlier one."""
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
@@ -254,7 +311,7 @@ def _execute(source: Path, study: Study, parameters: dict[str, Any]) -> None:
             _literal(draft),
             parameters,
             kernel_name="python3",
-            kernel_manager_class=ThisInterpreter,
+            kernel_manager_class=ThisInterpreter.within(environ),
             progress_bar=False,
             start_timeout=120,
             # errors of cells are reported anyway; the rest of what a local kernel logs is noise

@@ -2,8 +2,8 @@
 
 An artefact (``Artefact`` protocol) knows its key, its shards, the shards of other artefacts that
 each of its own needs, and how to compute one. ``run`` computes every missing shard in an order that
-respects those needs: in this process, in a few of this machine (``executor_local``), or as tasks of
-a Ray cluster (``executor_ray``), as ``TOKENSHIFT_EXECUTOR`` says. A shard is written as soon as it
+respects those needs: in this process, in a few of this machine (``local_pool``), or as tasks of a
+Ray cluster (``ray_pool``), as ``TOKENSHIFT_EXECUTOR`` says. A shard is written as soon as it
 is done, so whatever ends a run early, the next one goes on from there. Every process computes with
 one torch thread, so that records do not depend on how many processes there are, or where.
 """
@@ -15,8 +15,9 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -104,7 +105,26 @@ def store(study: Study) -> Store:
 
 def key_of(study: Study, artefact: Artefact) -> str:
     """The artefact's key in the study's store."""
-    return artefact_key(artefact.parts(study))
+    kept = _keys.get()
+    if kept is None:
+        return artefact_key(artefact.parts(study))
+    of = id(study), artefact
+    if of not in kept:
+        kept[of] = artefact_key(artefact.parts(study))
+    return kept[of]
+
+
+_keys: ContextVar[dict[tuple, str] | None] = ContextVar("_keys", default=None)
+
+
+@contextmanager
+def keys_kept() -> Iterator[None]:
+    """While many records are looked for or read: each key is made of the files once."""
+    token = _keys.set({} if _keys.get() is None else _keys.get())
+    try:
+        yield
+    finally:
+        _keys.reset(token)
 
 
 def in_words(parts: dict) -> str:
@@ -140,21 +160,16 @@ def read(study: Study, artefact: Artefact, kind: str, columns=None) -> pa.Table:
 
 
 @contextmanager
-def noting_reads() -> Iterator[list[str]]:
-    """Note what this process, and those that it starts, read of the store: ``kind/key``, sorted.
+def noting_reads(environ: MutableMapping[str, str]) -> Iterator[list[str]]:
+    """Note what processes with this environment read of the store: ``kind/key``, sorted.
 
     The list is filled at the end. What was needed to compute a record counts as read with it.
     """
-    before, found = os.environ.get(READS_VARIABLE), []
+    found: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tokenshift-") as directory:
         file = Path(directory) / "reads"
-        os.environ[READS_VARIABLE] = str(file)
-        try:
-            yield found
-        finally:
-            os.environ.pop(READS_VARIABLE)
-            if before is not None:
-                os.environ[READS_VARIABLE] = before
+        environ[READS_VARIABLE] = str(file)
+        yield found
         if file.exists():
             found += sorted(set(file.read_text(encoding="utf-8").split()))
 
@@ -387,7 +402,8 @@ def run(study: Study, artefacts: Iterable[Artefact]) -> None:
 
     Interrupting it stops the workers and leaves the finished shards.
     """
-    plan = missing(study, jobs_of(study, artefacts))
+    with keys_kept():
+        plan = missing(study, jobs_of(study, artefacts))
     if not plan:
         return
     from tokenshift_utils.tasks.context import tell_lengths  # (transformers, where work is done)
