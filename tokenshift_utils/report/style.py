@@ -64,13 +64,15 @@ def use_style() -> None:
 
 
 def color(study, model: str) -> str:
-    """Colour of a model: the study's own, the usual one of that name, or a spare one by order."""
+    """Colour of a model: the study's own, the usual one of that name, or by order one that is free."""
     name = model.split("@")[0]
     own = study.model(model).color
     if own or name in COLORS:
         return own or COLORS[name]
-    others = [n for n in study.models if n not in COLORS]
-    return _SPARE[others.index(name) % len(_SPARE)]
+    others = [n for n, spec in study.models.items() if n not in COLORS and not spec.color]
+    taken = {spec.color or COLORS.get(n) for n, spec in study.models.items()}
+    free = [hue for hue in _SPARE if hue not in taken] or _SPARE
+    return free[others.index(name) % len(free)]
 
 
 def line_look(study, model: str) -> dict[str, str]:
@@ -176,7 +178,7 @@ def label_ends(ax, ends: dict[str, tuple[float, float, str]]) -> None:
     """Write names right of the last points {name: (x, y, colour)} of lines, pushed apart."""
     ax.figure.draw_without_rendering()  # settles the layout, so that pixels mean something
     to_pixels, to_data = ax.transData, ax.transData.inverted()
-    apart = 11 * ax.figure.dpi / 72
+    apart = 13 * ax.figure.dpi / 72
     placed = -float("inf")
     for name, (x, y, hue) in sorted(ends.items(), key=lambda item: item[1][1]):
         px, py = to_pixels.transform((x, y))

@@ -122,8 +122,8 @@ def plot_positions(
 
 
 def plot_entropy_bins(study, shifts: dict[str, pd.DataFrame]) -> Figure:
-    """Entropies of base and tuned in bins of JS and at all positions (box: 25 to 75%, whiskers: 10
-    to 90%)."""
+    """Entropies of base (open) and tuned in bins of JS and at all positions (box: 25 to 75%,
+    whiskers: 10 to 90%)."""
     count = max(len(shifts), 1)
     fig, axes = plt.subplots(
         1, count, figsize=(panels_width(count), 3.1), sharey=True, squeeze=False
@@ -132,8 +132,12 @@ def plot_entropy_bins(study, shifts: dict[str, pd.DataFrame]) -> Figure:
         bins, names = js_bins(frame["js"]), {study.base: "entropy_base", model: "entropy_tuned"}
         masks = {"all": np.ones(len(frame), dtype=bool)}
         masks |= {b: bins == b for b in bins.categories if (bins == b).any()}
-        hues = {study.models[name].label: color(study, name) for name in names}
+        hues = {
+            study.models[name].label + " (open)" * (name == study.base): color(study, name)
+            for name in names
+        }
         for (name, column), shift in zip(names.items(), (-0.19, 0.19)):
+            hue, is_base = color(study, name), name == study.base
             levels = [np.quantile(frame[column][mask], _LEVELS) for mask in masks.values()]
             ax.bxp(
                 [dict(zip(("whislo", "q1", "med", "q3", "whishi"), some)) for some in levels],
@@ -141,8 +145,10 @@ def plot_entropy_bins(study, shifts: dict[str, pd.DataFrame]) -> Figure:
                 widths=0.34,
                 showfliers=False,
                 patch_artist=True,
-                boxprops={"facecolor": color(study, name), "linewidth": 0.8},
-                medianprops={"color": "white", "linewidth": 1.6},
+                boxprops={"facecolor": "white" if is_base else hue, "edgecolor": hue},
+                medianprops={"color": hue if is_base else "white", "linewidth": 1.6},
+                whiskerprops={"color": hue},
+                capprops={"color": hue},
                 manage_ticks=False,
             )
         ax.set_xticks(range(len(masks)), masks)

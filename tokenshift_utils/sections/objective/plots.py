@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from tokenshift_utils.report.style import COLORS, log_scale, name_lines
+from tokenshift_utils.report.style import COLORS, label_ends, log_scale
 from tokenshift_utils.sections.objective.numbers import curves
 from tokenshift_utils.sections.objective.records import Runs
 from tokenshift_utils.training.runs import ROLES
@@ -39,11 +39,11 @@ def plot_weights(runs: Runs, weights: pd.DataFrame, met: pd.DataFrame) -> Figure
     over all updates but the first of each rollout.
     """
     fig, ax = plt.subplots(figsize=(5.6, 3.3))
-    names = {}
+    ends = {}
     for arm, rows in weights.groupby("arm", sort=False):
         strong, hue = arm not in runs.confirmatory, _color(runs, arm)
         ax.plot(rows["kl"], rows["weight"], ":" if strong else "-", color=hue)
-        names[runs.label(arm) + (" (dotted)" if strong else "")] = hue
+        ends[runs.label(arm)] = (1e-2, float(rows["weight"].iloc[-1]), hue)
         own = met[met["arm"] == arm] if len(met) else met
         for share in (90, 99) if len(own) and not strong else ():
             kl = 1e-6 * float(own.iloc[0][f"k3_p{share}_micronats"])
@@ -57,7 +57,7 @@ def plot_weights(runs: Runs, weights: pd.DataFrame, met: pd.DataFrame) -> Figure
     ax.set(xlim=(1e-9, 1e-2))
     ax.margins(y=0.12)
     ax.set(xlabel="k3 of a token (nats)", ylabel="weight of its advantage")
-    name_lines(ax, names, at=(0.03, 0.97))
+    label_ends(ax, ends)
     return fig
 
 
@@ -82,10 +82,24 @@ def plot_tokens(table: pd.DataFrame, count: int = 14) -> Figure:
 def plot_training(runs: Runs) -> Figure:
     """Training curves: each seed faint, the median of an arm's seeds in front.
 
-    Differences are taken seed by seed, which leaves out what seeds of all arms have in common.
+    Differences are taken seed by seed, which leaves out what seeds of all arms have in common. What
+    no run has is left out.
     """
-    fig, axes = plt.subplots(3, 2, figsize=(7.6, 6.6), sharex=True)
     evaluate, arms = runs.training.evaluate, runs.shown
+    panels = {
+        curve: curves(runs, curve[0], against=runs.baseline if curve[-1] else None)
+        for curve in _CURVES
+        if len(arms) > 1 or not curve[-1]
+    }
+    panels = {curve: rows for curve, rows in panels.items() if len(rows)} or {_CURVES[0]: None}
+    fig, axes = plt.subplots(
+        *(-(-len(panels) // 2), 2),
+        figsize=(7.6, 2.2 * -(-len(panels) // 2)),
+        sharex=True,
+        squeeze=False,
+    )
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
     said = {"samples": evaluate.samples if evaluate else "k", "plain": runs.label(runs.baseline)}
     spare = iter(("#E69F00", "#009E73", "#D55E00", "#56B4E9"))
     compared = {runs.baseline, *runs.confirmatory}
@@ -93,11 +107,9 @@ def plot_training(runs: Runs) -> Figure:
         runs.label(a): _color(runs, a) if a in compared else next(spare, "#555555") for a in arms
     }
     look = {"x": "rollout", "y": "value", "hue": "label", "palette": hues, "hue_order": list(hues)}
-    for ax, (column, title, scale, less) in zip(axes.flat, _CURVES):
-        rows = curves(runs, column, against=runs.baseline if less else None)
-        if rows.empty:
-            none = "none of these runs has it" if runs else "no run yet"
-            ax.text(0.5, 0.5, none, ha="center", transform=ax.transAxes)
+    for ax, ((_, title, scale, less), rows) in zip(axes.flat, panels.items()):
+        if rows is None:
+            ax.text(0.5, 0.5, "no run yet", ha="center", transform=ax.transAxes)
         else:
             rows = rows.assign(value=scale * rows["value"].astype(float))
             sns.lineplot(rows, **look, units="seed", estimator=None, alpha=0.25, linewidth=0.6,
