@@ -11,7 +11,7 @@ import torch
 import yaml
 from conftest import CHECKOUT, WORDS, write_model
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.load import load_policy
@@ -174,6 +174,32 @@ def test_a_run_with_a_frozen_reference_goes_on_from_what_it_trained(recipe):
     again, same, resumed = files(run)
     pd.testing.assert_frame_equal(again, log)
     assert resumed["resumed"] and all(torch.equal(same[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("arm", "keys"),
+    [
+        ("simplerl", {"rollouts": 1}),
+        ("high-kl", {"rollouts": 1, "dynamic_sampling": True}),
+        ("far", {}),
+    ],
+)
+def test_training_twice_is_the_same_to_the_last_bit(arm, keys, recipe):
+    """Whatever random numbers the process has drawn before; another seed trains another adapter."""
+    study = recipe(arms={arm: TRAINING["arms"][arm] | keys | {"seeds": [1, 2]}})
+
+    def trained(seed, drawn_before):
+        set_seed(drawn_before)
+        run = Run(study, arm, seed)
+        adapters.train_adapter(run)
+        made = [run.model / "adapter_model.safetensors", run.logs / "log.csv"]
+        return [file.read_bytes() for file in made]
+
+    first = trained(1, drawn_before=7)
+    for directory in (Run(study, arm, 1).model, Run(study, arm, 1).logs):
+        shutil.rmtree(directory)
+    assert trained(1, drawn_before=8) == first
+    assert trained(2, drawn_before=7)[0] != first[0]
 
 
 @pytest.mark.parametrize("arm", ["simplerl", "own", "far", "dpo"])
