@@ -139,6 +139,7 @@ TINY = Plan(
     },
     checkpoints={"dapo": (1, 2, 4, 8, 12, 16, 20)},
     evaluations=(0, 6, 12, 18, 24),
+    replicates={"dapo": (2, 3), "simplerl": (2, 3)},
 )
 
 
