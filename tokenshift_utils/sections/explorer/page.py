@@ -13,7 +13,8 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_text, write_text
 from tokenshift_utils.sections.cross_sampling.records import CrossRecords, cross_records
-from tokenshift_utils.sections.explorer.content import content, lacks_trees
+from tokenshift_utils.sections.explorer.content import content
+from tokenshift_utils.sections.explorer.records import lacks_trees
 from tokenshift_utils.study.study import Study
 
 LARGEST = 4_500_000  # bytes of a page
@@ -29,8 +30,7 @@ def write_explorer(study: Study, data: CrossRecords | None = None) -> Path:
     """Write ``results/<study>/explorer.html``, one file that needs no network; returns its path.
 
     Shown are the first problems and samples of every benchmark, as many as keep the page below
-    ``LARGEST`` bytes. Records are computed where the store lacks them; beside them, candidates are
-    scored and each model's own continuations drawn, for this page only.
+    ``LARGEST`` bytes. Records are computed where the store lacks them.
 
     Raises
     ------
