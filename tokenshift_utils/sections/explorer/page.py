@@ -40,14 +40,14 @@ def write_explorer(study: Study, data: CrossRecords | None = None) -> Path:
     if lack := lacks_trees(study):
         raise TokenshiftError(lack)
     shared, rounds = content(study, cross_records(study) if data is None else data)
-    shown, page = [], ""
-    for some in rounds:
-        shared["problems"] = shared.get("problems", 0) + 1
-        whole = {"strings": list(shared["strings"]), "responses": [*shown, *some]}
-        longer = render(study, shared | whole)
-        if page and len(longer.encode()) > LARGEST:
+    shown, page = [(some, len(shared["strings"])) for some in rounds], ""
+    for problems in range(len(shown), 0, -1):
+        responses = [response for some, _ in shown[:problems] for response in some]
+        strings = list(shared["strings"])[: shown[problems - 1][1]]
+        whole = {"problems": problems, "strings": strings, "responses": responses}
+        page = render(study, shared | whole)
+        if len(page.encode()) <= LARGEST:
             break
-        shown, page = [*shown, *some], longer
     target = file_of(study.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, page)
