@@ -10,6 +10,8 @@ import pytest
 import yaml
 from conftest import CHECKOUT, write_mini_root
 
+from tokenshift_utils import paths
+from tokenshift_utils.models import huggingface
 from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.requests import items
@@ -20,9 +22,13 @@ from tokenshift_utils.sections.cross_sampling.records import cross_records, sett
 from tokenshift_utils.sections.explorer import page as pages
 from tokenshift_utils.sections.explorer.content import mixtures
 from tokenshift_utils.sections.explorer.page import content_of, write_explorer
+from tokenshift_utils.sections.explorer.records import requests
+from tokenshift_utils.sections.explorer.responses import ExplorerResponses
+from tokenshift_utils.store import executor
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 
+KINDS = ExplorerResponses.kinds
 RULES = {"entropy": [1.0], "first": [2]}
 
 
@@ -209,6 +215,82 @@ def main_ends_well(arguments):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert not end.value.code
+
+
+# The records behind it ----------------------------------------------------------------------------
+
+
+def no_model(*arguments):
+    raise AssertionError(f"a model was loaded: {arguments}")
+
+
+def files_of():
+    """The files of the explorer's records, and when each was written."""
+    root = paths.records("mini")
+    return {f: f.stat().st_mtime_ns for kind in KINDS for f in root.glob(f"{kind}/*/*.parquet")}
+
+
+def test_what_was_drawn_is_read_without_a_model(made, monkeypatch):
+    monkeypatch.setattr(huggingface, "load", no_model)
+    before = files_of()
+    assert {file.parent.parent.name for file in before} == set(KINDS)
+    made.file.unlink()
+    assert write_explorer(made.study).read_text(encoding="utf-8") == made.page
+    assert files_of() == before
+    for file in before:  # and what is not there is drawn, which takes models
+        shutil.rmtree(file.parent)
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        write_explorer(made.study, made.data)
+    monkeypatch.undo()
+    assert write_explorer(made.study, made.data).read_text(encoding="utf-8") == made.page
+    assert files_of().keys() == before.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_record_is_drawn_anew(made, kind):
+    [file] = [file for file in files_of() if file.parent.parent.name == kind]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9])
+    assert write_explorer(made.study, made.data).read_text(encoding="utf-8") == made.page
+    assert file.read_bytes() == whole
+
+
+def test_another_choice_of_responses_is_another_record_and_nothing_else_is(made):
+    def keys(study):
+        own = requests(study)
+        beside = {
+            executor.key_of(study, need.artefact.behind(study) if of_trees else need.artefact)
+            for request in own
+            for need in request.needs(study, 0)
+            for of_trees in [isinstance(need.artefact, executor.View)]
+        }
+        return {executor.key_of(study, request) for request in own}, beside
+
+    shown, needed = keys(made.study)
+    for changed in (
+        {"explorer.responses": 4},
+        {"explorer.rules": ("js",)},
+        {"top_k": made.study.top_k - 1},
+        {"batch.score": 1},
+        {"cross_sampling.budgets": [1, 7]},  # of trees that they are read off
+    ):
+        others, same = keys(made.study.with_overrides(**changed))
+        assert others and not others & shown and same == needed, changed
+    assert keys(made.study.with_overrides(workers=2, note="Other words.")) == (shown, needed)
+
+
+def test_only_the_problems_shown_are_computed(mini_root):
+    study = load_study("mini").with_overrides(
+        **{"explorer.responses": 4, "problems_per_shard": 1, "samples.cross_sampling": 2}
+    )
+    executor.run(study, requests(study))
+    for kind in (*KINDS, "mixture_trees", "rollouts"):
+        found = {file.stem for file in paths.records("mini").glob(f"{kind}/*/*.parquet")}
+        assert found == {"0000", "0001"}, kind  # of three
+    [request] = requests(study)
+    rows = executor.read(study, request, "explorer").to_pandas()
+    shown = rows[["problem", "sample"]].drop_duplicates().to_numpy().tolist()
+    assert shown == [["p0", 0], ["p0", 1], ["p1", 0], ["p1", 1]]
 
 
 def test_a_page_that_grows_too_large_shows_fewer_problems(made, monkeypatch):

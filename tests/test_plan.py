@@ -35,7 +35,7 @@ def test_a_small_study_counted_by_hand(mini_root):
         }
     )
     work, longest = by_kind(study), study.sampling.max_new_tokens
-    assert set(work) == {"rollouts", "shifts", "cross_sampling"}
+    assert set(work) == {"rollouts", "shifts", "cross_sampling", "explorer"}
     # two models, three problems
     assert work["rollouts"].responses == 2 * 3 * 4
     assert (work["shifts"].responses, work["shifts"].tokens) == (3 * 3, 3 * 3 * longest)
@@ -43,6 +43,8 @@ def test_a_small_study_counted_by_hand(mini_root):
     cross = work["cross_sampling"]
     assert cross.responses == 2 * (2 * 3 * 2 + 2 * 3 * 1)
     assert cross.tokens == cross.responses * longest
+    # of three problems two samples: both models' own responses, and what was mixed
+    assert work["explorer"].responses == 3 * 2 * (2 + 2 * (2 + 1 + 1))
     assert by_kind(study, mean_tokens=5)["cross_sampling"].tokens == cross.responses * 5
     assert by_kind(study, mean_tokens=10**6)["cross_sampling"].tokens == cross.tokens
 

@@ -15,6 +15,8 @@ from tokenshift_utils.records.mixture_trees import MixtureTrees
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.records.single_token import SingleToken
+from tokenshift_utils.sections.explorer.records import requests as explorer_requests
+from tokenshift_utils.sections.explorer.responses import ExplorerResponses
 from tokenshift_utils.store import columns
 from tokenshift_utils.study.study import Study
 
@@ -43,6 +45,10 @@ _ROWS = {
     "mixture_walks": "One row a mixture and sample: which response it is.",
     "single_token": "One row a position of a model's own response at which another model's token was "
     "tried: how often each of the two tokens leads to a correct answer.",
+    "explorer": "One row a distinct prefix of the responses that the explorer shows of a pair: what "
+    "both models may say after it, and how each goes on by itself.",
+    "explorer_mixtures": "One row a mixture of two models that the explorer shows, and sample: which "
+    "response it is, and where it was switched.",
 }
 
 
@@ -99,6 +105,8 @@ def write_samples(study: Study) -> list[Path]:
         wanted |= dict.fromkeys(MixtureTrees.kinds, trees)
     if study.cross_sampling.single_token:
         wanted["single_token"] = SingleToken.of(study, study.base, tuned)
+    if shown := [request for request in explorer_requests(study) if request.tuned == tuned]:
+        wanted |= dict.fromkeys(ExplorerResponses.kinds, shown)
     return [_write_sample(k, fetch(study, requests, k)) for k, requests in wanted.items()]
 
 

@@ -157,8 +157,8 @@ class Notebook:
         """
         from IPython.display import display
 
-        from tokenshift_utils.sections.explorer.content import lacks_trees
         from tokenshift_utils.sections.explorer.page import framed, write_explorer
+        from tokenshift_utils.sections.explorer.records import lacks_trees
 
         if lack := lacks_trees(self.study):
             print(f"No explorer: {lack}.")

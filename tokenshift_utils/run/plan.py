@@ -27,6 +27,7 @@ from tokenshift_utils.records.mixture_trees import MixtureTrees
 from tokenshift_utils.run.notebook import lacks_section
 from tokenshift_utils.sections.cross_sampling import records as cross_sampling
 from tokenshift_utils.sections.divergence import records as divergence
+from tokenshift_utils.sections.explorer import records as explorer
 from tokenshift_utils.sections.mechanics import records as mechanics
 from tokenshift_utils.sections.robustness import records as robustness
 from tokenshift_utils.store import columns
@@ -39,12 +40,13 @@ from tokenshift_utils.tasks.context import check_lengths
 
 SECTIONS = {
     "01_divergence_characterization": divergence.requests,
-    "02_cross_sampling": cross_sampling.requests,
+    "02_cross_sampling": lambda study: [*cross_sampling.requests(study), *explorer.requests(study)],
     "03_token_mechanics": mechanics.requests,
     "05_robustness": robustness.requests,
 }
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
 GB = 1e9
+SCORED = ("shifts", "explorer")  # kinds whose positions both models read; a position has a row
 _UNCOUNTED = ("prompt_ids", "response_ids", "options")  # columns that have no width of their own
 
 
@@ -79,7 +81,7 @@ class Work:
     ----------
     kind : as in ``records.KINDS``
     responses : responses generated or scored
-    tokens : tokens generated (of shifts: positions scored by both models), at most
+    tokens : tokens generated (of shifts and the explorer: positions scored by both models), at most
     """
 
     kind: str
@@ -226,7 +228,7 @@ def _tokens(study: Study, work: list[Work], assumed: Assumptions) -> str:
     ]
     if assumed.mean_tokens:
         lines = [f"Responses and tokens, assumed at {assumed.mean_tokens:,} tokens a response."]
-    what = {"shifts": "positions scored by both models"}
+    what = dict.fromkeys(SCORED, "positions scored by both models")
     for part in work:
         lines.append(
             f"  {part.kind:15} {part.responses:>12,} responses; at most {part.tokens:,} "
@@ -234,6 +236,10 @@ def _tokens(study: Study, work: list[Work], assumed: Assumptions) -> str:
         )
     if study.cross_sampling.single_token:
         lines.append("  single_token's number is a bound: where both models' tokens agree it is 0")
+    if any(part.kind == "explorer" for part in work):
+        lines.append(
+            "  explorer: equal beginnings have one row; both models' own ways come besides"
+        )
     return "\n".join(lines)
 
 
@@ -264,7 +270,7 @@ def _hours(study: Study, shape: Shape, work: list[Work], assumed: Assumptions) -
             factor *= assumed.distinct
         seconds = part.tokens * factor / speed["gen"]
         hours[part.kind] = (
-            2 * part.tokens / speed["score"] if part.kind == "shifts" else seconds
+            2 * part.tokens / speed["score"] if part.kind in SCORED else seconds
         ) / 3600
     lines = "".join(f"  {kind:15} {_figure(value):>12}\n" for kind, value in hours.items())
     return f"""GPU-hours{"" if assumed.mean_tokens else ", at most"}: {_figure(sum(hours.values()))}
@@ -281,8 +287,8 @@ def _disk(study: Study, shape: Shape, work: list[Work]) -> str:
     for part in work:
         ids = 8 * part.tokens  # a token's id, and about four characters of text
         sizes[part.kind] = row_bytes(part.kind, study.top_k) * part.responses + ids
-        if part.kind == "shifts":
-            sizes[part.kind] = row_bytes("shifts", study.top_k) * part.tokens
+        if part.kind in SCORED:
+            sizes[part.kind] = row_bytes(part.kind, study.top_k) * part.tokens
         if part.kind == "cross_sampling" and study.backend == "transformers":
             del sizes[part.kind]  # read off the mixture trees
         elif part.kind == "cross_sampling":

@@ -180,6 +180,7 @@ def note_read(study: Study, artefact: Artefact) -> None:
     while waiting:
         one = waiting.pop()
         one = _behind(study, one) or one
+        one = one.root if isinstance(one, Grows) else one
         if one in kept:
             continue
         kept.add(one)

@@ -421,8 +421,8 @@ class Evolution(Part):
 
 
 class Explorer(Part):
-    """What explorer.html shows of each pair. Continuations that the records lack are drawn when it
-    is made, which takes long with a larger model."""
+    """What explorer.html shows of each pair. From every place in it both models go on by themselves,
+    which is computed once, and takes long with a larger model."""
 
     responses: Count = 24
     rules: tuple[str, ...] | None = None  # None: all that mixture trees hold

@@ -13,7 +13,8 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_text, write_text
 from tokenshift_utils.sections.cross_sampling.records import CrossRecords, cross_records
-from tokenshift_utils.sections.explorer.content import content, lacks_trees
+from tokenshift_utils.sections.explorer.content import content
+from tokenshift_utils.sections.explorer.records import lacks_trees
 from tokenshift_utils.study.study import Study
 
 LARGEST = 4_500_000  # bytes of a page
@@ -29,8 +30,7 @@ def write_explorer(study: Study, data: CrossRecords | None = None) -> Path:
     """Write ``results/<study>/explorer.html``, one file that needs no network; returns its path.
 
     Shown are the first problems and samples of every benchmark, as many as keep the page below
-    ``LARGEST`` bytes. Records are computed where the store lacks them; beside them, candidates are
-    scored and each model's own continuations drawn, for this page only.
+    ``LARGEST`` bytes. Records are computed where the store lacks them.
 
     Raises
     ------
@@ -40,14 +40,14 @@ def write_explorer(study: Study, data: CrossRecords | None = None) -> Path:
     if lack := lacks_trees(study):
         raise TokenshiftError(lack)
     shared, rounds = content(study, cross_records(study) if data is None else data)
-    shown, page = [], ""
-    for some in rounds:
-        shared["problems"] = shared.get("problems", 0) + 1
-        whole = {"strings": list(shared["strings"]), "responses": [*shown, *some]}
-        longer = render(study, shared | whole)
-        if page and len(longer.encode()) > LARGEST:
+    shown, page = [(some, len(shared["strings"])) for some in rounds], ""
+    for problems in range(len(shown), 0, -1):
+        responses = [response for some, _ in shown[:problems] for response in some]
+        strings = list(shared["strings"])[: shown[problems - 1][1]]
+        whole = {"problems": problems, "strings": strings, "responses": responses}
+        page = render(study, shared | whole)
+        if len(page.encode()) <= LARGEST:
             break
-        shown, page = [*shown, *some], longer
     target = file_of(study.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, page)
