@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,17 @@ def read_csv(file: Path, remedy: str, **options):
         return pd.read_csv(file, encoding="utf-8", **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, ValueError) as error:
         raise unusable(file, error, remedy) from None
+
+
+@contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """A draft to fill, that then takes the place of a directory: whole, or not at all."""
+    draft = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    yield draft
+    shutil.rmtree(directory, ignore_errors=True)
+    draft.rename(directory)
 
 
 SUMS = "SHA256SUMS"  # as sha256sum writes it, and checks it with -c

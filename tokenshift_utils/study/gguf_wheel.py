@@ -7,20 +7,20 @@ directory's float32 weights are the file's own numbers, not those it was once qu
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.files import checksum, read_text, whole_directory, write_text
 
 if TYPE_CHECKING:
     from tokenshift_utils.study.schema import Wheel
@@ -49,7 +49,7 @@ def fetch(study: Study) -> None:
 def is_made(directory: Path, wheel: Wheel) -> bool:
     """Whether a model directory was made of the wheel's file."""
     source = directory / SOURCE
-    return source.is_file() and json.loads(source.read_text(encoding="utf-8")) == _source(wheel)
+    return source.is_file() and json.loads(read_text(source)) == _source(wheel)
 
 
 def check_made(directory: Path, wheel: Wheel, what: str, study: str) -> None:
@@ -104,9 +104,7 @@ def download(wheel: Wheel, what: str, directory: Path) -> Path:
             f"{what}: the wheel {wheel.requirement} has no whole {wheel.file} "
             f"({first_line(error)}); correct 'wheel.file'"
         ) from None
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != wheel.sha256:
+    if (digest := checksum(file)) != wheel.sha256:
         raise TokenshiftError(
             f"{what}: {wheel.file} in the wheel {wheel.requirement} has the sha256 {digest}, where "
             f"the study says {wheel.sha256}; it is another file than the study's results are of"
@@ -123,9 +121,11 @@ def dequantise(file: Path, directory: Path, wheel: Wheel, what: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+    from tokenshift_utils.study.weights import quiet_loading
+
     at = {"gguf_file": file.name, "local_files_only": True}
     try:
-        with _quiet():
+        with quiet_loading(), redirect_stderr(io.StringIO()):  # some bars ask nobody
             read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **at)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **at)
     except ImportError as error:
@@ -146,35 +146,12 @@ def dequantise(file: Path, directory: Path, wheel: Wheel, what: str) -> None:
     ends = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with _quiet():
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        ends.save_pretrained(partial)
-    for name in ("config.json", "generation_config.json"):  # one directory, whichever version wrote
-        written = json.loads((partial / name).read_text(encoding="utf-8"))
-        written.pop("transformers_version", None)
-        (partial / name).write_text(
-            json.dumps(written, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-        )
-    (partial / SOURCE).write_text(json.dumps(_source(wheel), indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
-
-
-@contextmanager
-def _quiet():
-    """Without transformers' bars, of which some ask nobody, and its warnings."""
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
+    with whole_directory(directory) as draft:
+        with quiet_loading(), redirect_stderr(io.StringIO()):
+            for part in (model, tokenizer, ends):
+                part.save_pretrained(draft)
+        for name in ("config.json", "generation_config.json"):  # alike, whichever version wrote
+            written = json.loads(read_text(draft / name))
+            written.pop("transformers_version", None)
+            write_text(draft / name, json.dumps(written, indent=1, sort_keys=True) + "\n")
+        write_text(draft / SOURCE, json.dumps(_source(wheel), indent=1) + "\n")

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.study.checkpoints import CODE, FINGERPRINTED
 from tokenshift_utils.study.schema import UNPINNED
@@ -35,6 +36,11 @@ def _snapshot(spec: Location, cache: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(**_wanted(spec), cache_dir=cache, local_files_only=True))
+
+
+def place(spec: Location, what: str) -> Path:
+    """Where a source is on this machine: its local path, or its directory in the cache."""
+    return cached(spec, what) if spec.path is None else paths.resolve(spec.path)
 
 
 def cached(spec: Location, what: str) -> Path:
@@ -63,6 +69,3 @@ def _command(spec: Location) -> str:
     revision = "" if spec.revision == UNPINNED else f" --revision {spec.revision}"
     patterns = "".join(f' --include "{name}"' for name in _wanted(spec)["allow_patterns"] or ())
     return f"hf download {spec.hub}{kind}{revision}{patterns}"
-
-
-# Pinning ----------------------------------------------------------------------------------------

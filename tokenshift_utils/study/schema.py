@@ -6,7 +6,7 @@ import math
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -50,16 +50,24 @@ def _no_nan(value: float) -> float:
     return value
 
 
-def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
-    if list(values) != sorted(set(values)):
-        raise ValueError("must rise")
-    return values
-
-
 def distinct(values: tuple) -> tuple:
     if len(set(values)) < len(values):
         raise ValueError("names something twice")
     return values
+
+
+def _rising_from_zero(edges: tuple[float, ...]) -> tuple[float, ...]:
+    if list(edges) != sorted(set(edges)):
+        raise ValueError("must rise")
+    if edges[0] != 0:
+        raise ValueError("must begin with 0, so that every position has a stratum")
+    return edges
+
+
+def _whole_above_one(number: float) -> float:
+    if number > 1 and number != int(number):
+        raise ValueError("must be a whole number, or below 1")
+    return number
 
 
 Threshold = Annotated[float, AfterValidator(_no_nan)]
@@ -70,20 +78,25 @@ DeviceMap = (
     Literal["auto", "balanced", "balanced_low_0", "sequential"]
     | Annotated[dict[str, int | str], Field(min_length=1)]
 )
+GpuShare = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_above_one)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def _format_fields(template: str, *fields: str) -> str:
-    """Refuse a template that lacks one of the fields or has another one."""
+def _has_fields(*fields: str) -> AfterValidator:
+    """Refuses a template that lacks one of the fields or has another one."""
     names = " and ".join(f"{{{field}}}" for field in fields)
     marks = {field: f"\0{field}\0" for field in fields}
-    try:
-        formatted = template.format(**marks)
-    except (IndexError, KeyError, ValueError):
-        raise ValueError(f"may hold no field but {names} (a literal brace is doubled)")
-    if not all(mark in formatted for mark in marks.values()):
-        raise ValueError(f"must hold {names}")
-    return template
+
+    def check(template: str) -> str:
+        try:
+            formatted = template.format(**marks)
+        except (IndexError, KeyError, ValueError):
+            raise ValueError(f"may hold no field but {names} (a literal brace is doubled)")
+        if not all(mark in formatted for mark in marks.values()):
+            raise ValueError(f"must hold {names}")
+        return template
+
+    return AfterValidator(check)
 
 
 class Part(BaseModel):
@@ -136,11 +149,16 @@ class Wheel(Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def _rising_in(parts: tuple, key: str) -> tuple:
-    values = [getattr(part, key) for part in parts]
-    if values != sorted(set(values)):
-        raise ValueError(f"{key}s must rise")
-    return parts
+def _rising_by(key: str) -> AfterValidator:
+    """Refuses parts whose values of a key do not rise."""
+
+    def check(parts: tuple) -> tuple:
+        values = [getattr(part, key) for part in parts]
+        if values != sorted(set(values)):
+            raise ValueError(f"{key}s must rise")
+        return parts
+
+    return AfterValidator(check)
 
 
 # What a model is for, and of which of the paper's recipes it is: claims name both, see ``claims.yaml``.
@@ -167,28 +185,14 @@ class ModelSpec(Location):
     color: Color | None = None
     trust_remote_code: bool = False
     max_position_embeddings: Count | None = None
-    checkpoints: tuple[Checkpoint, ...] = ()
-    seeds: tuple[Replicate, ...] = ()
+    checkpoints: Annotated[tuple[Checkpoint, ...], _rising_by("step")] = ()
+    seeds: Annotated[tuple[Replicate, ...], _rising_by("seed")] = ()
     wheel: Wheel | None = None
 
     @model_validator(mode="after")
-    def _wheel_has_a_path(self):
+    def _fits(self):
         if self.wheel is not None and self.path is None:
             raise ValueError("'wheel' needs a 'path', where the model is made of it")
-        return self
-
-    @field_validator("checkpoints")
-    @classmethod
-    def _steps_rise(cls, checkpoints):
-        return _rising_in(checkpoints, "step")
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_rise(cls, seeds):
-        return _rising_in(seeds, "seed")
-
-    @model_validator(mode="after")
-    def _recipe_of_its_kind(self):
         if self.recipe is not None and RECIPES[self.recipe] != self.kind:
             raise ValueError(
                 f"'recipe' {self.recipe} is of kind {RECIPES[self.recipe]}, not {self.kind}"
@@ -212,12 +216,9 @@ class Choices(Part):
     """
 
     wrong: Annotated[tuple[str, ...], Field(min_length=1, max_length=25), AfterValidator(distinct)]
-    template: str = "{problem}\n\n{options}\n\nAnswer with the letter of the right option."
-
-    @field_validator("template")
-    @classmethod
-    def _two_fields(cls, template):
-        return _format_fields(template, "problem", "options")
+    template: Annotated[str, _has_fields("problem", "options")] = (
+        "{problem}\n\n{options}\n\nAnswer with the letter of the right option."
+    )
 
 
 class DataSet(Location):
@@ -268,15 +269,10 @@ class Prompt(Part):
     it the text is all of the prompt.
     """
 
-    template: str
+    template: Annotated[str, _has_fields("problem")]
     chat: str | None = None
     system: str | None = None
     examples: tuple[Example, ...] = ()
-
-    @field_validator("template")
-    @classmethod
-    def _one_field(cls, template):
-        return _format_fields(template, "problem")
 
     @model_validator(mode="after")
     def _system_of_a_chat(self):
@@ -370,16 +366,9 @@ class SingleToken(Part):
 
     positions: Count
     continuations: Count
-    strata: Annotated[tuple[Threshold, ...], Field(min_length=1), AfterValidator(_rising)]
+    strata: Annotated[tuple[Threshold, ...], Field(min_length=1), AfterValidator(_rising_from_zero)]
     samples: Count
     pairs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-
-    @field_validator("strata")
-    @classmethod
-    def _cover_everything(cls, strata):
-        if strata[0] != 0:
-            raise ValueError("must begin with 0, so that every position has a stratum")
-        return strata
 
 
 class CrossSampling(Part):
@@ -470,14 +459,7 @@ class Resources(Part):
     """
 
     cpus: Count = 1
-    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-
-    @field_validator("gpus")
-    @classmethod
-    def _whole_above_one(cls, gpus):
-        if gpus is not None and gpus > 1 and gpus != int(gpus):
-            raise ValueError("must be a whole number, or below 1")
-        return gpus
+    gpus: GpuShare | None = None
 
 
 class Engine(Part):

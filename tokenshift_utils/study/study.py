@@ -266,9 +266,7 @@ class Study(Part):
 
             what = f"model '{name}' of study {self.name}"
             check_made(paths.resolve(spec.path), spec.wheel, what, self.name)
-        if spec.path is not None:
-            return paths.resolve(spec.path)
-        return hub.cached(spec, f"model '{name}' of study {self.name}")
+        return hub.place(spec, f"model '{name}' of study {self.name}")
 
     def training_data_path(self) -> Path:
         """The file of the training data, or the directory of a data set of the hub.
@@ -278,10 +276,7 @@ class Study(Part):
         TokenshiftError
             Where a data set is not in the local cache yet.
         """
-        spec = self.training.data
-        if spec.path is not None:
-            return paths.resolve(spec.path)
-        return hub.cached(spec, f"the training data of study {self.name}")
+        return hub.place(self.training.data, f"the training data of study {self.name}")
 
     def benchmark_path(self, name: str) -> Path:
         """The file of a benchmark, or the directory of a data set of the hub.
@@ -295,10 +290,7 @@ class Study(Part):
             raise TokenshiftError(
                 f"study {self.name} has no benchmark '{name}': it has {', '.join(self.benchmarks)}"
             )
-        spec = self.benchmarks[name]
-        if spec.path is not None:
-            return paths.resolve(spec.path)
-        return hub.cached(spec, f"benchmark '{name}' of study {self.name}")
+        return hub.place(self.benchmarks[name], f"benchmark '{name}' of study {self.name}")
 
     def accuracy_samples(self, model: str) -> int:
         """Samples a problem for a model's accuracy: fewer for SFT controls, checkpoints and seeds."""

@@ -1,12 +1,11 @@
 """Logs of training runs as tables: one row a rollout and minibatch, and the evaluations between."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from tokenshift_utils.files import read_csv, read_json, unusable
-from tokenshift_utils.training.tiny.problems import TIERS
-from tokenshift_utils.training.tiny.recipes import RLRecipe
 
 TRAIN_AGAIN = "restore it, or remove it and run tokenshift train, which makes it anew"
 
@@ -96,7 +95,9 @@ def totals(log: pd.DataFrame) -> dict[str, int]:
     return {name: int(log[name].sum()) for name in names}
 
 
-def tidy_evaluations(history: list[dict], recipe: RLRecipe) -> pd.DataFrame:
+def tidy_evaluations(
+    history: list[dict], updates_per_rollout: int, benchmarks: Iterable[str]
+) -> pd.DataFrame:
     """One row a benchmark and evaluation; ``rollout`` is how many rollouts came before it."""
     rows = []
     for entry in history:
@@ -104,11 +105,33 @@ def tidy_evaluations(history: list[dict], recipe: RLRecipe) -> pd.DataFrame:
         done = entry.get("step", 0) - ("entropy" in entry)
         rows += [
             {
-                "rollout": done // recipe.updates_per_rollout,
-                "benchmark": tier,
-                "accuracy": entry[f"accuracy/{tier}"],
+                "rollout": done // updates_per_rollout,
+                "benchmark": name,
+                "accuracy": entry[f"accuracy/{name}"],
             }
-            for tier in TIERS
-            if f"accuracy/{tier}" in entry
+            for name in benchmarks
+            if f"accuracy/{name}" in entry
         ]
     return pd.DataFrame(rows, columns=["rollout", "benchmark", "accuracy"])
+
+
+def answers_table(rows: list[tuple[str, str, int]], prompts, responses, correct) -> pd.DataFrame:
+    """Responses to the benchmarks: benchmark, problem and sample (``rows``), prompt_ids,
+    response_ids, correct, length."""
+    ids = [response.ids for response in responses]
+    table = pd.DataFrame(rows, columns=["benchmark", "problem", "sample"])
+    table["prompt_ids"], table["response_ids"] = pd.Series(prompts), pd.Series(ids)
+    return table.assign(correct=correct, length=[len(response) for response in ids])
+
+
+def accuracy(answers: pd.DataFrame) -> dict[str, float]:
+    """Accuracy by benchmark, of an `answers_table`."""
+    return answers.groupby("benchmark", sort=False)["correct"].mean().astype(float).to_dict()
+
+
+def final_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """One row a problem: benchmark, problem, samples, how many are right, mean length in tokens."""
+    grouped = answers.groupby(["benchmark", "problem"], sort=False)
+    table = grouped.agg(samples=("correct", "size"), correct=("correct", "sum"))
+    table["length_mean"] = grouped["length"].mean().round(2)
+    return table.reset_index()

@@ -1,8 +1,28 @@
-"""Sets of positions of fixed responses, as one bit a position: small enough for a summary file."""
+"""What a run's summary says of its shift from base; sets of positions are one bit a position."""
 
 import base64
+import hashlib
 
 import numpy as np
+
+from tokenshift_utils.study.schema import Thresholds
+
+
+def shift_summary(js: np.ndarray, thresholds: Thresholds) -> dict:
+    """How many positions [n] there are, their mean JS, and the shares that are near zero and high."""
+    near_zero = {f"{cut:g}": round(float((js < cut).mean()), 6) for cut in thresholds.near_zero}
+    return {
+        "positions": len(js),
+        "mean_js": round(float(js.mean()), 7),
+        "near_zero": near_zero,
+        "high": round(float((js > thresholds.high_js).mean()), 6),
+    }
+
+
+def high_set(js: np.ndarray, thresholds: Thresholds, responses: str) -> dict[str, str]:
+    """Which positions of fixed responses are high, and a digest of the ``responses`` that they are of."""
+    digest = hashlib.sha256(responses.encode()).hexdigest()[:16]
+    return {"responses": digest, "high_set": pack_positions(js > thresholds.high_js)}
 
 
 def pack_positions(flags: np.ndarray) -> str:

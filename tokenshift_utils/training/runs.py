@@ -23,10 +23,12 @@ from filelock import FileLock, Timeout
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.files import write_sums, write_text
+from tokenshift_utils.files import whole_directory, write_sums, write_text
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.training_schema import TrainingArm
 from tokenshift_utils.training.logs import summary_key
+from tokenshift_utils.training.settings import TASK_SETTINGS, sizes_of
+from tokenshift_utils.training.tiny.recipes import RLRecipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,16 +139,11 @@ class Run(ABC):
 
     def finish(self, summary: dict[str, Any], **tables: tuple[pd.DataFrame, str | None]) -> None:
         """Write ``summary.json`` and tables (name: frame, format of floats), all or nothing."""
-        partial = self.logs.with_name(f".{self.logs.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name, (table, digits) in tables.items():
-            table.to_csv(partial / f"{name}.csv", index=False, float_format=digits)
-        text = json.dumps(summary, indent=1) + "\n"
-        write_text(partial / "summary.json", text)
-        write_sums(partial)
-        shutil.rmtree(self.logs, ignore_errors=True)
-        partial.rename(self.logs)
+        with whole_directory(self.logs) as draft:
+            for name, (table, digits) in tables.items():
+                table.to_csv(draft / f"{name}.csv", index=False, float_format=digits)
+            write_text(draft / "summary.json", json.dumps(summary, indent=1) + "\n")
+            write_sums(draft)
         shutil.rmtree(self.work)
         self.progress_file.unlink(missing_ok=True)
 
@@ -188,6 +185,24 @@ class ArmRun(Run):
         """The arm's settings of TRL."""
         shared = self.study.training.trl if self.objective.kind == "rl" else {}
         return shared | self.objective.trl
+
+    @cached_property
+    def recipe(self) -> RLRecipe:
+        """The settings of RL as the trainer reads them; where the study leaves one out, TRL's own."""
+        sizes, own = sizes_of(self.study), {"loss_type": "dapo", "epsilon": 0.2, "beta": 0.0}
+        trl = own | {"epsilon_high": self.trl.get("epsilon", 0.2)} | self.trl
+        return RLRecipe(
+            prompts_per_rollout=sizes.problems,
+            responses_per_prompt=sizes.group,
+            dynamic_sampling=self.objective.dynamic_sampling,
+            overlong_buffer=self.overlong_buffer,
+            weighting=self.objective.weighting,
+            refill_whole=False,
+            rollouts=self.rollouts,
+            updates_per_rollout=sizes.updates,
+            max_new_tokens=sizes.longest,
+            **{field: trl[name] for name, field in TASK_SETTINGS.items() if name in trl},
+        )
 
     @property
     def rollouts(self) -> int:

@@ -1,11 +1,24 @@
 """How a training process tells the one that shows progress how far it is."""
 
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import TrainerCallback
 
 from tokenshift_utils.files import read_text, write_text
+
+
+class AfterRollouts(TrainerCallback):
+    """Calls ``then`` with the number of rollouts made, after the last update of each."""
+
+    def __init__(self, updates_per_rollout: int, then: Callable[[int], None]):
+        self.updates_per_rollout, self.then = updates_per_rollout, then
+
+    def on_step_end(self, args, state, control, **kwargs):
+        rollout, update = divmod(state.global_step, self.updates_per_rollout)
+        if not update:
+            self.then(rollout)
 
 
 class Updates(TrainerCallback):

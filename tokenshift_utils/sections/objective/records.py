@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.study.study import Study, load_study
 from tokenshift_utils.study.training_schema import Training
-from tokenshift_utils.training.position_sets import pack_positions
+from tokenshift_utils.training.position_sets import high_set, shift_summary
 from tokenshift_utils.training.runs import ArmRun, arm_runs
 from tokenshift_utils.training.settings import Sizes, sizes_of
 
@@ -195,15 +194,8 @@ def _of_model(run: ArmRun) -> tuple[pd.DataFrame, dict]:
     for place, source in (("own", name), ("base", study.base)):
         columns = ["benchmark", "problem", "sample", "position", "token", "js"]
         frame = fetch(study, Shifts.of(study, name, source), columns=columns)
-        js, cuts = frame["js"], study.thresholds
-        shift[place] = {
-            "positions": len(js),
-            "mean_js": float(js.mean()),
-            "near_zero": {f"{cut:g}": float((js < cut).mean()) for cut in cuts.near_zero},
-            "high": float((js > cuts.high_js).mean()),
-        }
-        if place == "base":
-            responses = frame.drop(columns="js").to_csv(index=False)
-            shift[place]["responses"] = hashlib.sha256(responses.encode()).hexdigest()[:16]
-            shift[place]["high_set"] = pack_positions((js > cuts.high_js).to_numpy())
+        js = frame["js"].to_numpy()
+        shift[place] = shift_summary(js, study.thresholds)
+    responses = frame.drop(columns="js").to_csv(index=False)  # base's, the last ones
+    shift["base"] |= high_set(js, study.thresholds, responses)
     return final.reset_index(), shift

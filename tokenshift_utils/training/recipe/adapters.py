@@ -1,6 +1,6 @@
 """One run of a study that trains LoRA adapters: RL on drawn responses, SFT, or DPO.
 
-RL goes through the same trainer as the tiny study's (``training.rl.RLVRTrainer``: dynamic sampling,
+RL goes through the same trainer as the tiny study's (``tiny.rlvr.RLVRTrainer``: dynamic sampling,
 divergence weights), in float32: in bfloat16 a token's log-probability differs by some hundredths
 from one batch to another, and k3, which the weights are made of, would be of that more than of what
 an update did. On a GPU products are in TF32. Responses come from a bfloat16 copy with the adapter
@@ -40,13 +40,22 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.files import whole_directory, write_text
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import BASE, weights_digest
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
-from tokenshift_utils.training.logs import overlong_penalty, tidy_log, token_table, totals
+from tokenshift_utils.training.logs import (
+    accuracy,
+    final_table,
+    overlong_penalty,
+    tidy_evaluations,
+    tidy_log,
+    token_table,
+    totals,
+)
 from tokenshift_utils.training.recipe.cards import write_card
 from tokenshift_utils.training.recipe.grpo import COLUMNS, grpo_config
 from tokenshift_utils.training.recipe.runs import (
@@ -58,19 +67,15 @@ from tokenshift_utils.training.recipe.runs import (
 from tokenshift_utils.training.recipe.sampler import (
     BenchmarkEvaluator,
     MergedSampler,
-    accuracy,
     device,
-    final_table,
     solves,
 )
 from tokenshift_utils.training.runs import digest, work_directory
 from tokenshift_utils.training.settings import CONFIGS, check_settings
-from tokenshift_utils.training.tiny.comparison import shift_summary
-from tokenshift_utils.training.tiny.recipes import RLRecipe
+from tokenshift_utils.training.tiny.comparison import measure_shift
 from tokenshift_utils.training.tiny.rlvr import RLVRTrainer, correctness_reward
-from tokenshift_utils.training.updates import Updates
-
-SHIFT_SAMPLES = 2  # responses a problem on which a finished run's shift from base is measured
+from tokenshift_utils.training.tiny.runs import SHIFT_SAMPLES
+from tokenshift_utils.training.updates import AfterRollouts, Updates
 
 
 @dataclass(frozen=True)
@@ -101,14 +106,10 @@ def new_adapter(study: Study, seed: int) -> PeftModel:
 
 def save_adapter(run: AdapterArm, model: PeftModel, directory: Path) -> None:
     """Save the adapter in bfloat16, whole or not at all."""
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     weights = {
         name: weight.detach().to("cpu", torch.bfloat16).contiguous()
         for name, weight in get_peft_model_state_dict(model).items()
     }
-    save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
     config = model.peft_config["default"]
     base = run.study.models[run.study.base]
     content = config.to_dict() | {
@@ -117,14 +118,11 @@ def save_adapter(run: AdapterArm, model: PeftModel, directory: Path) -> None:
     }
     content["target_modules"] = sorted(content["target_modules"])
     content = {k: v for k, v in content.items() if v is not None}
-    (partial / "adapter_config.json").write_text(
-        json.dumps(content, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8"
-    )
-    (partial / BASE).write_text(
-        json.dumps(base_identity(run.study), indent=1) + "\n", encoding="utf-8"
-    )
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
+    settings = json.dumps(content, indent=1, sort_keys=True, default=str)
+    with whole_directory(directory) as draft:
+        save_file(weights, draft / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_text(draft / "adapter_config.json", settings + "\n")
+        write_text(draft / BASE, json.dumps(base_identity(run.study), indent=1) + "\n")
 
 
 def base_identity(study: Study) -> dict:
@@ -211,45 +209,6 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer):
         return output
 
 
-class AlongTheWay(TrainerCallback):
-    """Keeps adapters and tables of tokens after the rollouts named."""
-
-    def __init__(self, run: AdapterArm, updates: int):
-        self.run, self.updates = run, updates
-        self.trainer: AdapterTrainer | None = None
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        rollout, update = divmod(state.global_step, self.updates)
-        if update:
-            return
-        if rollout in self.run.checkpoints:
-            save_adapter(self.run, model, self.run.checkpoints[rollout])
-        if rollout in self.trainer.token_tables:
-            self.trainer.write_token_table(rollout)
-
-
-def rl_recipe(run: AdapterArm) -> RLRecipe:
-    """The run's settings as the trainer reads them; TRL has the others."""
-    sizes, arm = check_settings(run.study), run.objective
-    return RLRecipe(
-        loss_type=run.trl.get("loss_type", "dapo"),
-        prompts_per_rollout=sizes.problems,
-        responses_per_prompt=sizes.group,
-        clip_low=run.trl.get("epsilon", 0.2),
-        clip_high=run.trl.get("epsilon_high", run.trl.get("epsilon", 0.2)),
-        kl_coefficient=run.trl.get("beta", 0.0),
-        dynamic_sampling=arm.dynamic_sampling,
-        overlong_buffer=run.overlong_buffer,
-        weighting=arm.weighting,
-        refill_whole=False,
-        rollouts=run.rollouts,
-        updates_per_rollout=sizes.updates,
-        learning_rate=run.trl["learning_rate"],
-        max_new_tokens=sizes.longest,
-        tier_mix={},
-    )
-
-
 def token_rollouts(run: AdapterArm) -> dict[str, tuple[int, ...]]:
     """The rollouts whose tokens' k3 and weights are summed: early ones and late ones."""
     last = run.rollouts
@@ -265,12 +224,16 @@ def _train_rl(
 ) -> tuple[PeftModel, pd.DataFrame, pd.DataFrame]:
     study, training, sizes = run.study, run.study.training, check_settings(run.study)
     config = grpo_config(run, **_machine_settings(bf16=False), **settings)
-    recipe, evaluate = rl_recipe(run), training.evaluate
+    recipe, evaluate = run.recipe, training.evaluate
     moments = tuple(range(0, run.rollouts, evaluate.every))
     rewards = [correctness_reward]
     if recipe.overlong_buffer:
         rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
-    along = AlongTheWay(run, sizes.updates)
+
+    def keep(rollout: int) -> None:
+        if rollout in run.checkpoints:
+            save_adapter(run, trainer.model, run.checkpoints[rollout])
+
     tables = {
         r: run.work / f"tokens-{r}.csv" for some in token_rollouts(run).values() for r in some
     }
@@ -289,10 +252,9 @@ def _train_rl(
         token_tables=tables,
         run=run,
         sampler=MergedSampler(start_directory(study)),
-        callbacks=[along, *callbacks],
+        callbacks=[AfterRollouts(sizes.updates, keep), *callbacks],
         args=config,
     )
-    along.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     torch.set_float32_matmul_precision("high")
     try:
@@ -301,13 +263,7 @@ def _train_rl(
         torch.set_float32_matmul_precision("highest")
     history = trainer.state.log_history
     log = tidy_log(history, sizes.updates, COLUMNS | {"groups_equal_share": "groups_equal"})
-    rows = [
-        ((entry["step"] - 1) // sizes.updates, name, entry[f"accuracy/{name}"])
-        for entry in history
-        for name in study.benchmarks
-        if f"accuracy/{name}" in entry
-    ]
-    curve = pd.DataFrame(rows, columns=["rollout", "benchmark", "accuracy"])
+    curve = tidy_evaluations(history, sizes.updates, study.benchmarks)
     return trainer.accelerator.unwrap_model(trainer.model), log, curve
 
 
@@ -544,9 +500,8 @@ def _measure(run: AdapterArm, model: PeftModel) -> tuple[pd.DataFrame, dict]:
                 weight.copy_(weight.to(torch.bfloat16))
     sampler.merge(model)
     final = BenchmarkEvaluator(study, run.seed).answers(sampler, evaluate.final_samples)
-    own = final[final["sample"] < SHIFT_SAMPLES]
     model = model.to(device()).eval()
     tuned = HFPolicy(model.merge_and_unload(), tokenizer, run.arm)
     untouched = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     base = HFPolicy(untouched.to(device()).eval(), tokenizer, study.base)
-    return final, shift_summary(study, base, tuned, {"own": own, "base": fixed})
+    return final, measure_shift(study, base, tuned, final, fixed)

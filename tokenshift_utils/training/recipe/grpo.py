@@ -33,7 +33,7 @@ from tokenshift_utils.training.recipe.runs import (
 )
 from tokenshift_utils.training.runs import arm_runs
 from tokenshift_utils.training.settings import check_settings
-from tokenshift_utils.training.updates import Updates
+from tokenshift_utils.training.updates import AfterRollouts, Updates
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 COLUMNS = LOG_COLUMNS | {"groups_equal_share": "frac_reward_zero_std"}
@@ -118,19 +118,6 @@ class RecipeTrainer(DivergenceWeightedGRPOTrainer):
         self.accelerator.wait_for_everyone()
 
 
-class KeepCheckpoints(TrainerCallback):
-    """Keeps models after the rollouts named."""
-
-    def __init__(self, updates_per_rollout: int, directories: dict[int, Path]):
-        self.updates_per_rollout, self.directories = updates_per_rollout, directories
-        self.trainer: RecipeTrainer | None = None
-
-    def on_step_end(self, args, state, control, **kwargs):
-        rollout, update = divmod(state.global_step, self.updates_per_rollout)
-        if update == 0 and rollout in self.directories:
-            self.trainer.keep_model(self.directories[rollout])
-
-
 def train_run(run: RecipeArm, *callbacks: TrainerCallback, **settings) -> None:
     """Make a run, from its last checkpoint where there is one: model, checkpoints, log, summary."""
     started, study, training = time.time(), run.study, run.study.training
@@ -147,7 +134,11 @@ def train_run(run: RecipeArm, *callbacks: TrainerCallback, **settings) -> None:
     rewards = [correctness(study.verifier)]
     if run.overlong_buffer is not None:
         rewards.append(overlong_penalty(config.max_completion_length, run.overlong_buffer))
-    keep = KeepCheckpoints(sizes.updates, run.checkpoints)
+
+    def keep(rollout: int) -> None:
+        if rollout in run.checkpoints:
+            trainer.keep_model(run.checkpoints[rollout])
+
     trainer = RecipeTrainer(
         model=str(start_directory(study)),
         reward_funcs=rewards,
@@ -156,9 +147,8 @@ def train_run(run: RecipeArm, *callbacks: TrainerCallback, **settings) -> None:
         processing_class=load_tokenizer(start_directory(study)),
         weighting=run.objective.weighting,
         honest_mask=True,
-        callbacks=[keep, Updates(run.progress_file), *callbacks],
+        callbacks=[AfterRollouts(sizes.updates, keep), Updates(run.progress_file), *callbacks],
     )
-    keep.trainer = trainer
     output = Path(config.output_dir)
     last = get_last_checkpoint(output) if output.is_dir() else None
     trainer.train(resume_from_checkpoint=last)

@@ -20,6 +20,7 @@ from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.prompts import prompt_text
 from tokenshift_utils.tasks.verifier import is_correct
+from tokenshift_utils.training.logs import answers_table
 
 BATCH = {"cuda": 512, "cpu": 256}  # responses drawn together
 
@@ -73,11 +74,8 @@ class BenchmarkEvaluator:
     def answers(
         self, sampler: MergedSampler, samples: int, problems: int | None = None
     ) -> pd.DataFrame:
-        """``samples`` responses to the first ``problems`` of every benchmark (None: to all).
-
-        Columns: benchmark, problem, sample, prompt_ids, response_ids, correct, length. The first
-        few of many samples are those that fewer would have been.
-        """
+        """``samples`` responses to the first ``problems`` of every benchmark (None: to all), see
+        ``logs.answers_table``. The first few of many are those that fewer would have been."""
         study, tokenizer, rows = self.study, sampler.policy.tokenizer, []
         for name in study.benchmarks:
             for problem in load_benchmark(study, name)[:problems]:
@@ -87,35 +85,8 @@ class BenchmarkEvaluator:
                 rows += [
                     (name, problem.id, sample, ids, problem.answer) for sample in range(samples)
                 ]
-        keys = [row_key(self.seed, name, id_, sample) for name, id_, sample, _, _ in rows]
-        prompts = [ids for _, _, _, ids, _ in rows]
+        named, prompts, answers = ([row[at] for row in rows] for at in (slice(3), 3, 4))
+        keys = [row_key(self.seed, *key) for key in named]
         responses = sampler.sample(prompts, keys, study_sampling(study))
-        return pd.DataFrame(
-            {
-                "benchmark": [row[0] for row in rows],
-                "problem": [row[1] for row in rows],
-                "sample": [row[2] for row in rows],
-                "prompt_ids": prompts,
-                "response_ids": [response.ids for response in responses],
-                "correct": [
-                    solves(study, tokenizer, response, row[4])
-                    for row, response in zip(rows, responses)
-                ],
-                "length": [len(response.ids) for response in responses],
-            }
-        )
-
-
-def accuracy(answers: pd.DataFrame) -> dict[str, float]:
-    """Accuracy by benchmark."""
-    return {
-        k: float(v) for k, v in answers.groupby("benchmark", sort=False)["correct"].mean().items()
-    }
-
-
-def final_table(answers: pd.DataFrame) -> pd.DataFrame:
-    """One row a problem: benchmark, problem, samples, how many are right, mean length in tokens."""
-    grouped = answers.groupby(["benchmark", "problem"], sort=False)
-    table = grouped.agg(samples=("correct", "size"), correct=("correct", "sum"))
-    table["length_mean"] = grouped["length"].mean().round(2)
-    return table.reset_index()
+        right = [solves(study, tokenizer, r, answer) for r, answer in zip(responses, answers)]
+        return answers_table(named, prompts, responses, right)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 
@@ -13,11 +12,11 @@ from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.records.shifts import shift_table
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.training import logs
-from tokenshift_utils.training.position_sets import pack_positions
+from tokenshift_utils.training.position_sets import high_set, shift_summary
 from tokenshift_utils.training.tiny import recipes, rlvr
-from tokenshift_utils.training.tiny.evaluation import Answer, Evaluator, accuracy
+from tokenshift_utils.training.tiny.evaluation import Evaluator
 from tokenshift_utils.training.tiny.models import load_base
-from tokenshift_utils.training.tiny.problems import problem_ids
+from tokenshift_utils.training.tiny.problems import TIERS
 from tokenshift_utils.training.tiny.runs import SHIFT_SAMPLES, TaskArm
 from tokenshift_utils.training.updates import Updates
 
@@ -47,22 +46,26 @@ def make_arm(run: TaskArm, progress: Updates) -> None:
         micro_batch=run.trl["per_device_train_batch_size"],
     )
     log = logs.tidy_log(history, recipe.updates_per_rollout)
-    evaluations = logs.tidy_evaluations(history, recipe)
+    evaluations = logs.tidy_evaluations(history, recipe.updates_per_rollout, TIERS)
     answers = evaluator.answers(model, tokenizer, evaluate.final_samples)
-    few = accuracy([a for a in answers if a.sample < evaluate.samples])
+    few = logs.accuracy(answers[answers["sample"] < evaluate.samples])
     last = pd.DataFrame(
         [(recipe.rollouts, benchmark, value) for benchmark, value in few.items()],
         columns=list(evaluations.columns),
     )
+    fixed = Evaluator((), SHIFT_SAMPLES, recipes.SEED, study_sampling(study)).answers(
+        base.model, base.tokenizer, SHIFT_SAMPLES
+    )
+    tuned = HFPolicy(model.eval(), tokenizer, run.arm)
     phases = {phase: [tables[r] for r in made] for phase, made in run.token_tables.items()}
     summary = {
         "arm": run.arm,
         "seed": run.seed,
         "key": run.key,
         **run.settings,
-        "accuracy": {k: round(v, 6) for k, v in accuracy(answers).items()},
+        "accuracy": {k: round(v, 6) for k, v in logs.accuracy(answers).items()},
         "totals": logs.totals(log),
-        "shift": measure_shift(study, base, HFPolicy(model.eval(), tokenizer, run.arm), answers),
+        "shift": measure_shift(study, base, tuned, answers, fixed),
         "seconds": round(time.time() - started),
         "resumed": resumed,
     }
@@ -70,78 +73,21 @@ def make_arm(run: TaskArm, progress: Updates) -> None:
         summary,
         log=(log, "%.5g"),
         eval=(pd.concat([evaluations, last]), "%.6g"),
-        final=(_final(answers), None),
+        final=(logs.final_table(answers), None),
         tokens=(logs.token_table(tokenizer, phases), "%.5g"),
     )
 
 
-def _final(answers: list[Answer]) -> pd.DataFrame:
-    """One row a problem: benchmark, problem, samples, how many are right, mean length in tokens."""
-    ids = problem_ids()
-    rows = pd.DataFrame(
-        {
-            "benchmark": [answer.problem.tier for answer in answers],
-            "problem": [ids[answer.problem] for answer in answers],
-            "correct": [answer.correct for answer in answers],
-            "length": [len(answer.response.ids) for answer in answers],
-        }
-    )
-    grouped = rows.groupby(["benchmark", "problem"], sort=False)
-    table = grouped.agg(samples=("correct", "size"), correct=("correct", "sum"))
-    table["length_mean"] = grouped["length"].mean().round(2)
-    return table.reset_index()
-
-
-def measure_shift(study: Study, base: HFPolicy, tuned: HFPolicy, answers: list[Answer]) -> dict:
-    """JS between base and tuned on the tuned model's responses and on base's own, which are fixed.
-
-    ``high`` is the set of positions of base's responses, in order, whose JS is above the study's
-    threshold: one bit a position, packed and in base64 (``position_sets``). ``responses`` tells
-    whether two runs were measured on the same ones.
-    """
-    samples, sampling = SHIFT_SAMPLES, study_sampling(study)
-    fixed = Evaluator((), samples, recipes.SEED, sampling).answers(
-        base.model, base.tokenizer, samples
-    )
-    own = [answer for answer in answers if answer.sample < samples]
-    ids = problem_ids()
-    return shift_summary(
-        study,
-        base,
-        tuned,
-        {
-            source: pd.DataFrame(
-                {
-                    "benchmark": [answer.problem.tier for answer in some],
-                    "problem": [ids[answer.problem] for answer in some],
-                    "sample": [answer.sample for answer in some],
-                    "prompt_ids": [tuned.tokenizer.encode(a.problem.prompt) for a in some],
-                    "response_ids": [answer.response.ids for answer in some],
-                }
-            )
-            for source, some in (("own", own), ("base", fixed))
-        },
-    )
-
-
-def shift_summary(
-    study: Study, base: HFPolicy, tuned: HFPolicy, trajectories: dict[str, pd.DataFrame]
+def measure_shift(
+    study: Study, base: HFPolicy, tuned: HFPolicy, own: pd.DataFrame, fixed: pd.DataFrame
 ) -> dict:
-    """JS between two models on responses of ``own`` and of ``base``; see ``measure_shift``."""
-    sampling, found = study_sampling(study), {}
-    for source, some in trajectories.items():
-        table = shift_table(base, tuned, source, some, sampling, 1, study.batch.score)
-        js = table["js"].to_numpy()
-        found[source] = {
-            "positions": len(js),
-            "mean_js": round(float(js.mean()), 7),
-            "near_zero": {
-                f"{cut:g}": round(float((js < cut).mean()), 6) for cut in study.thresholds.near_zero
-            },
-            "high": round(float((js > study.thresholds.high_js).mean()), 6),
-        }
-        if source == "base":
-            responses = json.dumps(some["response_ids"].tolist())
-            found[source]["responses"] = hashlib.sha256(responses.encode()).hexdigest()[:16]
-            found[source]["high_set"] = pack_positions(js > study.thresholds.high_js)
+    """JS between base and tuned on the first of the tuned model's ``own`` responses and on base's,
+    which are ``fixed``; see ``position_sets``."""
+    found, own = {}, own[own["sample"] < SHIFT_SAMPLES]
+    for source, some in (("own", own), ("base", fixed)):
+        sampling, rows = study_sampling(study), study.batch.score
+        js = shift_table(base, tuned, source, some, sampling, 1, rows)["js"].to_numpy()
+        found[source] = shift_summary(js, study.thresholds)
+    responses = json.dumps(fixed["response_ids"].tolist())  # which js is of, after the loop
+    found["base"] |= high_set(js, study.thresholds, responses)
     return found

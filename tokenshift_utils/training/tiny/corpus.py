@@ -9,12 +9,14 @@ by hand: the study is a model organism, not a discovery about language.
 
 import random
 from dataclasses import dataclass
+from itertools import islice
 
 from tokenshift_utils.training.tiny.problems import (
     LARGEST_VALUE,
     Problem,
     apply,
     next_step,
+    reductions,
     render,
     sample_problem,
 )
@@ -239,16 +241,9 @@ def _product_drill(rng: random.Random) -> str:
 
 def _substitution_drill(rng: random.Random) -> str:
     problem = sample_problem(rng.choice(("medium", "hard")), rng)
-    numbers, operators = list(problem.numbers), list(problem.operators)
     line = f" {problem.expression}."
-    for _ in range(2):
-        i = next_step(operators)
-        left, operator, right = numbers[i], operators[i], numbers[i + 1]
-        value = apply(left, operator, right)
+    for left, operator, right, value, remains in islice(reductions(*problem.key), 2):
         line += f" {left}{operator}{right}={value}."
-        numbers[i : i + 2] = [value]
-        operators.pop(i)
-        if not operators:
-            break
-        line += f"{_wording(LEAVES, 'careful', rng)} {render(numbers, operators)}."
+        if remains:
+            line += f"{_wording(LEAVES, 'careful', rng)} {remains}."
     return line

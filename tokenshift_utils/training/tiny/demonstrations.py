@@ -3,17 +3,13 @@
 import random
 
 from tokenshift_utils.training.tiny.corpus import column_arithmetic
-from tokenshift_utils.training.tiny.problems import Problem, apply, next_step, render
+from tokenshift_utils.training.tiny.problems import Problem, reductions
 
 
 def write_far(problem: Problem, rng: random.Random) -> str:
     """Another author altogether: numbered steps, full sentences, digits worked out in words."""
-    numbers, operators = list(problem.numbers), list(problem.operators)
-    text = f" we are given {problem.expression}.\n"
-    for step in range(1, len(operators) + 1):
-        i = next_step(operators)
-        left, operator, right = numbers[i], operators[i], numbers[i + 1]
-        value = apply(left, operator, right)
+    text, steps = f" we are given {problem.expression}.\n", reductions(*problem.key)
+    for step, (left, operator, right, value, remains) in enumerate(steps, 1):
         text += f" step {step}:"
         if operator == "*":
             text += (
@@ -21,12 +17,8 @@ def write_far(problem: Problem, rng: random.Random) -> str:
             )
         else:
             text += _sum_in_words(left, operator, right) + f", hence {value}."
-        numbers[i : i + 2] = [value]
-        operators.pop(i)
-        if operators:
-            text += f" the expression becomes {render(numbers, operators)}."
-        text += "\n"
-    return text + f" therefore the result is \\boxed{{{numbers[0]}}}"
+        text += f" the expression becomes {remains}.\n" if remains else "\n"
+    return text + f" therefore the result is \\boxed{{{problem.answer}}}"
 
 
 def _sum_in_words(left: int, operator: str, right: int) -> str:
@@ -46,18 +38,12 @@ def _sum_in_words(left: int, operator: str, right: int) -> str:
 
 def write_near(problem: Problem, rng: random.Random) -> str:
     """The base model's words and column arithmetic, in another order and always correct."""
-    numbers, operators = list(problem.numbers), list(problem.operators)
     text = f" let me compute {problem.expression}.\n"
-    while operators:
-        i = next_step(operators)
-        left, operator, right = numbers[i], operators[i], numbers[i + 1]
+    for left, operator, right, value, remains in reductions(*problem.key):
         if operator == "*":
-            value = left * right
             text += f" the product {left}*{right} makes {value}"
         else:
-            working, value = column_arithmetic(left, operator, right, 0.0, rng)
+            working, _ = column_arithmetic(left, operator, right, 0.0, rng)
             text += f" now find {left}{operator}{right},{working}"
-        numbers[i : i + 2] = [value]
-        operators.pop(i)
-        text += f", so it is {render(numbers, operators)}.\n" if operators else ".\n"
-    return text + f" right, answer: \\boxed{{{numbers[0]}}}"
+        text += f", so it is {remains}.\n" if remains else ".\n"
+    return text + f" right, answer: \\boxed{{{problem.answer}}}"

@@ -2,23 +2,15 @@
 
 from dataclasses import dataclass
 
+import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.tasks.verifier import is_correct
-from tokenshift_utils.training.tiny.problems import TIERS, Problem, benchmark
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One sampled response to a problem of a benchmark."""
-
-    problem: Problem
-    sample: int
-    response: Continuation
-    correct: bool
+from tokenshift_utils.training.logs import accuracy, answers_table
+from tokenshift_utils.training.tiny.problems import TIERS, benchmark, problem_ids
 
 
 @dataclass(frozen=True)
@@ -38,8 +30,8 @@ class Evaluator:
 
     def answers(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, samples: int
-    ) -> list[Answer]:
-        """``samples`` responses to every problem of every benchmark, in that order.
+    ) -> pd.DataFrame:
+        """``samples`` responses to every problem of every benchmark, see ``logs.answers_table``.
 
         The first few of many are those that fewer samples would have been.
         """
@@ -47,24 +39,14 @@ class Evaluator:
         model.eval()
         policy = HFPolicy(model, tokenizer, "policy")
         pairs = [(p, s) for tier in TIERS for p in benchmark(tier) for s in range(samples)]
-        responses = policy.sample(
-            [tokenizer.encode(problem.prompt) for problem, _ in pairs],
-            [row_key(self.seed, problem.tier, problem.expression, s) for problem, s in pairs],
-            self.sampling,
-        )
+        prompts = [tokenizer.encode(problem.prompt) for problem, _ in pairs]
+        keys = [row_key(self.seed, problem.tier, problem.expression, s) for problem, s in pairs]
+        responses = policy.sample(prompts, keys, self.sampling)
         model.train(was_training)
-        return [
-            Answer(problem, sample, response, solves(tokenizer, response, problem.answer))
-            for (problem, sample), response in zip(pairs, responses)
-        ]
-
-
-def accuracy(answers: list[Answer]) -> dict[str, float]:
-    """Accuracy by benchmark."""
-    correct: dict[str, list[bool]] = {}
-    for answer in answers:
-        correct.setdefault(answer.problem.tier, []).append(answer.correct)
-    return {tier: sum(values) / len(values) for tier, values in correct.items()}
+        right = [solves(tokenizer, r, problem.answer) for (problem, _), r in zip(pairs, responses)]
+        ids = problem_ids()
+        named = [(problem.tier, ids[problem], sample) for problem, sample in pairs]
+        return answers_table(named, prompts, responses, right)
 
 
 def solves(tokenizer: PreTrainedTokenizerFast, response: Continuation, answer: int) -> bool:

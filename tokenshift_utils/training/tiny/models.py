@@ -1,7 +1,6 @@
 """`tokenshift train`: every model of the embedded study, from nothing, resumable."""
 
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.files import write_text
+from tokenshift_utils.files import whole_directory, write_text
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training import logs
@@ -118,7 +117,8 @@ def make_model(run: ModelRun, progress: Updates) -> None:
         )
         history = rlvr.train_rl(model, tokenizer, recipe, seed, run.work, kept, evaluator, progress)
         log = logs.tidy_log(history, recipe.updates_per_rollout)
-        tables["eval"] = logs.tidy_evaluations(history, recipe), "%.6g"
+        evaluations = logs.tidy_evaluations(history, recipe.updates_per_rollout, TIERS)
+        tables["eval"] = evaluations, "%.6g"
         totals = logs.totals(log)
         for rollout, directory in run.checkpoints.items():
             ship(LlamaForCausalLM.from_pretrained(kept[rollout]), tokenizer, directory)
@@ -150,11 +150,8 @@ def load_base(study: Study) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
 
 def ship(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Save in half precision, whole or not at all: written beside ``directory``, then renamed."""
-    temporary = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Save in half precision, whole or not at all."""
     model.set_attn_implementation("sdpa")
-    model.half().save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    shutil.rmtree(directory, ignore_errors=True)
-    temporary.rename(directory)
+    with whole_directory(directory) as draft:
+        model.half().save_pretrained(draft)
+        tokenizer.save_pretrained(draft)

@@ -70,15 +70,24 @@ def next_step(operators) -> int:
     return operators.index("*") if "*" in operators else 0
 
 
-def chain_values(numbers, operators) -> list[int]:
-    """Every value computed on the way, products first then left to right; the last is the answer."""
-    numbers, operators, values = list(numbers), list(operators), []
+def reductions(numbers, operators) -> Iterator[tuple[int, str, int, int, str]]:
+    """The steps to the answer, products first then left to right: (left, operator, right, value, what
+    then remains, "" after the last).
+
+    >>> [*reductions((17, 6, 8), ("+", "*"))]
+    [(6, '*', 8, 48, '17+48'), (17, '+', 48, 65, '')]
+    """
+    numbers, operators = list(numbers), list(operators)
     while operators:
         i = next_step(operators)
-        values.append(apply(numbers[i], operators[i], numbers[i + 1]))
-        numbers[i : i + 2] = [values[-1]]
-        operators.pop(i)
-    return values
+        left, operator, right = numbers[i], operators.pop(i), numbers[i + 1]
+        numbers[i : i + 2] = [apply(left, operator, right)]
+        yield left, operator, right, numbers[i], render(numbers, operators) if operators else ""
+
+
+def chain_values(numbers, operators) -> list[int]:
+    """Every value computed on the way; the last is the answer."""
+    return [value for _, _, _, value, _ in reductions(numbers, operators)]
 
 
 def _factors(tier: str, rng: random.Random) -> tuple[int, int]:

@@ -1,15 +1,15 @@
 """RLVR runs of the tiny study: TRL's GRPOTrainer with DAPO's dynamic sampling."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
@@ -21,7 +21,7 @@ from tokenshift_utils.training.logs import overlong_penalty
 from tokenshift_utils.training.tiny.evaluation import Evaluator, solves
 from tokenshift_utils.training.tiny.problems import training_problems
 from tokenshift_utils.training.tiny.recipes import RLRecipe
-from tokenshift_utils.training.updates import Updates
+from tokenshift_utils.training.updates import AfterRollouts, Updates
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 MICRO_BATCH = 32  # rows a forward and backward pass, by default; an update accumulates several
@@ -77,6 +77,7 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         self._groups: list[Group] = []
         self._tokens_generated = 0
         self._by_token = torch.zeros(3, len(self.processing_class), dtype=torch.float64)
+        self.add_callback(AfterRollouts(recipe.updates_per_rollout, self._write_token_table))
 
     def _generate_and_score_completions(self, inputs):
         rollout = self.state.global_step // self.recipe.updates_per_rollout
@@ -173,19 +174,13 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         groups = []
         for i, (problem, ids) in enumerate(zip(problems, prompts)):
             own = responses[i * len(width) : (i + 1) * len(width)]
-            groups.append(
-                Group(
-                    problem.prompt,
-                    ids,
-                    own,
-                    [self._solves(response, problem) for response in own],
-                )
-            )
+            correct = [self._solves(response, problem) for response in own]
+            groups.append(Group(problem.prompt, ids, own, correct))
         return groups
 
     def _draw_problems(self, rng: random.Random, count: int) -> list:
         """Problems of a round: with a ``prompt``, an ``answer``, and ``expression``, its noise's name."""
-        return _take(training_problems(self.recipe.tier_mix, rng), count)
+        return [*islice(training_problems(self.recipe.tier_mix, rng), count)]
 
     def _sampling_policy(self) -> HFPolicy:
         """What draws the responses of a round."""
@@ -220,8 +215,10 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         rows = torch.stack([torch.ones_like(divergence), divergence, weights])[:, mask]
         self._by_token.index_add_(1, ids.cpu(), rows.to(torch.float64).cpu())
 
-    def write_token_table(self, rollout: int) -> None:
-        """Write and forget the sums by token of a rollout that ``token_tables`` names."""
+    def _write_token_table(self, rollout: int) -> None:
+        """Write and forget the sums by token of a rollout, where ``token_tables`` names it."""
+        if rollout not in self.token_tables:
+            return
         count, divergence, weight = self._by_token.numpy()
         seen = np.flatnonzero(count)
         pd.DataFrame(
@@ -269,23 +266,6 @@ def sort_by_length(micro_batches: list[dict]) -> list[dict]:
     return result
 
 
-class EndOfRollout(TrainerCallback):
-    """Saves the model, and writes the tables by token, after the rollouts named."""
-
-    def __init__(self, recipe: RLRecipe, directories: dict[int, Path]):
-        self.recipe, self.directories = recipe, directories
-        self.trainer: RLVRTrainer | None = None
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        rollout, update = divmod(state.global_step, self.recipe.updates_per_rollout)
-        if update:
-            return
-        if directory := self.directories.get(rollout):
-            model.save_pretrained(directory)
-        if rollout in self.trainer.token_tables:
-            self.trainer.write_token_table(rollout)
-
-
 def correctness_reward(completions, correct, **kwargs) -> list[float]:
     """1 for a correct response, 0 for any other."""
     return [float(value) for value in correct]
@@ -317,7 +297,11 @@ def train_rl(
     rewards = [correctness_reward]
     if recipe.overlong_buffer:
         rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
-    end_of_rollout = EndOfRollout(recipe, checkpoints)
+
+    def keep(rollout: int) -> None:
+        if rollout in checkpoints:
+            trainer.model.save_pretrained(checkpoints[rollout])
+
     trainer = RLVRTrainer(
         model=model,
         processing_class=tokenizer,
@@ -332,10 +316,9 @@ def train_rl(
         base=base,
         token_tables=token_tables,
         trim_scoring=trim_scoring,
-        callbacks=[end_of_rollout, progress],
+        callbacks=[AfterRollouts(recipe.updates_per_rollout, keep), progress],
         args=_grpo_config(recipe, seed, work_dir, save_every, micro_batch),
     )
-    end_of_rollout.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     trainer.train(
         resume_from_checkpoint=get_last_checkpoint(work_dir) if work_dir.exists() else None
@@ -381,7 +364,3 @@ def _grpo_config(
         report_to="none",
         disable_tqdm=True,
     )
-
-
-def _take(problems: Iterator, count: int) -> list:
-    return [next(problems) for _ in range(count)]

@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.training.runs import ArmRun, Run, digest, training_directory
-from tokenshift_utils.training.settings import TASK_SETTINGS, sizes_of
 from tokenshift_utils.training.tiny import recipes
 from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe, SupervisedRecipe
 
@@ -102,23 +101,6 @@ class TaskArm(ArmRun):
     """An arm of a study whose training is on the embedded task."""
 
     tables: ClassVar[tuple[str, ...]] = ("log", "eval", "final", "tokens")
-
-    @cached_property
-    def recipe(self) -> RLRecipe:
-        """The arm's settings as the trainer reads them."""
-        sizes, arm = sizes_of(self.study), self.objective
-        return RLRecipe(
-            prompts_per_rollout=sizes.problems,
-            responses_per_prompt=sizes.group,
-            dynamic_sampling=arm.dynamic_sampling,
-            overlong_buffer=self.overlong_buffer,
-            weighting=arm.weighting,
-            refill_whole=False,
-            rollouts=self.study.training.rollouts,
-            updates_per_rollout=sizes.updates,
-            max_new_tokens=sizes.longest,
-            **{field: self.trl[n] for n, field in TASK_SETTINGS.items() if n in self.trl},
-        )
 
     @property
     def settings(self) -> dict[str, Any]:
