@@ -295,7 +295,8 @@ class Samples(Part):
     """Responses a problem. Those for shifts are the first ones of those for accuracy.
 
     `cross_sampling` is for the JS rule; what it is compared with (random positions, other rules,
-    other tokens) gets the first `cross_controls` of them, or as many where that is not set.
+    other tokens) gets the first `cross_controls` of them, or as many where that is not set. For pass@k
+    base and the RL models are given `pass_at_k`, or as many as for accuracy.
     """
 
     accuracy: Count
@@ -304,6 +305,7 @@ class Samples(Part):
     checkpoints: Count
     cross_sampling: Count
     cross_controls: Count | None = None
+    pass_at_k: Count | None = None
 
     @property
     def of_cross_controls(self) -> int:

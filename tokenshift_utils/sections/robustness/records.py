@@ -75,8 +75,10 @@ def top_p_requests(study) -> dict[float, list[Shifts]]:
 
 
 def answer_requests(study) -> dict[str, list[Rollouts]]:
-    """Responses of base, the RL models and the SFT controls."""
-    return {m: Rollouts.of(study, m) for m in (study.base, *of_kind(study, "rl", "sft"))}
+    """Responses of base, the RL models and the SFT controls; of the first two those for pass@k."""
+    most = study.samples.pass_at_k
+    wanted = {m: Rollouts.of(study, m, samples=most) for m in (study.base, *of_kind(study, "rl"))}
+    return wanted | {m: Rollouts.of(study, m) for m in of_kind(study, "sft")}
 
 
 def requests(study) -> list[Request]:
