@@ -13,6 +13,8 @@ from tokenshift_utils.sections.common import by_benchmark, evidence, percent, po
 from tokenshift_utils.sections.divergence import numbers
 from tokenshift_utils.sections.mechanics import numbers as analysis_mechanics
 from tokenshift_utils.sections.robustness import numbers as analysis_robustness
+from tokenshift_utils.sections.robustness.records import answer_requests
+from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.benchmarks import Problem
 
 STUDY = made_up.study()
@@ -371,6 +373,19 @@ def test_the_last_number_is_judged_whatever_its_form(text, right, monkeypatch):
     found = analysis_robustness.with_forms(ONE, frame)
     assert found["last_number"].tolist()[:2] == [right, 0] and np.isnan(found["last_number"][2])
     assert found["answered"].tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(("own", "most"), [(None, 4), (5, 5)])
+def test_base_and_rl_may_have_more_responses_for_pass_at_k(own, most):
+    study = load_study("smoke").with_overrides(**{"samples.pass_at_k": own})
+    asked = {m: {r.samples for r in some} for m, some in answer_requests(study).items()}
+    assert asked == {
+        "base": {most},
+        "dapo": {most},
+        "simplerl": {most},
+        "sft-far": {2},
+        "sft-near": {2},
+    }
 
 
 def test_form_and_pass_at_k_of_a_gap():
