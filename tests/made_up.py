@@ -205,3 +205,14 @@ def exact_runs(correct, effective, problems=6, benchmark="easy") -> pd.DataFrame
     """Runs in which everything is fixed: 100 tokens, `effective` of them, twice as many switched."""
     frame = exact_rollouts(correct, problems, benchmark)
     return frame.assign(n_tokens=100, n_switched=2 * effective, n_effective=effective)
+
+
+def measured(found, quantity, subject="dapo"):
+    """The one row of evidence on a quantity of a model."""
+    row = found[(found["quantity"] == quantity) & (found["subject"] == subject)]
+    assert len(row) == 1, (quantity, subject)
+    return row.iloc[0]
+
+
+def value(found, quantity, subject="dapo"):
+    return measured(found, quantity, subject)["value"]

@@ -6,6 +6,7 @@ import made_up
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import measured, value
 
 from tokenshift_utils.report.bootstrap import Bootstrap
 from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS, QUANTITIES
@@ -45,16 +46,6 @@ def positions(js, **columns):
     )
     frame["answer_start"] = pd.array([None] * n, dtype="Int32")
     return frame.assign(**columns)
-
-
-def measured(found, quantity, subject="dapo"):
-    row = found[(found["quantity"] == quantity) & (found["subject"] == subject)]
-    assert len(row) == 1, (quantity, subject)
-    return row.iloc[0]
-
-
-def value(found, quantity, subject="dapo"):
-    return measured(found, quantity, subject)["value"]
 
 
 # ---- common

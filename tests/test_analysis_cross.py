@@ -6,6 +6,7 @@ import made_up
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import measured, value
 
 from tokenshift_utils.report.bootstrap import Estimate
 from tokenshift_utils.sections.cross_sampling import numbers as cross
@@ -23,16 +24,6 @@ ONE = made_up.study(
         "cross_sampling.thresholds": [0.01, 0.1, 0.3],
     }
 )
-
-
-def measured(found, quantity, subject="dapo"):
-    row = found[(found["quantity"] == quantity) & (found["subject"] == subject)]
-    assert len(row) == 1, (quantity, subject)
-    return row.iloc[0]
-
-
-def value(found, quantity, subject="dapo"):
-    return measured(found, quantity, subject)["value"]
 
 
 # ---- settings
@@ -91,7 +82,7 @@ def cross_case():
         "dapo": made_up.exact_rollouts([1, 1, 1, 0]),
     }
     runs = {}
-    for value, rule, effective, forward, reverse in (
+    for threshold, rule, effective, forward, reverse in (
         (-1.0, "js", 20, [1, 1, 1, 0], [0, 0, 0, 0]),
         (0.01, "js", 16, [1, 1, 1, 0], [0, 0, 0, 0]),
         (0.1, "js", 8, [1, 1, 0, 0], [1, 0, 0, 0]),
@@ -99,8 +90,8 @@ def cross_case():
         (0.2, "random", 4, [0, 0, 0, 0], [1, 1, 1, 0]),
         (0.6, "random", 10, [1, 0, 0, 0], [1, 1, 0, 0]),
     ):
-        runs[Setting("dapo", "forward", value, rule)] = made_up.exact_runs(forward, effective)
-        runs[Setting("dapo", "reverse", value, rule)] = made_up.exact_runs(reverse, effective)
+        runs[Setting("dapo", "forward", threshold, rule)] = made_up.exact_runs(forward, effective)
+        runs[Setting("dapo", "reverse", threshold, rule)] = made_up.exact_runs(reverse, effective)
     return study, runs, rollouts
 
 

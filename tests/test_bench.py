@@ -10,9 +10,8 @@ from transformers import LlamaConfig
 
 from tokenshift_utils.bench import cross_sampling, harness, sweep, weighting
 from tokenshift_utils.bench.cross_sampling import Case, Measurement, expected_tokens, floor
-from tokenshift_utils.bench.harness import Pair, chosen
+from tokenshift_utils.bench.harness import Pair, chosen, fields, filled
 from tokenshift_utils.bench.sweep import Sweep
-from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.weighting import SIGNALS
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.run.cli import main
@@ -53,7 +52,7 @@ def test_measurements_have_the_form_that_is_promised(small):
     assert len(called) == 2 * 4  # a row comes as soon as it is measured
     rows += measured
     assert len(called) == cross_sampling.calls(SMALL, (0.0, 0.2), (1, 4, "auto"))
-    assert all(tuple(row) == cross_sampling.KEYS for row in rows)
+    assert all(tuple(row) == fields(cross_sampling.COLUMNS) for row in rows)
     methods = [(row["method"], row["block"]) for row in rows]
     alone = [("plain-fixed", None), ("generate", None), ("plain", None)]
     mixed = [("lockstep", 1), ("block", 4), ("block", "auto")]
@@ -76,7 +75,7 @@ def test_a_threshold_meets_its_switch_rate(small):
     m = Measurement(case, small)
     responses = m.plain()
     assert {len(ids) for ids in responses} == {40}
-    js = m.divergences(responses)
+    js = harness.js_along(small, responses, m.sampling, 4)
     zero, some = (m.threshold(rate, js) for rate in (0.0, 0.2))
     assert m.mixed(zero, 1) == (160, 0.0)
     assert 0.05 < m.mixed(some, 1)[1] < 0.5
@@ -112,7 +111,7 @@ def test_a_random_pair_is_one_model_and_one_near_it():
 
 def test_the_tiny_pair_writes_as_in_the_study():
     case = Case("tiny", "cpu", 4, rows=4, tokens=320, fixed=5, repeats=1)
-    pair = cross_sampling.make_pair(case)
+    pair = harness.make_pair("tiny", "cpu", 4)
     assert len(pair.prompts) == 4 and pair.primary.name == "base"
     m = Measurement(case, pair)
     ends = set(pair.primary.eos_ids)
@@ -133,15 +132,18 @@ def test_cases_without_their_device_are_left_out(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--pair", "huge"], "no pair 'huge'"),
-        (["--pair", "qwen2.5-7b-shape"], "need a CUDA device"),
-        (["--pair", "tiny", "--batch", "5"], "no pair is measured at that batch size"),
+        (["cross-sampling", "--pair", "huge"], "no pair 'huge'"),
+        (["cross-sampling", "--pair", "qwen2.5-7b-shape"], "need a CUDA device"),
+        (["cross-sampling", "--pair", "tiny", "--batch", "5"], "no pair is measured at that batch"),
+        (["scoring", "--pair", "huge"], "no pair 'huge'"),
+        (["scoring", "--pair", "qwen2.5-7b-shape"], "need a CUDA device"),
+        (["sweep", "--pair", "huge"], "no pair 'huge'"),
     ],
 )
 def test_the_command_refuses(arguments, expected, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stopped:
-        main(["bench", "cross-sampling", *arguments])
+        main(["bench", *arguments])
     assert stopped.value.code == 2
     captured = capsys.readouterr()
     assert expected in captured.err and captured.out == ""
@@ -151,7 +153,7 @@ def test_the_command_refuses(arguments, expected, capsys, monkeypatch):
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatch):
     monkeypatch.setattr(cross_sampling, "CASES", (SMALL,))
-    monkeypatch.setattr(cross_sampling, "make_pair", lambda case: small)
+    monkeypatch.setattr(cross_sampling, "make_pair", lambda *_: small)
     monkeypatch.setattr(cross_sampling, "RATES", (0.0,))
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "cross-sampling", *(["--json"] if as_json else [])])
@@ -160,7 +162,7 @@ def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatc
     assert "small, batch 2" in captured.err  # progress
     if as_json:
         rows = json.loads(captured.out)
-        assert [tuple(row) for row in rows] == [cross_sampling.KEYS] * 8
+        assert [tuple(row) for row in rows] == [fields(cross_sampling.COLUMNS)] * 8
     else:
         lines = captured.out.strip().splitlines()
         assert "torch" in lines[0] and lines[2].split()[:3] == ["pair", "device", "batch"]
@@ -173,8 +175,10 @@ def test_padding_stands_left():
 
 
 def test_rows_as_text():
-    row = dict(zip(cross_sampling.KEYS, ("p", "cpu", 16, "block", 8, 0.0401, 1234.5, 1.318, 1.2)))
-    plain = dict(zip(cross_sampling.KEYS, ("p", "cpu", 16, "plain", None, None, 2000.0, 1.0, None)))
+    row = filled(cross_sampling.COLUMNS, *("p", "cpu", 16, "block", 8, 0.0401, 1234.5, 1.318, 1.2))
+    plain = filled(
+        cross_sampling.COLUMNS, *("p", "cpu", 16, "plain", None, None, 2000.0, 1.0, None)
+    )
     lines = [harness.line(cross_sampling.COLUMNS, row) for row in (plain, row)]
     assert lines[0].split() == ["p", "cpu", "16", "plain", "2000", "1.00"]
     assert lines[1].split() == ["p", "cpu", "16", "block", "8", "4.0%", "1234", "1.32", "1.20"]
@@ -195,11 +199,15 @@ def test_a_list_that_is_stopped_is_a_list_of_what_was_measured(capsys):
 
 
 def test_a_quick_bench_measures_less(small, monkeypatch):
-    made, few = [], replace(small, prompts=small.prompts[:2])
+    seen, few = [], replace(small, prompts=small.prompts[:2])
+    measure = cross_sampling.measure
+    monkeypatch.setattr(
+        cross_sampling, "measure", lambda case, *rest: seen.append(case) or measure(case, *rest)
+    )
     monkeypatch.setattr(cross_sampling, "CASES", (SMALL,))
-    monkeypatch.setattr(cross_sampling, "make_pair", lambda case: made.append(case) or few)
+    monkeypatch.setattr(cross_sampling, "make_pair", lambda *_: few)
     rows = list(cross_sampling.bench(quick=True))
-    assert (made[0].rows, made[0].repeats) == (2, 1) and len(rows) == 3 + 2 * 2
+    assert (seen[0].rows, seen[0].repeats) == (2, 1) and len(rows) == 3 + 2 * 2
 
 
 def test_every_signal_of_the_weighted_trainer_is_measured_beside_trls_own():
@@ -207,13 +215,13 @@ def test_every_signal_of_the_weighted_trainer_is_measured_beside_trls_own():
     assert [row["signal"] for row in rows] == [weighting.PLAIN, *SIGNALS]
     assert rows[0]["extra"] == 0 and all(row["ms_per_step"] > 0 for row in rows)
     assert all(0 < row["ms_of_weights"] < row["ms_per_step"] for row in rows[1:])
-    assert all(tuple(row) == tuple(c.field for c in weighting.COLUMNS) for row in rows)
+    assert all(tuple(row) == fields(weighting.COLUMNS) for row in rows)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_sweep_is_counted_and_printed(as_json, small, capsys, monkeypatch):
     monkeypatch.setattr(sweep, "SWEEPS", (Sweep("small", 2, rows=4, tokens=20),))
-    monkeypatch.setattr(sweep, "make_pair", lambda case: small)
+    monkeypatch.setattr(sweep, "make_pair", lambda *_: small)
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "sweep", *(["--json"] if as_json else [])])
     assert stopped.value.code == 0
@@ -222,7 +230,7 @@ def test_a_sweep_is_counted_and_printed(as_json, small, capsys, monkeypatch):
         assert out.strip().splitlines()[-1].split()[:4] == ["small", "cpu", "10", "40"]
         return
     (row,) = json.loads(out)
-    assert tuple(row) == sweep.KEYS
+    assert tuple(row) == fields(sweep.COLUMNS)
     assert row["settings"] == 2 * (1 + len(sweep.RATES))
     assert row["responses"] == 4 * row["settings"] and row["tokens"] == 20 * row["responses"]
     assert 4 * 20 <= row["distinct_prefixes"] < row["tokens"]
@@ -233,5 +241,3 @@ def test_the_sweep_of_the_tiny_study_is_what_it_asks_for():
     walks = sweep.study_walks()
     assert len(set(walks)) == len(walks) > 50
     assert {walk.insertion.name for walk in walks} == {"intervention", "own", "extrapolated"}
-    with pytest.raises(TokenshiftError, match="no pair 'huge'"):
-        sweep.bench(["huge"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tokenshift_utils.bench import scoring
-from tokenshift_utils.bench.harness import Pair, chosen, shape
+from tokenshift_utils.bench.harness import Pair, chosen, fields, shape
 from tokenshift_utils.bench.scoring import Case, peak
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.run.cli import main
@@ -25,7 +25,7 @@ def test_a_measurement_has_the_form_that_is_promised(small):
     called = []
     row = scoring.measure(SMALL, small, lambda: called.append(1))
     assert len(called) == scoring.calls(SMALL)
-    assert tuple(row) == scoring.KEYS
+    assert tuple(row) == fields(scoring.COLUMNS)
     assert (row["device"], row["vocabulary"], row["length"]) == ("cpu", 36, 30)
     assert row["cost_ratio"] > 0
     assert (row["cost_ratio"] > 1) == (row["extra_ms_per_position"] > 0)
@@ -60,24 +60,10 @@ def test_cases_without_their_device_are_left_out(monkeypatch):
     assert shape("qwen2.5-7b-shape").hidden_size == 3584
 
 
-@pytest.mark.parametrize(
-    ("pair", "expected"),
-    [("huge", "no pair 'huge'"), ("qwen2.5-7b-shape", "need a CUDA device")],
-)
-def test_the_command_refuses(pair, expected, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit) as stopped:
-        main(["bench", "scoring", "--pair", pair])
-    assert stopped.value.code == 2
-    captured = capsys.readouterr()
-    assert expected in captured.err and captured.out == ""
-    assert len(captured.err.strip().splitlines()) == 1
-
-
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatch):
     monkeypatch.setattr(scoring, "CASES", (SMALL,))
-    monkeypatch.setattr(scoring, "random_pair", lambda *_: small)
+    monkeypatch.setattr(scoring, "make_pair", lambda *_: small)
     monkeypatch.setattr(scoring, "ProcessPoolExecutor", lambda n, _: ThreadPoolExecutor(n))
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "scoring", *(["--json"] if as_json else [])])
@@ -85,7 +71,7 @@ def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatc
     captured = capsys.readouterr()
     assert "small-152k, 30 tokens" in captured.err  # progress
     if as_json:
-        assert [tuple(row) for row in json.loads(captured.out)] == [scoring.KEYS]
+        assert [tuple(row) for row in json.loads(captured.out)] == [fields(scoring.COLUMNS)]
     else:
         lines = captured.out.strip().splitlines()
         assert "torch" in lines[0] and lines[2].split()[:3] == ["pair", "device", "vocabulary"]

@@ -193,8 +193,9 @@ def test_overlaps_of_high_positions(study, runs):
     assert table.loc["high-kl", "overlap_baseline"] == 0.5
     assert table.loc["high-kl", "overlap_seeds"] == 1
     assert np.isnan(table.loc["placebo", "overlap_baseline"])  # no baseline at its seed
-    one = runs["placebo"][4], runs["dapo"][1]
-    assert math.isnan(objective._jaccard(*map(objective._high_set, one)))  # other responses
+    runs["placebo"][1] = runs["placebo"].pop(4)  # which is of other responses than the baseline
+    table = objective.shift_table(study, runs).set_index("arm")
+    assert np.isnan(table.loc["placebo", "overlap_baseline"])
 
 
 def test_a_run_that_cannot_be_read_is_one_clear_sentence(study, runs, tmp_path):

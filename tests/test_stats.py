@@ -69,15 +69,6 @@ def test_benchmarks_are_strata():
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.5, 0.5)
 
 
-def test_mean_of_benchmarks_weighs_benchmarks_equally():
-    frame = pd.concat(
-        [many(problems=30, benchmark="a", chance=0.0), many(problems=10, benchmark="z", chance=1.0)]
-    )
-    boot = Bootstrap(frame)
-    assert boot.accuracy(frame).value == pytest.approx(0.25)
-    assert boot.mean_of_benchmarks(frame).value == pytest.approx(0.5)
-
-
 def test_differences_are_paired():
     frame = many()
     better = frame.assign(correct=np.minimum(frame["correct"] + 0.1, 1.1))

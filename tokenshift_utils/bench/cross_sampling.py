@@ -28,13 +28,12 @@ from tokenshift_utils.bench.harness import (
     Column,
     Pair,
     chosen,
-    random_pair,
-    shape,
-    study_pair,
+    filled,
+    js_along,
+    make_pair,
 )
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.policy import Sampling, stop_ids
-from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.store.executor import one_thread
@@ -43,7 +42,6 @@ from tokenshift_utils.store.progress import Progress
 RATES = (0.0, 0.01, 0.04, 0.1)  # shares of switched positions aimed at
 BLOCKS = (1, 4, 8, 16, "auto")  # 1: lockstep
 QUICK_RATES, QUICK_BLOCKS = (0.0, 0.04), (1, 8)
-STUDIES = ("tiny", "smollm2")  # pairs that are a study's
 NEVER = 0.7  # nats, above what JS can be
 TRIALS = 6  # to meet a switch rate
 CLOSE = 0.15  # relative error at which a switch rate is met
@@ -58,7 +56,6 @@ COLUMNS = (
     Column("cost_ratio", "cost", ".2f", ">5"),
     Column("floor", "floor", ".2f", ">5"),
 )
-KEYS = tuple(column.field for column in COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -86,13 +83,6 @@ CASES = (
     Case("qwen2.5-7b-shape", "cuda", 16, rows=16, tokens=384, fixed=64, repeats=1),
     Case("qwen2.5-7b-shape", "cuda", 64, rows=64, tokens=384, fixed=64, repeats=1),
 )
-
-
-def make_pair(case: Case) -> Pair:
-    """The pair of a case."""
-    if case.pair in STUDIES:
-        return study_pair(case.pair, case.rows)
-    return random_pair(shape(case.pair), case.device, case.rows)
 
 
 # Measuring --------------------------------------------------------------------------------------
@@ -219,15 +209,6 @@ class Measurement:
             level = min(2 * level, (low + high) / 2)
         return min(tried)[1]
 
-    def divergences(self, responses: list[list[int]]) -> np.ndarray:
-        """JS at every position of the primary's own responses."""
-        pair, batch = self.pair, self.case.batch
-        scored = score_pair(
-            *(pair.primary, pair.intervention, pair.prompts, responses, self.sampling),
-            *(1, batch),
-        )
-        return np.concatenate([columns["js"] for _, columns in scored])
-
 
 def attentions(case: Case) -> tuple[str, ...]:
     """Implementations of attention that ``generate`` is tried with; the faster one counts."""
@@ -247,7 +228,7 @@ def measure(
 
     def row(method, cost, beside, block=None, rate=None, least=None) -> dict:
         where = (case.pair, case.device, case.batch, method, block, rate)
-        return dict(zip(KEYS, (*where, 1.0 / cost, cost / beside, least), strict=True))
+        return filled(COLUMNS, *where, 1.0 / cost, cost / beside, least)
 
     def count(responses: list[list[int]]) -> int:
         return sum(map(len, responses))
@@ -262,7 +243,7 @@ def measure(
     yield row("generate", best["generate"], best["plain-fixed"])
     yield row("plain", best["plain"], best["plain"])
     # 2) rate by rate: plain generation, each block's forward alone and each block take turns
-    js, switched = m.divergences(responses), {}
+    js, switched = js_along(pair, responses, m.sampling, case.batch), {}
     for rate in rates:
         threshold = m.threshold(rate, js)
         for _ in range(case.repeats):
@@ -300,7 +281,7 @@ def bench(
 
     Returns
     -------
-    An iterator of one dict a measurement, with ``KEYS``. ``method`` is plain (the primary alone),
+    An iterator of one dict a measurement, with the fields of ``COLUMNS``. ``method`` is plain (the primary alone),
     lockstep or block, or plain-fixed and generate (transformers' own): one batch each of responses
     of one length. ``block`` is the drafts a round or "auto"; ``switch_rate`` the share of positions
     switched; ``cost_ratio`` the cost of an emitted token in plain ones (generate's in those of
@@ -320,7 +301,8 @@ def _measure_all(cases: list[Case], rates, blocks) -> Iterator[dict]:
         for case in cases:
             progress.now(f"{case.pair}, batch {case.batch}")
             try:
-                yield from measure(case, make_pair(case), rates, blocks, progress.advance)
+                pair = make_pair(case.pair, case.device, case.rows)
+                yield from measure(case, pair, rates, blocks, progress.advance)
             except TokenshiftError as missing:
                 if len({case.pair for case in cases}) == 1:
                     raise

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tqdm import tqdm
@@ -22,6 +23,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.adapters import put_on
 from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.models.policy import Sampling
+from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.study.checkpoints import is_adapter
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.benchmarks import load_benchmark
@@ -116,7 +119,21 @@ def random_pair(config: Any, device: str, rows: int) -> Pair:
     return Pair(*policies, prompts, spread / SURENESS)
 
 
+def make_pair(name: str, device: str, rows: int) -> Pair:
+    """The pair of a case: of a study of that name, or random models of a shape of that name."""
+    if name in SHAPES:
+        return random_pair(shape(name), device, rows)
+    return study_pair(name, rows)
+
+
 # Measuring --------------------------------------------------------------------------------------
+
+
+def js_along(pair: Pair, responses: list[list[int]], sampling: Sampling, batch: int) -> np.ndarray:
+    """[positions] JS between a pair at every position of the primary's own responses."""
+    policies = pair.primary, pair.intervention
+    scored = score_pair(*policies, pair.prompts, responses, sampling, 1, batch)
+    return np.concatenate([columns["js"] for _, columns in scored])
 
 
 def seconds(call: Callable[[], Any], device: str) -> tuple[float, Any]:
@@ -211,6 +228,16 @@ class Column:
 def header(columns: Sequence[Column]) -> str:
     """The titles of a table, in a line."""
     return "  ".join(format(column.title, column.width) for column in columns).rstrip()
+
+
+def fields(columns: Sequence[Column]) -> tuple[str, ...]:
+    """What rows hold: the columns' fields."""
+    return tuple(column.field for column in columns)
+
+
+def filled(columns: Sequence[Column], *values) -> dict:
+    """A row: values in the order of the columns, by their fields."""
+    return dict(zip(fields(columns), values, strict=True))
 
 
 def line(columns: Sequence[Column], row: dict) -> str:

@@ -28,8 +28,8 @@ from tokenshift_utils.bench.harness import (
     Column,
     Pair,
     chosen,
-    random_pair,
-    shape,
+    filled,
+    make_pair,
 )
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
@@ -53,7 +53,6 @@ COLUMNS = (
     Column("extra_peak_bytes", "extra MiB", ".0f", ">9", 2**-20),
     Column("body_peak_bytes", "body MiB", ".0f", scale=2**-20),
 )
-KEYS = tuple(column.field for column in COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -161,14 +160,11 @@ def measure(case: Case, pair: Pair, progress: Callable[[], Any] = lambda: None) 
     two_bare = min(clock.best.values())
     width = pair.primary.model.config.hidden_size
     hidden = len(policies) * case.length * width * pair.primary.model.dtype.itemsize
-    numbers = (
-        best / two_bare,
-        1000 * (best - two_bare) / case.length,
-        whole.bytes - hidden,
-        body.bytes - hidden,
+    return filled(
+        *(COLUMNS, case.pair, case.device, vocabulary, case.length),
+        *(best / two_bare, 1000 * (best - two_bare) / case.length),
+        *(whole.bytes - hidden, body.bytes - hidden),
     )
-    row = (case.pair, case.device, vocabulary, case.length, *numbers)
-    return dict(zip(KEYS, row, strict=True))
 
 
 def calls(case: Case) -> int:
@@ -181,7 +177,7 @@ def measure_alone(case: Case) -> dict | None:
     name = f"{case.pair}, {case.length} tokens"
     with one_thread(), Progress(calls(case), "call", name) as progress:
         try:
-            return measure(case, random_pair(shape(case.pair), case.device, 1), progress.advance)
+            return measure(case, make_pair(case.pair, case.device, 1), progress.advance)
         except torch.OutOfMemoryError:
             progress.say(f"{name} need more GPU memory: left out")
             return None
@@ -197,7 +193,7 @@ def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
 
     Returns
     -------
-    An iterator of one dict a case, with ``KEYS``: ``cost_ratio`` is the time of scoring in those of
+    An iterator of one dict a case, with the fields of ``COLUMNS``: ``cost_ratio`` is the time of scoring in those of
     two bare passes, ``extra_ms_per_position`` what it takes beyond them, ``extra_peak_bytes`` the
     most memory it holds beyond the models and their last hidden states, and ``body_peak_bytes`` what
     of that is held already while the bodies alone read the response, one after the other, as bare

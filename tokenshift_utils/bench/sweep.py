@@ -17,13 +17,12 @@ from tokenshift_utils.bench.harness import (
     Column,
     Pair,
     chosen,
-    random_pair,
+    filled,
+    js_along,
+    make_pair,
     seconds,
-    shape,
-    study_pair,
 )
 from tokenshift_utils.models.policy import Sampling, stop_ids
-from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.frontier import grow
 from tokenshift_utils.pairs.mixer import Insertion
@@ -46,7 +45,6 @@ COLUMNS = (
     Column("cost_ratio", "cost", ".2f", ">5"),
     Column("cost_ratio_separate", "separate", ".2f"),
 )
-KEYS = tuple(column.field for column in COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,6 @@ SWEEPS = (
 )
 
 
-def make_pair(sweep: Sweep) -> Pair:
-    """The pair of a sweep."""
-    if sweep.pair == "tiny":
-        return study_pair("tiny", sweep.rows)
-    return random_pair(shape(sweep.pair), sweep.device, sweep.rows)
-
-
 def study_walks() -> list[Walk]:
     """What section 2 asks of the tiny study's first pair on its benchmark, but for random rules."""
     study = load_study("tiny")
@@ -92,10 +83,7 @@ def study_walks() -> list[Walk]:
 
 def random_walks(pair: Pair, sampling: Sampling, responses: list[list[int]]) -> list[Walk]:
     """Both directions of JS rules at quantiles of JS along base's own responses, and of always."""
-    scored = score_pair(
-        pair.primary, pair.intervention, pair.prompts, responses, sampling, 1, len(responses)
-    )
-    js = np.concatenate([columns["js"] for _, columns in scored])
+    js = js_along(pair, responses, sampling, len(responses))
     thresholds = [-1.0, *(float(np.quantile(js, 1.0 - rate)) for rate in RATES)]
     return [Walk(Rule("js", t), forward) for t in thresholds for forward in (True, False)]
 
@@ -160,7 +148,7 @@ def measure(sweep: Sweep, pair: Pair, progress: Callable[[], Any] = lambda: None
     tokens = sum(len(run.ids) for run in runs)
     counts = (len(walks), len(runs), tokens, prefixes)
     ratios = together / (one * len(runs)), apart / (one * len(runs))
-    return dict(zip(KEYS, (sweep.pair, sweep.device, *counts, *ratios), strict=True))
+    return filled(COLUMNS, sweep.pair, sweep.device, *counts, *ratios)
 
 
 def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
@@ -168,7 +156,7 @@ def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
 
     Returns
     -------
-    One dict a pair when it is measured, with ``KEYS``: ``settings`` mixtures, ``responses`` of all
+    One dict a pair when it is measured, with the fields of ``COLUMNS``: ``settings`` mixtures, ``responses`` of all
     of them together, their ``tokens``, and the ``distinct_prefixes`` at which these were taken.
     ``cost_ratio`` is the time of all mixtures from one set of trees over that of plain generation
     of as many responses, ``cost_ratio_separate`` that of each mixture decoded by itself.
@@ -186,4 +174,5 @@ def _measure_all(sweeps: Sequence[Sweep]) -> Iterator[dict]:
     with one_thread(), Progress(3 * len(sweeps), "part", "bench") as progress:
         for sweep in sweeps:
             progress.now(f"{sweep.pair}, batch {sweep.batch}")
-            yield measure(sweep, make_pair(sweep), progress.advance)
+            pair = make_pair(sweep.pair, sweep.device, sweep.rows)
+            yield measure(sweep, pair, progress.advance)

@@ -17,7 +17,9 @@ no width; that means "not seen to vary", not certainty.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,10 +65,14 @@ class Estimate:
     def high(self) -> float:
         return self.interval()[1]
 
+    @property
+    def triple(self) -> tuple[float, float, float]:
+        """(value, low, high)."""
+        return (self.value, *self.interval())
+
     def columns(self, name: str) -> dict[str, float]:
         """{name, name_low, name_high}: how tables hold an estimate."""
-        low, high = self.interval()
-        return {name: self.value, f"{name}_low": low, f"{name}_high": high}
+        return columns_of(name, self.triple)
 
     def _with(self, other: Estimate | float, value: float, draws: np.ndarray) -> Estimate:
         why = self.why or (other.why if isinstance(other, Estimate) else "")
@@ -81,6 +87,11 @@ class Estimate:
     def __truediv__(self, other: Estimate | float) -> Estimate:
         value = _divide(self.value, _value(other))
         return self._with(other, value, _divide(self.draws, _draws(other)))
+
+
+def columns_of(name: str, triple: tuple[float, float, float]) -> dict[str, float]:
+    """{name, name_low, name_high} of a (value, low, high): how tables hold an estimate."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), triple))
 
 
 def _value(x: Estimate | float) -> float:
@@ -164,12 +175,11 @@ class Bootstrap:
         """[rows] index of each row's problem in `self.problems`; a ValueError if one is unknown."""
         if _CODES in frame:
             return frame[_CODES].to_numpy()
-        pairs = frame[["benchmark", "problem"]].astype(str)
-        unique, inverse = _factorize(pairs)
-        known = self.problems.get_indexer(unique)
-        if (known < 0).any():
-            raise ValueError(f"a problem outside the resampled ones: {unique[known < 0][0]}")
-        return known[inverse]
+        index = pd.MultiIndex.from_frame(frame[["benchmark", "problem"]].astype(str))
+        codes = self.problems.get_indexer(index)
+        if (codes < 0).any():
+            raise ValueError(f"a problem outside the resampled ones: {index[codes < 0][0]}")
+        return codes
 
     def _sum(self, codes: np.ndarray, values: np.ndarray) -> np.ndarray:
         """[problems] sums of values by problem."""
@@ -198,20 +208,27 @@ class Bootstrap:
             len(codes),
         )
 
-    def mean_of_benchmarks(self, frame: pd.DataFrame, column: str = "correct") -> Estimate:
-        """Accuracy of each benchmark, averaged with equal weight."""
-        parts = [self.accuracy(part, column) for _, part in frame.groupby("benchmark", sort=True)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total / len(parts)
-
     def ratio(self, frame: pd.DataFrame, numerator, denominator=None) -> Estimate:
         """Ratio of sums over rows; `denominator` None counts rows. Both are arrays of [rows]."""
         codes = self.codes(frame)
         below = np.ones(len(codes)) if denominator is None else np.asarray(denominator)
         events = int(np.count_nonzero(below))
         return self.estimate(self._sum(codes, numerator), self._sum(codes, below), events)
+
+    def ratios(self, frame: pd.DataFrame, parts: Mapping[str, Any]) -> dict[str, float]:
+        """Columns of several ratios by their names; parts are numerators, or (numerator, denominator)."""
+        row: dict[str, float] = {}
+        for name, part in parts.items():
+            above_and_below = part if isinstance(part, tuple) else (part,)
+            row |= self.ratio(frame, *above_and_below).columns(name)
+        return row
+
+    def percentiles(self, frame: pd.DataFrame, values, levels) -> dict[str, float]:
+        """Columns p50, p99.9, ... of `quantiles` at levels 0.5, 0.999, ..."""
+        row: dict[str, float] = {}
+        for level, estimate in zip(levels, self.quantiles(frame, values, levels)):
+            row |= estimate.columns(f"p{100 * level:g}")
+        return row
 
     def quantiles(self, frame: pd.DataFrame, values, levels) -> list[Estimate]:
         """Quantiles of values [rows] pooled over the drawn problems.
@@ -260,16 +277,6 @@ class Bootstrap:
             for block in np.array_split(self.weights, max(1, self.resamples // 100))
         ]
         return Estimate(float(value), np.concatenate(parts), self.confidence)
-
-
-def _factorize(pairs: pd.DataFrame) -> tuple[pd.MultiIndex, np.ndarray]:
-    """(unique pairs, index of each row's pair), fast for many rows of few pairs."""
-    a, a_names = pd.factorize(pairs["benchmark"])
-    b, b_names = pd.factorize(pairs["problem"])
-    keys, inverse = np.unique(a * max(len(b_names), 1) + b, return_inverse=True)
-    first = [a_names[k // max(len(b_names), 1)] for k in keys]
-    second = [b_names[k % max(len(b_names), 1)] for k in keys]
-    return pd.MultiIndex.from_arrays([first, second], names=["benchmark", "problem"]), inverse
 
 
 def _weighted_quantiles(values, codes, weights, levels, block: int = 256) -> np.ndarray:

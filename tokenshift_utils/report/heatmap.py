@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from html import escape
+from itertools import zip_longest
 
 import pandas as pd
 
@@ -75,9 +76,8 @@ def _lists(row, tokenizer, top: int) -> str:
             name = f"<b>{name}</b>" if int(i) == int(row["token"]) else name
             column.append(f"<td>{name}</td><td>{math.exp(logp):.3f}</td>")
         cells.append(column)
-    depth = max(len(column) for column in cells)
-    cells = [column + ["<td></td><td></td>"] * (depth - len(column)) for column in cells]
-    rows = "".join(f"<tr>{a}{b}</tr>" for a, b in zip(*cells))
+    pairs = zip_longest(*cells, fillvalue="<td></td><td></td>")
+    rows = "".join(f"<tr>{a}{b}</tr>" for a, b in pairs)
     return f"<table><tr><th colspan=2>base</th><th colspan=2>tuned</th></tr>{rows}</table>"
 
 

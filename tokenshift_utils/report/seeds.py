@@ -49,6 +49,11 @@ class Paired:
         return self.mean - half, self.mean + half
 
     @property
+    def triple(self) -> tuple[float, float, float]:
+        """(mean, low, high)."""
+        return (self.mean, *self.interval())
+
+    @property
     def p(self) -> float:
         """Two-sided p of the sign-flip permutation test, all 2^n patterns counted."""
         if self.seeds < 2:

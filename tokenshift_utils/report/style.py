@@ -96,10 +96,28 @@ def interval_line(ax, x, rows: pd.DataFrame, name: str, hue: str, alpha=0.18, **
     ax.fill_between(x, low, high, color=hue, alpha=alpha, linewidth=0)
 
 
-def errors(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """[2, rows] percent from the column `name` down to its _low and up to its _high, 0 for none."""
+def dots(ax, at, rows: pd.DataFrame, name: str, hue: str, marker="o", axis="x", **look) -> None:
+    """Points with intervals of the column `name`, in percent along `axis`; `at` on the other one."""
     ends = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
-    return 100 * np.maximum(np.nan_to_num(np.array(ends, dtype=float)), 0)
+    spread = 100 * np.maximum(np.nan_to_num(np.array(ends, dtype=float)), 0)  # 0 for none
+    look = {"linestyle": "none", "markersize": 5, "linewidth": 1.2} | look
+    places = {axis: 100 * rows[name], "y" if axis == "x" else "x": at, f"{axis}err": spread}
+    ax.errorbar(**places, marker=marker, color=hue, **look)
+
+
+def mark(name: str, marker: str, hue="#333333", face: str | None = None, **look) -> plt.Line2D:
+    """An entry of a legend: a mark, filled with `face` (None: as its edge)."""
+    look |= {"marker": marker, "color": hue, "markerfacecolor": face or hue}
+    return plt.Line2D([], [], linestyle="", label=name, **look)
+
+
+JS_FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
+
+
+def js_edges(bins: int = 40) -> np.ndarray:
+    """Edges of bins of JS, evenly spaced in logarithms, with one more for what is below JS_FLOOR."""
+    top = 0.6932  # nats; above ln 2 in single precision too
+    return np.concatenate([[JS_FLOOR / 3], np.geomspace(JS_FLOOR, top, bins)])
 
 
 def histograms(study, points: dict[str, tuple], edges: tuple, height: float):
@@ -160,18 +178,10 @@ def name_lines(ax, names: dict[str, str], at: tuple[float, float] = (0.97, 0.97)
     `at` is in fractions of the axes; text right of the middle is flush right.
     """
     step = 1.3 * 9.5 / 72 / (ax.get_position().height * ax.figure.get_size_inches()[1])
+    look = {"ha": "right" if at[0] > 0.5 else "left", "va": "top", "fontsize": 9.5}
+    look["bbox"] = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1}
     for i, (name, hue) in enumerate(names.items()):
-        ax.text(
-            at[0],
-            at[1] - step * i,
-            name,
-            color=hue,
-            ha="right" if at[0] > 0.5 else "left",
-            va="top",
-            fontsize=9.5,
-            transform=ax.transAxes,
-            bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1},
-        )
+        ax.text(at[0], at[1] - step * i, name, color=hue, transform=ax.transAxes, **look)
 
 
 def label_ends(ax, ends: dict[str, tuple[float, float, str]]) -> None:
@@ -183,16 +193,9 @@ def label_ends(ax, ends: dict[str, tuple[float, float, str]]) -> None:
     for name, (x, y, hue) in sorted(ends.items(), key=lambda item: item[1][1]):
         px, py = to_pixels.transform((x, y))
         placed = max(py, placed + apart)
-        ax.annotate(
-            name,
-            to_data.transform((px, placed)),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=hue,
-            fontsize=9.5,
-            annotation_clip=False,
-        )
+        look = {"color": hue, "va": "center", "fontsize": 9.5, "annotation_clip": False}
+        end = to_data.transform((px, placed))
+        ax.annotate(name, end, xytext=(6, 0), textcoords="offset points", **look)
 
 
 def save_figure(fig, directory: Path, name: str) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
+from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, columns_of
 from tokenshift_utils.report.tables import NO_INTERVAL
 from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS, QUANTITIES
 
@@ -60,14 +60,26 @@ def by(
 
 def pooled(table: pd.DataFrame) -> pd.DataFrame:
     """The rows over all benchmarks: of the last benchmark label, which pools if there are two."""
-    return table[table["benchmark"] == table["benchmark"].iloc[-1]]
+    return table[table["benchmark"] == table["benchmark"].iloc[-1]] if len(table) else table
 
 
-def last_row(table: pd.DataFrame, **where) -> pd.Series | None:
-    """The last of the rows with these values; None where there is none."""
-    for name, value in where.items():
+def rows_with(table: pd.DataFrame, **values) -> pd.DataFrame:
+    """The rows with these values."""
+    for name, value in values.items():
         table = table[table[name] == value]
-    return None if table.empty else table.iloc[-1]
+    return table
+
+
+def last_row(table: pd.DataFrame, **values) -> pd.Series | None:
+    """The last of the rows with these values; None where there is none."""
+    rows = rows_with(table, **values)
+    return None if rows.empty else rows.iloc[-1]
+
+
+def last_rows(study, table: pd.DataFrame, **values) -> list[pd.Series]:
+    """The last row of every RL model that has one with these values."""
+    found = (last_row(table, model=model, **values) for model in of_kind(study, "rl"))
+    return [row for row in found if row is not None]
 
 
 def of_kind(study, *kinds: str) -> list[str]:
@@ -88,12 +100,9 @@ def evidence(rows: list[tuple]) -> pd.DataFrame:
     """
     out = []
     for quantity, subject, estimate, note in rows:
-        if estimate is None:
-            triple = (np.nan, np.nan, np.nan)
-        elif isinstance(estimate, Estimate):
-            triple = (estimate.value, *estimate.interval())
-        else:
-            triple = estimate
+        triple = (np.nan, np.nan, np.nan) if estimate is None else estimate
+        if isinstance(estimate, Estimate):
+            triple = estimate.triple
         if np.isnan(triple).any() and not (note and np.isnan(triple[0])):
             why = getattr(estimate, "why", "") or "too few problems show it for an interval"
             note = f"{note}; {why}" if note else why
@@ -135,11 +144,6 @@ def token_class(text: str) -> str:
     """ "structural" for digits and operators, "other" for all else, told from the text alone."""
     stripped = text.strip()
     return "structural" if stripped and set(stripped) <= _STRUCTURAL else "other"
-
-
-def columns_of(name: str, triple: tuple[float, float, float]) -> dict[str, float]:
-    """{name, name_low, name_high} of a (value, low, high): how tables hold an estimate."""
-    return dict(zip((name, f"{name}_low", f"{name}_high"), triple))
 
 
 def percent(row, name: str, decimals: int = 1) -> str:

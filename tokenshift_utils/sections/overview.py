@@ -20,7 +20,7 @@ from matplotlib.ticker import NullLocator
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_csv, write_text
-from tokenshift_utils.report.style import color
+from tokenshift_utils.report.style import color, mark
 from tokenshift_utils.report.tables import to_html, to_markdown
 from tokenshift_utils.sections.claims import (
     CLAIMS,
@@ -148,7 +148,7 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
     margins = table.get(["margin_low", "margin_high"], pd.DataFrame([1])).abs()
     reach = max(10.0, margins[np.isfinite(margins)].max().max())
     edge = 1.4 * reach  # where what is infinite is drawn
-    looks = {label: mark for label, mark in zip(table["label"].unique(), "os^Dv<>" * 9)}
+    looks = dict(zip(table["label"].unique(), "os^Dv<>" * 9))
     y, ticks, names = 0.0, [], {}
     for claim in claims:
         own = table[table["claim"] == claim]
@@ -169,10 +169,9 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
                     [row["margin_low"], row["margin"], row["margin_high"]], -edge, edge
                 )
                 ax.hlines(at, low, high, color=hue)
-                mark = looks[row["label"]]
-                ax.plot(value, at, marker=mark, color=hue, markersize=5,
-                        markerfacecolor=hue if row["over"] == "problems" else "white")  # fmt: skip
-                names[row["label"]] = (mark, hue, hue)
+                face, marker = hue if row["over"] == "problems" else "white", looks[row["label"]]
+                ax.plot(value, at, marker, color=hue, markersize=5, markerfacecolor=face)
+                names[row["label"]] = (marker, hue, hue)
         y -= 1.15
     ax.set_xscale("symlog", linthresh=1, linscale=0.6)
     decades = [10**power for power in range(len(f"{reach:.0f}"))]
@@ -189,10 +188,7 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
     names["over problems"], names["over seeds"] = (
         ("s", "#888888", c) for c in ("#888888", "white")
     )
-    handles = [
-        plt.Line2D([], [], linestyle="", marker=mark, color=hue, markerfacecolor=face, label=name)
-        for name, (mark, hue, face) in names.items()
-    ]
+    handles = [mark(name, *look) for name, look in names.items()]
     fig.legend(handles=handles, loc="outside lower center", ncols=5)
     return fig
 

@@ -17,7 +17,7 @@ import pandas as pd
 from tokenshift_utils import paths
 from tokenshift_utils.files import read_csv
 from tokenshift_utils.sections.claims import NOT_TESTABLE
-from tokenshift_utils.sections.common import of_kind, percent, points, pooled
+from tokenshift_utils.sections.common import of_kind, pooled, rows_with, say_each
 
 ANSWERED, PART, OPEN = "answered", "in part", "not measured"
 
@@ -46,40 +46,28 @@ class Found:
 
     def measured(self, *ids: str) -> str | None:
         """What was measured of some claims, model by model; None where nothing was."""
-        rows = self.claims[
-            self.claims["claim"].isin(ids) & (self.claims["verdict"] != NOT_TESTABLE)
-        ]
-        return (
-            "; ".join(
-                f"{c} ({s}): {m}, {v}"
-                for c, s, m, v in rows[["claim", "subject", "measured", "verdict"]].itertuples(
-                    index=False
-                )
-            )
-            or None
-        )
+        claims = self.claims[self.claims["claim"].isin(ids)]
+        claims = claims[claims["verdict"] != NOT_TESTABLE]
+        return _listed("{claim} ({subject}): {measured}, {verdict}", claims)
 
 
-def _arms(found: Found, table: pd.DataFrame, arms) -> str | None:
-    """Gains of some arms, in points."""
-    rows = table[table["arm"].isin(list(arms)) & table["gain"].notna()]
-    return (
-        "; ".join(
-            f"{row['objective']} {points(row, 'gain')} over {row['paired_seeds']:.0f} seeds"
-            for _, row in rows.iterrows()
-        )
-        or None
-    )
+def _listed(said: str, rows: pd.DataFrame, opening: str = "") -> str | None:
+    """What is said of each row, see `say`; None where there is none."""
+    return opening + "; ".join(say_each(said, rows).splitlines()) if len(rows) else None
+
+
+def _gains(found: Found, arms: Callable[[pd.Series], bool]) -> str | None:
+    table = found("04_weighted_objective", "role", "gain", "arm", "objective").dropna(subset="gain")
+    rows = table[[arms(row) for _, row in table.iterrows()]]
+    return _listed("{objective} {gain:points} over {paired_seeds:.0f} seeds", rows)
 
 
 def _boosts(found: Found) -> str | None:
-    table = found("04_weighted_objective", "role", "gain", "arm", "objective")
-    return _arms(found, table, table.loc[table["role"] == "confirmatory", "arm"])
+    return _gains(found, lambda row: row["role"] == "confirmatory")
 
 
 def _other_objectives(found: Found) -> str | None:
-    table = found("04_weighted_objective", "role", "gain", "arm", "objective")
-    return _arms(found, table, [arm for arm in table["arm"] if "entropy" in arm or "grpo-" in arm])
+    return _gains(found, lambda row: "entropy" in row["arm"] or "grpo-" in row["arm"])
 
 
 def _details(found: Found) -> str | None:
@@ -119,30 +107,20 @@ def _sampler(found: Found) -> str | None:
 
 
 def _truncation(found: Found) -> str | None:
-    table = found("05_support", "nucleus_high_full_high", "pair")
-    rows = pooled(table) if len(table) else table
-    rows = rows[rows["nucleus_high_full_high"].notna()]
-    parts = [f"{percent(r, 'nucleus_high_full_high')} ({r['pair']})" for _, r in rows.iterrows()]
-    return f"of the high positions these are high in full: {'; '.join(parts)}" if parts else None
+    rows = pooled(found("05_support", "nucleus_high_full_high", "pair"))
+    rows = rows.dropna(subset="nucleus_high_full_high")
+    opening = "of the high positions these are high in full: "
+    return _listed("{nucleus_high_full_high:%} ({pair})", rows, opening)
 
 
 def _trajectories(found: Found) -> str | None:
-    table = found("05_trajectories", "trajectories", "nucleus_high")
-    if table.empty:
-        return None
-    parts = [
-        f"{percent(r, 'nucleus_high')} on {r['trajectories']}" for _, r in pooled(table).iterrows()
-    ]
-    return f"high-JS positions: {'; '.join(parts)}"
+    rows = pooled(found("05_trajectories", "trajectories", "nucleus_high"))
+    return _listed("{nucleus_high:%} on {trajectories}", rows, "high-JS positions: ")
 
 
 def _everywhere(found: Found) -> str | None:
-    table = found("03_rank", "pair", "at", "top1")
-    rows = table[table["pair"] == found.pair]
-    if rows.empty:
-        return None
-    parts = [f"{percent(row, 'top1')} ({row['at']})" for _, row in rows.iterrows()]
-    return f"RL's first choice is base's at {'; '.join(parts)}"
+    rows = rows_with(found("03_rank", "pair", "at", "top1"), pair=found.pair)
+    return _listed("{top1:%} ({at})", rows, "RL's first choice is base's at ")
 
 
 def _why_js(found: Found) -> str | None:
@@ -154,8 +132,7 @@ def _why_js(found: Found) -> str | None:
 
 
 def _sequences(found: Found) -> str | None:
-    table = found("01_sparsity", "pair", "benchmark", "positions")
-    table = table[table["pair"] == found.pair]
+    table = rows_with(found("01_sparsity", "pair", "benchmark", "positions"), pair=found.pair)
     if table.empty:
         return None
     study = found.study
@@ -169,11 +146,8 @@ def _sequences(found: Found) -> str | None:
 def _critical(found: Found) -> str | None:
     table = found("02_single_token", "direction", "js_stratum", "positions", "effect_different")
     table = table[(table["positions"] >= 100) & table["effect_different"].notna()]
-    parts = [
-        f"{points(row, 'effect_different')} at JS {row['js_stratum']} ({row['direction']})"
-        for _, row in table.iterrows()
-    ]
-    return f"effect of one token that differs: {'; '.join(parts)}" if parts else None
+    said = "{effect_different:points} at JS {js_stratum} ({direction})"
+    return _listed(said, table, "effect of one token that differs: ")
 
 
 @dataclass(frozen=True)

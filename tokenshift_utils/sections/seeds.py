@@ -70,6 +70,6 @@ def seeds_table(
         over = Paired(
             np.array([v for v in by_seed.values() if not np.isnan(v)]), study.statistics.confidence
         )
-        row = (quantity, model, max(over.seeds, 1), over.mean, *over.interval())
+        row = (quantity, model, max(over.seeds, 1), *over.triple)
         rows.append((*row, notes.get(quantity, "")))
     return pd.DataFrame(rows, columns=[*SEEDS_COLUMNS, "note"])

@@ -16,7 +16,15 @@ import pandas as pd
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.report.seeds import holm
 from tokenshift_utils.sections.claims import BUDGET
-from tokenshift_utils.sections.common import by_benchmark, evidence, plan, pooled, say
+from tokenshift_utils.sections.common import (
+    by_benchmark,
+    evidence,
+    last_row,
+    plan,
+    pooled,
+    rows_with,
+    say,
+)
 from tokenshift_utils.sections.cross_sampling.settings import (
     FORWARD,
     REVERSE,
@@ -151,14 +159,8 @@ def within_budget(table: pd.DataFrame, model: str, direction: str) -> float | No
     It looks at shares only, never at accuracies, and not at the setting that switches everywhere.
     None where every setting replaces more.
     """
-    rows = pooled(table)
-    rows = rows[
-        (rows["model"] == model)
-        & (rows["direction"] == direction)
-        & (rows["rule"] == "js")
-        & (rows["threshold"] >= 0)
-        & (rows["effective_share"] <= BUDGET)
-    ]
+    rows = rows_with(pooled(table), model=model, direction=direction, rule="js")
+    rows = rows[(rows["threshold"] >= 0) & (rows["effective_share"] <= BUDGET)]
     if rows.empty:
         return None
     return float(rows.sort_values("effective_share", kind="stable")["threshold"].iloc[-1])
@@ -180,8 +182,8 @@ def budget_table(study, table: pd.DataFrame) -> pd.DataFrame:
     for model in study.cross_sampling.pairs:
         for direction in (FORWARD, REVERSE):
             eps = budget_setting(study, table, model, direction).threshold
-            here = table[(table["model"] == model) & (table["direction"] == direction)]
-            parts.append(here[(here["rule"] == "js") & (here["threshold"] == eps)])
+            where = {"model": model, "direction": direction, "rule": "js", "threshold": eps}
+            parts.append(rows_with(table, **where))
     return pd.concat(parts, ignore_index=True).drop(columns=["rule"])
 
 
@@ -230,28 +232,23 @@ def cross_evidence(
     rows, pool = [], pooled(summary)
     for model in mixed.study.cross_sampling.pairs:
         for direction, paper in ((FORWARD, "recovered"), (REVERSE, "lost")):
-            eps = within_budget(table, model, direction)
+            where = {"model": model, "direction": direction}
+            row, eps = last_row(pool, **where), within_budget(table, model, direction)
             if eps is None:
                 rows.append((paper, model, None, f"no threshold keeps within {BUDGET:.1%}"))
             else:
-                row = _one(pooled(table), model, direction, rule="js", threshold=eps)
-                note = f"JS > {eps:g}, {row['effective_share']:.2%} of tokens effectively replaced"
-                why = _one(pool, model, direction)["note"]
-                triple = None if why else _triple(row, "gap_share")
-                rows.append((paper, model, triple, why or note))
-            row = _one(pool, model, direction)
+                mine = last_row(pooled(table), **where, rule="js", threshold=eps)
+                note = f"JS > {eps:g}, {mine['effective_share']:.2%} of tokens effectively replaced"
+                triple = None if row["note"] else _triple(mine, "gap_share")
+                rows.append((paper, model, triple, row["note"] or note))
             for name in ("share_for_95", "lead_at_95", "lead_over_random"):
                 triple = None if np.isnan(row[name]) else _triple(row, name)
                 rows.append((f"{direction}_{name}", model, triple, row["note"]))
-        rows += _matched_evidence(matched, model, _one(pool, model, FORWARD)["note"])
+        rows += _matched_evidence(
+            matched, model, last_row(pool, model=model, direction=FORWARD)["note"]
+        )
         rows.append(("best_mixed_gain", model, _best_gain(mixed, model), ""))
     return evidence(rows)
-
-
-def _one(rows: pd.DataFrame, model: str, direction: str, **where) -> pd.Series:
-    for name, value in {"model": model, "direction": direction, **where}.items():
-        rows = rows[rows[name] == value]
-    return rows.iloc[0]
 
 
 def _triple(row: pd.Series, name: str) -> tuple[float, float, float]:

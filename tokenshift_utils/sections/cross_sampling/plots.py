@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import color, errors
-from tokenshift_utils.sections.common import ALL, pooled
+from tokenshift_utils.report.style import color, dots, mark
+from tokenshift_utils.sections.common import ALL, pooled, rows_with
 from tokenshift_utils.sections.cross_sampling.rules import JS
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE
 from tokenshift_utils.sections.cross_sampling.single_token import ENOUGH
@@ -25,14 +27,12 @@ def _panels(columns: int, rows: int, height: float, **more) -> tuple[Figure, np.
     return plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **more)
 
 
-def _dots(ax, x, rows: pd.DataFrame, name: str, hue: str, marker="o", axis="y", **look) -> None:
-    """Points with intervals of the column ``name``, in percent, along ``axis``."""
-    look = {"markersize": 5, "linewidth": 1.2, "linestyle": "none"} | look
-    y, spread = 100 * rows[name], errors(rows, name)
-    if axis == "y":
-        ax.errorbar(x, y, yerr=spread, marker=marker, color=hue, **look)
-    else:
-        ax.errorbar(y, x, xerr=spread, marker=marker, color=hue, **look)
+def _each_model(table: pd.DataFrame, direction: str) -> Iterator[tuple[int, str, pd.DataFrame]]:
+    """(number, model, its rows of a direction) of every model in the table, in its order."""
+    for k, model in enumerate(dict.fromkeys(table["model"]) if len(table) else ()):
+        rows = rows_with(table, model=model, direction=direction)
+        if len(rows):
+            yield k, model, rows
 
 
 def _name(ax, text: str, at: tuple[float, float], hue: str, **more) -> None:
@@ -56,9 +56,9 @@ def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
     for (i, direction), (j, model) in ((a, b) for a in enumerate(DIRECTIONS)
                                        for b in enumerate(models)):  # fmt: skip
         ax, hue = axes[i, j], color(study, model)
-        here = rows[(rows["model"] == model) & (rows["direction"] == direction)]
-        js, random = (_from_nothing(here[here["rule"] == rule]) for rule in ("js", "random"))
-        best = oracle[(oracle["model"] == model) & (oracle["direction"] == direction)]
+        here = {"model": model, "direction": direction}
+        js, random = (_from_nothing(rows_with(rows, **here, rule=r)) for r in ("js", "random"))
+        best = rows_with(oracle, **here)
         ax.plot([0, 100], [0, 100], ":", color=GREY, linewidth=1)
         ax.axhline(95, color=GREY, linewidth=0.6)
         _name(ax, "95%", (108, 95), GREY, xytext=(0, -6), ha="right")
@@ -99,22 +99,20 @@ def _middle(oracle: pd.DataFrame, models, level: float) -> tuple[float, float]:
 
 def plot_matched(study, table: pd.DataFrame) -> Figure:
     """Lead of the JS rule over both kinds of random positions, by how much of full it replaces."""
-    models = list(dict.fromkeys(table["model"])) if len(table) else []
     fig, axes = _panels(2, 1, 3.2, sharey=True)
     for ax, direction in zip(axes[0], DIRECTIONS):
-        for k, model in enumerate(models):
-            here = table[(table["model"] == model) & (table["direction"] == direction)]
+        for k, model, here in _each_model(table, direction):
             here, hue = here.sort_values("replaced"), color(study, model)
-            x = 100 * here["replaced"] + 0.6 * k
+            x, look = 100 * here["replaced"] + 0.6 * k, {"markersize": 4, "linewidth": 0.9}
             ax.plot(x, 100 * here["switched_lead"], ":", color=hue, linewidth=1.2)
-            _dots(ax, x, here, "effective_lead", hue, "os"[k % 2], markersize=4, linewidth=0.9)
+            dots(ax, x, here, "effective_lead", hue, "os"[k % 2], "y", **look)
             if direction == REVERSE:
                 _name(ax, study.models[model].label, (102, 116 - 12 * k), hue, ha="right")
         ax.axhline(0, color="#888888", linewidth=1)
         ax.set(title=TITLES[direction], xlabel="JS rule: replaced, % of full switching")
         ax.set_ylim(top=125)
     axes[0, 0].set_ylabel("lead over random positions\n(points of the gap)")
-    if models:
+    if len(table):
         _name(axes[0, 0], "dotted: switched as often", (0, 116), GREY)
         _name(axes[0, 0], "points: as many replaced", (0, 104), GREY)
     return fig
@@ -127,13 +125,11 @@ def plot_rules(study, summary: pd.DataFrame) -> Figure:
     """A forest: the lead of the JS rule over every other rule, both directions."""
     rows = summary.dropna(subset=["js_lead"]) if len(summary) else summary
     names = list(dict.fromkeys(rows["rule"]))
-    models = list(dict.fromkeys(rows["model"]))
     fig, axes = _panels(2, 1, 1.0 + 0.34 * max(len(names), 1), sharey=True, sharex=True)
     for ax, direction in zip(axes[0], DIRECTIONS):
-        for k, model in enumerate(models):
-            here = rows[(rows["direction"] == direction) & (rows["model"] == model)]
+        for k, model, here in _each_model(rows, direction):
             y = [-names.index(rule) - 0.2 * k for rule in here["rule"]]
-            _dots(ax, y, here, "js_lead", color(study, model), "os"[k % 2], "x")
+            dots(ax, y, here, "js_lead", color(study, model), "os"[k % 2])
         ax.axvline(0, color="#888888", linewidth=1)
         ax.set(title=TITLES[direction], xlabel=f"lead of {JS} (points of the gap)")
         ax.grid(axis="y", visible=False)
@@ -166,9 +162,9 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
                     ]
                     name, look = _insert_look(insert, gain)
                     looks[name] = look
-                    fill = hue if look["fill"] else "white"
-                    _dots(ax, part["effective_per_response"], part, "after", hue, look["marker"],
-                          markersize=4.5, markerfacecolor=fill, linewidth=0.8)  # fmt: skip
+                    face, x = hue if look["fill"] else "white", part["effective_per_response"]
+                    small = {"markersize": 4.5, "markerfacecolor": face, "linewidth": 0.8}
+                    dots(ax, x, part, "after", hue, look["marker"], "y", **small)
                 ax.axhline(100 * mine["before"].iloc[0], color=GREY, linewidth=0.8, linestyle=":")
                 ax.axhline(100 * mine["goal"].iloc[0], color=hue, linewidth=0.8, linestyle=":")
                 if some == controls and i == 1:
@@ -183,10 +179,9 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
             ax.set_xlabel("replaced tokens a response" if i else "")
         axes[i, 0].set_ylabel(f"{direction}\naccuracy (%)")
     handles = [
-        plt.Line2D([], [], linestyle="", marker=look["marker"], color="#333333", label=name,
-                   markersize=5, markerfacecolor="#333333" if look["fill"] else "white")
+        mark(name, look["marker"], face=None if look["fill"] else "white", markersize=5)
         for name, look in looks.items()
-    ]  # fmt: skip
+    ]
     if handles:
         fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
@@ -217,13 +212,12 @@ def plot_effects(study, table: pd.DataFrame) -> Figure:
     fig, axes = _panels(2, 2, 2.4, sharex=True, sharey="row")
     shown = (("effect_different", "different"), ("equal_tokens", "positions"))
     for j, direction in enumerate(DIRECTIONS):
-        here = strata[strata["direction"] == direction] if len(strata) else strata
-        for model in dict.fromkeys(here["model"]) if len(here) else ():
-            mine, hue = here[here["model"] == model], color(study, model)
+        for _, model, mine in _each_model(strata, direction):
+            hue = color(study, model)
             for i, (name, number) in enumerate(shown):
                 for enough, part in mine.groupby(mine["positions"] >= ENOUGH):
                     fill = hue if enough else "white"
-                    _dots(axes[i, j], part["js"], part, name, hue, markerfacecolor=fill)
+                    dots(axes[i, j], part["js"], part, name, hue, axis="y", markerfacecolor=fill)
                 for at in mine.dropna(subset=[name]).itertuples():
                     top = np.nanmax([getattr(at, f"{name}_high"), getattr(at, name)])
                     _name(axes[i, j], f"{getattr(at, number)}", (at.js, 100 * top), GREY,
@@ -246,21 +240,16 @@ def plot_critical(study, ranking: pd.DataFrame, models: pd.DataFrame) -> Figure:
     ):
         names = list(dict.fromkeys(table[name])) if len(table) else []
         for k, direction in enumerate(DIRECTIONS):
-            here = table[table["direction"] == direction] if len(table) else table
-            for model in dict.fromkeys(here["model"]) if len(here) else ():
-                mine, hue = here[here["model"] == model], color(study, model)
-                y = [-names.index(n) - 0.22 * k for n in mine[name]]
-                fill = hue if direction == FORWARD else "white"
-                _dots(ax, y, mine, value, hue, MARKS[direction], "x", markerfacecolor=fill)
+            for _, model, mine in _each_model(table, direction):
+                y, hue = [-names.index(n) - 0.22 * k for n in mine[name]], color(study, model)
+                face = hue if direction == FORWARD else "white"
+                dots(ax, y, mine, value, hue, MARKS[direction], markerfacecolor=face)
         ax.axvline(0, color="#888888", linewidth=1)
         ax.set_yticks([-i for i in range(len(names))], names, fontsize=8.5)
         ax.grid(axis="y", visible=False)
     axes[0].set_xlabel("rank correlation (%)")
     axes[1].set_xlabel("variance foretold (%)")
-    handles = [
-        plt.Line2D([], [], linestyle="", marker=MARKS[d], color="#333333", label=d, markersize=5,
-                   markerfacecolor="#333333" if d == FORWARD else "white")
-        for d in DIRECTIONS
-    ]  # fmt: skip
+    faces = {FORWARD: None, REVERSE: "white"}
+    handles = [mark(d, MARKS[d], face=faces[d], markersize=5) for d in DIRECTIONS]
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig

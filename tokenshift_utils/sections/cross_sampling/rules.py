@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from tokenshift_utils.pairs.rules import KINDS
-from tokenshift_utils.sections.common import columns_of, say, say_each
+from tokenshift_utils.report.bootstrap import columns_of
+from tokenshift_utils.sections.common import say, say_each
 from tokenshift_utils.sections.cross_sampling.numbers import Mixed, is_full, run_table
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting
 from tokenshift_utils.sections.cross_sampling.summary import curve_of, share_to_reach

@@ -91,11 +91,13 @@ def _effects(boot: Bootstrap, part: pd.DataFrame, weights: np.ndarray) -> dict:
     """Share of equal tokens, mean effect of all positions and of those whose tokens differ."""
     differ, effect = (part[name].to_numpy(dtype=float) for name in ("effective", "effect"))
     row = {"positions": len(part), "different": int(differ.sum())}
-    row |= boot.ratio(part, weights * (1 - differ), weights).columns("equal_tokens")
-    row |= boot.ratio(part, weights * effect, weights).columns("effect")
-    row |= boot.ratio(part, weights * effect * differ, weights * differ).columns("effect_different")
-    decisive = np.abs(effect) >= 0.5
-    return row | boot.ratio(part, weights * decisive, weights).columns("decisive")
+    ratios = {
+        "equal_tokens": (weights * (1 - differ), weights),
+        "effect": (weights * effect, weights),
+        "effect_different": (weights * effect * differ, weights * differ),
+        "decisive": (weights * (np.abs(effect) >= 0.5), weights),
+    }
+    return row | boot.ratios(part, ratios)
 
 
 def effect_table(study, records: pd.DataFrame) -> pd.DataFrame:
@@ -132,8 +134,9 @@ def decision_table(study, records: pd.DataFrame) -> pd.DataFrame:
         mine = mine[mine["effective"]]
         for name, part in mine.groupby("decides", sort=True):
             row = key | {"decides": name, "different": len(part)}
-            row |= boot.ratio(part, part["effect"]).columns("effect_different")
-            rows.append(row | boot.ratio(part, part["effect"].abs() >= 0.5).columns("decisive"))
+            effect = part["effect"]
+            ratios = {"effect_different": effect, "decisive": effect.abs() >= 0.5}
+            rows.append(row | boot.ratios(part, ratios))
     return _table(rows)
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tokenshift_utils.report.bootstrap import MIN_DEFINED, Estimate
+from tokenshift_utils.report.bootstrap import MIN_DEFINED, Estimate, columns_of
 from tokenshift_utils.report.tables import NO_INTERVAL
-from tokenshift_utils.sections.common import columns_of, pooled, say
+from tokenshift_utils.sections.common import pooled, say
 from tokenshift_utils.sections.cross_sampling.numbers import (
     COMPARED,
     KEY,
@@ -213,8 +213,8 @@ def summary_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFr
                 if random:
                     chance = curve_of(mixed, random, benchmark)
                     there = chance.at(curve.reach())
-                    at_95, behind = _columns(there), (there - LEVEL) / -1.0
-                    ahead, lead_95 = _columns(curve.lead(chance)), _columns(behind)
+                    at_95, lead_95 = there.triple, ((there - LEVEL) / -1.0).triple
+                    ahead = curve.lead(chance).triple
             row |= columns_of("share_for_95", reach) | columns_of("random_at_95", at_95)
             oracle = nothing
             if not why and benchmark == mixed.benchmarks(way)[-1]:
@@ -225,10 +225,6 @@ def summary_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFr
             row["note"] = why or ("" if random else "no random control")
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _columns(estimate: Estimate) -> tuple[float, float, float]:
-    return (estimate.value, *estimate.interval())
 
 
 def oracle_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:

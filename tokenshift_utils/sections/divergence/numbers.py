@@ -21,6 +21,7 @@ from tokenshift_utils.sections.common import (
     SUPPORTS,
     by,
     last_row,
+    last_rows,
     of_kind,
     on_both_supports,
     percent,
@@ -63,15 +64,10 @@ def sparsity_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def sparsity_row(study, boot: Bootstrap, part: pd.DataFrame, js: np.ndarray) -> dict[str, float]:
     """Shares of the positions ``part`` by their JS [rows], its mean and percentiles."""
-    row: dict[str, float] = {}
-    for cut in study.thresholds.near_zero:
-        row |= boot.ratio(part, js <= cut).columns(f"share_le_{cut:g}")
+    shares = {f"share_le_{cut:g}": js <= cut for cut in study.thresholds.near_zero}
     high = study.thresholds.high_js
-    row |= boot.ratio(part, js > high).columns(f"share_gt_{high:g}")
-    row |= boot.ratio(part, js).columns("mean")
-    for level, estimate in zip(_LEVELS, boot.quantiles(part, js, _LEVELS)):
-        row |= estimate.columns(f"p{100 * level:g}")
-    return row
+    shares |= {f"share_gt_{high:g}": js > high, "mean": js}
+    return boot.ratios(part, shares) | boot.percentiles(part, js, _LEVELS)
 
 
 def survival_table(study, shifts: dict[str, pd.DataFrame], grid: np.ndarray) -> pd.DataFrame:
@@ -121,9 +117,7 @@ def position_profile(study, shifts: dict[str, pd.DataFrame], by: str) -> pd.Data
         for place in np.unique(x[~np.isnan(x)]):
             part = frame[x == place]
             row = {"model": model, "x": place, "positions": len(part)}
-            for name, column in (("mean", "js"), ("full", "js_full")):
-                row |= boot.ratio(part, part[column].to_numpy()).columns(name)
-            rows.append(row)
+            rows.append(row | boot.ratios(part, {"mean": part["js"], "full": part["js_full"]}))
     ends = [name + end for name in ("mean", "full") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["model", "x", "positions", *ends])
 
@@ -178,13 +172,9 @@ def identity_table(
             chosen = sorted(order.index, key=lambda t: (-order[t], t))[:10]
         for t in chosen:
             here, share = js[token == t], at_high[t] / at_high.sum()
-            row = {"model": model, "token": texts[int(t)], "occurrences": len(here)}
-            row["near_zero"] = (here <= low).mean()
-            row["between"] = ((here > low) & (here <= high)).mean()
-            row["high"] = (here > high).mean()
-            row["share_of_high"] = share
-            row["enrichment"] = share / (len(here) / len(js))
-            rows.append(row)
+            row = (model, texts[int(t)], len(here), (here <= low).mean())
+            row += (((here > low) & (here <= high)).mean(), (here > high).mean())
+            rows.append((*row, share, share / (len(here) / len(js))))
     names = ["model", "token", "occurrences", "near_zero", "between", "high"]
     return pd.DataFrame(rows, columns=[*names, "share_of_high", "enrichment"])
 
@@ -359,11 +349,8 @@ def over_seeds(study, runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def say_sparsity(study, table: pd.DataFrame) -> str:
     """What the sparsity table shows on both supports, beside what the paper says."""
     cut, high, out = study.thresholds.near_zero[-1], study.thresholds.high_js, []
-    for model in of_kind(study, "rl"):
-        row, full = (last_row(table, model=model, support=s) for s in SUPPORTS)
-        if row is None:
-            continue
-        recipe = study.models[model].recipe
+    for row, full in zip(*(last_rows(study, table, support=s) for s in SUPPORTS)):
+        recipe = study.models[row["model"]].recipe
         paper = f" (the paper: more than {fact(f'sparsity_{recipe}').value:.0%})" if recipe else ""
         le, gt = f"share_le_{cut:g}", f"share_gt_{high:g}"
         out.append(
@@ -467,8 +454,7 @@ def say_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> str:
     )
     for model, frame in shifts.items():
         base, high = frame["entropy_base"].to_numpy(), (frame["js"] > cut).to_numpy()
-        row = {"pair": study.models[model].label, "cut": cut}
-        for name, among in (("open", base >= HIGH_ENTROPY), ("closed", base <= LOW_ENTROPY)):
-            row |= boot.ratio(frame, among & high, among).columns(name)
-        out.append(say(text, row))
+        among = {"open": base >= HIGH_ENTROPY, "closed": base <= LOW_ENTROPY}
+        row = boot.ratios(frame, {name: (where & high, where) for name, where in among.items()})
+        out.append(say(text, row, pair=study.models[model].label, cut=cut))
     return "\n".join(out)

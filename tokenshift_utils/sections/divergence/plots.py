@@ -10,14 +10,17 @@ from matplotlib.figure import Figure
 from tokenshift_utils.records.tokens import tokenizer
 from tokenshift_utils.report.heatmap import show_shifts
 from tokenshift_utils.report.style import (
+    JS_FLOOR,
     color,
-    errors,
+    dots,
     histograms,
     interval_line,
+    js_edges,
     label_ends,
     labels,
     line_look,
     log_scale,
+    mark,
     name_lines,
     panels_width,
 )
@@ -28,9 +31,7 @@ from tokenshift_utils.sections.divergence.numbers import (
     survival_table,
 )
 
-_FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
 _NOISE = "#8C8C8C"  # what rounding makes
-_TOP = 0.6932  # nats; above ln 2 in single precision too
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of boxes and their whiskers
 _PARTS = {"near_zero": "#DADADA", "between": "#7FA8C9", "high": "#D55E00"}
 _OF_CLASSES = (
@@ -47,7 +48,7 @@ def plot_js_distribution(
 
     ``floor`` are shifts that bfloat16 alone makes.
     """
-    grid = np.logspace(np.log10(_FLOOR), np.log10(0.69), 30)
+    grid = np.logspace(np.log10(JS_FLOOR), np.log10(0.69), 30)
     table, names, hues = survival_table(study, shifts, grid), {}, {}
     for model in shifts:
         names[model], hues[model] = study.models[model].label, color(study, model)
@@ -70,7 +71,7 @@ def plot_js_distribution(
         log_scale(ax, "x", "y")
         ax.axvline(study.thresholds.high_js, color="#999999", linewidth=0.8)
         title = "Nuclei, as sampled from" if support == "nucleus" else "Full vocabulary"
-        ax.set(xlabel="x (nats)", title=title, xlim=(_FLOOR, 1), ylim=(lowest, 130))
+        ax.set(xlabel="x (nats)", title=title, xlim=(JS_FLOOR, 1), ylim=(lowest, 130))
         if support == "full":
             label_ends(ax, ends)
     axes[0].set_ylabel("positions with JS > x (%)")
@@ -103,15 +104,8 @@ def plot_positions(
                 ax.axvline(opens, color="#999999", linewidth=0.8, zorder=0)
         if by == "relative":
             ax.set(ylabel="mean JS (nats)", xlim=(0, 100), xticks=[0, 50, 100])
-            ax.text(
-                0.9,
-                0.55,
-                "answer opens",
-                rotation=90,
-                transform=ax.transAxes,
-                ha="right",
-                color="#666666",
-            )
+            look = {"rotation": 90, "ha": "right", "color": "#666666"}
+            ax.text(0.9, 0.55, "answer opens", transform=ax.transAxes, **look)
         if by == "start":
             name_lines(ax, labels(study, table["model"]))
         if table.empty:
@@ -139,18 +133,14 @@ def plot_entropy_bins(study, shifts: dict[str, pd.DataFrame]) -> Figure:
         for (name, column), shift in zip(names.items(), (-0.19, 0.19)):
             hue, is_base = color(study, name), name == study.base
             levels = [np.quantile(frame[column][mask], _LEVELS) for mask in masks.values()]
-            ax.bxp(
+            ax.bxp(  # sns.boxplot would end whiskers at the last position inside of 10 to 90%
                 [dict(zip(("whislo", "q1", "med", "q3", "whishi"), some)) for some in levels],
-                positions=np.arange(len(masks)) + shift,
-                widths=0.34,
-                showfliers=False,
-                patch_artist=True,
+                positions=np.arange(len(masks)) + shift, widths=0.34, showfliers=False,
+                patch_artist=True, manage_ticks=False,
                 boxprops={"facecolor": "white" if is_base else hue, "edgecolor": hue},
                 medianprops={"color": hue if is_base else "white", "linewidth": 1.6},
-                whiskerprops={"color": hue},
-                capprops={"color": hue},
-                manage_ticks=False,
-            )
+                whiskerprops={"color": hue}, capprops={"color": hue},
+            )  # fmt: skip
         ax.set_xticks(range(len(masks)), masks)
         ax.axhline(np.log(2), color="#999999", linewidth=0.8, linestyle="--")
         ax.axvline(0.5, color="#999999", linewidth=0.8)
@@ -166,9 +156,8 @@ def plot_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     """2-D histogram of base entropy and JS, one panel a model; colour is the number of positions."""
     tallest = max((f["entropy_base"].max() for f in shifts.values()), default=1.0)
     y_edges = np.linspace(0, max(float(tallest), 0.1), 41)
-    x_edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(_TOP), 40)])
-    points = {m: (np.maximum(f["js"], _FLOOR / 2), f["entropy_base"]) for m, f in shifts.items()}
-    fig, axes = histograms(study, points, (x_edges, y_edges), height=3.5)
+    points = {m: (f["js"].clip(JS_FLOOR / 2), f["entropy_base"]) for m, f in shifts.items()}
+    fig, axes = histograms(study, points, (js_edges(), y_edges), height=3.5)
     for ax in axes:
         ax.axvline(study.thresholds.high_js, color="#D55E00", linewidth=1)
         log_scale(ax, "x")
@@ -190,34 +179,30 @@ def plot_identity(study, table: pd.DataFrame, classes: pd.DataFrame) -> Figure:
     names = {"near_zero": f"JS ≤ {low:g}", "between": "between", "high": f"JS > {high:g}"}
     for (above, below), model in zip(axes.T, models):
         rows = table[table["model"] == model].iloc[::-1]
-        left = np.zeros(len(rows))
+        left, places = 0, range(len(rows))
         for column, hue in _PARTS.items():
             share = 100 * rows[column].to_numpy(dtype=float)
-            above.barh(
-                range(len(rows)), share, left=left, color=hue, edgecolor="white", linewidth=0.5
-            )
+            above.barh(places, share, left=left, color=hue, edgecolor="white", linewidth=0.5)
             left = left + share
         text = [
             f"{t.strip() or repr(t)}  ({n:,})" for t, n in zip(rows["token"], rows["occurrences"])
         ]
-        above.set_yticks(range(len(rows)), text, fontsize=9)
+        above.set_yticks(places, text, fontsize=9)
         above.set(xlim=(0, 100), xlabel="of its occurrences (%)")
         above.set_title(study.models[model].label if model else "")
         if rows.empty:
             above.text(50, 0, f"no position with JS > {high:g}", ha="center")
         own = classes[classes["model"] == model].iloc[::-1].reset_index(drop=True)
         for column, marker, hue in _OF_CLASSES:
-            below.errorbar(
-                100 * own[column], own.index, xerr=errors(own, column), fmt=marker, color=hue,
-                markersize=9 if marker == "|" else 6, linewidth=1,
-                markeredgecolor="#555555" if marker == "s" else hue,
-            )  # fmt: skip
+            edge, size = "#555555" if marker == "s" else hue, 9 if marker == "|" else 6
+            look = {"markersize": size, "markeredgecolor": edge, "linewidth": 1}
+            dots(below, own.index, own, column, hue, marker, **look)
         below.set_yticks(own.index, own["token_class"])
         below.set(xlabel="of the positions (%)", xlim=(0, None), ylim=(-0.6, len(own) - 0.4))
         for ax in (above, below):
             ax.grid(axis="y", visible=False)
     handles = [plt.Rectangle((0, 0), 1, 1, color=hue) for hue in _PARTS.values()]
-    handles.append(plt.Line2D([], [], linestyle="", marker="|", color="black", markersize=9))
+    handles.append(mark("all positions", "|", "black", markersize=9))
     text = [*names.values(), "all positions"]
     fig.legend(handles, text, loc="outside lower center", ncols=4)
     return fig

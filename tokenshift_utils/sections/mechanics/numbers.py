@@ -57,8 +57,7 @@ def flat(frame: pd.DataFrame) -> pd.DataFrame:
 def _table(study, shifts: dict[str, pd.DataFrame], ratios) -> pd.DataFrame:
     """One row a pair and set of positions: those with high JS, on either support, and all.
 
-    `ratios(frame)` gives for each column its (numerator, denominator), both [rows]; a denominator
-    of None counts rows.
+    `ratios(frame)` gives for each column its numerator, or (numerator, denominator), both [rows].
     """
     boot, rows, high = plan(study, *shifts.values()), [], study.thresholds.high_js
     for model, frame in shifts.items():
@@ -71,10 +70,11 @@ def _table(study, shifts: dict[str, pd.DataFrame], ratios) -> pd.DataFrame:
         for at, mask in masks.items():
             row = {"pair": study.models[model].label, "model": model}
             row |= {"at": at, "positions": int(mask.sum())}
-            for name, (above, below) in found.items():
-                below = None if below is None else below[mask]
-                row |= boot.ratio(frame[mask], above[mask], below).columns(name)
-            rows.append(row)
+            here = {
+                name: tuple(x[mask] for x in part) if isinstance(part, tuple) else part[mask]
+                for name, part in found.items()
+            }
+            rows.append(row | boot.ratios(frame[mask], here))
     return pd.DataFrame(rows)
 
 
@@ -82,7 +82,7 @@ def overlap_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Mean overlap of base's and tuned's top-k sets, columns k1 .. k10 with intervals."""
 
     def ratios(frame: pd.DataFrame) -> dict:
-        return {c: (frame[c], None) for c in frame if c[0] == "k" and c[1:].isdigit()}
+        return {c: frame[c] for c in frame if c[0] == "k" and c[1:].isdigit()}
 
     return _table(study, shifts, ratios)
 
@@ -92,8 +92,8 @@ def rank_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
     def ratios(frame: pd.DataFrame) -> dict:
         rank, chance = frame["rank_base_of_tuned_top1"], np.exp(frame["logp_base_of_tuned_top1"])
-        found = {f"top{k}": (rank <= k, None) for k in RANKS}
-        return found | {f"base_prob_below_{cut:g}": (chance < cut, None) for cut in (RARE, 0.1)}
+        found = {f"top{k}": rank <= k for k in RANKS}
+        return found | {f"base_prob_below_{cut:g}": chance < cut for cut in (RARE, 0.1)}
 
     return _table(study, shifts, ratios)
 
@@ -105,7 +105,7 @@ def mass_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
         moved = frame["tv_full"]
         ranks = [k for k in RANKS if f"gain{k}" in frame]
         shares = {f"gained_in_top{k}": (frame[f"gain{k}"], moved) for k in ranks}
-        return {"mass_moved": (moved, None)} | shares
+        return {"mass_moved": moved} | shares
 
     return _table(study, shifts, ratios)
 
@@ -142,10 +142,6 @@ def _aligned(frames: dict[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:
     return ordered
 
 
-def _jaccard(boot: Bootstrap, frame: pd.DataFrame, high: np.ndarray, final: np.ndarray) -> Estimate:
-    return boot.ratio(frame, high & final, high | final)
-
-
 def evolution_table(study, frames: dict[int, pd.DataFrame]) -> pd.DataFrame:
     """JS by training step and support, all on the final model's responses.
 
@@ -163,12 +159,12 @@ def evolution_table(study, frames: dict[int, pd.DataFrame]) -> pd.DataFrame:
         for step, frame in frames.items():
             js = frame[column].to_numpy()
             row = {"support": support, "step": step, "positions": len(js)}
-            row |= boot.ratio(frame, js).columns("mean")
-            for level, estimate in zip(_LEVELS, boot.quantiles(frame, js, _LEVELS)):
-                row |= estimate.columns(f"p{100 * level:g}")
-            row |= boot.ratio(frame, js > cut).columns(f"share_gt_{cut:g}")
-            row |= _jaccard(boot, frame, js > cut, final).columns("jaccard")
-            rows.append(row)
+            row |= boot.ratios(frame, {"mean": js}) | boot.percentiles(frame, js, _LEVELS)
+            sets = {
+                f"share_gt_{cut:g}": js > cut,
+                "jaccard": ((js > cut) & final, (js > cut) | final),
+            }
+            rows.append(row | boot.ratios(frame, sets))
     return pd.DataFrame(rows)
 
 
@@ -206,7 +202,8 @@ def evolution_rows(study, frames: dict[int, pd.DataFrame], model: str, column: s
         why = f"no position with JS > {HIGH_JS:g}" if not final.any() else "too few checkpoints"
         found |= dict.fromkeys(("jaccard_rise", "jaccard_late"), (None, why))
     else:
-        overlap = {s: _jaccard(boot, frames[s], js[s] > HIGH_JS, final) for s in steps}
+        high = {s: js[s] > HIGH_JS for s in steps}
+        overlap = {s: boot.ratio(frames[s], high[s] & final, high[s] | final) for s in steps}
         middle = min(steps[1:-1], key=lambda s: abs(s - last / 2))
         late = (overlap[last] - overlap[middle]) / (last - middle)
         early = (overlap[middle] - overlap[first]) / (middle - first)

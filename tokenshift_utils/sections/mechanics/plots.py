@@ -96,12 +96,10 @@ def plot_evolution(study, table: pd.DataFrame, model: str) -> Figure:
     hue, ends = color(study, model), {}
     nucleus, full = (table[table["support"] == s] for s in ("nucleus", "full"))
     for name in ("p75", "p90", "p95", "mean", "p99"):
-        columns = [name + end for end in ("", "_low", "_high")]
-        shown = nucleus[["step", *columns]].copy()
-        shown[columns] = shown[columns].clip(lower=FLOOR / 2)
+        shown = nucleus[[name, f"{name}_low", f"{name}_high"]].clip(lower=FLOOR / 2)
         dashed = {"linestyle": "--"} if name == "mean" else {}
-        interval_line(left, shown["step"], shown, name, hue, **dashed)
-        ends[name] = (float(shown["step"].iloc[-1]), float(shown[name].iloc[-1]), hue)
+        interval_line(left, nucleus["step"], shown, name, hue, **dashed)
+        ends[name] = (float(nucleus["step"].iloc[-1]), float(shown[name].iloc[-1]), hue)
     log_scale(left, "y")
     left.set(xlabel="training step", ylabel="JS (nats; lowest: below 1e-6)", title="Percentiles")
     left.set_ylim(FLOOR / 3, 1)
@@ -109,10 +107,8 @@ def plot_evolution(study, table: pd.DataFrame, model: str) -> Figure:
     share = f"share_gt_{study.thresholds.high_js:g}"
     for ax, name, factor in ((middle, share, 100), (right, "jaccard", 1)):
         for rows, look in ((nucleus, {}), (full, {"linestyle": ":", "marker": ""})):
-            columns = [name + end for end in ("", "_low", "_high")]
-            shown = rows[["step", *columns]].copy()
-            shown[columns] *= factor
-            interval_line(ax, shown["step"], shown, name, hue, **look)
+            shown = factor * rows[[name, f"{name}_low", f"{name}_high"]]
+            interval_line(ax, rows["step"], shown, name, hue, **look)
         ax.set(xlabel="training step", ylim=(0, None))
     middle.set(
         ylabel=f"positions with JS > {study.thresholds.high_js:g} (%)", title="Share of high JS"

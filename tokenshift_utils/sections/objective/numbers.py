@@ -15,6 +15,7 @@ import torch
 from statsmodels.stats.power import TTestPower
 
 from tokenshift_utils.measures.weighting import divergence_weights
+from tokenshift_utils.report.bootstrap import columns_of
 from tokenshift_utils.report.seeds import POWER, Paired, holm, pass_at_k
 from tokenshift_utils.sections.common import evidence, of_recipe
 from tokenshift_utils.sections.objective.records import Run, Runs
@@ -102,18 +103,12 @@ def weight_curves(runs: Runs) -> pd.DataFrame:
             shown.setdefault((weighting.alpha, weighting.scale), arm)
     arms = list(shown.values())
     grid = np.concatenate([[0.0], np.logspace(-9, -2, 200)])
-    parts = [
-        pd.DataFrame(
-            {
-                "arm": arm,
-                "kl": grid,
-                "weight": divergence_weights(torch.tensor(grid), runs.weighting(arm)).numpy(),
-            }
-        )
+    rows = [
+        (arm, kl, float(weight))
         for arm in arms
+        for kl, weight in zip(grid, divergence_weights(torch.tensor(grid), runs.weighting(arm)))
     ]
-    empty = pd.DataFrame(columns=["arm", "kl", "weight"])
-    return pd.concat(parts, ignore_index=True) if parts else empty
+    return pd.DataFrame(rows, columns=["arm", "kl", "weight"])
 
 
 def weights_table(runs: Runs) -> pd.DataFrame:
@@ -228,15 +223,13 @@ def objective_table(study, runs: Runs) -> pd.DataFrame:
         gain = paired(study, runs, arm, runs.against(arm))
         compared = arm != runs.baseline and gain.seeds
         row["paired_seeds"] = gain.seeds if compared else 0
-        row["gain"] = gain.mean if compared else np.nan
-        row["gain_low"], row["gain_high"] = gain.interval() if compared else (np.nan, np.nan)
-        row["p"] = gain.p if arm in tested else np.nan
-        row["p_holm"] = corrected.get(arm, np.nan)
-        row["smallest_p"] = gain.smallest_p if arm in tested else np.nan
-        least = min(1.0, len(tested) * gain.smallest_p)
-        row["smallest_p_holm"] = least if arm in tested else np.nan
-        row["detectable"] = gain.detectable if compared else np.nan
-        rows.append(row)
+        row |= columns_of("gain", gain.triple if compared else (np.nan,) * 3)
+        row |= dict.fromkeys(("p", "p_holm", "smallest_p", "smallest_p_holm"), np.nan)
+        if arm in tested:
+            least = gain.smallest_p
+            row |= {"p": gain.p, "p_holm": corrected[arm], "smallest_p": least}
+            row["smallest_p_holm"] = min(1.0, len(tested) * least)
+        rows.append(row | {"detectable": gain.detectable if compared else np.nan})
     return pd.DataFrame(rows)
 
 
@@ -250,8 +243,7 @@ def pass_table(study, runs: Runs, ks=(1, 8, 32)) -> pd.DataFrame:
             row[f"pass@{k}"] = _mean(score(run) for run in own.values())
             if arm != runs.baseline:
                 gain = paired(study, runs, arm, runs.against(arm), score)
-                row[f"gain@{k}"] = gain.mean
-                row[f"gain@{k}_low"], row[f"gain@{k}_high"] = gain.interval()
+                row |= columns_of(f"gain@{k}", gain.triple)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -320,7 +312,7 @@ def objective_evidence(study, runs: Runs) -> pd.DataFrame:
         found += [("least_boost_gain", subjects["high-kl"], least)]
     planned, rows = len(runs.planned(runs.baseline)), []
     for quantity, subject, gain in found:
-        estimate, note = (gain.mean, *gain.interval()), ""
+        estimate, note = gain.triple, ""
         if gain.seeds < planned:
             estimate, note = None, f"{gain.seeds} of {planned} paired seeds are there"
         rows.append((quantity, subject, estimate, note))

@@ -17,7 +17,17 @@ import pandas as pd
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
 from tokenshift_utils.report.seeds import pass_at_k
 from tokenshift_utils.sections.claims import LOW_ENTROPY
-from tokenshift_utils.sections.common import by, last_row, of_kind, plan, pooled, say, say_each
+from tokenshift_utils.sections.common import (
+    SUPPORTS,
+    by,
+    last_row,
+    last_rows,
+    plan,
+    pooled,
+    rows_with,
+    say,
+    say_each,
+)
 from tokenshift_utils.sections.paper import fact
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 
@@ -50,17 +60,16 @@ def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
         row["positions"] = len(part)
         differ = (part["nucleus_base"] != part["nucleus_tuned"]).to_numpy()
         shares = {
-            "both_high": ((cut > high) & (full > high), None),
-            "only_nucleus_high": ((cut > high) & (full <= high), None),
-            "only_full_high": ((cut <= high) & (full > high), None),
+            "both_high": (cut > high) & (full > high),
+            "only_nucleus_high": (cut > high) & (full <= high),
+            "only_full_high": (cut <= high) & (full > high),
             "nucleus_high_full_high": ((cut > high) & (full > high), cut > high),
             "nucleus_high_full_near_zero": ((cut > high) & (full <= low), cut > high),
             "nuclei_differ_share_at_high": ((cut > high) & differ, cut > high),
-            "nuclei_differ_share": (differ, None),
-            "nucleus_zero": (cut == 0, None),
+            "nuclei_differ_share": differ,
+            "nucleus_zero": cut == 0,
         }
-        for name, (inside, among) in shares.items():
-            row |= boot.ratio(part, inside, among).columns(name)
+        row |= boot.ratios(part, shares)
         at_high = full[cut > high]
         row["full_median_at_nucleus_high"] = float(np.median(at_high)) if len(at_high) else np.nan
         rank = part[["js", "js_full"]].corr(method="spearman").iloc[0, 1]
@@ -72,11 +81,10 @@ def support_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def _measures(study, boot: Bootstrap, part: pd.DataFrame) -> dict[str, float]:
     low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
     row: dict[str, float] = {}
-    for column, support in (("js", "nucleus"), ("js_full", "full")):
+    for support, column in SUPPORTS.items():
         js = part[column].to_numpy()
-        row |= boot.ratio(part, js <= low).columns(f"{support}_near_zero")
-        row |= boot.ratio(part, js > high).columns(f"{support}_high")
-        row |= boot.ratio(part, js).columns(f"{support}_mean")
+        shares = {"near_zero": js <= low, "high": js > high, "mean": js}
+        row |= boot.ratios(part, {f"{support}_{name}": share for name, share in shares.items()})
     return row
 
 
@@ -146,17 +154,15 @@ def top_p_table(study, by_top_p: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
     for p, js in sorted(moved.items()):
         at, zero = js > high, js <= low
         shares = {
-            "near_zero": (zero, None),
-            "high": (at, None),
+            "near_zero": zero,
+            "high": at,
             "stays_high_share": (at & before, before),
             "low_entropy_share_at_low": (zero & calm, zero),
             "top1_share_at_high": (at & (rank <= 1), at),
             "top3_share_at_high": (at & (rank <= 3), at),
             "unlikely_share_at_high": (at & unlikely, at),
         }
-        row = {"top_p": p, "positions": len(here)}
-        for name, (inside, among) in shares.items():
-            row |= boot.ratio(here, inside, among).columns(name)
+        row = {"top_p": p, "positions": len(here)} | boot.ratios(here, shares)
         opening = boot.ratio(here, js * start, start) / boot.ratio(here, js * middle, middle)
         row |= opening.columns("start_ratio") | {"mean_js": js.mean()}
         rows.append(row | {"js_there": float(np.median(js[before])) if before.any() else np.nan})
@@ -270,10 +276,7 @@ def say_support(study, table: pd.DataFrame) -> str:
         "{nuclei_differ_share:%}."
     )
     out = []
-    for model in of_kind(study, "rl"):
-        row = last_row(table, model=model)
-        if row is None:
-            continue
+    for row in last_rows(study, table):
         if np.isnan(row["nucleus_high_full_high"]):
             out.append(f"{row['pair']} has no high-JS position.")
         else:
@@ -302,16 +305,16 @@ def say_top_p(study, table: pd.DataFrame) -> str:
 
 def say_form(study, table: pd.DataFrame) -> str:
     """How much of the RL models' gaps is the answer's form, pooled over benchmarks."""
+    text = (
+        "{pair}: judged by the last number in place of the answer's form, the gap to base is "
+        "{last_number_points:points}; {form_points:points} of what is judged are form."
+    )
     out = []
-    for model in of_kind(study, "rl"):
-        row = last_row(table, model=model)
-        if row is None or np.isnan(row.get("form_points", np.nan)):
+    for row in last_rows(study, table):
+        if np.isnan(row.get("form_points", np.nan)):
             continue
-        text = (
-            "{pair}: judged by the last number in place of the answer's form, the gap to base is "
-            "{last_number_points:points}; {form_points:points} of what is judged are form."
-        )
-        easy = table[(table["model"] == model) & (table["benchmark"] != row["benchmark"])]
+        easy = rows_with(table, model=row["model"])
+        easy = easy[easy["benchmark"] != row["benchmark"]]
         most = easy.loc[easy["form_points"].idxmax()] if easy["form_points"].notna().any() else None
         more = "" if most is None else say(" Most on {benchmark}: {form_points:points}.", most)
         out.append(say(text, row) + more)
@@ -321,10 +324,7 @@ def say_form(study, table: pd.DataFrame) -> str:
 def say_passes(study, answers: pd.DataFrame, gaps: pd.DataFrame) -> str:
     """Whether RL sharpens what base can already do, pooled over benchmarks."""
     out = []
-    for model in of_kind(study, "rl"):
-        row = last_row(gaps, model=model)
-        if row is None:
-            continue
+    for row in last_rows(study, gaps):
         base = last_row(answers, model=study.base)[f"pass@{row['k']}"]
         text = (
             "{pair} gains {gap:points} in the mean and {pass_points:points} in pass@{k}, where base has "

@@ -7,26 +7,31 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tokenshift_utils.report.style import color, errors, histograms, log_scale
+from tokenshift_utils.report.style import (
+    JS_FLOOR,
+    color,
+    dots,
+    histograms,
+    js_edges,
+    log_scale,
+)
 from tokenshift_utils.sections.common import pooled
 
-_FLOOR = 1e-6  # nats; smaller JS, zero included, is drawn there
-_TOP = 0.6932  # nats; above ln 2 in single precision too
 _SUPPORTS = (("nucleus", "o", "truncated distributions"), ("full", "s", "full vocabulary"))
 
 
 def plot_support(study, shifts: dict[str, pd.DataFrame]) -> Figure:
     """2-D histogram of truncated against full JS, one panel a model."""
-    edges = np.concatenate([[_FLOOR / 3], np.logspace(np.log10(_FLOOR), np.log10(_TOP), 40)])
+    edges = js_edges()
     points = {
-        m: tuple(np.maximum(f[c], _FLOOR / 2) for c in ("js_full", "js")) for m, f in shifts.items()
+        m: tuple(f[c].clip(JS_FLOOR / 2) for c in ("js_full", "js")) for m, f in shifts.items()
     }
     fig, axes = histograms(study, points, (edges, edges), height=3.3)
     cut = study.thresholds.high_js
     for ax in axes:
         ax.axvline(cut, color="#D55E00", linewidth=1)
         ax.axhline(cut, color="#D55E00", linewidth=1)
-        ax.plot([_FLOOR, np.log(2)], [_FLOOR, np.log(2)], color="#999999", linewidth=0.8)
+        ax.plot([JS_FLOOR, np.log(2)], [JS_FLOOR, np.log(2)], color="#999999", linewidth=0.8)
         log_scale(ax, "x", "y")
         ax.set_xlabel("JS, full vocabulary (nats)")
     axes[0].set_ylabel("JS, truncated (nats; lowest: < 1e-6)")
@@ -46,12 +51,9 @@ def plot_measured(study, by_source: pd.DataFrame, sampler: pd.DataFrame, model: 
     for ax, what, title in zip(axes, ("near_zero", "high"), (f"JS ≤ {low:g}", f"JS > {high:g}")):
         for support, marker, text in _SUPPORTS:
             inside, hue = support == "nucleus", color(study, model)
-            name = f"{support}_{what}"
-            ax.errorbar(
-                100 * rows[name], y + (0.12 if inside else -0.12), xerr=errors(rows, name),
-                fmt=marker, color=hue, markersize=5, markerfacecolor=hue if inside else "white",
-                label=text,
-            )  # fmt: skip
+            at, face = y + (0.12 if inside else -0.12), hue if inside else "white"
+            look = {"linewidth": 1.8, "markerfacecolor": face, "label": text}
+            dots(ax, at, rows, f"{support}_{what}", hue, marker, **look)
         ax.set(xlabel=f"positions with {title} (%)")
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(y, rows["name"])
