@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from conftest import CHECKOUT, WORDS, write_model, write_tokenizer
 from test_bad_input import files
@@ -58,6 +59,23 @@ def test_a_pair_of_shipped_models_is_a_study(root, capsys):
     assert study.models["tuned"].path == str(MODELS / "dapo")  # outside it
     frame = fetch(study, Rollouts.of(study, "tuned", samples=1))
     assert frame["problem"].tolist() == ["0", "1", "2"] and len(frame["text"][0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "gpu", "workers"),
+    [(2, 16, False, 2), (64, 64, False, 8), (1, 16, False, 0), (8, 3, False, 0), (8, 64, True, 0)],
+)
+def test_processes_are_as_many_as_the_machine_has_room_for(
+    root, monkeypatch, cores, free, gpu, workers
+):
+    memory = psutil.virtual_memory()._replace(available=free * 2**30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    problems = write_problems(root / "twelve.jsonl", 12)
+    study = load_study(write_pair(MODELS / "base", MODELS / "dapo", problems, "mine"))
+    assert study.workers == workers
+    assert study.problems_per_shard == {0: 6, 2: 6, 8: 2}[workers]  # all have as many shards
 
 
 def test_a_relative_directory_is_found_from_anywhere(root, monkeypatch):

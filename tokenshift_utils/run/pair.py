@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import sys
 from pathlib import Path
 
+import psutil
+import torch
 import yaml
 
 from tokenshift_utils import paths
@@ -22,6 +26,8 @@ from tokenshift_utils.tasks.rows import read_rows
 LONGEST = 8000  # new tokens a response, as in the paper, of models that think and of competitions
 PLAIN = 512  # of problems in plain words, whose solutions are of a few sentences
 SOLUTION_FACTOR = 4  # times the longest solution in the file: models are wordier, some by far
+PER_SHARD = 10  # problems, at most
+MOST_WORKERS = 8
 SOLUTIONS = ("solution", "response", "completion", "rationale", "reasoning", "generated_solution")
 
 _LATEX = re.compile(r"\\[A-Za-z(\[]|\$[A-Za-z\\({|-]")  # (not $3, which is a price)
@@ -36,7 +42,7 @@ note: Written by tokenshift pair; its settings are defaults, not those of any pa
 backend: transformers # or vllm, or a module of your own (notebooks/guide/adding.md)
 dtype: {dtype}
 seed: 20260322
-workers: 0 # processes of one thread each, on a CPU; 0 computes in the notebook's own process
+workers: {workers} # processes of one thread each, on a CPU; 0 computes in the notebook's own process
 
 base: base
 models: # more tuned models of the same base may stand here: kind rl (with recipe: dapo or
@@ -67,7 +73,7 @@ cross_sampling:
 
 statistics: {{resamples: 2000, confidence: 0.95, seed: 0}}
 batch: {{rollout: 64, score: 16, cross_sampling: 64}} # rows
-problems_per_shard: 10
+problems_per_shard: {shard} # what a process computes at a time
 """
 
 
@@ -114,6 +120,8 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         problems=_place(problems),
         label=_quoted("".join(filter(str.isprintable, problems.stem)).strip() or "problems"),
         columns=_columns(rows),
+        workers=(workers := _workers(models)),
+        shard=_per_shard(len(rows), max(workers, 1)),
         length=LONGEST,
         why="@",
     )
@@ -147,6 +155,20 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         )
     print(f"responses may have {length:,} tokens: {why}", file=sys.stderr)
     return file
+
+
+def _workers(models: list[Path]) -> int:
+    """How many processes the cores and the free memory have room for; 0 where a GPU computes."""
+    weights = sum(file.stat().st_size for d in models for file in d.glob("*.safetensors"))
+    room = psutil.virtual_memory().available // (4 * weights + 2 * 2**30)
+    workers = min(MOST_WORKERS, os.cpu_count() or 1, room)
+    return 0 if torch.cuda.is_available() or workers < 2 else workers
+
+
+def _per_shard(problems: int, workers: int) -> int:
+    """At most ten problems, such that all processes have as many shards."""
+    shards = workers * math.ceil(problems / (PER_SHARD * workers))
+    return max(1, math.ceil(problems / max(shards, 1)))
 
 
 def _columns(rows: list[dict]) -> str:
