@@ -34,6 +34,7 @@ from tokenshift_utils.sections.cross_sampling.settings import (
 )
 
 KEY = ["benchmark", "problem", "sample"]
+KEPT = [*KEY, "correct", "n_tokens", "n_switched", "n_effective"]  # of the columns of runs
 COMPARED = (0.1, 0.9)  # of full replacement: where a rule can be ahead of random positions at all
 
 
@@ -60,7 +61,7 @@ class Mixed:
         own = {model: self._by_sample(frame) for model, frame in rollouts.items()}
         self.parts = {}
         for setting, frame in runs.items():
-            frame = self.boot.coded(frame)
+            frame = self.boot.coded(frame.filter(items=KEPT))
             at = self.boot.codes(frame), frame["sample"].to_numpy()
             before, goal = (own[model][at] for model in roles(study, setting))
             self.parts[setting] = dict(by_benchmark(study, frame.assign(before=before, goal=goal)))
