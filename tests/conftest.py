@@ -15,6 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -148,6 +149,23 @@ def tiny_pair(tmp_path_factory) -> TinyPair:
     write_model(directory / "base")
     write_model(directory / "tuned", noise=0.02)
     return TinyPair(directory / "base", directory / "tuned")
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_pair):
+    """Base and tuned of the random pair, in float64."""
+    from tokenshift_utils.models.huggingface import HFPolicy
+
+    directories = {"base": tiny_pair.base, "tuned": tiny_pair.tuned}
+    return tuple(HFPolicy.load(path, name, "float64") for name, path in directories.items())
+
+
+@pytest.fixture(scope="module")
+def prompts(request):
+    """As many random prompts as the module's ``N``."""
+    generator = np.random.default_rng(1)
+    lengths = (generator.integers(1, 9) for _ in range(request.module.N))
+    return [generator.integers(3, 36, length).tolist() for length in lengths]
 
 
 def write_mini_root(root: Path, pair: TinyPair, **settings) -> None:

@@ -34,20 +34,6 @@ SAMPLING = Sampling(temperature=0.9, top_p=0.7, max_new_tokens=24)
 N = 24
 
 
-@pytest.fixture(scope="module")
-def pair(tiny_pair):
-    return (
-        HFPolicy.load(tiny_pair.base, "base", "float64"),
-        HFPolicy.load(tiny_pair.tuned, "tuned", "float64"),
-    )
-
-
-@pytest.fixture(scope="module")
-def prompts():
-    generator = np.random.default_rng(1)
-    return [generator.integers(3, 36, generator.integers(1, 9)).tolist() for _ in range(N)]
-
-
 KEYS = [row_key(5, "bench", f"p{i}", 0) for i in range(N)]
 
 

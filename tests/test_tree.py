@@ -44,20 +44,6 @@ SWEEP += [
 SWEEP.append(Walk(Rule("random", None, 0.1), True, Insertion("own")))
 
 
-@pytest.fixture(scope="module")
-def pair(tiny_pair):
-    return (
-        HFPolicy.load(tiny_pair.base, "base", "float64"),
-        HFPolicy.load(tiny_pair.tuned, "tuned", "float64"),
-    )
-
-
-@pytest.fixture(scope="module")
-def prompts():
-    generator = np.random.default_rng(1)
-    return [generator.integers(3, 36, generator.integers(1, 9)).tolist() for _ in range(N)]
-
-
 def take(pair, prompts, walks, sampling=SAMPLING, batch_size=5, **more):
     n = len(prompts)
     return grow(*pair, prompts, KEYS[:n], walks, sampling, batch_size, OWN_KEYS[:n], **more)
