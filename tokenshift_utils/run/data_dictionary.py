@@ -17,7 +17,7 @@ from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.records.single_token import SingleToken
 from tokenshift_utils.sections.explorer.records import requests as explorer_requests
 from tokenshift_utils.sections.explorer.responses import ExplorerResponses
-from tokenshift_utils.store import columns
+from tokenshift_utils.store import columns, executor
 from tokenshift_utils.study.study import Study
 
 PROBLEMS = 2  # of each benchmark, in a sample
@@ -107,6 +107,7 @@ def write_samples(study: Study) -> list[Path]:
         wanted["single_token"] = SingleToken.of(study, study.base, tuned)
     if shown := [request for request in explorer_requests(study) if request.tuned == tuned]:
         wanted |= dict.fromkeys(ExplorerResponses.kinds, shown)
+    executor.run(study, [r for some in wanted.values() for r in some])  # trees grow once, for all
     return [_write_sample(k, fetch(study, requests, k)) for k, requests in wanted.items()]
 
 
