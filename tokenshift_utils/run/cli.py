@@ -26,6 +26,17 @@ store = typer.Typer(
 app.add_typer(store, name="store")
 
 StudyOption = Annotated[str, typer.Option("--study", help="A study's name, or a study file.")]
+Base = Annotated[Path, typer.Option(readable=False, help="Directory of the base model.")]
+Tuned = Annotated[
+    Path, typer.Option(readable=False, help="Directory of the tuned model, or of a PEFT adapter.")
+]
+
+
+def _load(name: str):
+    """The study of that name, or of that file."""
+    from tokenshift_utils.study.study import load_study
+
+    return load_study(name)
 
 
 @app.command()
@@ -76,12 +87,10 @@ def train(
     With --arms or --arm: the runs of the study's 'training' section, by arm and seed. On data of its
     own they make the tuned models; of the embedded study they compare objectives and leave logs.
     """
-    from tokenshift_utils.study.study import load_study
-
     comparing = arms or arm is not None
     if comparing and only:
         raise TokenshiftError("--only names shipped models; it doesn't go with --arms or --arm.")
-    loaded = load_study(study)
+    loaded = _load(study)
     comparing = comparing or bool(loaded.training and loaded.training.lora)
     if seed is not None and not comparing:
         raise TokenshiftError("--seed goes with --arm or --arms; shipped models have one seed.")
@@ -114,11 +123,8 @@ def word_problems(
 
 @app.command()
 def shifts(
-    base: Annotated[Path, typer.Option(readable=False, help="Directory of the base model.")],
-    tuned: Annotated[
-        Path,
-        typer.Option(readable=False, help="Directory of the tuned model, or of a PEFT adapter."),
-    ],
+    base: Base,
+    tuned: Tuned,
     responses: Annotated[
         Path,
         typer.Option(readable=False, help="JSON lines: prompt and response, as text or token ids."),
@@ -133,11 +139,8 @@ def shifts(
 
 @app.command()
 def pair(
-    base: Annotated[Path, typer.Option(readable=False, help="Directory of the base model.")],
-    tuned: Annotated[
-        Path,
-        typer.Option(readable=False, help="Directory of the tuned model, or of a PEFT adapter."),
-    ],
+    base: Base,
+    tuned: Tuned,
     problems: Annotated[Path, typer.Option(readable=False, help="JSON lines: problem and answer.")],
     name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
 ) -> None:
@@ -150,13 +153,13 @@ def pair(
 
 
 @app.command()
-def pin(study: Annotated[str, typer.Option(help="A study's name, or a study file.")]) -> None:
+def pin(study: StudyOption) -> None:
     """Write the commits of the day in place of a study's unpinned revisions. Asks the hub."""
     from tokenshift_utils import paths
     from tokenshift_utils.study import pins
-    from tokenshift_utils.study.study import load_study, study_file
+    from tokenshift_utils.study.study import study_file
 
-    load_study(study)
+    _load(study)
     file = study_file(study)
     commits = pins.pin(file)
     for repository, commit in commits.items():
@@ -166,7 +169,7 @@ def pin(study: Annotated[str, typer.Option(help="A study's name, or a study file
 
 @app.command()
 def plan(
-    study: Annotated[str, typer.Option(help="A study's name, or a study file.")],
+    study: StudyOption,
     generate_tflops: Annotated[
         float, typer.Option(min=0.001, help="Sustained TFLOP/s a GPU while generating.")
     ] = 40.0,
@@ -187,20 +190,18 @@ def plan(
 ) -> None:
     """Print what a study takes before anything runs: tokens, GPU memory and hours, disk."""
     from tokenshift_utils.run.plan import Assumptions, plan
-    from tokenshift_utils.study.study import load_study
 
     speeds = generate_tflops, score_tflops, mix_factor
     assumed = Assumptions(*speeds, mean_tokens, gpu_memory, distinct)
-    typer.echo(plan(load_study(study), assumed))
+    typer.echo(plan(_load(study), assumed))
 
 
 @app.command()
 def claims(study: StudyOption = "tiny") -> None:
     """Print the verdicts on the paper's claims, from a study's last run, as Markdown."""
     from tokenshift_utils.sections.overview import claims_markdown
-    from tokenshift_utils.study.study import load_study
 
-    typer.echo(claims_markdown(load_study(study).name), nl=False)
+    typer.echo(claims_markdown(_load(study).name), nl=False)
 
 
 @app.command()
@@ -209,9 +210,8 @@ def explore(study: StudyOption = "tiny") -> None:
     from tokenshift_utils import paths
     from tokenshift_utils.run.checks import check_inputs
     from tokenshift_utils.sections.explorer.page import write_explorer
-    from tokenshift_utils.study.study import load_study
 
-    loaded = load_study(study)
+    loaded = _load(study)
     check_inputs(loaded)
     typer.echo(f"wrote {paths.display(write_explorer(loaded))}")
 
@@ -221,18 +221,16 @@ def book(study: StudyOption = "tiny") -> None:
     """Render guide, executed notebooks and API as one site that needs no network (extra 'book')."""
     from tokenshift_utils import paths
     from tokenshift_utils.run.book import book
-    from tokenshift_utils.study.study import load_study
 
-    typer.echo(f"wrote {paths.display(book(load_study(study)))}")
+    typer.echo(f"wrote {paths.display(book(_load(study)))}")
 
 
 @app.command("data-dictionary")
 def data_dictionary(study: StudyOption = "tiny") -> None:
     """Write the data dictionary of the records, and samples of a study's records."""
     from tokenshift_utils.run.data_dictionary import write_dictionary, write_samples
-    from tokenshift_utils.study.study import load_study
 
-    for file in [write_dictionary(), *write_samples(load_study(study))]:
+    for file in [write_dictionary(), *write_samples(_load(study))]:
         typer.echo(f"wrote {file}")
 
 
@@ -240,9 +238,8 @@ def data_dictionary(study: StudyOption = "tiny") -> None:
 def verify(study: StudyOption = "tiny") -> None:
     """Prove that figures, tables and notebooks are what the manifest says, and of one run."""
     from tokenshift_utils.run import provenance
-    from tokenshift_utils.study.study import load_study
 
-    loaded = load_study(study)
+    loaded = _load(study)
     if found := provenance.verify(loaded):
         raise TokenshiftError(
             f"{'; '.join(found)}: restore the files, or run tokenshift reproduce --study {study}"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tokenshift_utils.sections import paper
+from tokenshift_utils.sections.common import say_each
 from tokenshift_utils.sections.objective.numbers import curves
 from tokenshift_utils.sections.objective.records import Runs
 from tokenshift_utils.training.runs import ROLES
@@ -35,13 +36,12 @@ def _of(table: pd.DataFrame, arms: tuple[str, ...]) -> pd.DataFrame:
 
 def say_weights(runs: Runs, table: pd.DataFrame) -> str:
     """What the confirmatory weights were in training."""
-    out = [
-        f"{row['objective']}: the mean weight is {row['weight_mean']:.3f}; a tenth of the tokens have a k3 "
-        f"above {row['k3_p90_micronats']:.2g} micronats, half below {row['k3_p50_micronats']:.1g}; "
-        f"{row['clipped']:.1e} of the tokens are clipped."
-        for _, row in _of(table, runs.confirmatory).iterrows()
-    ]
-    return "\n".join(out) or "No weighted run is there yet."
+    text = (
+        "{objective}: the mean weight is {weight_mean:.3f}; a tenth of the tokens have a k3 above "
+        "{k3_p90_micronats:.2g} micronats, half below {k3_p50_micronats:.1g}; {clipped:.1e} of the "
+        "tokens are clipped."
+    )
+    return say_each(text, _of(table, runs.confirmatory)) or "No weighted run is there yet."
 
 
 def say_tokens(table: pd.DataFrame, count: int = 5) -> str:
