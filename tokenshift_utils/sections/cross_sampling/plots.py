@@ -169,12 +169,10 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
                 ax.axhline(100 * mine["goal"].iloc[0], color=hue, linewidth=0.8, linestyle=":")
                 if some == controls and i == 1:
                     last = mine.nlargest(1, "effective_per_response").iloc[0]
-                    right = (
-                        last["effective_per_response"] > here["effective_per_response"].max() / 2
-                    )
-                    _name(ax, study.models[model].label,
-                          (last["effective_per_response"], 100 * last["after_high"]), hue,
-                          xytext=(4 if right else -4, 3), ha="right" if right else "left")  # fmt: skip
+                    x, most = (f["effective_per_response"].max() for f in (mine, here))
+                    right, up = x > most / 2, 3 + 12 * controls.index(model)
+                    _name(ax, study.models[model].label, (x, 100 * last["after_high"]), hue,
+                          xytext=(4 if right else -4, up), ha="right" if right else "left")  # fmt: skip
             ax.set(ylim=(-2, 102), title="" if i else _title(study, some, controls))
             ax.set_xlabel("replaced tokens a response" if i else "")
         axes[i, 0].set_ylabel(f"{direction}\naccuracy (%)")
