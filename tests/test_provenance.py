@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from test_reproduce import write_notebook
 
 from tokenshift_utils import paths
 from tokenshift_utils.run.cli import main
+from tokenshift_utils.run.provenance import code_digest
 from tokenshift_utils.run.reproduce import reproduce
+from tokenshift_utils.store.code import ROOT
 
 READS = """from tokenshift_utils import Shifts, fetch
 import pandas as pd
@@ -30,6 +33,18 @@ def said(capsys, *arguments) -> tuple[int, str]:
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     return code, captured.out + captured.err
+
+
+@pytest.mark.parametrize("module", ["measures/divergences", "sections/common", "run/cli", "errors"])
+def test_the_digest_of_the_code_is_of_every_room(tmp_path, module):
+    package = shutil.copytree(ROOT, tmp_path / "package", ignore=shutil.ignore_patterns("*.pyc"))
+    file = package / f"{module}.py"
+    before, text = code_digest(package), file.read_text()
+    assert before == code_digest()
+    file.write_text(text + "\n# a remark\n")
+    assert code_digest(package) == before
+    file.write_text(text + "\nMORE = 1\n")
+    assert code_digest(package) != before
 
 
 def test_a_run_can_be_verified_explained_and_pruned(mini_root, capsys):

@@ -12,7 +12,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import checksum, read_json, read_text
 from tokenshift_utils.run.manifest import read_manifest
 from tokenshift_utils.sections.explorer.page import file_of
-from tokenshift_utils.store.code import source_digest
+from tokenshift_utils.store.code import ROOT, source_digest
 from tokenshift_utils.store.executor import in_words
 from tokenshift_utils.store.store import canonical
 from tokenshift_utils.study.checkpoints import directory_fingerprint
@@ -24,9 +24,8 @@ EXPLORER_OF = "02"  # the notebook that makes the explorer
 SHORT = 12  # digits of a checksum that a reader sees
 
 
-def code_digest() -> str:
+def code_digest(package: Path = ROOT) -> str:
     """A hash of what the package's code does; comments, docstrings and layout do not count."""
-    package = Path(__file__).parent
     digests = [
         f"{file.relative_to(package).as_posix()} {source_digest(read_text(file))}\n"
         for file in sorted(package.rglob("*.py"))
