@@ -1,12 +1,13 @@
 """What a study reads, checked before anything is computed or written."""
 
 import sys
+from pathlib import Path
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.adapters import check_adapter
 from tokenshift_utils.models.load import check_backend
 from tokenshift_utils.pairs.rules import Rule
-from tokenshift_utils.study.checkpoints import check_trained_on, is_adapter
+from tokenshift_utils.study.checkpoints import FINGERPRINTED, check_trained_on, is_adapter
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import (
     check_same_tokenizer,
@@ -55,17 +56,26 @@ def check_inputs(study: Study) -> None:
     problems = {name: load_benchmark(study, name) for name in study.benchmarks}
     base = study.model_path(study.base)
     own_size = check_model(base, study.model(study.base).trust_remote_code)
+    compared: set[frozenset] = set()
+
+    def check_tokenizer_of(directory: Path) -> None:
+        files = {f for p in FINGERPRINTED for f in directory.glob(p) if f.suffix != ".safetensors"}
+        texts = frozenset((file.name, file.read_bytes()) for file in files)
+        if texts not in compared:  # of many checkpoints one stands for all
+            check_same_tokenizer(base, directory)
+            compared.add(texts)
+
     for name in study.every_model:
         if name != study.base:
             directory = study.model_path(name)
             if is_adapter(directory):
                 trusted = study.model(study.base).trust_remote_code
                 check_adapter(directory, base, trusted, study.engines is not None)
-                check_same_tokenizer(base, directory)
+                check_tokenizer_of(directory)
                 check_trained_on(directory, base)
                 continue
             size = check_model(directory, study.model(name).trust_remote_code)
-            check_same_tokenizer(base, directory)
+            check_tokenizer_of(directory)
             check_same_size(base, own_size, directory, size)
     stop_token_ids(load_tokenizer(base), study.stop_tokens)
     if remark := check_prompt(study):

@@ -39,20 +39,21 @@ def count_missing(study: Study, given: Mapping[str, Mapping[str, Any]]) -> dict[
     given : parameters of each notebook, in the order they run
     """
     seen, counts = set(), {}
-    for name, parameters in given.items():
-        counts[name] = 0
-        changed = {PARAMETERS[name][key]: v for key, v in parameters.items() if v is not None}
-        try:
-            here = study.with_overrides(**changed)
-            requests = SECTIONS[name](here) if name in SECTIONS else []
-            missing = executor.missing(here, executor.jobs_of(here, requests))
-        except TokenshiftError:
-            continue  # the notebook itself stops at that, and says where
-        for job in missing:
-            identity = job.artefact.kinds[0], executor.key_of(here, job.artefact), job.shard
-            if identity not in seen:
-                seen.add(identity)
-                counts[name] += job.artefact.weights(here)[job.shard]
+    with executor.keys_kept():
+        for name, parameters in given.items():
+            counts[name] = 0
+            changed = {PARAMETERS[name][key]: v for key, v in parameters.items() if v is not None}
+            try:
+                here = study.with_overrides(**changed) if changed else study
+                requests = SECTIONS[name](here) if name in SECTIONS else []
+                missing = executor.missing(here, executor.jobs_of(here, requests))
+            except TokenshiftError:
+                continue  # the notebook itself stops at that, and says where
+            for job in missing:
+                identity = job.artefact.kinds[0], executor.key_of(here, job.artefact), job.shard
+                if identity not in seen:
+                    seen.add(identity)
+                    counts[name] += job.artefact.weights(here)[job.shard]
     return counts
 
 

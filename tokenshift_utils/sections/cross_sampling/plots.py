@@ -168,11 +168,10 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
                 ax.axhline(100 * mine["before"].iloc[0], color=GREY, linewidth=0.8, linestyle=":")
                 ax.axhline(100 * mine["goal"].iloc[0], color=hue, linewidth=0.8, linestyle=":")
                 if some == controls and i == 1:
-                    last = mine.nlargest(1, "effective_per_response").iloc[0]
                     x, most = (f["effective_per_response"].max() for f in (mine, here))
-                    right, up = x > most / 2, 3 + 12 * controls.index(model)
-                    _name(ax, study.models[model].label, (x, 100 * last["after_high"]), hue,
-                          xytext=(4 if right else -4, up), ha="right" if right else "left")  # fmt: skip
+                    right, y = x > most / 2, 0.94 - 0.1 * controls.index(model)
+                    _name(ax, study.models[model].label, (x, y), hue, ha="right" if right else "left",
+                          xycoords=("data", "axes fraction"))  # fmt: skip
             ax.set(ylim=(-2, 102), title="" if i else _title(study, some, controls))
             ax.set_xlabel("replaced tokens a response" if i else "")
         axes[i, 0].set_ylabel(f"{direction}\naccuracy (%)")
@@ -186,7 +185,7 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
 
 
 def _title(study, some: list[str], controls: list[str]) -> str:
-    return "SFT controls" if some == controls else study.models[some[0]].label
+    return "Controls" if some == controls else study.models[some[0]].label
 
 
 def _insert_look(insert: str, gain: float) -> tuple[str, dict]:

@@ -32,6 +32,7 @@ from tokenshift_utils.sections.divergence.numbers import (
 )
 
 _NOISE = "#8C8C8C"  # what rounding makes
+_ROUNDING = "bfloat16 alone"
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of boxes and their whiskers
 _PARTS = {"near_zero": "#DADADA", "between": "#7FA8C9", "high": "#D55E00"}
 _OF_CLASSES = (
@@ -54,7 +55,7 @@ def plot_js_distribution(
         names[model], hues[model] = study.models[model].label, color(study, model)
     if floor is not None:
         rounding = survival_table(study, {"": floor}, grid)
-        table, names[""], hues[""] = pd.concat([table, rounding]), "bfloat16 alone", _NOISE
+        table, names[""], hues[""] = pd.concat([table, rounding]), _ROUNDING, _NOISE
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.4), sharey=True)
     lowest = 100 / max(map(len, shifts.values()))
     for ax, support in zip(axes, SUPPORTS):
@@ -73,6 +74,9 @@ def plot_js_distribution(
         title = "Nuclei, as sampled from" if support == "nucleus" else "Full vocabulary"
         ax.set(xlabel="x (nats)", title=title, xlim=(JS_FLOOR, 1), ylim=(lowest, 130))
         if support == "full":
+            if rounding := ends.pop(_ROUNDING, None):  # ends amid the others
+                ax.annotate(_ROUNDING, rounding[:2], xytext=(-5, 0), textcoords="offset points",
+                            ha="right", va="top", color=rounding[2], fontsize=9.5)  # fmt: skip
             label_ends(ax, ends)
     axes[0].set_ylabel("positions with JS > x (%)")
     return fig
