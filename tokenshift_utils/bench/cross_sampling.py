@@ -41,7 +41,7 @@ from tokenshift_utils.store.progress import Progress
 
 RATES = (0.0, 0.01, 0.04, 0.1)  # shares of switched positions aimed at
 BLOCKS = (1, 4, 8, 16, "auto")  # 1: lockstep
-QUICK_RATES, QUICK_BLOCKS = (0.0, 0.04), (1, 8)
+QUICK_RATES, QUICK_BLOCKS, QUICK_BATCH = (0.0, 0.04), (1, 8), 8
 NEVER = 0.7  # nats, above what JS can be
 TRIALS = 6  # to meet a switch rate
 CLOSE = 0.15  # relative error at which a switch rate is met
@@ -277,7 +277,8 @@ def bench(
 ) -> Iterator[dict]:
     """Measure cross-sampling on some pairs at some batch sizes, all where none is named.
 
-    ``quick`` measures each thing once, on one batch of responses, and fewer rates and blocks.
+    ``quick`` measures each thing once, on one small batch of responses half as long, and fewer rates
+    and blocks.
 
     Returns
     -------
@@ -290,9 +291,15 @@ def bench(
     """
     cases, rates, blocks = chosen(CASES, pairs, batches), RATES, BLOCKS
     if quick:
-        cases = [replace(case, rows=case.batch, repeats=1) for case in cases]
+        cases = [_quick(case) for case in cases]
         rates, blocks = QUICK_RATES, QUICK_BLOCKS
     return _measure_all(cases, rates, blocks)
+
+
+def _quick(case: Case) -> Case:
+    rows = min(case.batch, QUICK_BATCH)
+    halved = {"tokens": case.tokens // 2, "fixed": case.fixed // 2}
+    return replace(case, batch=rows, rows=rows, repeats=1, **halved)
 
 
 def _measure_all(cases: list[Case], rates, blocks) -> Iterator[dict]:

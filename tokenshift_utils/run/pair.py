@@ -70,6 +70,7 @@ cross_sampling:
   pairs: [tuned]
   thresholds: [-1, 0.01, 0.1, 0.2] # -1: every position switched
   random_rates: [0.05, 0.2, 0.4, 0.6, 0.8] # of positions switched by chance
+explorer: {{responses: 8, rules: [js]}} # every path through them is drawn on: dear with a large model
 
 statistics: {{resamples: 2000, confidence: 0.95, seed: 0}}
 batch: {{rollout: 64, score: 16, cross_sampling: 64}} # rows
