@@ -71,8 +71,8 @@ def color(study, model: str) -> str:
         return own or COLORS[name]
     others = [n for n, spec in study.models.items() if n not in COLORS and not spec.color]
     taken = {spec.color or COLORS.get(n) for n, spec in study.models.items()}
-    free = [hue for hue in _SPARE if hue not in taken] or _SPARE
-    return free[others.index(name) % len(free)]
+    order = sorted(_SPARE, key=lambda hue: hue in taken)  # those that no other model has first
+    return order[others.index(name) % len(order)]
 
 
 def line_look(study, model: str) -> dict[str, str]:
