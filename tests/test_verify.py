@@ -243,3 +243,11 @@ def test_judged_responses_are_of_the_shipped_problems_and_of_every_model():
     assert all((r["problem"], r["answer"]) == shipped[r["problem_id"]] for r in JUDGED)
     drawn = Counter((r["model"], r["benchmark"]) for r in JUDGED if r["chosen"] == "drawn")
     assert len(drawn) == 16 and min(drawn.values()) >= 2
+
+
+@pytest.mark.parametrize("run", ["*", "_", "**__", "*_"])
+def test_a_long_run_of_marks_inside_an_answer_is_read_at_once(run):
+    """A pattern that may divide the run in many ways would try all of them, and not end."""
+    text = f"Answer: x{run * 3000}y"
+    assert not is_correct(text, "3", "answer_line")
+    assert is_correct(f"Answer: {run * 40}3{run * 40}", "3", "answer_line")

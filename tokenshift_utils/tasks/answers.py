@@ -134,7 +134,8 @@ def _in_ascii(text: str) -> str:
 def _unwrapped(text: str) -> str:
     """One layer less around the answer."""
     text = re.sub(r"^(?:#+|>)\s+", "", text)
-    text = re.sub(r"^(?:\*\*|__|\*(?=\S)|_(?=\S))+|(?:\*\*|__|\*|_)+$", "", text).strip()
+    # (a pattern for the end would try a long run of stars in as many ways as it can be divided)
+    text = re.sub(r"^(?:\*\*|__|\*(?=\S)|_(?=\S))+", "", text).rstrip("*_").strip()
     box = re.match(r"\\(?:boxed|fbox)\s*", text)
     if box:
         inner = text[box.end() :]
