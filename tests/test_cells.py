@@ -136,6 +136,11 @@ def test_text_that_a_model_reads_is_taken_only_from_text():
             plain_text(value, "f", "prompt")
 
 
+@pytest.mark.parametrize("space", [" ", "\t", "\x1f", "\x1c", "\x85", "\u2003"])
+def test_whole_numbers_amid_any_space(space):
+    assert whole_number(f"{space}3{space}") == 3
+
+
 @pytest.mark.parametrize(
     ("value", "number"),
     [(3, 3), (3.0, 3), (Decimal("3.0"), 3), ("3", 3), (True, None), (None, None), (3.5, None),

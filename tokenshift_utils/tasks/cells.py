@@ -67,7 +67,7 @@ def whole_number(value: Any) -> int | None:
         )
         return int(number) if whole else None
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value):
-        return int(value)
+        return int(value.strip())  # (int itself takes fewer signs for spaces)
     return None
 
 
