@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -421,3 +423,17 @@ def test_tables_hold_exactly_their_columns():
     column = records.Column("x", pa.list_(pa.float32()), "d")
     array = records._array(np.arange(6.0).reshape(3, 2), column)
     assert array.to_pylist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_study_whose_keys_are_kept_stays(mini_root):
+    """Kept by its id: were it gone, another study could get that, and its keys."""
+    other = load_study("mini").with_overrides(seed=5)
+    (request,) = Rollouts.of(other, "tuned")
+    alive = weakref.ref(other)
+    with executor.keys_kept():
+        executor.key_of(other, request)
+        del other
+        gc.collect()
+        assert alive() is not None
+    gc.collect()
+    assert alive() is None

@@ -174,8 +174,9 @@ def _side_by_side(run: Callable[[Path], None], sources: list[Path], number: int)
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             going = [source for task, source in tasks.items() if task.running()]
+            begun = [task for task in tasks if not task.cancelled()]
             for sign in [signal.SIGINT] * KERNEL_SECONDS + [signal.SIGKILL]:
-                if not wait(tasks, 1.0).not_done:
+                if not wait(begun, 1.0).not_done:
                     break
                 ThisInterpreter.signal_all(sign)  # a kernel that is starting up hears none
             if isinstance(error, KeyboardInterrupt) and going:

@@ -324,6 +324,72 @@ _SINGLE_TOKEN = [
     ),
 ]
 
+_SIDES, _PLACE = ("base", "tuned"), "; null where neither model reads on"
+_TREES = {column.name: column for column in _MIXTURE_TREES}
+_WHOSE = [_TREES[name] for name in ("base", "tuned", "benchmark", "problem", "sample")]
+
+
+def _of_trees(name: str) -> Column:
+    """What mixture_trees measures at a prefix, where a model reads on."""
+    place = f"{_TREES[name].description}, of the token that comes next{_PLACE}"
+    return _TREES[name]._replace(description=place, nullable=True)
+
+
+def _of_whole(name: str) -> Column:
+    """What is judged of a response, where the prefix is one."""
+    (column,) = (column for column in _ROLLOUTS if column.name == name)
+    said = f"{column.description}; null where no response is whole"
+    return column._replace(description=said, nullable=True)
+
+
+_EXPLORER = [
+    *_WHOSE,
+    Column("node", _COUNT, "Number of the prefix in its tree, from 0: the empty response"),
+    Column(
+        "parent", _COUNT, "Number of the prefix that is one token shorter; -1 for the empty one"
+    ),
+    _TREES["token"],
+    *(
+        Column(
+            f"own_{side}",
+            _COUNT,
+            f"Prefix that {side}'s own token leads to, with the tree's noise; null where it is not"
+            " followed",
+            True,
+        )
+        for side in _SIDES
+    ),
+    *map(_of_trees, ("js", "js_full", "entropy_base", "entropy_tuned")),
+    *(
+        Column(f"nucleus_{side}", _COUNT, f"Tokens in {side}'s nucleus there{_PLACE}", True)
+        for side in _SIDES
+    ),
+    Column("candidates", _IDS, f"Both models' most probable tokens, surest first{_PLACE}", True),
+    *(
+        Column(
+            f"candidates_p_{side}",
+            _REALS,
+            f"Their probabilities under {side}, full; null inside where they are not among its"
+            f" top_k{_PLACE}",
+            True,
+        )
+        for side in _SIDES
+    ),
+    Column(
+        "candidates_nuclei",
+        _IDS,
+        f"The nuclei that they are in, a sum: 1 base's, 2 tuned's{_PLACE}",
+        True,
+    ),
+    *map(_of_whole, ("finish_reason", "answer", "correct")),
+]
+_EXPLORER_MIXTURES = [
+    *_WHOSE,
+    *(column for column in _MIXTURE_WALKS if column.name == "walk"),
+    Column("node", _COUNT, "The whole response, by its number in explorer's tree"),
+    Column("switched", _IDS, "0-based positions at which the rule fired"),
+]
+
 KINDS: dict[str, list[Column]] = {
     "rollouts": _ROLLOUTS,
     "shifts": _SHIFTS,
@@ -333,6 +399,8 @@ KINDS: dict[str, list[Column]] = {
     "mixture_responses": _MIXTURE_RESPONSES,
     "mixture_walks": _MIXTURE_WALKS,
     "single_token": _SINGLE_TOKEN,
+    "explorer": _EXPLORER,
+    "explorer_mixtures": _EXPLORER_MIXTURES,
 }  # fmt: skip
 
 

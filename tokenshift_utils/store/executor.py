@@ -109,12 +109,12 @@ def key_of(study: Study, artefact: Artefact) -> str:
     if kept is None:
         return artefact_key(artefact.parts(study))
     of = id(study), artefact
-    if of not in kept:
-        kept[of] = artefact_key(artefact.parts(study))
-    return kept[of]
+    if of not in kept:  # with the study, so that no other one gets its id meanwhile
+        kept[of] = artefact_key(artefact.parts(study)), study
+    return kept[of][0]
 
 
-_keys: ContextVar[dict[tuple, str] | None] = ContextVar("_keys", default=None)
+_keys: ContextVar[dict[tuple, tuple[str, Study]] | None] = ContextVar("_keys", default=None)
 
 
 @contextmanager

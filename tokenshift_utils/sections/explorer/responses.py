@@ -30,78 +30,7 @@ from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.sections.explorer.trees import MEASURED, SIDES, Tree, compare, complete
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.store import executor
-from tokenshift_utils.store.columns import Column
 from tokenshift_utils.study.study import Study
-
-# The columns ------------------------------------------------------------------------------------
-
-_TREES = {column.name: column for column in records.describe("mixture_trees")}
-_WALKS = {column.name: column for column in records.describe("mixture_walks")}
-_ROLLOUTS = {column.name: column for column in records.describe("rollouts")}
-_WHOSE = [_TREES[name] for name in ("base", "tuned", "benchmark", "problem", "sample")]
-_COUNT, _IDS = pa.int32(), pa.list_(pa.int32())
-_REAL, _REALS = pa.float32(), pa.list_(pa.float32())
-_JUDGED = ("finish_reason", "answer", "correct")
-_PLACE = "; null where neither model reads on"
-
-records.KINDS["explorer"] = [
-    *_WHOSE,
-    Column("node", _COUNT, "Number of the prefix in its tree, from 0: the empty response"),
-    Column(
-        "parent", _COUNT, "Number of the prefix that is one token shorter; -1 for the empty one"
-    ),
-    _TREES["token"],
-    *(
-        Column(
-            f"own_{side}",
-            _COUNT,
-            f"Prefix that {side}'s own token leads to, with the tree's noise; null where it is not"
-            " followed",
-            True,
-        )
-        for side in SIDES
-    ),
-    *(
-        Column(
-            name, _REAL, f"{_TREES[name].description}, of the token that comes next{_PLACE}", True
-        )
-        for name in MEASURED
-    ),
-    *(
-        Column(f"nucleus_{side}", _COUNT, f"Tokens in {side}'s nucleus there{_PLACE}", True)
-        for side in SIDES
-    ),
-    Column("candidates", _IDS, f"Both models' most probable tokens, surest first{_PLACE}", True),
-    *(
-        Column(
-            f"candidates_p_{side}",
-            _REALS,
-            f"Their probabilities under {side}, full; null inside where they are not among its"
-            f" top_k{_PLACE}",
-            True,
-        )
-        for side in SIDES
-    ),
-    Column(
-        "candidates_nuclei",
-        _IDS,
-        f"The nuclei that they are in, a sum: 1 base's, 2 tuned's{_PLACE}",
-        True,
-    ),
-    *(
-        _ROLLOUTS[name]._replace(
-            description=f"{_ROLLOUTS[name].description}; null where no response is whole",
-            nullable=True,
-        )
-        for name in _JUDGED
-    ),
-]
-records.KINDS["explorer_mixtures"] = [
-    *_WHOSE,
-    _WALKS["walk"],
-    Column("node", _COUNT, "The whole response, by its number in explorer's tree"),
-    Column("switched", _IDS, "0-based positions at which the rule fired"),
-]
 
 # The request ------------------------------------------------------------------------------------
 
@@ -230,6 +159,7 @@ def _walks(study: Study, mixtures: Iterable[CrossSampling]) -> list[tuple[str, i
     return [(name_of(walk), samples) for walk, samples in taken]
 
 
+_JUDGED = ("finish_reason", "answer", "correct")
 _LISTS = ("candidates", *(f"candidates_p_{side}" for side in SIDES), "candidates_nuclei")
 
 
