@@ -54,7 +54,7 @@ TRAINING = {
         "dpo": {"kind": "dpo", "seeds": [1], "trl": SUPERVISED | {"beta": 0.1}},
     },
 }
-KINDS = {"high-kl": "weighted", "own": "sft", "far": "sft", "dpo": "sft"}
+KINDS = {"high-kl": "weighted", "own": "sft", "far": "sft", "dpo": "dpo"}
 
 
 @pytest.fixture(scope="module")

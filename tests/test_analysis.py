@@ -317,6 +317,18 @@ def test_a_study_without_checkpoints_says_so():
     )
 
 
+def test_claims_on_sft_are_not_asked_of_dpo():
+    study = ONE.with_overrides(**{"models.sft-far.kind": "dpo"})
+    js = np.array([0.3] * 4 + [0.0] * 16)
+    shifts = {"dapo": positions(js), "sft-far": positions(np.where(js > 0, 0.3, 0.0))}
+    found, _ = numbers.section_evidence(study, shifts)
+    assert (
+        "sft_density_ratio" not in set(found["quantity"]) and study.accuracy_samples("sft-far") == 4
+    )
+    said = numbers.say_controls(study, numbers.sparsity_table(study, shifts))
+    assert said.startswith("SFT far: JS is above 0.1 at 20.0%") and "1.0 times the share of" in said
+
+
 # ---- 5 robustness
 
 

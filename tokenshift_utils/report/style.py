@@ -76,11 +76,11 @@ def color(study, model: str) -> str:
 
 
 def line_look(study, model: str) -> dict[str, str]:
-    """What tells a model's line apart without colours: its marker, and dashes for SFT controls."""
+    """What tells a model's line apart without colours: its marker, and dashes for controls."""
     place = list(study.models).index(model.split("@")[0])
     return {
         "marker": "Dosv^P*X"[place % 8],
-        "linestyle": "--" * (study.model(model).kind == "sft") or "-",
+        "linestyle": "--" * study.model(model).is_control or "-",
     }
 
 
@@ -189,7 +189,7 @@ def label_ends(ax, ends: dict[str, tuple[float, float, str]]) -> None:
     ax.figure.draw_without_rendering()  # settles the layout, so that pixels mean something
     to_pixels, to_data = ax.transData, ax.transData.inverted()
     apart = 13 * ax.figure.dpi / 72
-    placed = -float("inf")
+    placed = ax.get_window_extent().y0 - apart / 2  # none on the axis itself
     for name, (x, y, hue) in sorted(ends.items(), key=lambda item: item[1][1]):
         px, py = to_pixels.transform((x, y))
         placed = max(py, placed + apart)

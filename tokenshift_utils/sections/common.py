@@ -76,9 +76,9 @@ def last_row(table: pd.DataFrame, **values) -> pd.Series | None:
     return None if rows.empty else rows.iloc[-1]
 
 
-def last_rows(study, table: pd.DataFrame, **values) -> list[pd.Series]:
-    """The last row of every RL model that has one with these values."""
-    found = (last_row(table, model=model, **values) for model in of_kind(study, "rl"))
+def last_rows(study, table: pd.DataFrame, kinds=("rl",), **values) -> list[pd.Series]:
+    """The last row of every model of these kinds that has one with these values."""
+    found = (last_row(table, model=model, **values) for model in of_kind(study, *kinds))
     return [row for row in found if row is not None]
 
 

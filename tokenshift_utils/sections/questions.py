@@ -17,7 +17,14 @@ import pandas as pd
 from tokenshift_utils import paths
 from tokenshift_utils.files import read_csv
 from tokenshift_utils.sections.claims import NOT_TESTABLE
-from tokenshift_utils.sections.common import of_kind, pooled, rows_with, say_each
+from tokenshift_utils.sections.common import (
+    last_rows,
+    of_kind,
+    percent,
+    pooled,
+    rows_with,
+    say_each,
+)
 
 ANSWERED, PART, OPEN = "answered", "in part", "not measured"
 
@@ -83,9 +90,11 @@ def _details(found: Found) -> str | None:
 
 
 def _controls(found: Found) -> str | None:
-    text, arms = found.measured("1-sft-denser"), getattr(found.study.training, "arms", {})
-    tuned = any(name in arms and arms[name].kind == "dpo" for name in found.study.models)
-    return text if tuned or not text else f"{PART}: no preference-tuned model; {text}"
+    text, high = found.measured("1-sft-denser"), f"share_gt_{found.study.thresholds.high_js:g}"
+    table = pooled(found("01_sparsity", "model", "support", "benchmark", high))
+    tuned = last_rows(found.study, table, ("dpo",), support="nucleus")
+    said = "".join(f"; {row['pair']}: {percent(row, high)} of positions are high" for row in tuned)
+    return text and (text + said if tuned else f"{PART}: no preference-tuned model; {text}")
 
 
 def _families(found: Found) -> str | None:

@@ -163,7 +163,11 @@ def _rising_by(key: str) -> AfterValidator:
 
 # What a model is for, and of which of the paper's recipes it is: claims name both, see ``claims.yaml``.
 RECIPES = {"dapo": "rl", "simplerl": "rl", "high-kl": "weighted", "low-kl": "weighted"}
-Kind = Literal["base", "rl", "weighted", "sft"]
+Kind = Literal["base", "rl", "weighted", "sft", "dpo"]
+CONTROLS: tuple[Kind, ...] = (
+    "sft",
+    "dpo",
+)  # what RL is held against; claims on SFT are of sft alone
 Role = Kind | Literal["dapo", "simplerl", "high-kl", "low-kl"]
 
 
@@ -188,6 +192,11 @@ class ModelSpec(Location):
     checkpoints: Annotated[tuple[Checkpoint, ...], _rising_by("step")] = ()
     seeds: Annotated[tuple[Replicate, ...], _rising_by("seed")] = ()
     wheel: Wheel | None = None
+
+    @property
+    def is_control(self) -> bool:
+        """Whether RL models are held against it."""
+        return self.kind in CONTROLS
 
     @model_validator(mode="after")
     def _fits(self):

@@ -20,6 +20,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_text
 from tokenshift_utils.study import hub
 from tokenshift_utils.study.schema import (
+    CONTROLS,
     Backend,
     Batch,
     Benchmark,
@@ -162,8 +163,8 @@ class Study(Part):
             raise ValueError("'trained_in' names another study's training: this one has its own")
         for arm in self.training.arms if self.training and self.training.data else ():
             made, kinds = self.models.get(arm), ("rl", "weighted")
-            if self.training.arms[arm].kind != "rl":
-                kinds = ("sft",)
+            if self.training.arms[arm].kind in CONTROLS:
+                kinds = (self.training.arms[arm].kind,)
             if made is None and self.training.lora:
                 continue  # nobody has trained it yet: see trained_model
             if made is None or made.path is None or made.kind not in kinds:
@@ -226,7 +227,7 @@ class Study(Part):
         if arm in self.models:
             return self.models[arm]
         settings = self.training.arms[arm]
-        kind = "sft" if settings.kind != "rl" else "weighted" if settings.weighting else "rl"
+        kind = "weighted" if settings.weighting else settings.kind
         path = f"results/{self.name}/models/{arm}"
         return ModelSpec(path=path, label=settings.label or arm, kind=kind)
 
@@ -293,10 +294,10 @@ class Study(Part):
         return hub.place(self.benchmarks[name], f"benchmark '{name}' of study {self.name}")
 
     def accuracy_samples(self, model: str) -> int:
-        """Samples a problem for a model's accuracy: fewer for SFT controls, checkpoints and seeds."""
+        """Samples a problem for a model's accuracy: fewer for controls, checkpoints and seeds."""
         if "@" in model:
             return self.samples.checkpoints
-        if self.model(model).kind == "sft":
+        if self.model(model).is_control:
             return self.samples.controls
         return self.samples.accuracy
 

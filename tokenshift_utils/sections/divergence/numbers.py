@@ -32,6 +32,7 @@ from tokenshift_utils.sections.common import (
 from tokenshift_utils.sections.divergence.token_classes import CLASSES
 from tokenshift_utils.sections.paper import fact
 from tokenshift_utils.sections.seeds import seeds_table
+from tokenshift_utils.study.schema import CONTROLS
 
 # The columns of the shifts records that this section needs.
 COLUMNS = (
@@ -362,22 +363,21 @@ def say_sparsity(study, table: pd.DataFrame) -> str:
 
 
 def say_controls(study, table: pd.DataFrame) -> str:
-    """How dense the SFT controls are against the RL models."""
+    """How dense the controls are against the RL models."""
     cut, high = study.thresholds.high_js, f"share_gt_{study.thresholds.high_js:g}"
-    rows = {m: last_row(table, model=m, support="nucleus") for m in of_kind(study, "rl", "sft")}
-    rl, sft = (
-        [rows[m] for m in of_kind(study, kind) if rows[m] is not None] for kind in ("rl", "sft")
+    rl, controls = (
+        last_rows(study, table, kinds, support="nucleus") for kinds in (("rl",), CONTROLS)
     )
-    if not sft:
+    if not controls:
         return "This study has no SFT control."
     if not rl:
-        return "This study has no RL model to compare its SFT controls with."
+        return "This study has no RL model to compare its controls with."
     widest = max(rl, key=lambda row: row[high])
     return "\n".join(
         f"{row['pair']}: JS is above {cut:g} at {percent(row, high)} of positions, "
         f"{row[high] / widest[high] if widest[high] > 0 else np.inf:.1f} times the share of "
         f"{widest['pair']}."
-        for row in sft
+        for row in controls
     )
 
 

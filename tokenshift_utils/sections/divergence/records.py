@@ -13,13 +13,14 @@ from tokenshift_utils.sections.common import of_kind, token_class
 from tokenshift_utils.sections.divergence.numbers import COLUMNS
 from tokenshift_utils.sections.divergence.token_classes import classes_of
 from tokenshift_utils.sections.seeds import seed_requests
+from tokenshift_utils.study.schema import CONTROLS
 
 _NATURAL = 1000  # tokens in a vocabulary from which on texts are taken for natural language
 
 
 def model_requests(study) -> dict[str, list[Shifts]]:
-    """Shifts of every RL model and SFT control on its own responses."""
-    return {model: Shifts.of(study, model) for model in of_kind(study, "rl", "sft")}
+    """Shifts of every RL model and control on its own responses."""
+    return {model: Shifts.of(study, model) for model in of_kind(study, "rl", *CONTROLS)}
 
 
 def requests(study) -> list[Request]:

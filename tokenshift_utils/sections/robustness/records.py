@@ -23,6 +23,7 @@ from tokenshift_utils.sections.robustness.numbers import (
     with_forms,
 )
 from tokenshift_utils.store import executor
+from tokenshift_utils.study.schema import CONTROLS
 
 
 def model_requests(study) -> dict[str, list[Shifts]]:
@@ -75,10 +76,10 @@ def top_p_requests(study) -> dict[float, list[Shifts]]:
 
 
 def answer_requests(study) -> dict[str, list[Rollouts]]:
-    """Responses of base, the RL models and the SFT controls; of the first two those for pass@k."""
+    """Responses of base, the RL models and the controls; of the first two those for pass@k."""
     most = study.samples.pass_at_k
     wanted = {m: Rollouts.of(study, m, samples=most) for m in (study.base, *of_kind(study, "rl"))}
-    return wanted | {m: Rollouts.of(study, m) for m in of_kind(study, "sft")}
+    return wanted | {m: Rollouts.of(study, m) for m in of_kind(study, *CONTROLS)}
 
 
 def requests(study) -> list[Request]:
