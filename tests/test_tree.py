@@ -15,7 +15,7 @@ from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.cross_sample import cross_sample
-from tokenshift_utils.pairs.frontier import grow
+from tokenshift_utils.pairs.grow import grow
 from tokenshift_utils.pairs.mixer import Insertion
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.pairs.walks import Walk

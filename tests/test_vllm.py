@@ -24,8 +24,10 @@ from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.cross_sample import cross_sample
+from tokenshift_utils.pairs.grow import grow
 from tokenshift_utils.pairs.mixer import Insertion
 from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.pairs.walks import Walk
 from tokenshift_utils.records import single_token
 from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.records.fetch import fetch
@@ -334,6 +336,26 @@ def test_mixing_on_lists(ours, listing, exact, given):
     assert (of_b["unknown_mass"] > 0).any() and (of_a["unknown_mass"] == 0).all()
     assert (short > -1e-4).all()
     assert (short <= np.log(2) * of_b["unknown_mass"] + 1e-4).all()
+
+
+def test_a_sweep_from_trees_is_that_of_transformers(theirs, ours, listing, exact, given):
+    """Whole vocabularies and lists: responses part where rounding decides, and nowhere else."""
+    n = 12
+    given = given[0][:n], given[1][:n]
+    walks = [Walk(Rule("js", t), f) for t in (0.01, 0.1, 0.2) for f in (True, False)]
+    walks.append(Walk(Rule("random", None, 0.05)))
+    swept = [grow(*pair, *given, walks, SAMPLING, 24) for pair in (theirs, ours, listing)]
+    runs = [walkers.result()[0] for walkers in swept]
+    for engines in runs[1:]:
+        parted = 0
+        for i, (run, other) in enumerate(zip(runs[0], engines, strict=True)):
+            row, walk = divmod(i, len(walks))
+            order = exact if walks[walk].forward else exact[::-1]
+            at = (given[0][row : row + 1], given[1][row : row + 1])
+            parted += parting(order, at, [run.ids], [other.ids], walks[walk].rule)
+        assert parted <= 4
+    tokens = sum(len(run.ids) for run in runs[1])
+    assert swept[1].trees.visited.sum() < tokens / 2  # what is alike is asked once
 
 
 @pytest.mark.parametrize("name", ["js_full", "kl", "entropy"])

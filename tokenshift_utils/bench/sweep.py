@@ -24,7 +24,7 @@ from tokenshift_utils.bench.harness import (
 )
 from tokenshift_utils.models.policy import Sampling, stop_ids
 from tokenshift_utils.pairs.cross_sample import cross_sample
-from tokenshift_utils.pairs.frontier import grow
+from tokenshift_utils.pairs.grow import grow
 from tokenshift_utils.pairs.mixer import Insertion
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.pairs.walks import Walk, Walkers

@@ -135,7 +135,7 @@ def align(p: Listed, q: Listed, temperature: float) -> Aligned:
     names = names[:, :width].contiguous()
     sides = []
     for listed in (p, q):
-        room = torch.full((len(names), width + 1), -torch.inf)
+        room = torch.full((len(names), width + 1), -torch.inf, dtype=listed.logp.dtype)
         place = torch.searchsorted(names, listed.ids)  # (that of `vocabulary` is the last column)
         place = place.masked_fill(listed.ids >= p.vocabulary, width)
         room.scatter_(1, place, listed.logp)

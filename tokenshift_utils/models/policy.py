@@ -186,11 +186,11 @@ class Engine(Policy, Protocol):
         texts: Sequence[Sequence[int]],
         row_keys: Sequence[int],
         positions: Sequence[int],
-        tokens: int,
+        tokens: Sequence[int],
         sampling: Sampling,
         stops: Sequence[int],
     ) -> list[tuple[list[int], Listed]]:
-        """Up to so many tokens behind each text, drawn with the noise of ``row_keys`` from response
+        """Up to so many ``tokens`` behind each text, drawn with the noise of ``row_keys`` from response
         position ``positions`` on, up to a stop id, and the lists that they come from."""
         ...
 

@@ -148,16 +148,16 @@ class VLLMPolicy:
         texts: Sequence[Sequence[int]],
         row_keys: Sequence[int],
         positions: Sequence[int],
-        tokens: int,
+        tokens: Sequence[int],
         sampling: Sampling,
         stops: Sequence[int],
     ) -> list[tuple[list[int], Listed]]:
-        """Up to so many tokens behind each text, from response position ``positions``, and the lists
+        """Up to so many ``tokens`` behind each text, from response position ``positions``, and the lists
         that they come from."""
         self.check(sampling)
         asks = [
-            Ask(text, tokens, _draw(key, position, sampling), stops, self.top_logprobs)
-            for text, key, position in zip(texts, row_keys, positions)
+            Ask(text, most, _draw(key, position, sampling), stops, self.top_logprobs)
+            for text, key, position, most in zip(texts, row_keys, positions, tokens)
         ]
         made = []
         for text, answer in zip(texts, self._run(asks)):

@@ -18,8 +18,9 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures import noise
 from tokenshift_utils.measures.nucleus import truncate
 from tokenshift_utils.measures.top_logprobs import Aligned, Listed, align, join
-from tokenshift_utils.models.policy import Engine
-from tokenshift_utils.pairs.mixer import BLOCKS, SWITCH_COLUMNS, Mixer, describe_switch
+from tokenshift_utils.models.policy import Engine, Sampling
+from tokenshift_utils.pairs.mixer import BLOCKS, SWITCH_COLUMNS, Insertion, Mixer, describe_switch
+from tokenshift_utils.pairs.rules import Rule
 
 REQUEST = 2.0  # what a round's two requests a row cost beside their tokens, in steps
 
@@ -39,23 +40,13 @@ class EngineMixer(Mixer):
     def __init__(self, primary: Engine, intervention: Engine, *others) -> None:
         super().__init__(primary, intervention, *others)
         self.engines = primary, intervention
+        check_engines(self.engines, self.sampling, self.rule, self.insertion)
         for policy in self.engines:
-            policy.check(self.sampling)
             policy.forget()
-        partial = any(policy.top_logprobs != -1 for policy in self.engines)
-        whole = [self.rule.name] if self.rule.kind.reads_whole else []
-        whole += ["extrapolated"] if self.insertion.name == "extrapolated" else []
-        for name in whole:
-            if partial:
-                raise TokenshiftError(
-                    f"'{name}' takes whole distributions, and vllm returns "
-                    f"{primary.top_logprobs} log-probs: set vllm.top_logprobs to -1"
-                )
 
     def adapted(self) -> int:
-        """The block that promises the least work a token at the rate of cuts seen so far."""
-        rate = min(1.0, (self.cuts + 8) / (self.written + 64))
-        return min(BLOCKS, key=lambda k: (2 * k + REQUEST) * rate / (1.0 - (1.0 - rate) ** k))
+        """The block that suits the cuts seen so far."""
+        return best_request(self.cuts, self.written)
 
     def _texts(self, rows: list[int]) -> list[list[int]]:
         lanes = self.lanes
@@ -67,7 +58,7 @@ class EngineMixer(Mixer):
         rows = lanes.busy.nonzero().squeeze(-1)
         keys, positions = lanes.keys[rows].tolist(), lanes.position[rows].tolist()
         drafts = self.engines[0].draft(
-            self._texts(rows.tolist()), keys, positions, n, self.sampling, self.stops
+            self._texts(rows.tolist()), keys, positions, [n] * len(rows), self.sampling, self.stops
         )
         tokens = torch.zeros(len(lanes), n, dtype=torch.long)
         place = torch.full_like(tokens, -1)
@@ -163,3 +154,25 @@ class EngineMixer(Mixer):
                 asked = join(policy.read(texts, tokens, None, 1))
                 under = SWITCH_COLUMNS.index(f"logp_{name}_of_intervention")
                 values[unknown, under] = asked.logp[:, 0].to(torch.float64)
+
+
+def check_engines(
+    engines: tuple[Engine, Engine], sampling: Sampling, rule: Rule, insertion: Insertion
+) -> None:
+    """Refuse what takes whole distributions where an engine lists the most probable tokens only."""
+    for engine in engines:
+        engine.check(sampling)
+    listed = [engine.top_logprobs for engine in engines if engine.top_logprobs != -1]
+    whole = [rule.name] if rule.kind.reads_whole else []
+    whole += ["extrapolated"] if insertion.name == "extrapolated" else []
+    if listed and whole:
+        raise TokenshiftError(
+            f"'{whole[0]}' takes whole distributions, and vllm returns {listed[0]} log-probs: set "
+            "vllm.top_logprobs to -1"
+        )
+
+
+def best_request(cuts: int, written: int) -> int:
+    """The block that promises the least work a token at the rate of cuts seen so far."""
+    rate = min(1.0, (cuts + 8) / (written + 64))
+    return min(BLOCKS, key=lambda k: (2 * k + REQUEST) * rate / (1.0 - (1.0 - rate) ** k))

@@ -42,8 +42,8 @@ from tokenshift_utils.study.study import Study
 class CrossSampling(Request):
     """All mixed responses of two models to one benchmark under one rule.
 
-    Read off the pair's mixture trees, but where an engine mixes (vllm) or the rule compares what
-    trees do not hold; then they are records of their own.
+    Read off the pair's mixture trees, but where the rule compares what trees do not hold; then they
+    are records of their own.
     """
 
     primary: str
@@ -122,7 +122,7 @@ class CrossSampling(Request):
 
     def behind(self, study: Study) -> MixtureTrees | None:
         """The trees that hold it, grown for it; None where it has files of its own."""
-        if study.backend != "transformers" or not can_walk(self.rule):
+        if not can_walk(self.rule):
             return None
         base, tuned = self.primary, self.intervention
         if self.primary != study.base:

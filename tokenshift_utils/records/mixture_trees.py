@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.policy import Policy, Sampling, stop_ids
-from tokenshift_utils.pairs.frontier import grow
+from tokenshift_utils.pairs.grow import grow
 from tokenshift_utils.pairs.tree import BASE, MEASURES, OWN_TOKENS, TUNED, PrefixTrees, Source
 from tokenshift_utils.pairs.walks import Walk, Walkers
 from tokenshift_utils.records.requests import (

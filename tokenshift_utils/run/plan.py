@@ -206,7 +206,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
         _memory(study, shape, assumed),
         _hours(study, shape, work, assumed),
         _disk(study, shape, work),
-        *([_trees(study, assumed)] if study.backend == "transformers" else []),
+        _trees(study, assumed),
         *([_training(study, shape, assumed)] if study.training and study.training.data else []),
     ]
     parts += [f"Warning: {too_long}"] if too_long else []
@@ -266,7 +266,7 @@ def _hours(study: Study, shape: Shape, work: list[Work], assumed: Assumptions) -
     hours = {}
     for part in work:
         factor = assumed.mix_factor if part.kind == "cross_sampling" else 1.0
-        if part.kind == "cross_sampling" and study.backend == "transformers":
+        if part.kind == "cross_sampling":
             factor *= assumed.distinct
         seconds = part.tokens * factor / speed["gen"]
         hours[part.kind] = (
@@ -289,14 +289,10 @@ def _disk(study: Study, shape: Shape, work: list[Work]) -> str:
         sizes[part.kind] = row_bytes(part.kind, study.top_k) * part.responses + ids
         if part.kind in SCORED:
             sizes[part.kind] = row_bytes(part.kind, study.top_k) * part.tokens
-        if part.kind == "cross_sampling" and study.backend == "transformers":
+        if part.kind == "cross_sampling":
             del sizes[part.kind]  # read off the mixture trees
-        elif part.kind == "cross_sampling":
-            sizes["switches"] = row_bytes("switches", study.top_k) * part.tokens
     weights = len(models) * shape.parameters * BYTES["bfloat16"] / GB
     lines = [f"  {kind:15} {_figure(size / GB):>12} GB" for kind, size in sizes.items()]
-    if "switches" in sizes:
-        lines.append("  (of switches, were every position switched)")
     listed = "\n".join(lines)
     return f"""Disk: {len(models)} models to download, {_figure(weights)} GB in bfloat16; records, before \
 compression, at most:
