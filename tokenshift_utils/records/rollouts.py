@@ -94,12 +94,7 @@ class Rollouts(Request):
             batch_size=study.batch.rollout,
         )
         ids, reasons = [r.ids for r in responses], [r.finish_reason for r in responses]
-        columns = {
-            "study": study.name,
-            "model": self.model,
-            "benchmark": self.benchmark,
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-        }
+        columns = {"study": study.name, "model": self.model, "benchmark": self.benchmark}
+        columns |= {"temperature": self.sampling.temperature, "top_p": self.sampling.top_p}
         columns |= outcome(made, ids, reasons) | verdict(policy, ids, reasons, made)
         return {"rollouts": records.table("rollouts", columns)}
