@@ -196,7 +196,7 @@ def _join(parts: Sequence[Nucleus], join: Callable[[list[Tensor]], Tensor]) -> N
         return None if values[0] is None else join(values)
 
     names = ("size", "mass", "edge", "ids", "values")
-    return Nucleus(field("logp"), parts[0].top_p, *(field(name) for name in names))
+    return Nucleus(field("logp"), parts[0].top_p, *map(field, names))
 
 
 def truncate(logp: Tensor, top_p: float) -> Nucleus:
@@ -268,9 +268,8 @@ def nucleus_js(primary: Nucleus, intervention: Nucleus) -> Tensor:
 
 def _listed_js(primary: Nucleus, intervention: Nucleus, rows: Tensor) -> Tensor:
     """JS, float64, of rows whose nuclei are the first ``size`` of their lists."""
-    sides, longest = [], 1
-    for nucleus in (primary, intervention):
-        longest = max(longest, int(nucleus.size[rows].max()))
+    longest = int(torch.maximum(primary.size[rows], intervention.size[rows]).max())
+    sides = []
     for nucleus in (primary, intervention):
         ids, values = nucleus.ids[rows, :longest], nucleus.values[rows, :longest]
         inside = torch.arange(longest, device=rows.device) < nucleus.size[rows, None]
