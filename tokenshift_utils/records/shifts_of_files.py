@@ -78,15 +78,14 @@ def _tell_lengths(
 ) -> None:
     """Say on stderr where a row is longer than a model was made for; refuse what it cannot read."""
     lengths = trajectories["prompt_ids"].map(len) + trajectories["response_ids"].map(len)
-    row, remedy = lengths.idxmax(), "shorten the row or leave it out"
-    long = f"{file}, row {row + 1} has {lengths[row]} tokens, prompt and response"
-    passed = []
+    row, passed = lengths.idxmax(), []
     for policy, directory in (base, tuned):
-        alike = alike_up_to(policy.model.config)
-        if alike is not None and lengths[row] > alike:
+        room = alike_up_to(policy.model.config)
+        if room is not None and lengths[row] > room:
             raise TokenshiftError(
-                f"{long}, more than the {alike} up to which the model in {directory} reads a text "
-                f"alike in any batch, by its RoPE scaling: {remedy}"
+                f"{file}, row {row + 1} has {lengths[row]} tokens, prompt and response, more than "
+                f"the {room} up to which the model in {directory} reads a text alike in any batch, "
+                "by its RoPE scaling: shorten the row or leave it out"
             )
         room = policy.positions or made_for(policy.model.config)
         if room is not None and lengths[row] > room:
@@ -94,9 +93,15 @@ def _tell_lengths(
     if not passed:
         return
     soft, room, directory = min(passed, key=lambda context: context[:2])
-    many = f"({int((lengths > room).sum())} rows are too long)"
-    sentence = f"{long} {many}, more than the {room} that the model in {directory}"
+    sentence = (
+        f"{file}, row {row + 1} has {lengths[row]} tokens, prompt and response "
+        f"({int((lengths > room).sum())} rows are too long), more than the {room} that the model in "
+        f"{directory} "
+    )
     if not soft:
-        raise TokenshiftError(f"{sentence} has positions for: {remedy}")
-    beyond = "was made for, so that shifts beyond say little about it"
-    print(f"warning: {sentence} {beyond}: {remedy}", file=sys.stderr)
+        raise TokenshiftError(f"{sentence}has positions for: shorten the row or leave it out")
+    print(
+        f"warning: {sentence}was made for, so that shifts beyond say little about it: shorten the "
+        "row or leave it out",
+        file=sys.stderr,
+    )

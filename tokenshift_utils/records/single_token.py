@@ -148,14 +148,14 @@ def look(
     ``token_intervention``, its rank under the primary, the log-probabilities of both tokens under
     both models, and each model's margin of its top token, all of the full distributions.
     """
-    both = ("primary", "intervention")
+    both = {"primary": primary, "intervention": intervention}
     found: dict[str, list] = defaultdict(list)
     for start in range(0, len(items), batch_size):
         rows = slice(start, start + batch_size)
         prefixes = [[*item.prompt_ids, *ids] for item, ids in zip(items[rows], written[rows])]
         logp = {
             name: log_softmax32(next_logits(policy, prefixes), sampling.temperature)
-            for name, policy in zip(both, (primary, intervention))
+            for name, policy in both.items()
         }
         put = partial(torch.tensor, dtype=torch.long, device=logp["primary"].device)
         keys, positions = put([i.key for i in items[rows]]), put([len(w) for w in written[rows]])

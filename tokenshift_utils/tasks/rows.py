@@ -240,10 +240,11 @@ def _chosen(there: list[str], columns: Collection[str] | None, where: str) -> li
     repeated = next((name for name in there if there.count(name) > 1), None)
     if repeated is not None:
         raise TokenshiftError(f"{where} has the column '{repeated}' twice; rename one of them")
-    missing = next((name for name in columns or () if name not in there), None)
-    if missing is not None:
-        known = ", ".join(there)
-        raise TokenshiftError(f"{where} has no column '{missing}'; its columns are {known}")
+    for name in columns or ():
+        if name not in there:
+            raise TokenshiftError(
+                f"{where} has no column '{name}'; its columns are {', '.join(there)}"
+            )
     return None if columns is None else sorted(columns)
 
 
