@@ -23,7 +23,7 @@ from tokenshift_utils.measures.divergences import (
     require_float,
     top_mask,
 )
-from tokenshift_utils.measures.noise import argmax_lowest, gumbel
+from tokenshift_utils.measures.noise import draw
 
 FIRST_K = 16  # trained models rarely need more at top-p 0.7
 GROWTH = 8
@@ -125,14 +125,11 @@ class Nucleus:
         on to a longer list.
         """
         if self.edge is None or self.ids.shape[-1] == self.logp.shape[-1]:
-            kept = self.logp.masked_fill(~self.mask, -torch.inf)
-            ids = torch.arange(self.logp.shape[-1], device=self.logp.device)
-            return argmax_lowest(kept + gumbel(row_keys, positions, ids), ids)
+            return draw(self.logp.masked_fill(~self.mask, -torch.inf), row_keys, positions)
         k = self.ids.shape[-1]
-        size = self.size.unsqueeze(-1)
-        outside = torch.arange(k, device=self.logp.device) >= size
-        scores = self.values + gumbel(row_keys, positions, self.ids)
-        tokens = argmax_lowest(scores.masked_fill(outside, -torch.inf), self.ids)
+        outside = torch.arange(k, device=self.logp.device) >= self.size.unsqueeze(-1)
+        inside = self.values.masked_fill(outside, -torch.inf)
+        tokens = draw(inside, row_keys, positions, self.ids)
         rest = (~self.listed).nonzero().squeeze(-1)
         if len(rest):
             longer = _truncate(self.logp[rest], self.top_p, k * GROWTH)
