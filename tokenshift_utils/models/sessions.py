@@ -161,8 +161,7 @@ class UncachedSession:
         columns = start[:, None] + torch.arange(tokens.shape[1], device=self.device)
         missing = int(columns.max()) + 1 - self._text.shape[1]
         if missing > 0:
-            more = self._text.new_zeros(len(self._text), missing)
-            self._text = torch.cat([self._text, more], dim=1)
+            self._text = torch.nn.functional.pad(self._text, (0, missing))
         self._text[rows[:, None], columns] = tokens
         return columns
 
