@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,24 +158,33 @@ CHANGE = Wording(  # a - b dollars
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Problems of one operation on two numbers; ``draw`` gives the numbers."""
+    """Problems of one operation on a number from the range ``first`` and one from ``second``.
+
+    The two stand in any order. Where there is no ``second``, that number is at least 2 and less than
+    the first.
+    """
 
     operation: str  # of + - *
-    draw: Callable[[random.Random], tuple[int, int]]
+    first: tuple[int, int]
+    second: tuple[int, int] | None
     wordings: tuple[Wording, ...]
 
     def problem(self, level: str, rng: random.Random) -> WordProblem:
         """A problem of the level."""
-        a, b = self.draw(rng)
+        pair = [rng.randint(*self.first)]
+        pair.append(rng.randint(*(self.second or (2, pair[0] - 1))))
+        if self.second is not None:
+            rng.shuffle(pair)
+        a, b = pair
         answer = {"+": a + b, "-": a - b, "*": a * b}[self.operation]
-        pair = (a, b) if self.operation == "-" else sorted((a, b))
+        first, last = pair if self.operation == "-" else sorted(pair)
         text = rng.choice(self.wordings).ask(rng, a, b)
         what = {"+": "sum", "-": "difference", "*": "product"}[self.operation]
         solution = (
             f"Given: {a} and {b}. Required: their {what}. Computation: {a} {self.operation} {b} = "
             f"{answer}. The answer is: {answer}"
         )
-        key = f"{pair[0]} {self.operation} {pair[1]}"
+        key = f"{first} {self.operation} {last}"
         return WordProblem(text, str(answer), level, key, solution)
 
 
@@ -204,36 +213,15 @@ class Order:
         return WordProblem(text, answer, level, "order " + " ".join(sorted(people)), solution)
 
 
-def _pair(low: int, high: int, other_low: int | None = None, other_high: int | None = None):
-    """Two numbers in any order, the second from another range where there is one."""
-
-    def draw(rng: random.Random) -> tuple[int, int]:
-        pair = [rng.randint(low, high), rng.randint(other_low or low, other_high or high)]
-        rng.shuffle(pair)
-        return pair[0], pair[1]
-
-    return draw
-
-
-def _minuend(low: int, high: int):
-    """Two numbers, the second at least 2 and less than the first, which is from the range."""
-
-    def draw(rng: random.Random) -> tuple[int, int]:
-        a = rng.randint(low, high)
-        return a, rng.randint(2, a - 1)
-
-    return draw
-
-
 def _both(low: int, high: int) -> tuple[Arithmetic, ...]:
-    plain = Arithmetic("+", _pair(low, high), (SUM,))
-    return plain, Arithmetic("-", _minuend(max(3, low), high), (DIFFERENCE, CHANGE))
+    plain = Arithmetic("+", (low, high), (low, high), (SUM,))
+    return plain, Arithmetic("-", (max(3, low), high), None, (DIFFERENCE, CHANGE))
 
 
 LEVELS: dict[str, tuple[Arithmetic | Order, ...]] = {
-    "times": (Arithmetic("*", _pair(3, 12, 3, 15), (PRODUCT, PRODUCT, COST)),),
+    "times": (Arithmetic("*", (3, 12), (3, 15), (PRODUCT, PRODUCT, COST)),),
     "plus-minus": _both(2, 20),
-    "larger-times": (Arithmetic("*", _pair(3, 12, 16, 25), (PRODUCT, PRODUCT, COST)),),
+    "larger-times": (Arithmetic("*", (3, 12), (16, 25), (PRODUCT, PRODUCT, COST)),),
     "larger-plus-minus": _both(21, 60),
     "order-3": (Order((3,)),),
     "order-4": (Order((4,)),),
