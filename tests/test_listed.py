@@ -68,8 +68,8 @@ def test_whole_measures_are_lower_bounds_by_the_mass_that_is_not_known(case):
     found, unknown = pair.whole_measures(), pair.unknown_mass
     exact = {
         "js": divergences.js(p, q),
-        "kl": divergences.kl(p, q),
-        "kl_reverse": divergences.kl(q, p),
+        "kl_pq": divergences.kl(p, q),
+        "kl_qp": divergences.kl(q, p),
         "tv": divergences.total_variation(p, q),
         "entropy_p": divergences.entropy(p),
         "entropy_q": divergences.entropy(q),

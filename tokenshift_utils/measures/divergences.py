@@ -139,11 +139,14 @@ def pair(logp: Tensor, logq: Tensor) -> PairMeasures:
     odd = (~torch.stack(found).isfinite().all(0)).nonzero().squeeze(-1)
     for rows in odd.split(max(1, DENSE // logp.shape[-1])):
         if len(rows):
-            p, q = logp[rows], logq[rows]
-            exact = (entropy(p), entropy(q), kl(p, q), kl(q, p), js(p, q), total_variation(p, q))
-            for values, some in zip(found, exact, strict=True):
+            for values, some in zip(found, exact_pair(logp[rows], logq[rows]), strict=True):
                 values[rows] = some
     return found
+
+
+def exact_pair(p: Tensor, q: Tensor) -> PairMeasures:
+    """All measures between log-probabilities ``[..., V]``, by the functions above one by one."""
+    return PairMeasures(entropy(p), entropy(q), kl(p, q), kl(q, p), js(p, q), total_variation(p, q))
 
 
 def _plain_sums(logp: Tensor, logq: Tensor, scratch: Sequence[Tensor | None] = (None,) * 4):

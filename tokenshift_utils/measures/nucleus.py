@@ -23,7 +23,7 @@ from tokenshift_utils.measures.divergences import (
     require_float,
     top_mask,
 )
-from tokenshift_utils.measures.noise import argmax_lowest, gumbel
+from tokenshift_utils.measures.noise import draw
 
 FIRST_K = 16  # trained models rarely need more at top-p 0.7
 GROWTH = 8
@@ -125,14 +125,11 @@ class Nucleus:
         on to a longer list.
         """
         if self.edge is None or self.ids.shape[-1] == self.logp.shape[-1]:
-            kept = self.logp.masked_fill(~self.mask, -torch.inf)
-            ids = torch.arange(self.logp.shape[-1], device=self.logp.device)
-            return argmax_lowest(kept + gumbel(row_keys, positions, ids), ids)
+            return draw(self.logp.masked_fill(~self.mask, -torch.inf), row_keys, positions)
         k = self.ids.shape[-1]
-        size = self.size.unsqueeze(-1)
-        outside = torch.arange(k, device=self.logp.device) >= size
-        scores = self.values + gumbel(row_keys, positions, self.ids)
-        tokens = argmax_lowest(scores.masked_fill(outside, -torch.inf), self.ids)
+        outside = torch.arange(k, device=self.logp.device) >= self.size.unsqueeze(-1)
+        inside = self.values.masked_fill(outside, -torch.inf)
+        tokens = draw(inside, row_keys, positions, self.ids)
         rest = (~self.listed).nonzero().squeeze(-1)
         if len(rest):
             longer = _truncate(self.logp[rest], self.top_p, k * GROWTH)
@@ -196,7 +193,7 @@ def _join(parts: Sequence[Nucleus], join: Callable[[list[Tensor]], Tensor]) -> N
         return None if values[0] is None else join(values)
 
     names = ("size", "mass", "edge", "ids", "values")
-    return Nucleus(field("logp"), parts[0].top_p, *(field(name) for name in names))
+    return Nucleus(field("logp"), parts[0].top_p, *map(field, names))
 
 
 def truncate(logp: Tensor, top_p: float) -> Nucleus:
@@ -268,9 +265,8 @@ def nucleus_js(primary: Nucleus, intervention: Nucleus) -> Tensor:
 
 def _listed_js(primary: Nucleus, intervention: Nucleus, rows: Tensor) -> Tensor:
     """JS, float64, of rows whose nuclei are the first ``size`` of their lists."""
-    sides, longest = [], 1
-    for nucleus in (primary, intervention):
-        longest = max(longest, int(nucleus.size[rows].max()))
+    longest = int(torch.maximum(primary.size[rows], intervention.size[rows]).max())
+    sides = []
     for nucleus in (primary, intervention):
         ids, values = nucleus.ids[rows, :longest], nucleus.values[rows, :longest]
         inside = torch.arange(longest, device=rows.device) < nucleus.size[rows, None]

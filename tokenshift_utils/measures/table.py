@@ -7,6 +7,7 @@ samples follow.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -17,20 +18,15 @@ from tokenshift_utils.measures import divergences
 from tokenshift_utils.measures.nucleus import Nucleus, on_supports, truncate
 
 
+@dataclass(eq=False)
 class Compared:
-    """Base's and tuned's distributions at n positions, and what several measures share of them.
+    """Base's and tuned's distributions at n positions, and what several measures share of them."""
 
-    Attributes
-    ----------
-    base, tuned : full log-probabilities ``[n, V]`` at the sampling temperature
-    tokens : the tokens that stand there, int64 ``[n]``
-    top_p : nucleus mass
-    k : length of the lists of most probable tokens
-    """
-
-    def __init__(self, base: Tensor, tuned: Tensor, tokens: Tensor, top_p: float, k: int) -> None:
-        self.base, self.tuned, self.tokens = base, tuned, tokens
-        self.top_p, self.k = top_p, k
+    base: Tensor  # full log-probabilities [n, V] at the sampling temperature
+    tuned: Tensor
+    tokens: Tensor  # that stand there, int64 [n]
+    top_p: float  # nucleus mass
+    k: int  # length of the lists of most probable tokens
 
     @cached_property
     def full(self) -> divergences.PairMeasures:
@@ -106,9 +102,9 @@ MEASURES = (
     Measure("js_full", "real", lambda at: at.full.js,
             "JS divergence of the full distributions, nats", "js"),
     Measure("kl_base_tuned", "real", lambda at: at.full.kl_pq,
-            "KL(base || tuned), full, nats; may be inf", "kl"),
+            "KL(base || tuned), full, nats; may be inf", "kl_pq"),
     Measure("kl_tuned_base", "real", lambda at: at.full.kl_qp,
-            "KL(tuned || base), full, nats; may be inf", "kl_reverse"),
+            "KL(tuned || base), full, nats; may be inf", "kl_qp"),
     Measure("entropy_base", "real", lambda at: at.full.entropy_p,
             "Entropy of the base model's full distribution, nats", "entropy_p"),
     Measure("entropy_tuned", "real", lambda at: at.full.entropy_q,

@@ -110,16 +110,8 @@ class Aligned:
         return left.masked_fill(left <= ROUNDING, 0.0)
 
     def whole_measures(self) -> dict[str, Tensor]:
-        """``js``, ``kl``, ``kl_reverse``, ``tv`` and both ``entropy_``, as ``whole`` has them."""
-        p, q = self.whole()
-        return {
-            "js": divergences.js(p, q),
-            "kl": divergences.kl(p, q),
-            "kl_reverse": divergences.kl(q, p),
-            "tv": divergences.total_variation(p, q),
-            "entropy_p": divergences.entropy(p),
-            "entropy_q": divergences.entropy(q),
-        }
+        """The fields of ``divergences.PairMeasures`` by name, as ``whole`` has them."""
+        return divergences.exact_pair(*self.whole())._asdict()
 
 
 def align(p: Listed, q: Listed, temperature: float) -> Aligned:

@@ -10,6 +10,7 @@ import copy
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,7 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
     if (name, fingerprint) in kept:
         return kept[name, fingerprint]
     peft, content = _peft(directory), _config(directory)
+    misfit = partial(_misfit, directory, base.name)
     check_files(directory)
     _check_kind(directory, content)
     if base.directory is not None:
@@ -124,9 +126,9 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
     tensors = load_file(directory / WEIGHTS)
     for key, tensor in tensors.items():
         if content["peft_type"] == "LORA" and not tensor.is_floating_point():
-            raise _misfit(directory, base.name, f"its tensor {key} is of {tensor.dtype}")
+            raise misfit(f"its tensor {key} is of {tensor.dtype}")
         if not torch.isfinite(tensor).all():
-            raise _misfit(directory, base.name, f"its tensor {key} holds NaN or infinity")
+            raise misfit(f"its tensor {key} holds NaN or infinity")
     shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
     _check_vocabulary(directory, shapes, base.model.config, Path(base.name))
     before = _logits(base, base.model)
@@ -137,25 +139,23 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
             warnings.simplefilter("ignore")  # (what it warns of is found below)
             whole = peft.PeftModel.from_pretrained(own, str(directory), torch_device="cpu").eval()
     except Exception as error:
-        raise _misfit(directory, base.name, _said(error)) from error
+        raise misfit(_said(error)) from error
     places = _places(whole, shapes)
     _check_places(directory, base.name, places, shapes)
     for key, tensor in tensors.items():
         if not torch.equal(places[key].cpu(), tensor.to(places[key].dtype)):
-            raise _misfit(directory, base.name, f"its tensor {key} is not what PEFT made of it")
+            raise misfit(f"its tensor {key} is not what PEFT made of it")
     policy = type(base)(whole.get_base_model(), base.tokenizer, name)
     try:
         after, alone = _logits(policy, policy.model), _logits(policy, whole)
     except Exception as error:
-        raise _misfit(
-            directory, base.name, f"the model with it runs no text ({first_line(error)})"
-        ) from error
+        raise misfit(f"the model with it runs no text ({first_line(error)})") from error
     if not all(torch.isfinite(logits).all() for logits in after):
-        raise _misfit(directory, base.name, "the logits with it are NaN or infinity")
+        raise misfit("the logits with it are NaN or infinity")
     if not _same(_logits(base, base.model), before):
-        raise _misfit(directory, base.name, "it changes the base's own weights")
+        raise misfit("it changes the base's own weights")
     if not _same(after, alone):
-        raise _misfit(directory, base.name, "it works only in PEFT's own forward")
+        raise misfit("it works only in PEFT's own forward")
     if _same(after, before):
         warnings.warn(
             f"the adapter in {directory} gives the very logits of {base.name} on a few texts: it "
@@ -209,34 +209,24 @@ def _check_places(
     directory: Path, base: str, places: Mapping[str, Tensor], shapes: Mapping[str, list[int]]
 ) -> None:
     """Refuse tensors without a place, places without a tensor, and other shapes."""
-    unexpected, missing = (
-        sorted(shapes.keys() - places.keys()),
-        sorted(places.keys() - shapes.keys()),
-    )
+    unexpected = sorted(shapes.keys() - places.keys())
+    missing = sorted(places.keys() - shapes.keys())
+    if said := wrapped(unexpected, missing):
+        raise _misfit(directory, base, f"its weights {said}")
     if unexpected:
         sought = f" (PEFT looks for {missing[0]})" if missing else ""
-        fault = (
-            f"{len(unexpected)} of its {len(shapes)} tensors find no module, the first "
-            f"{unexpected[0]}{sought}"
-        )
-        if said := wrapped(unexpected, missing):
-            fault = f"its weights {said}"
-        raise _misfit(directory, base, fault)
+        fault = f"{len(unexpected)} of its {len(shapes)} tensors find no module, the first "
+        raise _misfit(directory, base, f"{fault}{unexpected[0]}{sought}")
     if missing:
-        raise _misfit(
-            directory,
-            base,
+        fault = (
             f"{len(missing)} of {len(places)} tensors that its adapter_config.json asks for are "
-            f"not in its file, the first {missing[0]}",
         )
+        raise _misfit(directory, base, f"{fault}not in its file, the first {missing[0]}")
     for key, shape in shapes.items():
-        if list(places[key].shape) != shape:
-            raise _misfit(
-                directory,
-                base,
-                f"its tensor {key} has shape {shape}, the model a place of shape "
-                f"{list(places[key].shape)}",
-            )
+        place = list(places[key].shape)
+        if place != shape:
+            fault = f"its tensor {key} has shape {shape}, the model a place of shape {place}"
+            raise _misfit(directory, base, fault)
 
 
 def _misfit(directory: Path, base: str, fault: str) -> TokenshiftError:
@@ -332,8 +322,7 @@ def _check_base(directory: Path, content: dict[str, Any], base: Path) -> None:
     Where the one named is here, its weights must be the same; where only a name is there, another
     one is warned of.
     """
-    named = content.get("base_model_name_or_path")
-    what = f"the adapter in {directory}"
+    named, what = content.get("base_model_name_or_path"), f"the adapter in {directory}"
     if named is not None and (not isinstance(named, str) or "\0" in named):
         raise TokenshiftError(
             f"{what} names no model in base_model_name_or_path of its {ADAPTER}: write there the "
@@ -362,8 +351,7 @@ def _check_base(directory: Path, content: dict[str, Any], base: Path) -> None:
     names = {base.name, base.resolve().name}
     names |= {p.name.split("--")[-1] for p in base.parents if p.name.startswith("models--")}
     recorded = read_json(base / "config.json", "fetch or save the model again")
-    recorded = recorded.get("_name_or_path") or ""
-    names.add(Path(recorded).name)
+    names.add(Path(recorded.get("_name_or_path") or "").name)
     if Path(named).name.casefold() not in {name.casefold() for name in names if name}:
         warnings.warn(
             f"{what} was trained on {named}, and is put on {base}: its numbers mean something "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.nucleus import log_softmax32, truncate
-from tokenshift_utils.models.policy import Continuation, Policy, Sampling, Session
+from tokenshift_utils.models.policy import Continuation, Policy, Sampling, Session, Texts
 
 COMPACT_BELOW = 0.95  # share of lanes still busy at which idle ones are dropped, if none can enter
 REFILL_AT = 1 / 16  # share of lanes that must be idle before new texts enter: entering costs a read
@@ -38,7 +38,7 @@ class Lanes:
 
     def __init__(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Texts,
         keys: Sequence[int],
         first: Sequence[int] | None,
         limit: int,
@@ -49,9 +49,7 @@ class Lanes:
         check_prompts(prompts)
         self._prompts = prompts
         self.all_keys = torch.tensor(keys, dtype=torch.long, device=device)
-        first = (
-            torch.zeros(len(prompts), dtype=torch.long) if first is None else torch.tensor(first)
-        )
+        first = torch.tensor([0] * len(prompts) if first is None else first)
         lengths = torch.tensor([len(p) for p in prompts], dtype=torch.long)
         # A text of size s writes response position s - origin next.
         self._all_origins = (lengths - first).to(device)
@@ -145,15 +143,14 @@ class Lanes:
         return True
 
     def _enter(self, lanes: Tensor, eager: Sequence[Session], lagging: Sequence[Session]) -> None:
-        items = range(self._next, self._next + len(lanes))
-        self._next += len(lanes)
-        prompts = [self._prompts[i] for i in items]
-        chosen = slice(items.start, items.stop)
+        chosen = slice(self._next, self._next + len(lanes))
+        self._next = chosen.stop
+        prompts = self._prompts[chosen]
         sizes = torch.tensor([len(p) for p in prompts], device=lanes.device)
         longest = int(sizes.max())
         padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
         self.text[lanes, :longest] = torch.tensor(padded, device=lanes.device)
-        self.item[lanes] = torch.tensor(items, device=lanes.device)
+        self.item[lanes] = torch.arange(chosen.start, chosen.stop, device=lanes.device)
         self.size[lanes] = sizes
         self.keys[lanes] = self.all_keys[chosen]
         self._origin[lanes] = self._all_origins[chosen]
@@ -181,7 +178,7 @@ def fill_gaps(alive: Tensor) -> Tensor:
     return order
 
 
-def check_prompts(prompts: Sequence[Sequence[int]], **beside: Sequence | None) -> None:
+def check_prompts(prompts: Texts, **beside: Sequence | None) -> None:
     """Refuse prompts without tokens, and what stands beside them in another number."""
     for what, given in beside.items():
         if given is not None and len(given) != len(prompts):
@@ -191,9 +188,7 @@ def check_prompts(prompts: Sequence[Sequence[int]], **beside: Sequence | None) -
         raise TokenshiftError("a prompt has no tokens; give every prompt at least one")
 
 
-def check_positions(
-    policy: Policy, prompts: Sequence[Sequence[int]], new: Sequence[int] | int
-) -> None:
+def check_positions(policy: Policy, prompts: Texts, new: Sequence[int] | int) -> None:
     """Refuse texts of more tokens than a policy has positions for.
 
     ``new`` is how many tokens stand behind each prompt, at most.
@@ -210,10 +205,7 @@ def check_positions(
 
 
 def check_rows(
-    prompts: Sequence[Sequence[int]],
-    row_keys: Sequence[int],
-    sampling: Sampling,
-    first: Sequence[int] | None,
+    prompts: Texts, row_keys: Sequence[int], sampling: Sampling, first: Sequence[int] | None
 ) -> None:
     """Refuse what ``policy.Policy.sample`` cannot go on from."""
     check_prompts(prompts, row_keys=row_keys, first_positions=first)
@@ -227,7 +219,7 @@ def check_rows(
 @torch.inference_mode()
 def generate(
     policy: Policy,
-    prompts: Sequence[Sequence[int]],
+    prompts: Texts,
     row_keys: Sequence[int],
     sampling: Sampling,
     stop_ids: Sequence[int],
@@ -245,9 +237,7 @@ def generate(
     if not len(prompts):
         return []
     session = policy.open(min(batch_size, len(prompts)))
-    lanes = Lanes(
-        prompts, row_keys, first, sampling.max_new_tokens, stop_ids, batch_size, session.device
-    )
+    lanes = Lanes(prompts, row_keys, first, limit, stop_ids, batch_size, session.device)
     while lanes.settle([session]):
         logp = log_softmax32(session.read(lanes.pending[:, None])[:, 0], sampling.temperature)
         tokens = truncate(logp, sampling.top_p).draw(lanes.keys, lanes.position)[:, None]

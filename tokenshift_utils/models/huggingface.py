@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.models.adapters import put_on
@@ -27,7 +23,7 @@ from tokenshift_utils.models.attention import group_queries
 from tokenshift_utils.models.decoding import check_positions, check_prompts, generate
 from tokenshift_utils.models.kv_cache import attention_windows
 from tokenshift_utils.models.memory import keep_last
-from tokenshift_utils.models.policy import Continuation, Sampling, Session
+from tokenshift_utils.models.policy import Continuation, Sampling, Session, Texts
 from tokenshift_utils.models.sessions import HFSession, UncachedSession, _cache_fault
 from tokenshift_utils.models.teacher_forcing import (
     SplitModel,
@@ -86,10 +82,8 @@ class HFPolicy:
         damaged.
         """
         directory = Path(path)
-        config, fingerprint = (
-            load_config(directory, trust_remote_code),
-            directory_fingerprint(directory),
-        )
+        config = load_config(directory, trust_remote_code)
+        fingerprint = directory_fingerprint(directory)
         check_files(directory)
         tokenizer = load_tokenizer(directory)
         check_tokenizer(tokenizer, config.get_text_config(decoder=True).vocab_size, directory)
@@ -168,7 +162,7 @@ class HFPolicy:
 
     def sample(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Texts,
         row_keys: Sequence[int],
         sampling: Sampling,
         stop_ids: Sequence[int] | None = None,
@@ -182,10 +176,7 @@ class HFPolicy:
 
     @torch.inference_mode()
     def score(
-        self,
-        prompts: Sequence[Sequence[int]],
-        responses: Sequence[Sequence[int]],
-        block: int = 256,
+        self, prompts: Texts, responses: Texts, block: int = 256
     ) -> Iterator[tuple[slice, Tensor]]:
         """Teacher-forced logits by blocks of response positions. See ``policy.Policy``.
 
@@ -204,9 +195,7 @@ class HFPolicy:
             yield slice(start, stop), session.read(tokens[:, start:stop])
 
     @torch.inference_mode()
-    def scorer(
-        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-    ) -> Callable[[Tensor, Tensor], Tensor] | None:
+    def scorer(self, prompts: Texts, responses: Texts) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Teacher forcing on hidden states that are kept. See ``policy.KeepsStates``."""
         self._check_given(prompts, responses)
         if not self._is_split:
@@ -222,9 +211,7 @@ class HFPolicy:
 
         return logits
 
-    def _check_given(
-        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-    ) -> None:
+    def _check_given(self, prompts: Texts, responses: Texts) -> None:
         check_prompts(prompts, responses=responses)
         check_positions(self, prompts, [len(response) for response in responses])
 

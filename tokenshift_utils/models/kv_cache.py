@@ -35,13 +35,12 @@ class RaggedLayer(DynamicLayer):
     def __init__(self, place: Place) -> None:
         super().__init__()
         self._place = place
-        self._rooms: list[Tensor] = []  # keys and values
+        self.rooms: list[Tensor] = []  # keys and values; none before the first forward
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._rooms = [
-            self._room(s, self._place.width + FIRST_ROOM) for s in (key_states, value_states)
-        ]
+        columns = self._place.width + FIRST_ROOM
+        self.rooms = [self._room(states, columns) for states in (key_states, value_states)]
         self.is_initialized = True
 
     def _room(self, like: Tensor, columns: int) -> Tensor:
@@ -55,8 +54,8 @@ class RaggedLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         place = self._place
-        if place.width > self._rooms[0].shape[2]:
-            self._grow(max(place.width, self._rooms[0].shape[2] * 3 // 2))
+        if place.width > self.rooms[0].shape[2]:
+            self._grow(max(place.width, self.rooms[0].shape[2] * 3 // 2))
         rows = slice(None) if place.rows is None else place.rows  # (a slice is read without a copy)
         columns = place.columns.to(self.device)
         if isinstance(rows, slice):
@@ -64,41 +63,19 @@ class RaggedLayer(DynamicLayer):
             at = torch.arange(start, start + len(key_states), device=self.device)
         else:
             rows = at = rows.to(self.device)
-        for room, states in zip(self._rooms, (key_states, value_states)):
+        for room, states in zip(self.rooms, (key_states, value_states)):
             if states.shape[2] == 1:
                 room[at, :, columns[:, 0]] = states[:, :, 0]
             else:
                 room[at[:, None], :, columns] = states.transpose(1, 2)
-        self.keys, self.values = (room[rows, :, : place.width] for room in self._rooms)
+        self.keys, self.values = (room[rows, :, : place.width] for room in self.rooms)
         return self.keys, self.values
 
     def _grow(self, columns: int) -> None:
-        for i, old in enumerate(self._rooms):
+        for i, old in enumerate(self.rooms):
             new = self._room(old, columns)
             new[:, :, : old.shape[2]] = old
-            self._rooms[i] = new
-
-    def copy_rows(self, source: Tensor, target: Tensor, width: int) -> None:
-        """Give the rows ``target`` what the rows ``source`` hold in their first columns."""
-        source, target = source.to(self.device), target.to(self.device)
-        for room in self._rooms:
-            room[target, :, :width] = room[source, :, :width]
-
-    def copy_of(self, row: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """A copy of the first columns of a row's keys and values, ``[heads, width, head_dim]``."""
-        keys, values = (room[row.to(self.device), :, :width].clone() for room in self._rooms)
-        return keys, values
-
-    def put(self, states: tuple[Tensor, Tensor], rows: Tensor, width: int) -> None:
-        """Give ``rows`` the first columns of what ``copy_of`` returned."""
-        for room, some in zip(self._rooms, states):
-            room[rows.to(self.device), :, :width] = some[:, :width]
-
-    def keep_rows(self, order: Tensor, width: int) -> None:
-        """Keep only the rows listed, in that order; rows that stay where they are cost nothing."""
-        moved = (order != torch.arange(len(order), device=order.device)).nonzero().squeeze(-1)
-        self.copy_rows(order[moved], moved, width)
-        self._rooms = [room[: len(order)] for room in self._rooms]
+            self.rooms[i] = new
 
     def get_seq_length(self) -> int:
         return self._place.width
@@ -112,27 +89,31 @@ class RaggedCache(Cache):
         number = config.get_text_config(decoder=True).num_hidden_layers
         super().__init__(layers=[RaggedLayer(self.place) for _ in range(number)])
 
+    @property
+    def _rooms(self) -> list[Tensor]:
+        return [room for layer in self.layers for room in layer.rooms]
+
     def copy_rows(self, source: Tensor, target: Tensor, width: int) -> None:
-        """See ``RaggedLayer.copy_rows``."""
-        for layer in self.layers:
-            if layer.is_initialized:
-                layer.copy_rows(source, target, width)
+        """Give the rows ``target`` what the rows ``source`` hold in their first columns."""
+        for room in self._rooms:
+            room[target.to(room.device), :, :width] = room[source.to(room.device), :, :width]
 
-    def copy_of(self, row: Tensor, width: int) -> list[tuple[Tensor, Tensor]]:
-        """See ``RaggedLayer.copy_of``; layer by layer."""
-        return [layer.copy_of(row, width) for layer in self.layers]
+    def copy_of(self, row: Tensor, width: int) -> list[Tensor]:
+        """A copy of the first columns of a row, ``[heads, width, head_dim]`` each."""
+        return [room[row.to(room.device), :, :width].clone() for room in self._rooms]
 
-    def put(self, states: list[tuple[Tensor, Tensor]], rows: Tensor, width: int) -> None:
-        """See ``RaggedLayer.put``."""
-        for layer, some in zip(self.layers, states, strict=True):
-            layer.put(some, rows, width)
+    def put(self, states: list[Tensor], rows: Tensor, width: int) -> None:
+        """Give ``rows`` the first columns of what ``copy_of`` returned."""
+        for room, some in zip(self._rooms, states, strict=True):
+            room[rows.to(room.device), :, :width] = some[:, :width]
 
     def keep_rows(self, order: Tensor, width: int) -> None:
-        """See ``RaggedLayer.keep_rows``."""
+        """Keep only the rows listed, in that order; rows that stay where they are cost nothing."""
+        moved = (order != torch.arange(len(order), device=order.device)).nonzero().squeeze(-1)
+        self.copy_rows(order[moved], moved, width)
         self.place.total = len(order)
         for layer in self.layers:
-            if layer.is_initialized:
-                layer.keep_rows(order, width)
+            layer.rooms = [room[: len(order)] for room in layer.rooms]
 
 
 def attention_windows(config: PreTrainedConfig) -> dict[str, int | None] | None:

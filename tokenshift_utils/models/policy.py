@@ -19,6 +19,8 @@ from tokenshift_utils.measures.nucleus import check_temperature, check_top_p
 if TYPE_CHECKING:
     from tokenshift_utils.measures.top_logprobs import Listed
 
+Texts = Sequence[Sequence[int]]  # token ids, text by text
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -58,9 +60,8 @@ class Session(Protocol):
     device: torch.device
     length: Tensor  # int64 [B], tokens that each row has read
 
-    def enter(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> None:
+    def enter(self, rows: Tensor, texts: Texts) -> None:
         """Give ``rows`` (int64) these texts in place of theirs, and read them; some may be empty."""
-        ...
 
     def read(
         self,
@@ -75,18 +76,15 @@ class Session(Protocol):
         many tokens of a row are meant; what stands in the other places means nothing. ``last``
         returns the logits after each row's last token only, ``[b, 1, V]``.
         """
-        ...
 
     def rewind(self, length: Tensor) -> None:
         """Forget what lies beyond ``length`` [B] in each row."""
-        ...
 
     def keep(self, rows: Tensor) -> None:
         """Keep only the rows listed (int64), in that order.
 
         One listed twice goes on as two: a fork, which costs a copy of what the row has read.
         """
-        ...
 
 
 class Policy(Protocol):
@@ -117,11 +115,10 @@ class Policy(Protocol):
 
     def open(self, rows: int) -> Session:
         """A session of so many rows without text."""
-        ...
 
     def sample(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Texts,
         row_keys: Sequence[int],
         sampling: Sampling,
         stop_ids: Sequence[int] | None = None,
@@ -134,13 +131,9 @@ class Policy(Protocol):
         position it goes on: noise is that of the true position, and the response ends at position
         ``max_new_tokens`` - 1 at the latest.
         """
-        ...
 
     def score(
-        self,
-        prompts: Sequence[Sequence[int]],
-        responses: Sequence[Sequence[int]],
-        block: int = 256,
+        self, prompts: Texts, responses: Texts, block: int = 256
     ) -> Iterator[tuple[slice, Tensor]]:
         """Teacher forcing: yield ``(positions, logits [B, n, V])`` over the response positions.
 
@@ -148,22 +141,18 @@ class Policy(Protocol):
         and ``responses[b][:t]``. Rows are padded on the right; what stands beyond a row's own
         length means nothing.
         """
-        ...
 
 
 class KeepsStates(Policy, Protocol):
     """A policy that can keep a model's hidden states, and make logits of them where wanted."""
 
-    def scorer(
-        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-    ) -> Callable[[Tensor, Tensor], Tensor] | None:
+    def scorer(self, prompts: Texts, responses: Texts) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Teacher forcing: read the responses once, and return what gives their logits.
 
         That is called with rows and response positions, int64 ``[n]`` each, and returns the logits
         ``[n, V]`` that emit the tokens there, as ``Policy.score`` does. None where a model cannot
         be used so.
         """
-        ...
 
 
 class Engine(Policy, Protocol):
@@ -175,15 +164,13 @@ class Engine(Policy, Protocol):
 
     def check(self, sampling: Sampling) -> None:
         """Refuse (``TokenshiftError``) sampling that lists of this length do not suffice for."""
-        ...
 
     def forget(self) -> None:
         """Drop cached texts, so that what comes does not depend on what was."""
-        ...
 
     def draft(
         self,
-        texts: Sequence[Sequence[int]],
+        texts: Texts,
         row_keys: Sequence[int],
         positions: Sequence[int],
         tokens: Sequence[int],
@@ -192,27 +179,17 @@ class Engine(Policy, Protocol):
     ) -> list[tuple[list[int], Listed]]:
         """Up to so many ``tokens`` behind each text, drawn with the noise of ``row_keys`` from response
         position ``positions`` on, up to a stop id, and the lists that they come from."""
-        ...
 
     def read(
-        self,
-        texts: Sequence[Sequence[int]],
-        tokens: Sequence[Sequence[int]],
-        top_p: float | None = None,
-        count: int | None = None,
+        self, texts: Texts, tokens: Texts, top_p: float | None = None, count: int | None = None
     ) -> list[Listed]:
         """The lists from which ``tokens`` behind each text would come; ``count`` log-probs a place,
         ``top_logprobs`` where None."""
-        ...
 
     def score_listed(
-        self,
-        prompts: Sequence[Sequence[int]],
-        responses: Sequence[Sequence[int]],
-        top_p: float | None = None,
+        self, prompts: Texts, responses: Texts, top_p: float | None = None
     ) -> list[Listed]:
         """The lists at every position of given responses, one a response."""
-        ...
 
 
 def stop_ids(*policies: Policy) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from tokenshift_utils.errors import first_line
 from tokenshift_utils.models.kv_cache import RaggedCache, attention_mask
+from tokenshift_utils.models.policy import Texts
 from tokenshift_utils.models.teacher_forcing import CHUNK, input_device
 
 SHARED = 64  # tokens that prompts must begin with alike for these to be read once
@@ -36,12 +37,12 @@ class HFSession:
         self._windows, self._positions = windows, positions
         self._longest = 0  # at least the length of every row
         # What texts begin with, and its keys and values.
-        self._beginning: tuple[tuple[int, ...], list[tuple[Tensor, Tensor]]] | None = None
+        self._beginning: tuple[tuple[int, ...], list[Tensor]] | None = None
         self.device = input_device(model)
         self.length = torch.zeros(rows, dtype=torch.long, device=self.device)
 
     @torch.inference_mode()
-    def enter(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> None:
+    def enter(self, rows: Tensor, texts: Texts) -> None:
         """Give ``rows`` these texts. One that several rows get, as samples do, is read once."""
         self.length[rows] = 0
         place = {text: i for i, text in enumerate(dict.fromkeys(map(tuple, texts)))}
@@ -160,13 +161,12 @@ class UncachedSession:
         columns = start[:, None] + torch.arange(tokens.shape[1], device=self.device)
         missing = int(columns.max()) + 1 - self._text.shape[1]
         if missing > 0:
-            more = self._text.new_zeros(len(self._text), missing)
-            self._text = torch.cat([self._text, more], dim=1)
+            self._text = torch.nn.functional.pad(self._text, (0, missing))
         self._text[rows[:, None], columns] = tokens
         return columns
 
     @torch.inference_mode()
-    def enter(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> None:
+    def enter(self, rows: Tensor, texts: Texts) -> None:
         """Give ``rows`` these texts; they are read when more is."""
         for row, text in zip(rows, texts):
             if len(text):

@@ -8,7 +8,7 @@ tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,9 +17,8 @@ from transformers import PreTrainedModel
 
 from tokenshift_utils.errors import first_line
 from tokenshift_utils.models.memory import OutOfMemory, halving
-from tokenshift_utils.models.policy import Session
+from tokenshift_utils.models.policy import Session, Texts
 
-Texts = Sequence[Sequence[int]]
 CHUNK = 256  # tokens of a text that a session reads at once, on a CPU
 CPU_PAIRS = 2**19  # pairs of positions that attention may hold at once, on a CPU
 GPU_CHUNK = 4096  # on a GPU, where a text does not fit as a whole

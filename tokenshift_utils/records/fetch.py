@@ -56,10 +56,7 @@ def fetch_each(
 
 
 def _read(
-    study: Study,
-    requests: Sequence[Request],
-    kind: str | None,
-    columns: Sequence[str] | None,
+    study: Study, requests: Sequence[Request], kind: str | None, columns: Sequence[str] | None
 ) -> pd.DataFrame:
     if not requests:
         raise TokenshiftError("no records are asked for: give at least one request")

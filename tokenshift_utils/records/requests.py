@@ -30,11 +30,20 @@ class Request:
     kinds : record kinds that computing a shard writes
     order : columns by which the rows of all shards are put in order; none: as they are written
     first : only the first so many samples a problem are asked for, of all that are computed
+
+    One that has ``benchmark`` and ``samples`` is cut into shards by problems, unless it says else.
     """
 
     kinds: tuple[str, ...]
     order: tuple[str, ...] = ()
     first: int | None = None
+
+    def _shards(self, study: Study) -> list[list[files.Problem]]:
+        return shards_of(study, self.benchmark, study.problems_per_shard)
+
+    def weights(self, study: Study) -> list[int]:
+        """How many responses each shard holds."""
+        return [len(problems) * self.samples for problems in self._shards(study)]
 
     def needs(self, study: Study, shard: int) -> list[Job]:
         """Shards of other artefacts that must be there before one of these."""

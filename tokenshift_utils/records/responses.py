@@ -40,16 +40,10 @@ def read_responses(file: Path, tokenizer: Any, vocab_size: int) -> pd.DataFrame:
             raise TokenshiftError(
                 f"{where} repeats sample {sample} of problem '{problem}' of {first}; number them"
             )
-        found.append(
-            {
-                "benchmark": benchmark,
-                "problem": problem,
-                "sample": sample,
-                "prompt_ids": _ids(row, "prompt", tokenizer, vocab_size, where),
-                "response_ids": _ids(row, "response", tokenizer, vocab_size, where),
-            }
-        )
-    return pd.DataFrame(found)
+        texts = (_ids(row, what, tokenizer, vocab_size, where) for what in ("prompt", "response"))
+        found.append((benchmark, problem, sample, *texts))
+    names = ["benchmark", "problem", "sample", "prompt_ids", "response_ids"]
+    return pd.DataFrame(found, columns=names)
 
 
 def _label(row: dict, column: str, where: str, default: str) -> str:

@@ -15,7 +15,6 @@ from tokenshift_utils.records.requests import (
     common_parts,
     items,
     outcome,
-    shards_of,
     stop_models,
     study_policy,
     study_sampling,
@@ -78,14 +77,9 @@ class Rollouts(Request):
             "batch": study.batch.rollout,
         }
 
-    def weights(self, study: Study) -> list[int]:
-        shards = shards_of(study, self.benchmark, study.problems_per_shard)
-        return [len(problems) * self.samples for problems in shards]
-
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         policy = study_policy(study, self.model)
-        problems = shards_of(study, self.benchmark, study.problems_per_shard)[shard]
-        made = items(study, policy, self.benchmark, problems, self.samples)
+        made = items(study, policy, self.benchmark, self._shards(study)[shard], self.samples)
         responses = policy.sample(
             [item.prompt_ids for item in made],
             [item.key for item in made],
@@ -94,12 +88,7 @@ class Rollouts(Request):
             batch_size=study.batch.rollout,
         )
         ids, reasons = [r.ids for r in responses], [r.finish_reason for r in responses]
-        columns = {
-            "study": study.name,
-            "model": self.model,
-            "benchmark": self.benchmark,
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-        }
+        columns = {"study": study.name, "model": self.model, "benchmark": self.benchmark}
+        columns |= {"temperature": self.sampling.temperature, "top_p": self.sampling.top_p}
         columns |= outcome(made, ids, reasons) | verdict(policy, ids, reasons, made)
         return {"rollouts": records.table("rollouts", columns)}

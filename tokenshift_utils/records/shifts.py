@@ -21,13 +21,7 @@ from tokenshift_utils.models.policy import Policy, Sampling
 from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.pairs.rules import PAPER_RULE, Rule
 from tokenshift_utils.records.cross_sampling import CrossSampling
-from tokenshift_utils.records.requests import (
-    Request,
-    common_parts,
-    shards_of,
-    study_policy,
-    study_sampling,
-)
+from tokenshift_utils.records.requests import Request, common_parts, study_policy, study_sampling
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.store import executor
@@ -155,6 +149,11 @@ class Shifts(Request):
         return [cls(tuned, trajectories, samples, chosen) for trajectories in made]
 
     @property
+    def benchmark(self) -> str:
+        """The benchmark of the trajectories."""
+        return self.trajectories.benchmark
+
+    @property
     def source(self) -> str:
         """The source's name in the records."""
         made = self.trajectories
@@ -162,7 +161,7 @@ class Shifts(Request):
 
     def parts(self, study: Study) -> dict:
         models = [study.base, self.tuned]
-        return common_parts(study, self.trajectories.benchmark, models, __name__) | {
+        return common_parts(study, self.benchmark, models, __name__) | {
             "kind": "shifts",
             "tuned": self.tuned,
             "trajectories": self.trajectories.parts(study),
@@ -172,14 +171,10 @@ class Shifts(Request):
             "batch": study.batch.score,
         }
 
-    def weights(self, study: Study) -> list[int]:
-        problems = shards_of(study, self.trajectories.benchmark, study.problems_per_shard)
-        return [len(some) * self.samples for some in problems]
-
     def _sources(self, study: Study, shard: int) -> list[executor.Job]:
         # Shards of trajectories may hold more problems than ours.
-        done = sum(self.weights(study)[:shard]) // self.samples
-        here = self.weights(study)[shard] // self.samples
+        sizes = [len(problems) for problems in self._shards(study)]
+        done, here = sum(sizes[:shard]), sizes[shard]
         jobs, first = [], 0
         for number, weight in enumerate(self.trajectories.weights(study)):
             last = first + weight // self.trajectories.samples
@@ -201,9 +196,8 @@ class Shifts(Request):
         found = pa.concat_tables(
             [executor.read_shard(study, job, kind, names) for job in self._sources(study, shard)]
         ).to_pandas()
-        benchmark = self.trajectories.benchmark
-        problems = shards_of(study, benchmark, study.problems_per_shard)[shard]
-        mine = found["problem"].isin({p.id for p in problems}) & (found["sample"] < self.samples)
+        problems = [problem.id for problem in self._shards(study)[shard]]
+        mine = found["problem"].isin(problems) & (found["sample"] < self.samples)
         table = shift_table(
             *self.policies(study),
             self.source,

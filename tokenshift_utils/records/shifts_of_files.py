@@ -78,27 +78,27 @@ def _tell_lengths(
 ) -> None:
     """Say on stderr where a row is longer than a model was made for; refuse what it cannot read."""
     lengths = trajectories["prompt_ids"].map(len) + trajectories["response_ids"].map(len)
-    contexts = [(p.positions or made_for(p.model.config), p.positions, d) for p, d in (base, tuned)]
-    alike = [(alike_up_to(p.model.config), d) for p, d in (base, tuned)]
-    for room, directory in alike:
-        if room is not None and lengths.max() > room:
-            row = lengths.idxmax()
+    row, passed = lengths.idxmax(), []
+    for policy, directory in (base, tuned):
+        room = alike_up_to(policy.model.config)
+        if room is not None and lengths[row] > room:
             raise TokenshiftError(
                 f"{file}, row {row + 1} has {lengths[row]} tokens, prompt and response, more than "
                 f"the {room} up to which the model in {directory} reads a text alike in any batch, "
                 "by its RoPE scaling: shorten the row or leave it out"
             )
-    passed = [c for c in contexts if c[0] is not None and lengths.max() > c[0]]
+        room = policy.positions or made_for(policy.model.config)
+        if room is not None and lengths[row] > room:
+            passed.append((policy.positions is None, room, directory))
     if not passed:
         return
-    room, firm, directory = min(passed, key=lambda c: (c[1] is None, c[0]))
-    row = lengths.idxmax()
+    soft, room, directory = min(passed, key=lambda context: context[:2])
     sentence = (
         f"{file}, row {row + 1} has {lengths[row]} tokens, prompt and response "
         f"({int((lengths > room).sum())} rows are too long), more than the {room} that the model in "
         f"{directory} "
     )
-    if firm is not None:
+    if not soft:
         raise TokenshiftError(f"{sentence}has positions for: shorten the row or leave it out")
     print(
         f"warning: {sentence}was made for, so that shifts beyond say little about it: shorten the "

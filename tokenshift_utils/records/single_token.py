@@ -112,6 +112,9 @@ def choose(
 # What follows -----------------------------------------------------------------------------------
 
 
+Response = tuple[list[int], str]  # its ids, and why it ended
+
+
 @dataclass(frozen=True)
 class Fork:
     """A prefix and the two tokens that are tried after it."""
@@ -145,14 +148,14 @@ def look(
     ``token_intervention``, its rank under the primary, the log-probabilities of both tokens under
     both models, and each model's margin of its top token, all of the full distributions.
     """
-    both = ("primary", "intervention")
+    both = {"primary": primary, "intervention": intervention}
     found: dict[str, list] = defaultdict(list)
     for start in range(0, len(items), batch_size):
         rows = slice(start, start + batch_size)
         prefixes = [[*item.prompt_ids, *ids] for item, ids in zip(items[rows], written[rows])]
         logp = {
             name: log_softmax32(next_logits(policy, prefixes), sampling.temperature)
-            for name, policy in zip(both, (primary, intervention))
+            for name, policy in both.items()
         }
         put = partial(torch.tensor, dtype=torch.long, device=logp["primary"].device)
         keys, positions = put([i.key for i in items[rows]]), put([len(w) for w in written[rows]])
@@ -179,29 +182,25 @@ def continue_forks(
     sampling: Sampling,
     stops: Sequence[int],
     batch_size: int,
-) -> list[list[list[tuple[list[int], str]]]]:
+) -> list[list[list[Response]]]:
     """Whole responses after both tokens of each fork, with the finish reason of each.
 
     ``streams`` has a fork's row keys: the continuations after its two tokens share them. A token
     that ends the response, or stands at the limit, leaves nothing to continue. Indices of the
     result: fork, token (0 the primary's, 1 the intervention's), stream.
     """
-    responses: list[list[list[tuple[list[int], str]]]] = []
+    responses: list[list[list[Response]]] = [[[], []] for _ in forks]
     prompts, keys, first, owners = [], [], [], []
-    for fork, own in zip(forks, streams, strict=True):
-        both: list[list[tuple[list[int], str]]] = []
-        for token in fork.tokens:
-            head = [*fork.written, token]
-            ended = token in stops
-            both.append([])
+    for fork, own, both in zip(forks, streams, responses, strict=True):
+        for token, mine in zip(fork.tokens, both):
+            head, ended = [*fork.written, token], token in stops
             if ended or len(head) >= sampling.max_new_tokens:
-                both[-1] += [(head, "eos" if ended else "length")] * len(own)
+                mine += [(head, "eos" if ended else "length")] * len(own)
                 continue
             prompts += [[*fork.item.prompt_ids, *head]] * len(own)  # side by side: read once
             keys += own
             first += [len(head)] * len(own)
-            owners += [(both[-1], head)] * len(own)
-        responses.append(both)
+            owners += [(mine, head)] * len(own)
     if prompts:
         drawn = primary.sample(prompts, keys, sampling, stops, batch_size, first)
         for (mine, head), rest in zip(owners, drawn, strict=True):
@@ -210,7 +209,7 @@ def continue_forks(
 
 
 def successes(
-    primary: Policy, forks: Sequence[Fork], responses: list[list[list[tuple[list[int], str]]]]
+    primary: Policy, forks: Sequence[Fork], responses: list[list[list[Response]]]
 ) -> list[tuple[int, int, int]]:
     """How many responses are correct after each fork's first token, its second, and both."""
     flat = [(*r, fork.item) for fork, both in zip(forks, responses) for rows in both for r in rows]
@@ -282,20 +281,9 @@ class SingleToken(Request):
         # As many samples as other shifts have, where that is enough: they may be there already.
         samples = max(study.samples.shifts, settings.samples)
         (scored,) = Shifts.of(study, tuned, primary, name, samples, sampling)
-        return [
-            cls(
-                primary,
-                intervention,
-                name,
-                scored,
-                settings.samples,
-                settings.positions,
-                settings.continuations,
-                tuple(settings.strata),
-                study.divergence_support,
-                sampling,
-            )
-        ]
+        numbers = settings.samples, settings.positions, settings.continuations
+        strata, support = tuple(settings.strata), study.divergence_support
+        return [cls(primary, intervention, name, scored, *numbers, strata, support, sampling)]
 
     def parts(self, study: Study) -> dict:
         models = [self.primary, self.intervention]
@@ -350,22 +338,17 @@ class SingleToken(Request):
             items.append(Item(problems[at.problem], at.sample, prompt, keys[0]))
             written.append(tuple(response["response_ids"][: at.position].tolist()))
             streams.append(keys[1:])
-        primary = study_policy(study, self.primary)
-        intervention = study_policy(study, self.intervention)
+        policies = study_policy(study, self.primary), study_policy(study, self.intervention)
         tokens = chosen["token"].tolist()
-        seen = look(primary, intervention, items, written, tokens, self.sampling, study.batch.score)
+        seen = look(*policies, items, written, tokens, self.sampling, study.batch.score)
         other = seen["token_intervention"]
         effective = [i for i, token in enumerate(tokens) if token != other[i]]
         forks = [Fork(items[i], written[i], (tokens[i], other[i])) for i in effective]
+        own_streams, stops = [streams[i] for i in effective], stop_ids(*policies)
         responses = continue_forks(
-            primary,
-            forks,
-            [streams[i] for i in effective],
-            self.sampling,
-            stop_ids(primary, intervention),
-            study.batch.rollout,
+            policies[0], forks, own_streams, self.sampling, stops, study.batch.rollout
         )
-        counts = dict(zip(effective, successes(primary, forks, responses)))
+        counts = dict(zip(effective, successes(policies[0], forks, responses)))
         return {"single_token": self._table(study, chosen, seen, counts)}
 
     def _table(
@@ -379,12 +362,11 @@ class SingleToken(Request):
         names = ("base", "tuned") if forward else ("tuned", "base")
         stratum = chosen["stratum"].to_numpy()
         rows = range(len(chosen))
-        columns = {name: chosen[name].to_numpy() for name in (*RESPONSE, "position", "n_tokens")}
-        columns |= {name: chosen[name].to_numpy() for name in DIVERGENCES}
-        columns |= seen
+        taken = [*RESPONSE, "position", "n_tokens", *DIVERGENCES, "stratum_positions"]
         return records.table(
             "single_token",
-            columns
+            {name: chosen[name].to_numpy() for name in taken}
+            | seen
             | {
                 "study": study.name,
                 "primary": self.primary,
@@ -393,7 +375,6 @@ class SingleToken(Request):
                 "stratum": stratum,
                 "stratum_low": np.array(self.strata)[stratum],
                 "stratum_high": np.array([*self.strata[1:], LN2])[stratum],
-                "stratum_positions": chosen["stratum_positions"].to_numpy(),
                 "entropy_primary": chosen[f"entropy_{names[0]}"].to_numpy(),
                 "entropy_intervention": chosen[f"entropy_{names[1]}"].to_numpy(),
                 "token_primary": chosen["token"].to_numpy(),

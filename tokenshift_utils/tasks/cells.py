@@ -26,10 +26,7 @@ def text_of(value: Any, where: str, column: str) -> str:
     TokenshiftError
         Where the cell is blank, no text and no number, or several; never Python's own notation.
     """
-    try:
-        text = _text(value)
-    except ValueError as error:
-        raise TokenshiftError(f"{where}: '{column}' {error}") from None
+    text = _as_text(value, where, column)
     if not text.strip():
         raise TokenshiftError(f"{where}: '{column}' is blank; fill it or leave the row out")
     return text
@@ -50,6 +47,10 @@ def plain_text(value: Any, where: str, column: str) -> str:
         )
     if not isinstance(value, (str, bytes)):
         raise TokenshiftError(f"{where}: '{column}' is {kind(value)}; give text")
+    return _as_text(value, where, column)
+
+
+def _as_text(value: Any, where: str, column: str) -> str:
     try:
         return _text(value)
     except ValueError as error:
@@ -62,10 +63,8 @@ def whole_number(value: Any) -> int | None:
         return value
     if isinstance(value, (float, Decimal)):
         number = Decimal(value)
-        whole = (
-            number.is_finite() and number.adjusted() < 16 and number == number.to_integral_value()
-        )
-        return int(number) if whole else None
+        small = number.is_finite() and number.adjusted() < 16
+        return int(number) if small and number == number.to_integral_value() else None
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value):
         return int(value.strip())  # (int itself takes fewer signs for spaces)
     return None
@@ -73,17 +72,8 @@ def whole_number(value: Any) -> int | None:
 
 def kind(value: Any) -> str:
     """What a cell is, in words."""
-    words = {
-        type(None): "empty",
-        bool: "true or false",
-        str: "text",
-        bytes: "bytes",
-        int: "a number",
-        float: "a number",
-        Decimal: "a number",
-        list: "a list",
-        dict: "a record",
-    }
+    words = {type(None): "empty", bool: "true or false", str: "text", bytes: "bytes"}
+    words |= dict.fromkeys((int, float, Decimal), "a number") | {list: "a list", dict: "a record"}
     return words.get(type(value), f"a {type(value).__name__}")
 
 

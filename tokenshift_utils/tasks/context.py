@@ -52,8 +52,7 @@ def check_lengths(
         Where a text may have more tokens than a model, or its vLLM engine, can read at all.
     """
     limit = study.sampling.max_new_tokens if limit is None else limit
-    if models is None:
-        models = study.every_model
+    models = study.every_model if models is None else models
     prompts = {name: _longest_prompt(study, name) for name in benchmarks or study.benchmarks}
     where, prompt = max(prompts.items(), key=lambda item: item[1])
     passed = [found for m in models if (found := _passed(study, m, prompt + limit)) is not None]
@@ -109,10 +108,9 @@ def _passed(study: Study, model: str, tokens: int) -> _Context | None:
         return _Context(room - 1, True, what, "raise 'vllm.max_model_len' where the model can")
     alike = alike_up_to(config)
     if alike is not None and tokens > alike:
-        what = (
-            f"up to which '{model}' reads a text alike in any batch ({path}), by its RoPE scaling"
-        )
-        return _Context(alike, True, what, "take the backend vllm, or models of another scaling")
+        what = f"up to which '{model}' reads a text alike in any batch ({path}), by its RoPE"
+        remedy = "take the backend vllm, or models of another scaling"
+        return _Context(alike, True, f"{what} scaling", remedy)
     if own is not None and tokens > own:
         has = _limit_of(path, directory_fingerprint(path), spec.trust_remote_code)
         if has is not None:
@@ -120,22 +118,17 @@ def _passed(study: Study, model: str, tokens: int) -> _Context | None:
             return _Context(has, True, what, "take models with more")
     if made is None or tokens <= made:
         return None
-    return _Context(
-        made,
-        False,
-        f"that '{model}' was made for ({path}), so that what lies beyond says little about it",
-        f"say in 'models.{model.partition('@')[0]}.max_position_embeddings' that it reads more",
-    )
+    what = f"that '{model}' was made for ({path}), so that what lies beyond says little about it"
+    key = f"models.{model.partition('@')[0]}.max_position_embeddings"
+    return _Context(made, False, what, f"say in '{key}' that it reads more")
 
 
 @lru_cache(maxsize=64)
 def _limit_of(path: Path, fingerprint: str, trusted: bool) -> int | None:
     """``position_limit`` of a model whose weights are not loaded."""
+    config = load_config(path, trusted)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            load_config(path, trusted), trust_remote_code=trusted
-        )
-    return position_limit(model)
+        return position_limit(AutoModelForCausalLM.from_config(config, trust_remote_code=trusted))
 
 
 _told: set[tuple[str, int]] = set()

@@ -21,6 +21,7 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 
 MEMORY = 1 << 30  # bytes of address space
 DIGITS = 30  # to which irrational numbers are known
@@ -65,17 +66,17 @@ def mend(grader) -> None:
     original = grader.sympy_numeric_eq
 
     def numeric_eq(a, b, float_rounding, numeric_precision):
-        if isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr):
-            if not a.free_symbols and not b.free_symbols:
-                with suppress(TypeError, ValueError, AttributeError):
-                    return numbers_equal(a, b, float_rounding)
-                return False
-            if not original(a, b, float_rounding, numeric_precision):
-                return False
-            names = sorted(a.free_symbols | b.free_symbols, key=str)
-            at = {s: sympy.Rational(17 + 4 * i, 13 + 6 * i) for i, s in enumerate(names)}
-            return numbers_equal(a.doit().subs(at), b.doit().subs(at), float_rounding)
-        return original(a, b, float_rounding, numeric_precision)
+        expressions = isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr)
+        if expressions and not a.free_symbols and not b.free_symbols:
+            with suppress(TypeError, ValueError, AttributeError):
+                return numbers_equal(a, b, float_rounding)
+            return False
+        alike = original(a, b, float_rounding, numeric_precision)
+        if not expressions or not alike:
+            return alike
+        names = sorted(a.free_symbols | b.free_symbols, key=str)
+        at = {s: sympy.Rational(17 + 4 * i, 13 + 6 * i) for i, s in enumerate(names)}
+        return numbers_equal(a.doit().subs(at), b.doit().subs(at), float_rounding)
 
     grader.sympy_numeric_eq = numeric_eq
 
@@ -92,23 +93,17 @@ def main() -> None:
     reads = [LatexExtractionConfig(normalization_config=notation, boxed_match_priority=-1)]
     with suppress(ValueError, OSError):  # not every system has this limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    read = partial(
+        parse, extraction_config=reads, fallback_mode="no_fallback", parsing_timeout=None
+    )
+    equal = partial(verify, timeout_seconds=None, allow_set_relation_comp=True)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process
     print("ready", flush=True)
     for line in sys.stdin:
         *texts, seconds = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        parsed = [
-            [
-                imaginary(each)
-                for each in parse(
-                    f"${text}$", reads, fallback_mode="no_fallback", parsing_timeout=None
-                )
-            ]
-            for text in texts
-        ]
-        verdict = all(parsed) and verify(
-            *parsed, timeout_seconds=None, allow_set_relation_comp=True
-        )
+        parsed = [list(map(imaginary, read(f"${text}$"))) for text in texts]
+        verdict = all(parsed) and equal(*parsed)
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(bool(verdict), flush=True)
 

@@ -87,16 +87,13 @@ def _of_file(file: Path, columns: Collection[str] | None) -> Iterator[tuple[str,
             raise TokenshiftError(f"there is no file {where}; correct the path")
         with file.open("rb") as stream:
             start = stream.peek(64)
-            if start.startswith(_PARQUET):
-                yield from _of_parquet(file, where, columns)
-                return
             for mark, kind in _FOREIGN.items():
                 if start.startswith(mark):
                     raise TokenshiftError(
                         f"{where} is {kind}, not plain UTF-8 text; save, unpack or fetch it as a "
                         "UTF-8 file"
                     )
-            if file.suffix == ".parquet":
+            if start.startswith(_PARQUET) or file.suffix == ".parquet":
                 yield from _of_parquet(file, where, columns)
                 return
             if start.startswith(_BOM):
@@ -128,9 +125,7 @@ def _of_lines(stream: Any, where: str) -> Iterator[tuple[str, dict]]:
 
 
 def _of_array(data: bytes, where: str) -> Iterator[tuple[str, dict]]:
-    text = _decoded(data, where)
-    content = _parsed(text, where, None, "")
-    for row, item in enumerate(content, start=1):
+    for row, item in enumerate(_parsed(_decoded(data, where), where, None, ""), start=1):
         yield _row(item, where, row, f"row {row}")
 
 

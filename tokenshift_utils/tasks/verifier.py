@@ -136,13 +136,9 @@ def _line(text: str) -> str | None:
 def _after_equals(own: str) -> str:
     """What stands behind the last "=" of an answer that is no equation."""
     *before, last = own.split("=")
-    leads = last and "," not in own and all(_leads(part.strip()) for part in before)
+    names = map(str.strip, before)
+    leads = last and "," not in own and all(_NAME.fullmatch(n) or _SUM.fullmatch(n) for n in names)
     return last.strip() if leads else own
-
-
-def _leads(text: str) -> bool:
-    """Whether the answer is what is equal to this, and no equation."""
-    return bool(_NAME.fullmatch(text) or _SUM.fullmatch(text))
 
 
 def the_answer_is(text: str) -> str | None:
@@ -159,12 +155,7 @@ def the_answer_is(text: str) -> str | None:
     return last.strip().rstrip(".!").strip("*\"' ") or None
 
 
-_RULES = {
-    "boxed": boxed,
-    "last_boxed": last_boxed,
-    "answer_line": answer_line,
-    "the_answer_is": the_answer_is,
-}
+_RULES = {rule.__name__: rule for rule in (boxed, last_boxed, answer_line, the_answer_is)}
 
 
 def extract_answer(text: str, verifier: str = "boxed") -> str | None:
@@ -198,16 +189,12 @@ def is_correct(text: str, answer: str, verifier: str = "boxed", choice: bool = F
         return chosen(own) == answer.upper()
     if verifier == "answer_line" and len(own) <= LONGEST and "=" not in answer:
         own = _after_equals(undress(own))
-    if verifier == "the_answer_is":
-        return _plain_equal(own, str(answer))
-    return answers_equal(own, str(answer))
-
-
-def _plain_equal(own: str, answer: str) -> bool:
-    """Whether two plain answers are the same number, or the same words."""
+    if verifier != "the_answer_is":
+        return answers_equal(own, str(answer))
+    own, answer = own.casefold(), str(answer).casefold()
     if _NUMBER.fullmatch(own) and _NUMBER.fullmatch(answer):
         return Decimal(own) == Decimal(answer)
-    return own.casefold() == answer.casefold()
+    return own == answer
 
 
 def chosen(own: str) -> str | None:

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,28 +34,17 @@ HOLDERS = (
     *("bucket", "case", "tin", "rack", "carton", "chest"),
 )
 GOODS = (
-    "toy",
-    "book",
-    "hat",
-    "cake",
-    "ball",
-    "lamp",
-    "kite",
-    "scarf",
-    "plant",
-    "game",
-    "mug",
+    *("toy", "book", "hat", "cake", "ball", "lamp", "kite", "scarf", "plant", "game", "mug"),
     "bag",
 )
-WANTED = ("tall", "old", "fast", "strong", "heavy", "rich")
-COMPARED = {
-    "tall": ("taller", "shorter", "tallest", "shortest"),
-    "old": ("older", "younger", "oldest", "youngest"),
-    "fast": ("faster", "slower", "fastest", "slowest"),
-    "strong": ("stronger", "weaker", "strongest", "weakest"),
-    "heavy": ("heavier", "lighter", "heaviest", "lightest"),
-    "rich": ("richer", "poorer", "richest", "poorest"),
-}
+COMPARED = (  # more, less, most, least
+    ("taller", "shorter", "tallest", "shortest"),
+    ("older", "younger", "oldest", "youngest"),
+    ("faster", "slower", "fastest", "slowest"),
+    ("stronger", "weaker", "strongest", "weakest"),
+    ("heavier", "lighter", "heaviest", "lightest"),
+    ("richer", "poorer", "richest", "poorest"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,139 +70,121 @@ def held_out(key: str) -> bool:
 # Levels -------------------------------------------------------------------------------------------
 
 
-def _plural(holder: str) -> str:
-    if holder == "shelf":
-        return "shelves"
-    return holder + ("es" if holder.endswith("x") else "s")
+@dataclass(frozen=True)
+class Wording:
+    """Ways to ask for something of ``{a}`` and ``{b}``, each behind a dash, and what fills them in.
+
+    Drawn are as many names as ``people``, all different, and then one of each of ``words``.
+    """
+
+    people: int
+    words: dict[str, tuple[str, ...]]
+    texts: str
+
+    def ask(self, rng: random.Random, a: int, b: int) -> str:
+        """One of the texts, filled in."""
+        # (`choice` and a sample of one draw differently, and the committed files hold the former)
+        names = [rng.choice(NAMES)] if self.people == 1 else rng.sample(NAMES, self.people)
+        words = dict(zip(("name", "other"), names))
+        words |= {what: rng.choice(some) for what, some in self.words.items()}
+        if "holder" in words:
+            holder = words["holder"]
+            plural = holder + ("es" if holder.endswith("x") else "s")
+            words["many"] = "shelves" if holder == "shelf" else plural
+        chosen = rng.choice(self.texts.strip("\n- ").split("\n- "))
+        return chosen.replace("\n  ", " ").format(a=a, b=b, **words)
 
 
-def _product(rng: random.Random, a: int, b: int) -> str:
-    """Asks for a * b."""
-    name, thing, holder = rng.choice(NAMES), rng.choice(THINGS), rng.choice(HOLDERS)
-    many = _plural(holder)
-    return rng.choice(
-        (
-            (
-                f"{name} has {a} {many}. Each {holder} holds {b} {thing}. How many {thing} does {name} "
-                "have?"
-            ),
-            (
-                f"There are {b} {thing} in each {holder}. {name} fills {a} {many}. How many {thing} are "
-                "there in all?"
-            ),
-            f"{name} buys {a} {many} with {b} {thing} in each of them. How many {thing} is that?",
-            f"Each of {a} {many} has {b} {thing} in it. How many {thing} are there altogether?",
-            f"{name} makes {b} {thing} every day. How many {thing} does {name} make in {a} days?",
-            f"A row has {b} chairs. How many chairs are there in {a} rows?",
-        )
-    )
-
-
-def _sum(rng: random.Random, a: int, b: int) -> str:
-    """Asks for a + b."""
-    (name, other), thing = rng.sample(NAMES, 2), rng.choice(THINGS)
-    return rng.choice(
-        (
-            f"{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have now?",
-            (
-                f"{name} has {a} {thing} and {other} has {b} {thing}. How many {thing} do they have "
-                "together?"
-            ),
-            (
-                f"{name} finds {a} {thing} in the morning and {b} {thing} in the evening. How many "
-                f"{thing} does {name} find in all?"
-            ),
-            (
-                f"There are {a} {thing} on the table. {name} puts {b} more on it. How many {thing} are "
-                "on the table now?"
-            ),
-            (
-                f"{other} gives {b} {thing} to {name}, who had {a} before. How many {thing} does "
-                f"{name} have now?"
-            ),
-        )
-    )
-
-
-def _difference(rng: random.Random, a: int, b: int) -> str:
-    """Asks for a - b."""
-    (name, other), thing = rng.sample(NAMES, 2), rng.choice(THINGS)
-    return rng.choice(
-        (
-            (
-                f"{name} has {a} {thing} and gives {b} of them to {other}. How many {thing} does {name} "
-                "have left?"
-            ),
-            (
-                f"There are {a} {thing} on the table. {name} takes {b} of them away. How many {thing} "
-                "are left on the table?"
-            ),
-            (
-                f"{name} has {a} {thing}. {other} has {b} {thing}. How many more {thing} does {name} "
-                f"have than {other}?"
-            ),
-            f"{name} had {a} {thing} and lost {b}. How many {thing} does {name} still have?",
-            f"Of {a} {thing}, {b} are red and the others are blue. How many {thing} are blue?",
-        )
-    )
-
-
-def _cost(rng: random.Random, a: int, b: int) -> str:
-    """Asks for a * b dollars."""
-    name, good = rng.choice(NAMES), rng.choice(GOODS)
-    return rng.choice(
-        (
-            f"A {good} costs {b} dollars. {name} buys {a} of them. How many dollars does {name} pay?",
-            f"{name} sells {a} {good}s for {b} dollars each. How many dollars does {name} get?",
-            (
-                f"{name} earns {b} dollars an hour and works for {a} hours. How many dollars does "
-                f"{name} earn?"
-            ),
-        )
-    )
-
-
-def _change(rng: random.Random, a: int, b: int) -> str:
-    """Asks for a - b dollars."""
-    name, good = rng.choice(NAMES), rng.choice(GOODS)
-    return rng.choice(
-        (
-            (
-                f"{name} pays for a {good} that costs {b} dollars with {a} dollars. How many dollars "
-                f"does {name} get back?"
-            ),
-            (
-                f"{name} has {a} dollars and buys a {good} for {b} dollars. How many dollars does "
-                f"{name} have left?"
-            ),
-            (
-                f"A {good} costs {a} dollars, and {name} has only {b} dollars. How many dollars does "
-                f"{name} still need?"
-            ),
-        )
-    )
+PRODUCT = Wording(  # a * b
+    1,
+    {"thing": THINGS, "holder": HOLDERS},
+    """
+- {name} has {a} {many}. Each {holder} holds {b} {thing}. How many {thing} does {name} have?
+- There are {b} {thing} in each {holder}. {name} fills {a} {many}. How many {thing} are there in
+  all?
+- {name} buys {a} {many} with {b} {thing} in each of them. How many {thing} is that?
+- Each of {a} {many} has {b} {thing} in it. How many {thing} are there altogether?
+- {name} makes {b} {thing} every day. How many {thing} does {name} make in {a} days?
+- A row has {b} chairs. How many chairs are there in {a} rows?
+""",
+)
+SUM = Wording(  # a + b
+    2,
+    {"thing": THINGS},
+    """
+- {name} has {a} {thing} and gets {b} more. How many {thing} does {name} have now?
+- {name} has {a} {thing} and {other} has {b} {thing}. How many {thing} do they have together?
+- {name} finds {a} {thing} in the morning and {b} {thing} in the evening. How many {thing} does
+  {name} find in all?
+- There are {a} {thing} on the table. {name} puts {b} more on it. How many {thing} are on the table
+  now?
+- {other} gives {b} {thing} to {name}, who had {a} before. How many {thing} does {name} have now?
+""",
+)
+DIFFERENCE = Wording(  # a - b
+    2,
+    {"thing": THINGS},
+    """
+- {name} has {a} {thing} and gives {b} of them to {other}. How many {thing} does {name} have left?
+- There are {a} {thing} on the table. {name} takes {b} of them away. How many {thing} are left on
+  the table?
+- {name} has {a} {thing}. {other} has {b} {thing}. How many more {thing} does {name} have than
+  {other}?
+- {name} had {a} {thing} and lost {b}. How many {thing} does {name} still have?
+- Of {a} {thing}, {b} are red and the others are blue. How many {thing} are blue?
+""",
+)
+COST = Wording(  # a * b dollars
+    1,
+    {"good": GOODS},
+    """
+- A {good} costs {b} dollars. {name} buys {a} of them. How many dollars does {name} pay?
+- {name} sells {a} {good}s for {b} dollars each. How many dollars does {name} get?
+- {name} earns {b} dollars an hour and works for {a} hours. How many dollars does {name} earn?
+""",
+)
+CHANGE = Wording(  # a - b dollars
+    1,
+    {"good": GOODS},
+    """
+- {name} pays for a {good} that costs {b} dollars with {a} dollars. How many dollars does {name}
+  get back?
+- {name} has {a} dollars and buys a {good} for {b} dollars. How many dollars does {name} have left?
+- A {good} costs {a} dollars, and {name} has only {b} dollars. How many dollars does {name} still
+  need?
+""",
+)
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Problems of one operation on two numbers; ``draw`` gives the numbers."""
+    """Problems of one operation on a number from the range ``first`` and one from ``second``.
+
+    The two stand in any order. Where there is no ``second``, that number is at least 2 and less than
+    the first.
+    """
 
     operation: str  # of + - *
-    draw: Callable[[random.Random], tuple[int, int]]
-    wordings: tuple[Callable[[random.Random, int, int], str], ...]
+    first: tuple[int, int]
+    second: tuple[int, int] | None
+    wordings: tuple[Wording, ...]
 
     def problem(self, level: str, rng: random.Random) -> WordProblem:
         """A problem of the level."""
-        a, b = self.draw(rng)
+        pair = [rng.randint(*self.first)]
+        pair.append(rng.randint(*(self.second or (2, pair[0] - 1))))
+        if self.second is not None:
+            rng.shuffle(pair)
+        a, b = pair
         answer = {"+": a + b, "-": a - b, "*": a * b}[self.operation]
-        pair = (a, b) if self.operation == "-" else sorted((a, b))
-        text = rng.choice(self.wordings)(rng, a, b)
+        first, last = pair if self.operation == "-" else sorted(pair)
+        text = rng.choice(self.wordings).ask(rng, a, b)
         what = {"+": "sum", "-": "difference", "*": "product"}[self.operation]
         solution = (
             f"Given: {a} and {b}. Required: their {what}. Computation: {a} {self.operation} {b} = "
             f"{answer}. The answer is: {answer}"
         )
-        key = f"{pair[0]} {self.operation} {pair[1]}"
+        key = f"{first} {self.operation} {last}"
         return WordProblem(text, str(answer), level, key, solution)
 
 
@@ -226,7 +197,7 @@ class Order:
     def problem(self, level: str, rng: random.Random) -> WordProblem:
         """A problem of the level."""
         people = rng.sample(NAMES, rng.choice(self.people))  # from the most to the least
-        more, less, most, least = COMPARED[rng.choice(WANTED)]
+        more, less, most, least = rng.choice(COMPARED)
         said = [
             f"{a} is {more} than {b}." if rng.random() < 0.5 else f"{b} is {less} than {a}."
             for a, b in itertools.pairwise(people)
@@ -242,36 +213,15 @@ class Order:
         return WordProblem(text, answer, level, "order " + " ".join(sorted(people)), solution)
 
 
-def _pair(low: int, high: int, other_low: int | None = None, other_high: int | None = None):
-    """Two numbers in any order, the second from another range where there is one."""
-
-    def draw(rng: random.Random) -> tuple[int, int]:
-        pair = [rng.randint(low, high), rng.randint(other_low or low, other_high or high)]
-        rng.shuffle(pair)
-        return pair[0], pair[1]
-
-    return draw
-
-
-def _minuend(low: int, high: int):
-    """Two numbers, the second at least 2 and less than the first, which is from the range."""
-
-    def draw(rng: random.Random) -> tuple[int, int]:
-        a = rng.randint(low, high)
-        return a, rng.randint(2, a - 1)
-
-    return draw
-
-
 def _both(low: int, high: int) -> tuple[Arithmetic, ...]:
-    plain = Arithmetic("+", _pair(low, high), (_sum,))
-    return plain, Arithmetic("-", _minuend(max(3, low), high), (_difference, _change))
+    plain = Arithmetic("+", (low, high), (low, high), (SUM,))
+    return plain, Arithmetic("-", (max(3, low), high), None, (DIFFERENCE, CHANGE))
 
 
 LEVELS: dict[str, tuple[Arithmetic | Order, ...]] = {
-    "times": (Arithmetic("*", _pair(3, 12, 3, 15), (_product, _product, _cost)),),
+    "times": (Arithmetic("*", (3, 12), (3, 15), (PRODUCT, PRODUCT, COST)),),
     "plus-minus": _both(2, 20),
-    "larger-times": (Arithmetic("*", _pair(3, 12, 16, 25), (_product, _product, _cost)),),
+    "larger-times": (Arithmetic("*", (3, 12), (16, 25), (PRODUCT, PRODUCT, COST)),),
     "larger-plus-minus": _both(21, 60),
     "order-3": (Order((3,)),),
     "order-4": (Order((4,)),),
