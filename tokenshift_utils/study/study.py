@@ -8,7 +8,7 @@ nothing is a ``TokenshiftError`` of one sentence that names the file and the key
 import json
 import re
 import reprlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.files import read_text
+from tokenshift_utils.files import read_text, texts_in
 from tokenshift_utils.study import hub
 from tokenshift_utils.study.schema import (
     CONTROLS,
@@ -424,21 +424,8 @@ def _unfolded(node: yaml.Node | None, sizes: dict[yaml.Node, int | None]) -> int
     return sizes[node]
 
 
-def _texts(part: Any) -> Iterator[str]:
-    """All texts in nested lists and dicts, keys too."""
-    if isinstance(part, str):
-        yield part
-    elif isinstance(part, dict):
-        for key, value in part.items():
-            yield from _texts(key)
-            yield from _texts(value)
-    elif isinstance(part, (list, tuple)):
-        for value in part:
-            yield from _texts(value)
-
-
 def _validated(content: dict, where: str) -> Study:
-    for text in _texts(content):
+    for text in texts_in(content):
         if half := re.search("[\ud800-\udfff]", text):
             raise TokenshiftError(
                 f"{where} holds half a character (a lone surrogate, \\u{ord(half[0]):04x}) in "
