@@ -147,7 +147,7 @@ def test_switching_everywhere_is_no_setting_within_the_budget():
     runs = {s: frame.assign(n_effective=frame["n_effective"] / 4) for s, frame in runs.items()}
     table = cross.curve_table(cross.Mixed(study, runs, rollouts))
     assert cross.within_budget(table, "dapo", "forward") == 0.01
-    assert cross.budget_setting(study, table, "dapo", "forward").threshold == 0.01
+    assert cross.budget_setting(study, table, "dapo", "forward").level == 0.01
     assert settings.threshold_name(-1.0) == "every position switched"
 
 

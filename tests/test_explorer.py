@@ -159,7 +159,7 @@ def test_a_models_way_from_a_place_is_its_own_draw_with_the_same_noise(made):
     decode = tokenizer(study).decode
     stops = sorted({i for policy in policies for i in policy.eos_ids})
     for setting, stop, row, response in made.rows():
-        if (setting.rule, setting.threshold) != ("js", 0.1) or row.n_switched == 0:
+        if (setting.rule, setting.level) != ("js", 0.1) or row.n_switched == 0:
             continue
         leaf, put = response["mixtures"][setting.direction]["js"][stop]
         node = path(response, leaf)[put[-1]]
@@ -393,7 +393,7 @@ def fragment(page):
 def test_the_text_follows_the_slider_and_equals_the_records(opened, made):
     decode, seen = tokenizer(made.study).decode, set()
     for setting, _, row, response in list(made.rows()):
-        if setting.rule != "js" or setting.threshold != 0.2 or row.sample:
+        if setting.rule != "js" or setting.level != 0.2 or row.sample:
             continue
         at = f"#pair=tuned&way={setting.direction}&rule=js&benchmark=sums&problem={row.problem}"
         page = opened(f"{at}&sample=0&t=none")
@@ -405,7 +405,7 @@ def test_the_text_follows_the_slider_and_equals_the_records(opened, made):
             shown = page.evaluate("document.getElementById('response').textContent")
             assert shown == text(made.content, response, path(response, leaf))
             if stop["t"] is not None:
-                frame = made.mixed[setting._replace(threshold=stop["t"])]
+                frame = made.mixed[setting._replace(level=stop["t"])]
                 same = (frame["problem"] == row.problem) & (frame["sample"] == 0)
                 assert shown == decode(frame[same]["response_ids"].iloc[0].tolist())
             seen.add(shown)

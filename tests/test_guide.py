@@ -87,7 +87,7 @@ runs, switches = fetch(study, mixed), fetch(study, mixed, "switches")
 assert runs["n_switched"].sum() == len(switches) > 0
 never = fetch(study, CrossSampling.of(study, "base", "tuned", Rule("hellinger", 1.0)))
 assert never["n_switched"].sum() == 0
-assert {s.threshold for s in rule_settings(study) if s.rule == "hellinger"} == {0.05, 0.2}
+assert {s.level for s in rule_settings(study) if s.rule == "hellinger"} == {0.05, 0.2}
 
 # the backend: samples, scores and mixes; its records are others than the transformers backend's
 for backend in ("bigram", "own_backend"):

@@ -61,12 +61,12 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
         assert set(frame["sample"]) == set(range(study.samples.cross_sampling))
         if setting.rule == "random":
             switched = frame["n_switched"].sum() / frame["n_tokens"].sum()
-            assert switched == pytest.approx(setting.threshold, abs=0.2)
-        if setting.threshold < 0:  # the other model's own response to the same noise
+            assert switched == pytest.approx(setting.level, abs=0.2)
+        if setting.level < 0:  # the other model's own response to the same noise
             other = settings.roles(study, setting)[1]
             both = frame.merge(records.rollouts[other], on=key, suffixes=("", "_own"))
             assert len(both) == len(frame) and (both["text"] == both["text_own"]).all()
-    everything = [s for s, frame in records.runs.items() if s.threshold < 0]
+    everything = [s for s, frame in records.runs.items() if s.level < 0]
     assert all(records.runs[s].eval("n_switched == n_tokens").all() for s in everything)
     table = cross.curve_table(cross.Mixed(study, records.runs, records.rollouts))
     switches = examples.cross_switches(study, table)

@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ def read_json(file: Path, remedy: str) -> Any:
         return json.loads(read_text(file, remedy))
     except (json.JSONDecodeError, RecursionError) as error:
         raise unusable(file, error, remedy) from None
+
+
+def texts_in(content: Any) -> Iterator[str]:
+    """All texts in what JSON or YAML holds: nested lists and dicts, whose keys count too."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict):
+        yield from texts_in([*content.keys(), *content.values()])
+    elif isinstance(content, (list, tuple)):
+        for part in content:
+            yield from texts_in(part)
 
 
 def read_csv(file: Path, remedy: str, **options):
@@ -84,6 +96,17 @@ def checksum(file: Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def known_checksum(file: Path) -> str:
+    """`checksum`, read off the file only where its size or time has changed since last asked for."""
+    status = file.stat()
+    return _checksum_as_of(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _checksum_as_of(file: Path, size: int, modified_ns: int) -> str:
+    return checksum(file)
 
 
 def unusable(file: Path, error: BaseException, remedy: str) -> TokenshiftError:

@@ -72,7 +72,7 @@ def study_walks() -> list[Walk]:
     wanted = [*settings.curve_settings(study), *settings.focus_settings(study)]
     return [
         Walk(
-            Rule(s.rule, s.threshold, budget=s.budget),
+            Rule(s.rule, s.level, budget=s.budget),
             s.direction == settings.FORWARD,
             Insertion(s.insert, s.gain),
         )

@@ -33,23 +33,6 @@ Token ids are those of the models' shared tokenizer.
 This page is written by `tokenshift data-dictionary`, from the descriptions that each file also
 carries in its schema. Samples of the tiny study's records are in [samples](samples).
 """
-_ROWS = {
-    "rollouts": "One row a response that a model wrote by itself.",
-    "shifts": "One row a token position of a response, whoever wrote it: how base and tuned differ "
-    "in the distributions that emit this token.",
-    "cross_sampling": "One row a response that two models wrote together.",
-    "switches": "One row a position of such a response at which the rule fired.",
-    "mixture_trees": "One row a distinct prefix of the mixtures of a pair: what both models say after "
-    "it, once. Rows of `cross_sampling` and `switches` are read off these and the two kinds below.",
-    "mixture_responses": "One row a distinct response of these mixtures.",
-    "mixture_walks": "One row a mixture and sample: which response it is.",
-    "single_token": "One row a position of a model's own response at which another model's token was "
-    "tried: how often each of the two tokens leads to a correct answer.",
-    "explorer": "One row a distinct prefix of the responses that the explorer shows of a pair: what "
-    "both models may say after it, and how each goes on by itself.",
-    "explorer_mixtures": "One row a mixture of two models that the explorer shows, and sample: which "
-    "response it is, and where it was switched.",
-}
 
 
 def dictionary_file() -> Path:
@@ -67,7 +50,7 @@ def render() -> str:
     parts = [_OPENING]
     for kind in columns.KINDS:
         parts.append(
-            f"\n## {kind}\n\n{_ROWS[kind]}\n\n| column | type | meaning |\n|---|---|---|\n"
+            f"\n## {kind}\n\n{columns.ROWS[kind]}\n\n| column | type | meaning |\n|---|---|---|\n"
         )
         for column in columns.describe(kind):
             kind_of = str(column.type).replace("item: ", "") + (

@@ -19,28 +19,18 @@ ROOT = Path(__file__).resolve().parents[1]
 BY_VALUE = ("errors", "files", "paths", "records", "report", "store", "study")
 # Modules of those rooms that do decide what is computed.
 FOLLOWED = (
-    *(
-        "records.mixture_trees",
-        "records.requests",
-        "store.columns",
-        "study.checkpoints",
-        "study.positions",
-    ),
-    *("study.tokenizer_probes", "study.tokenizers"),
+    *("records.mixture_trees", "records.requests", "store.columns", "study.checkpoints"),
+    *("study.positions", "study.tokenizer_probes", "study.tokenizers"),
 )
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
 
 
 def source_digest(source: str) -> str:
     """A hash of what Python code does: comments, docstrings and layout do not count."""
-    tree = _without_docstrings(ast.parse(source))
+    tree = ast.parse(source)
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 

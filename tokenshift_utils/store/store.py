@@ -12,14 +12,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from tokenshift_utils.files import unusable, write_bytes, write_text
+from tokenshift_utils.files import known_checksum, unusable, write_bytes, write_text
 from tokenshift_utils.store.columns import KINDS, schema
 
 KEY_LENGTH = 16
@@ -33,12 +32,6 @@ def canonical(parts: dict) -> str:
 def artefact_key(parts: dict) -> str:
     """The key of an artefact: 16 hex digits of a sha256 over what determined it."""
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:KEY_LENGTH]
-
-
-@lru_cache(maxsize=100_000)
-def _file_digest(file: str, size: int, modified_ns: int) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Store:
@@ -62,9 +55,7 @@ class Store:
         file = self.file(kind, key, shard)
         try:
             expected = file.with_suffix(".sha256").read_bytes().split()[:1]
-            status = file.stat()
-            found = _file_digest(str(file), status.st_size, status.st_mtime_ns)
-            return [found.encode()] == expected
+            return [known_checksum(file).encode()] == expected
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return False
         except OSError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.files import read_json
+from tokenshift_utils.files import known_checksum, read_json
 
 FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 CODE = "*.py"  # a model's own code, where it has any
@@ -56,12 +56,12 @@ def fingerprinted(directory: Path) -> list[Path]:
     return sorted({f for pattern in (*FINGERPRINTED, CODE) for f in directory.glob(pattern)})
 
 
-@lru_cache(maxsize=4096)
-def _file_digest(file: Path, size: int, modified_ns: int) -> str:
+def _content(file: Path) -> str:
+    """sha256 of a file."""
+    file = file.resolve()
     if file.parent.name == "blobs" and len(file.name) == 64:
         return file.name  # the hub's cache names a weight file by its sha256
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return known_checksum(file)
 
 
 def directory_fingerprint(directory: str | Path) -> str:
@@ -70,9 +70,7 @@ def directory_fingerprint(directory: str | Path) -> str:
     check_model_directory(directory)
     digest = hashlib.sha256()
     for file in fingerprinted(directory):
-        status = file.stat()
-        content = _file_digest(file.resolve(), status.st_size, status.st_mtime_ns)
-        digest.update(f"{file.name} {content}\n".encode())
+        digest.update(f"{file.name} {_content(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -81,8 +79,7 @@ def weights_fingerprint(directory: Path) -> str:
     check_model_directory(directory)
     digest = hashlib.sha256()
     for file in sorted(directory.glob("*.safetensors")):
-        status = file.stat()
-        digest.update(_file_digest(file.resolve(), status.st_size, status.st_mtime_ns).encode())
+        digest.update(_content(file).encode())
     return digest.hexdigest()
 
 

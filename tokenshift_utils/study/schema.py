@@ -4,82 +4,41 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-TopP = Annotated[float, Field(gt=0, le=1)]
-Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Color = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
-
-
-def _plain_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError("must be made of letters, digits, '.', '_' and '-'")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_plain_name)]
-
-
-def _line(text: str) -> str:
-    if not text.strip() or re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text):
-        raise ValueError("must be a line of text, which figures and tables can show")
-    return text
-
-
-Label = Annotated[str, AfterValidator(_line)]
-
-
-def _module_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-        raise ValueError("must be the name of a backend, or of a module as for import")
-    return name
-
-
-Backend = Annotated[str, AfterValidator(_module_name)]  # models/load.py knows which there are
-
 UNPINNED = "unpinned"  # a revision that nobody has named yet: the newest when it is downloaded
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MADE_OF = "must be made of letters, digits, '.', '_' and '-'"
+_NO_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def _no_nan(value: float) -> float:
-    if math.isnan(value):
-        raise ValueError("give nats, -1 for always or .inf for never")
-    return value
+def refuse(wrong: Any, sentence: str) -> None:
+    """Raise a ``ValueError``, of which pydantic makes one that names the key, where something is."""
+    if wrong:
+        raise ValueError(sentence)
 
 
-def distinct(values: tuple) -> tuple:
-    if len(set(values)) < len(values):
-        raise ValueError("names something twice")
-    return values
+def _must(holds: Callable[[Any], Any], sentence: str) -> AfterValidator:
+    """Refuses a value of which something does not hold."""
+
+    def check(value: Any) -> Any:
+        refuse(not holds(value), sentence)
+        return value
+
+    return AfterValidator(check)
 
 
-def _rising_from_zero(edges: tuple[float, ...]) -> tuple[float, ...]:
-    if list(edges) != sorted(set(edges)):
-        raise ValueError("must rise")
-    if edges[0] != 0:
-        raise ValueError("must begin with 0, so that every position has a stratum")
-    return edges
+def _rising_by(key: str) -> AfterValidator:
+    """Refuses parts whose values of a key do not rise."""
+    return _must(lambda parts: _rising(getattr(part, key) for part in parts), f"{key}s must rise")
 
 
-def _whole_above_one(number: float) -> float:
-    if number > 1 and number != int(number):
-        raise ValueError("must be a whole number, or below 1")
-    return number
-
-
-Threshold = Annotated[float, AfterValidator(_no_nan)]
-Cuts = Annotated[tuple[Threshold, ...], AfterValidator(distinct)]
-Counts = Annotated[tuple[Count, ...], AfterValidator(distinct)]
-# How accelerate spreads a model's modules over devices (transformers only).
-DeviceMap = (
-    Literal["auto", "balanced", "balanced_low_0", "sequential"]
-    | Annotated[dict[str, int | str], Field(min_length=1)]
-)
-GpuShare = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_above_one)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+def _rising(values) -> bool:
+    values = list(values)
+    return values == sorted(set(values))
 
 
 def _has_fields(*fields: str) -> AfterValidator:
@@ -92,11 +51,58 @@ def _has_fields(*fields: str) -> AfterValidator:
             formatted = template.format(**marks)
         except (IndexError, KeyError, ValueError):
             raise ValueError(f"may hold no field but {names} (a literal brace is doubled)")
-        if not all(mark in formatted for mark in marks.values()):
-            raise ValueError(f"must hold {names}")
+        refuse(not all(mark in formatted for mark in marks.values()), f"must hold {names}")
         return template
 
     return AfterValidator(check)
+
+
+Count = Annotated[int, Field(ge=1)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Color = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+Name = Annotated[str, _must(NAME.fullmatch, MADE_OF)]
+Label = Annotated[
+    str,
+    _must(
+        lambda text: text.strip() and not _NO_LINE.search(text),
+        "must be a line of text, which figures and tables can show",
+    ),
+]
+Backend = Annotated[  # models/load.py knows which there are
+    str,
+    _must(
+        re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*").fullmatch,
+        "must be the name of a backend, or of a module as for import",
+    ),
+]
+DISTINCT = _must(lambda values: len(set(values)) == len(values), "names something twice")
+SOME = Field(min_length=1)
+Threshold = Annotated[
+    float, _must(lambda v: not math.isnan(v), "give nats, -1 for always or .inf for never")
+]
+Cuts = Annotated[tuple[Threshold, ...], DISTINCT]
+Counts = Annotated[tuple[Count, ...], DISTINCT]
+Names = Annotated[tuple[str, ...], DISTINCT]
+Devices = Annotated[tuple[int, ...], DISTINCT]
+Strata = Annotated[
+    tuple[Threshold, ...],
+    SOME,
+    _must(_rising, "must rise"),
+    _must(lambda e: e[0] == 0, "must begin with 0, so that every position has a stratum"),
+]
+# How accelerate spreads a model's modules over devices (transformers only).
+DeviceMap = (
+    Literal["auto", "balanced", "balanced_low_0", "sequential"]
+    | Annotated[dict[str, int | str], SOME]
+)
+GpuShare = Annotated[
+    float,
+    Field(ge=0, allow_inf_nan=False),
+    _must(lambda n: n <= 1 or n == int(n), "must be a whole number, or below 1"),
+]
 
 
 class Part(BaseModel):
@@ -117,13 +123,13 @@ class Location(Part):
 
     @model_validator(mode="after")
     def _one_place(self):
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("needs either 'path' or 'hub' with 'revision', and not both")
-        if (self.hub is None) != (self.revision is None):
-            raise ValueError(
-                "'hub' and 'revision' go together, so that the files are pinned (a revision that is "
-                f"not known yet is '{UNPINNED}')"
-            )
+        one = (self.path is None) != (self.hub is None)
+        refuse(not one, "needs either 'path' or 'hub' with 'revision', and not both")
+        refuse(
+            (self.hub is None) != (self.revision is None),
+            "'hub' and 'revision' go together, so that the files are pinned (a revision that is not "
+            f"known yet is '{UNPINNED}')",
+        )
         return self
 
 
@@ -149,25 +155,10 @@ class Wheel(Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def _rising_by(key: str) -> AfterValidator:
-    """Refuses parts whose values of a key do not rise."""
-
-    def check(parts: tuple) -> tuple:
-        values = [getattr(part, key) for part in parts]
-        if values != sorted(set(values)):
-            raise ValueError(f"{key}s must rise")
-        return parts
-
-    return AfterValidator(check)
-
-
 # What a model is for, and of which of the paper's recipes it is: claims name both, see ``claims.yaml``.
 RECIPES = {"dapo": "rl", "simplerl": "rl", "high-kl": "weighted", "low-kl": "weighted"}
 Kind = Literal["base", "rl", "weighted", "sft", "dpo"]
-CONTROLS: tuple[Kind, ...] = (
-    "sft",
-    "dpo",
-)  # what RL is held against; claims on SFT are of sft alone
+CONTROLS: tuple[Kind, ...] = ("sft", "dpo")  # what RL is held against; claims are of sft alone
 Role = Kind | Literal["dapo", "simplerl", "high-kl", "low-kl"]
 
 
@@ -200,12 +191,10 @@ class ModelSpec(Location):
 
     @model_validator(mode="after")
     def _fits(self):
-        if self.wheel is not None and self.path is None:
-            raise ValueError("'wheel' needs a 'path', where the model is made of it")
-        if self.recipe is not None and RECIPES[self.recipe] != self.kind:
-            raise ValueError(
-                f"'recipe' {self.recipe} is of kind {RECIPES[self.recipe]}, not {self.kind}"
-            )
+        nowhere = self.wheel is not None and self.path is None
+        refuse(nowhere, "'wheel' needs a 'path', where the model is made of it")
+        of = RECIPES.get(self.recipe, self.kind)
+        refuse(of != self.kind, f"'recipe' {self.recipe} is of kind {of}, not {self.kind}")
         return self
 
 
@@ -224,7 +213,7 @@ class Choices(Part):
     ``template`` makes the problem's text.
     """
 
-    wrong: Annotated[tuple[str, ...], Field(min_length=1, max_length=25), AfterValidator(distinct)]
+    wrong: Annotated[tuple[str, ...], Field(min_length=1, max_length=25), DISTINCT]
     template: Annotated[str, _has_fields("problem", "options")] = (
         "{problem}\n\n{options}\n\nAnswer with the letter of the right option."
     )
@@ -241,10 +230,10 @@ class DataSet(Location):
 
     @model_validator(mode="after")
     def _part_of_a_data_set(self):
-        if self.hub is not None and self.split is None:
-            raise ValueError("a data set of the hub needs a 'split'")
-        if self.hub is None and (self.split or self.config):
-            raise ValueError("'split' and 'config' are for data sets of the hub")
+        whole = self.hub is not None and self.split is None
+        refuse(whole, "a data set of the hub needs a 'split'")
+        part = self.hub is None and (self.split or self.config)
+        refuse(part, "'split' and 'config' are for data sets of the hub")
         return self
 
 
@@ -285,10 +274,9 @@ class Prompt(Part):
 
     @model_validator(mode="after")
     def _system_of_a_chat(self):
-        if self.system is not None and self.chat is None:
-            raise ValueError("'system' is for a prompt with 'chat'")
-        if self.examples and self.chat is None:
-            raise ValueError("'examples' are earlier turns of a prompt with 'chat'")
+        if self.chat is None:
+            refuse(self.system is not None, "'system' is for a prompt with 'chat'")
+            refuse(self.examples, "'examples' are earlier turns of a prompt with 'chat'")
         return self
 
 
@@ -323,15 +311,15 @@ class Samples(Part):
 
     @model_validator(mode="after")
     def _shifts_are_drawn(self):
-        if self.shifts > min(self.accuracy, self.controls):
-            raise ValueError("'shifts' may be at most 'accuracy' and at most 'controls'")
+        more = self.shifts > min(self.accuracy, self.controls)
+        refuse(more, "'shifts' may be at most 'accuracy' and at most 'controls'")
         return self
 
 
 class Thresholds(Part):
     """JS thresholds in nats: what counts as near zero, and as high."""
 
-    near_zero: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+    near_zero: Annotated[tuple[Annotated[float, Field(ge=0)], ...], SOME]
     high_js: Annotated[float, Field(ge=0)]
 
 
@@ -345,7 +333,7 @@ class SwitchingRules(Part):
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, Cuts] = Field(init=False)
 
-    pairs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    pairs: Annotated[tuple[str, ...], SOME] | None = None
 
     @property
     def thresholds(self) -> dict[str, tuple[float, ...]]:
@@ -356,14 +344,14 @@ class SwitchingRules(Part):
 class ControlInterventions(Part):
     """Other models than the pairs' (SFT controls) as interventions, at JS thresholds in nats."""
 
-    models: Annotated[tuple[str, ...], AfterValidator(distinct)]
+    models: Names
     thresholds: Cuts
 
 
 class Extrapolation(Part):
     """Switched tokens from intervention^(1 + gain) / primary^gain, at JS thresholds in nats."""
 
-    gains: Annotated[tuple[Positive, ...], AfterValidator(distinct)]
+    gains: Annotated[tuple[Positive, ...], DISTINCT]
     thresholds: Cuts
 
 
@@ -377,9 +365,9 @@ class SingleToken(Part):
 
     positions: Count
     continuations: Count
-    strata: Annotated[tuple[Threshold, ...], Field(min_length=1), AfterValidator(_rising_from_zero)]
+    strata: Strata
     samples: Count
-    pairs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    pairs: Annotated[tuple[str, ...], SOME] | None = None
 
 
 class CrossSampling(Part):
@@ -392,9 +380,9 @@ class CrossSampling(Part):
     ``top_p`` None means the study's.
     """
 
-    pairs: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct)]
-    thresholds: Annotated[Cuts, Field(min_length=1)]
-    random_rates: Annotated[tuple[Share, ...], AfterValidator(distinct)] = ()
+    pairs: Annotated[Names, SOME]
+    thresholds: Annotated[Cuts, SOME]
+    random_rates: Annotated[tuple[Share, ...], DISTINCT] = ()
     top_p: TopP | None = None
     benchmark: str | None = None
     rules: SwitchingRules = SwitchingRules()
@@ -409,8 +397,9 @@ class CrossSampling(Part):
         single = self.single_token.pairs if self.single_token else None
         for key, names in (("rules", self.rules.pairs), ("single_token", single)):
             for name in names or ():
-                if name not in self.pairs:
-                    raise ValueError(f"'{key}.pairs' names '{name}', which is not in 'pairs'")
+                refuse(
+                    name not in self.pairs, f"'{key}.pairs' names '{name}', which is not in 'pairs'"
+                )
         return self
 
 
@@ -434,8 +423,8 @@ class Robustness(Part):
     pair: str
     benchmark: str
     samples: Count
-    top_p: Annotated[tuple[TopP, ...], Field(min_length=1)]
-    temperature: Annotated[tuple[Temperature, ...], Field(min_length=1)]
+    top_p: Annotated[tuple[TopP, ...], SOME]
+    temperature: Annotated[tuple[Temperature, ...], SOME]
     mixed_threshold: float
 
 
@@ -478,7 +467,7 @@ class Engine(Part):
 
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     tensor_parallel_size: Count | None = None
-    devices: Annotated[tuple[int, ...], AfterValidator(distinct)] | None = None
+    devices: Devices | None = None
 
 
 class Engines(Part):
@@ -495,7 +484,7 @@ class Engines(Part):
 
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.45
     tensor_parallel_size: Count = 1
-    devices: Annotated[tuple[int, ...], AfterValidator(distinct)] | None = None
+    devices: Devices | None = None
     kv_cache_gib: Positive | None = None
     top_logprobs: Annotated[int, Field(ge=-1)] = -1
     max_model_len: Count | None = None
@@ -504,14 +493,16 @@ class Engines(Part):
 
     @model_validator(mode="after")
     def _devices_are_enough(self):
-        if self.top_logprobs == 0:
-            raise ValueError("'top_logprobs' is 0: give how many, or -1 for the whole vocabulary")
+        none = self.top_logprobs == 0
+        refuse(none, "'top_logprobs' is 0: give how many, or -1 for the whole vocabulary")
         for engine in (self, *map(self.of, self.models)):
-            if engine.devices is not None and len(engine.devices) != engine.tensor_parallel_size:
-                raise ValueError(
-                    f"'devices' names {len(engine.devices)} where 'tensor_parallel_size' is "
-                    f"{engine.tensor_parallel_size}: give as many devices"
-                )
+            wanted = engine.tensor_parallel_size
+            named = wanted if engine.devices is None else len(engine.devices)
+            refuse(
+                named != wanted,
+                f"'devices' names {named} where 'tensor_parallel_size' is {wanted}: give as many "
+                "devices",
+            )
         return self
 
     def of(self, model: str) -> Engines:

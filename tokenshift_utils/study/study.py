@@ -8,50 +8,25 @@ nothing is a ``TokenshiftError`` of one sentence that names the file and the key
 import json
 import re
 import reprlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.files import read_text
-from tokenshift_utils.study import hub
-from tokenshift_utils.study.schema import (
-    CONTROLS,
-    Backend,
-    Batch,
-    Benchmark,
-    Cost,
-    Count,
-    CrossSampling,
-    DeviceMap,
-    Engines,
-    Evolution,
-    Explorer,
-    ModelSpec,
-    Name,
-    Part,
-    Precision,
-    Prompt,
-    Resources,
-    Robustness,
-    Samples,
-    Sampling,
-    Shape,
-    Statistics,
-    Thresholds,
-    distinct,
-)
+from tokenshift_utils.files import read_text, texts_in
+from tokenshift_utils.study import hub, schema
+from tokenshift_utils.study.schema import CONTROLS, Count, ModelSpec, Name, refuse
 from tokenshift_utils.study.training_schema import Training
 
 VARIANTS = {"step": "checkpoints", "seed": "seeds"}  # of a model, by what tells them apart
 _LARGEST = 100_000  # values of a study file; ours have some hundred
 
 
-class Study(Part):
+class Study(schema.Part):
     """One reproduction, as its file says. Equal studies hash equal; nothing in it may be changed.
 
     ``with_overrides`` makes a changed, validated copy.
@@ -60,44 +35,42 @@ class Study(Part):
     name: Name
     title: str
     note: str
-    backend: Backend
+    backend: schema.Backend
     dtype: Literal["float32", "float64", "bfloat16"]
-    device_map: DeviceMap | None = None
+    device_map: schema.DeviceMap | None = None
     seed: int
     workers: Annotated[int, Field(ge=0)]
-    resources: Resources = Resources()
+    resources: schema.Resources = schema.Resources()
     base: str
     models: dict[Name, ModelSpec]
-    benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
-    prompt: Prompt
-    stop_tokens: Annotated[tuple[str, ...], AfterValidator(distinct)] = ()
-    verifier: Literal[
-        "boxed", "last_boxed", "answer_line", "the_answer_is"
-    ]  # see tasks/verifier.py
-    sampling: Sampling
-    samples: Samples
+    benchmarks: Annotated[dict[Name, schema.Benchmark], schema.SOME]
+    prompt: schema.Prompt
+    stop_tokens: schema.Names = ()
+    verifier: Literal["boxed", "last_boxed", "answer_line", "the_answer_is"]  # of tasks/verifier.py
+    sampling: schema.Sampling
+    samples: schema.Samples
     divergence_support: Literal["nucleus", "full"] = "nucleus"
-    thresholds: Thresholds
+    thresholds: schema.Thresholds
     top_k: Count
-    cross_sampling: CrossSampling
-    evolution: Evolution | None = None
-    robustness: Robustness | None = None
-    explorer: Explorer = Explorer()
-    precision: Precision | None = None
+    cross_sampling: schema.CrossSampling
+    evolution: schema.Evolution | None = None
+    robustness: schema.Robustness | None = None
+    explorer: schema.Explorer = schema.Explorer()
+    precision: schema.Precision | None = None
     training: Training | None = None
     trained_in: str | None = None  # the study whose 'training' notebook 04 reads in place of an own
-    statistics: Statistics
-    batch: Batch
+    statistics: schema.Statistics
+    batch: schema.Batch
     problems_per_shard: Count
-    vllm: Engines = Engines()
-    shape: Shape | None = None
-    cost: Cost | None = None
+    vllm: schema.Engines = schema.Engines()
+    shape: schema.Shape | None = None
+    cost: schema.Cost | None = None
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.model_dump(), sort_keys=True))
 
     @property
-    def engines(self) -> Engines | None:
+    def engines(self) -> schema.Engines | None:
         """The settings of the engines that the backend starts; None where models run in this process
         or another backend's module sees to them."""
         return self.vllm if self.backend == "vllm" else None
@@ -105,22 +78,21 @@ class Study(Part):
     @model_validator(mode="after")
     def _engines_can(self):
         for name in self.vllm.models:
-            if name not in self.models:
-                raise ValueError(f"'vllm.models' names '{name}', which is not in 'models'")
+            unknown = name not in self.models
+            refuse(unknown, f"'vllm.models' names '{name}', which is not in 'models'")
         if self.engines is None:
             return self
-        if self.workers > 1:
-            raise ValueError(
-                f"'workers' is {self.workers}, but with vllm one process has the engines, which "
-                "work on many responses at once: set it to 0"
-            )
-        if self.dtype == "float64":
-            raise ValueError("'dtype' is float64, which vllm does not compute in: use float32")
+        refuse(
+            self.workers > 1,
+            f"'workers' is {self.workers}, but with vllm one process has the engines, which work on "
+            "many responses at once: set it to 0",
+        )
+        exact = self.dtype == "float64"
+        refuse(exact, "'dtype' is float64, which vllm does not compute in: use float32")
         if self.vllm.top_logprobs != -1:
-            whole = self._of_whole_distributions()
-            if whole:
+            for whole in self._of_whole_distributions():
                 raise ValueError(
-                    f"'vllm.top_logprobs' is {self.vllm.top_logprobs}, but {whole[0]} takes the "
+                    f"'vllm.top_logprobs' is {self.vllm.top_logprobs}, but {whole} takes the "
                     "log-probs of the whole vocabulary: set it to -1, or leave the other out"
                 )
         return self
@@ -142,52 +114,43 @@ class Study(Part):
 
     @model_validator(mode="after")
     def _names_refer(self):
-        named = [("base", self.base)]
-        named += [("cross_sampling.pairs", name) for name in self.cross_sampling.pairs]
-        if self.cross_sampling.controls:
-            controls = self.cross_sampling.controls.models
-            named += [("cross_sampling.controls.models", name) for name in controls]
-        if self.prompt.chat:
-            named.append(("prompt.chat", self.prompt.chat))
-        if self.evolution:
-            named.append(("evolution.model", self.evolution.model))
-        if self.robustness:
-            named.append(("robustness.pair", self.robustness.pair))
-        if self.precision:
-            named.append(("precision.model", self.precision.model))
+        cross, robust, training = self.cross_sampling, self.robustness, self.training
+        named = [("base", self.base), *(("cross_sampling.pairs", name) for name in cross.pairs)]
+        if cross.controls:
+            named += [("cross_sampling.controls.models", name) for name in cross.controls.models]
+        named += [("prompt.chat", self.prompt.chat)] if self.prompt.chat else []
+        named += [("evolution.model", self.evolution.model)] if self.evolution else []
+        named += [("robustness.pair", robust.pair)] if robust else []
+        named += [("precision.model", self.precision.model)] if self.precision else []
+        known = ", ".join(self.models)
         for key, name in named:
-            if name not in self.models:
-                known = ", ".join(self.models)
-                raise ValueError(f"'{key}' names the model '{name}', but 'models' has only {known}")
-        if self.training and self.trained_in:
-            raise ValueError("'trained_in' names another study's training: this one has its own")
-        for arm in self.training.arms if self.training and self.training.data else ():
-            made, kinds = self.models.get(arm), ("rl", "weighted")
-            if self.training.arms[arm].kind in CONTROLS:
-                kinds = (self.training.arms[arm].kind,)
-            if made is None and self.training.lora:
+            sentence = f"'{key}' names the model '{name}', but 'models' has only {known}"
+            refuse(name not in self.models, sentence)
+        both = training and self.trained_in
+        refuse(both, "'trained_in' names another study's training: this one has its own")
+        for name, arm in training.arms.items() if training and training.data else ():
+            made, kinds = self.models.get(name), ("rl", "weighted")
+            kinds = (arm.kind,) if arm.kind in CONTROLS else kinds
+            if made is None and training.lora:
                 continue  # nobody has trained it yet: see trained_model
-            if made is None or made.path is None or made.kind not in kinds:
-                raise ValueError(
-                    f"'training.arms' has '{arm}', but 'models' has no such model of kind "
-                    f"{' or '.join(kinds)} with a 'path', where training would leave it"
-                )
-        kinds = {"base": [name for name, spec in self.models.items() if spec.kind == "base"]}
-        if kinds["base"] != [self.base]:
-            raise ValueError(
-                f"exactly one model, '{self.base}', must be of kind base, but there are: "
-                f"{', '.join(kinds['base']) or 'none'}"
+            refuse(
+                made is None or made.path is None or made.kind not in kinds,
+                f"'training.arms' has '{name}', but 'models' has no such model of kind "
+                f"{' or '.join(kinds)} with a 'path', where training would leave it",
             )
-        for key, section in (
-            ("cross_sampling", self.cross_sampling),
-            ("robustness", self.robustness),
-        ):
-            benchmark = section.benchmark if section else None
-            if benchmark is not None and benchmark not in self.benchmarks:
-                raise ValueError(
-                    f"'{key}.benchmark' names '{benchmark}', but 'benchmarks' has only "
-                    f"{', '.join(self.benchmarks)}"
-                )
+        bases = [name for name, spec in self.models.items() if spec.kind == "base"]
+        refuse(
+            bases != [self.base],
+            f"exactly one model, '{self.base}', must be of kind base, but there are: "
+            f"{', '.join(bases) or 'none'}",
+        )
+        for key, section in (("cross_sampling", cross), ("robustness", robust)):
+            name = section.benchmark if section else None
+            refuse(
+                name is not None and name not in self.benchmarks,
+                f"'{key}.benchmark' names '{name}', but 'benchmarks' has only "
+                f"{', '.join(self.benchmarks)}",
+            )
         if self.evolution and not self.models[self.evolution.model].checkpoints:
             raise ValueError(f"'evolution.model' is {self.evolution.model}, without checkpoints")
         return self
@@ -424,21 +387,8 @@ def _unfolded(node: yaml.Node | None, sizes: dict[yaml.Node, int | None]) -> int
     return sizes[node]
 
 
-def _texts(part: Any) -> Iterator[str]:
-    """All texts in nested lists and dicts, keys too."""
-    if isinstance(part, str):
-        yield part
-    elif isinstance(part, dict):
-        for key, value in part.items():
-            yield from _texts(key)
-            yield from _texts(value)
-    elif isinstance(part, (list, tuple)):
-        for value in part:
-            yield from _texts(value)
-
-
 def _validated(content: dict, where: str) -> Study:
-    for text in _texts(content):
+    for text in texts_in(content):
         if half := re.search("[\ud800-\udfff]", text):
             raise TokenshiftError(
                 f"{where} holds half a character (a lone surrogate, \\u{ord(half[0]):04x}) in "

@@ -40,73 +40,14 @@ TEXTS = (
 )
 PIECES = (
     *("a", "the", "The", "THE", "x", "Y", "I", " so", " Hello", "word", "'s", "'S", "'re", "n't"),
-    *(
-        " ",
-        "  ",
-        "   ",
-        "\n",
-        "\n\n",
-        "\n\n\n",
-        "\t",
-        "\r\n",
-        " \n",
-        "\n ",
-        "    ",
-        "\u00a0",
-        "\u3000",
-    ),
-    *(".", ",", ";", ":", "!", "?", "...", "-", "--", "_", "/", "//", "(", ")", "[", "]", "{", "}"),
-    *(
-        "$",
-        "$$",
-        "\\",
-        "\\frac{",
-        "\\boxed{",
-        "^",
-        "=",
-        "==",
-        "+",
-        "*",
-        "**",
-        "<",
-        ">",
-        "|",
-        "&",
-        "#",
-    ),
-    *("1", "12", "123", "1234", "0", "007", ".5", "1,000", "½", "²", "Ⅷ", "٣", "１２", "๓"),
-    *("é", "e\u0301", "\u0338", "\u030a", "ß", "İ", "ﬁ", "Å", "\u212b", "ё", "Привет", "年", "は"),
-    *(
-        "你好",
-        "한",
-        "\u1112\u1161",
-        "م",
-        "مَ",
-        "ش",
-        "สวัส",
-        "नि",
-        "😀",
-        "👍🏽",
-        "\u200d",
-        "\u200b",
-        "\ufe0f",
-    ),
-    *(
-        "𝔘",
-        "𓀀",
-        "\ue000",
-        "\ufeff",
-        "\x00",
-        "\x7f",
-        "’",
-        "“",
-        "—",
-        "…",
-        "▁",
-        "Ġ",
-        "##ing",
-        "<0x41>",
-    ),
+    *(" ", "  ", "   ", "\n", "\n\n", "\n\n\n", "\t", "\r\n", " \n", "\n ", "    "),
+    *("\u00a0", "\u3000", ".", ",", ";", ":", "!", "?", "...", "-", "--", "_", "/", "//"),
+    *("(", ")", "[", "]", "{", "}", "$", "$$", "\\", "\\frac{", "\\boxed{", "^", "=", "==", "+"),
+    *("*", "**", "<", ">", "|", "&", "#", "1", "12", "123", "1234", "0", "007", ".5", "1,000"),
+    *("½", "²", "Ⅷ", "٣", "１２", "๓", "é", "e\u0301", "\u0338", "\u030a", "ß", "İ", "ﬁ", "Å"),
+    *("\u212b", "ё", "Привет", "年", "は", "你好", "한", "\u1112\u1161", "م", "مَ", "ش", "สวัส"),
+    *("नि", "😀", "👍🏽", "\u200d", "\u200b", "\ufe0f", "𝔘", "𓀀", "\ue000", "\ufeff", "\x00"),
+    *("\x7f", "’", "“", "—", "…", "▁", "Ġ", "##ing", "<0x41>"),
 )
 # Around an added token: what its flags and its neighbours may swallow or keep apart.
 AROUND = (
@@ -136,9 +77,7 @@ class Example:
     def __str__(self) -> str:
         given = repr(self.given) if isinstance(self.given, str) else f"the ids {self.given}"
         left_out = " without special tokens" if self.skip else ""
-        first, second = (
-            repr(made) if isinstance(made, str) else str(made) for made in (self.first, self.second)
-        )
+        first, second = (repr(m) if isinstance(m, str) else m for m in (self.first, self.second))
         return f"{given}{left_out}: {first} in the first, {second} in the second"
 
 
@@ -169,18 +108,13 @@ def processing(tokenizer: Any) -> dict[str, Any]:
     ``trim_offsets`` says where a token's characters are counted to be.
     """
 
-    def kept(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {key: kept(value) for key, value in part.items() if key != "trim_offsets"}
-        return [kept(value) for value in part] if isinstance(part, list) else part
+    def kept(part: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in part.items() if key != "trim_offsets"}
 
     inner = backend(tokenizer)
-    parts = {name: getattr(inner, name) for name in ("normalizer", "pre_tokenizer", "decoder")}
-    return {
-        name: part and kept(json.loads(part.__getstate__()))
-        for name, part in parts.items()
-        if inner
-    }
+    names = ("normalizer", "pre_tokenizer", "decoder") if inner else ()
+    parts = {name: getattr(inner, name) for name in names}
+    return {n: p and json.loads(p.__getstate__(), object_hook=kept) for n, p in parts.items()}
 
 
 def _strings(part: Any) -> Iterator[str]:
@@ -212,21 +146,9 @@ def _numbers(random_: random.Random) -> list[str]:
     for length in range(1, 13):
         for _ in range(6):
             number = "".join(random_.choices("0123456789", k=length))
-            texts += [
-                number,
-                f" {number}",
-                f"x{number}y",
-                f"\\boxed{{{number}}}",
-                f"-{number}.{number}",
-            ]
-            texts += [f"{int(number):,}", f"= {number}\n", f"{number}%"]
+            texts += [number, f" {number}", f"x{number}y", f"\\boxed{{{number}}}"]
+            texts += [f"-{number}.{number}", f"{int(number):,}", f"= {number}\n", f"{number}%"]
     return texts
-
-
-def _contexts(added: Sequence[str]) -> list[str]:
-    return [around.replace("{}", token) for token in added for around in AROUND] + [
-        token.swapcase() for token in added
-    ]
 
 
 def probe_texts(words: Sequence[str], added: Sequence[str], extra: Sequence[str]) -> list[str]:
@@ -239,7 +161,8 @@ def probe_texts(words: Sequence[str], added: Sequence[str], extra: Sequence[str]
     words = list(words) or ["a"]
     texts = [*TEXTS, *PIECES, *extra, *_numbers(chance), *words]
     texts += [change(word) for word in _spread(words, 256) for change in ALTERED]
-    texts += _contexts(added)
+    texts += [around.replace("{}", token) for token in added for around in AROUND]
+    texts += [token.swapcase() for token in added]
     texts += [around.replace("{}", text) for text in extra for around in ("a {} b", "a{}b")]
     for _ in range(len(words) // 2 + 512):
         pools = [words, PIECES, words, added or PIECES]

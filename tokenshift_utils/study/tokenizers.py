@@ -11,18 +11,15 @@ import json
 import re
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.files import read_json
+from tokenshift_utils.files import read_json, texts_in
 from tokenshift_utils.study.checkpoints import is_adapter, load_config, load_generation
 from tokenshift_utils.study.tokenizer_probes import backend, first_difference
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 PROBES = 256  # tokens, evenly spread over the vocabulary, whose text must survive a round trip
 FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
@@ -93,13 +90,8 @@ def _load(loader: Any, directory: Path, named: dict[str, str | None] | None = No
             directory, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:
-        raise TokenshiftError(
-            f"the tokenizer in {directory} cannot be loaded ({first_line(error)}); "
-            "its files may be damaged: train or fetch the model again"
-        ) from error
-    tokenizer.encode(
-        "a", add_special_tokens=False
-    )  # (forgets a truncation or padding in its files)
+        raise _damaged(directory, first_line(error)) from error
+    tokenizer.encode("a", add_special_tokens=False)  # forgets a truncation or padding in its files
     if isinstance(tokenizer.chat_template, str):  # (a byte order mark of its file is no prompt)
         tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
     vocabulary = tokenizer.get_vocab() if named else {}
@@ -107,6 +99,13 @@ def _load(loader: Any, directory: Path, named: dict[str, str | None] | None = No
         if token in vocabulary and getattr(tokenizer, name) is None:
             setattr(tokenizer, name, token)
     return tokenizer
+
+
+def _damaged(directory: Path, why: str) -> TokenshiftError:
+    return TokenshiftError(
+        f"the tokenizer in {directory} cannot be loaded ({why}); its files may be damaged: train or "
+        "fetch the model again"
+    )
 
 
 def _own(tokenizer: Any, directory: Path) -> tuple[Tokenizer, dict[str, int]]:
@@ -117,15 +116,12 @@ def _own(tokenizer: Any, directory: Path) -> tuple[Tokenizer, dict[str, int]]:
     try:
         own = Tokenizer.from_file(str(directory / "tokenizer.json"))
     except Exception as error:
-        raise TokenshiftError(
-            f"the tokenizer in {directory} cannot be loaded (tokenizer.json: {first_line(error)}); "
-            "its files may be damaged: train or fetch the model again"
-        ) from error
+        raise _damaged(directory, f"tokenizer.json: {first_line(error)}") from error
     own.no_truncation()
     own.no_padding()
     own.encode_special_tokens = bool(tokenizer.split_special_tokens)
     vocabulary, declared = own.get_vocab(), _declared(directory)
-    for token in (t for _, t in sorted(tokenizer.added_tokens_decoder.items())):
+    for _, token in sorted(tokenizer.added_tokens_decoder.items()):
         if str(token) not in vocabulary and str(token) in declared:
             own.add_tokens([token])
             vocabulary[str(token)] = own.token_to_id(str(token))
@@ -134,22 +130,9 @@ def _own(tokenizer: Any, directory: Path) -> tuple[Tokenizer, dict[str, int]]:
 
 def _declared(directory: Path) -> set[str]:
     """Every string in the files that may name tokens beside tokenizer.json."""
-    found: set[str] = set()
-
-    def collect(part: Any) -> None:
-        if isinstance(part, str):
-            found.add(part)
-        elif isinstance(part, dict):
-            found.update(part)
-            collect(list(part.values()))
-        elif isinstance(part, list):
-            for value in part:
-                collect(value)
-
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
-        if (directory / name).is_file():
-            collect(read_json(directory / name, "fetch or save the model again"))
-    return found
+    names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    files = [directory / name for name in names if (directory / name).is_file()]
+    return {t for file in files for t in texts_in(read_json(file, "fetch or save the model again"))}
 
 
 def _special(added: dict[int, Any]) -> dict[str, int]:

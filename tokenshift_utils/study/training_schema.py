@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.study.schema import Count, DataSet, Name, Part, distinct
+from tokenshift_utils.study.schema import DISTINCT, SOME, Count, DataSet, Name, Part, refuse
 
 if TYPE_CHECKING:
     from tokenshift_utils.measures.weighting import Weighting
 
 
-Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(distinct)]
+Seeds = Annotated[tuple[int, ...], SOME, DISTINCT]
 WEIGHTS = ("alpha", "scale", "signal", "normalise", "shuffle")
 # Of an arm: what determines its runs where adapters are trained, but for ``overlong_buffer``.
-ADAPTER_ARM = {
-    *WEIGHTS, "kind", "dynamic_sampling", "solution", "trl", "seeds", "rollouts",
-}  # fmt: skip
+ADAPTER_ARM = {*WEIGHTS, "kind", "dynamic_sampling", "solution", "trl", "seeds", "rollouts"}
 
 
 class TrainingData(DataSet):
@@ -35,8 +33,8 @@ class TrainingData(DataSet):
 
     @model_validator(mode="after")
     def _one_text(self):
-        if (self.prompt is None) == (self.problem is None):
-            raise ValueError("needs either 'prompt' or 'problem', and not both")
+        one = (self.prompt is None) != (self.problem is None)
+        refuse(not one, "needs either 'prompt' or 'problem', and not both")
         return self
 
 
@@ -102,22 +100,18 @@ class TrainingArm(Part):
 
     @model_validator(mode="after")
     def _whole(self):
-        if (self.alpha is None) != (self.scale is None):
-            raise ValueError("'alpha' and 'scale' go together")
-        if self.alpha is None and (self.signal, self.normalise, self.shuffle) != (
-            "k3",
-            False,
-            False,
-        ):
-            raise ValueError("without 'alpha' and 'scale' there are no weights to say more of")
-        if self.kind != "rl" and (self.alpha, self.dynamic_sampling, self.rollouts) != (
-            None,
-            False,
-            None,
-        ):
-            raise ValueError("weights, dynamic sampling and rollouts are of arms of kind rl")
-        if self.solution is not None and self.kind != "sft":
-            raise ValueError("'solution' is for an arm of kind sft")
+        weighed = self.alpha is not None
+        refuse(weighed != (self.scale is not None), "'alpha' and 'scale' go together")
+        more = (self.signal, self.normalise, self.shuffle) != ("k3", False, False)
+        refuse(
+            not weighed and more, "without 'alpha' and 'scale' there are no weights to say more of"
+        )
+        refuse(
+            self.kind != "rl" and (weighed or self.dynamic_sampling or self.rollouts is not None),
+            "weights, dynamic sampling and rollouts are of arms of kind rl",
+        )
+        solved = self.solution is not None and self.kind != "sft"
+        refuse(solved, "'solution' is for an arm of kind sft")
         try:
             _ = self.weighting
         except TokenshiftError as error:
@@ -135,12 +129,13 @@ class TrainingArm(Part):
 class Gpus(Part):
     """Which GPUs of the machine train, and which the vLLM server has, by their numbers."""
 
-    train: Annotated[tuple[int, ...], Field(min_length=1)]
+    train: Annotated[tuple[int, ...], SOME]
     serve: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _apart(self):
-        distinct((*self.train, *self.serve))
+        named = (*self.train, *self.serve)
+        refuse(len(set(named)) < len(named), "names something twice")
         return self
 
 
@@ -166,7 +161,7 @@ class Training(Part):
     lora: Lora | None = None
     evaluate: Evaluate | None = None
     answers: Answers | None = None
-    arms: Annotated[dict[Name, TrainingArm], Field(min_length=1)]
+    arms: Annotated[dict[Name, TrainingArm], SOME]
     baseline: str | None = None
     seeds: Seeds
     rollouts: Count
@@ -185,59 +180,47 @@ class Training(Part):
         return self.baseline or [*plain, *self.arms][0]
 
     @model_validator(mode="after")
-    def _data_or_task(self):
-        if (self.data is None) == (self.task is None):
-            raise ValueError("needs either 'data' or 'task', and not both")
+    def _whole(self):
+        processes = self.accelerate or self.gpus or self.server
+        one = (self.data is None) != (self.task is None)
+        refuse(not one, "needs either 'data' or 'task', and not both")
         if self.task is not None:
-            if self.evaluate is None:
-                raise ValueError("a 'task' needs 'evaluate'")
-            if self.accelerate or self.gpus or self.server:
-                raise ValueError("'accelerate', 'gpus' and 'server' are for a training on 'data'")
-        elif self.lora is not None:
-            return self
-        elif not self.accelerate:
-            raise ValueError("a training on 'data' needs 'accelerate'")
-        elif self.evaluate or any(arm.dynamic_sampling for arm in self.arms.values()):
-            raise ValueError(
-                "'evaluate' and 'dynamic_sampling' are for a training on a 'task' or of adapters ('lora')"
+            refuse(self.evaluate is None, "a 'task' needs 'evaluate'")
+            sentence = "'accelerate', 'gpus' and 'server' are for a training on 'data'"
+            refuse(processes, sentence)
+            refuse(self.lora is not None, "'lora' is for a training on 'data'")
+        elif self.lora is None:
+            refuse(not self.accelerate, "a training on 'data' needs 'accelerate'")
+            refuse(
+                self.evaluate or any(arm.dynamic_sampling for arm in self.arms.values()),
+                "'evaluate' and 'dynamic_sampling' are for a training on a 'task' or of adapters "
+                "('lora')",
             )
-        return self
-
-    @model_validator(mode="after")
-    def _adapters_are_whole(self):
-        arms = self.arms.items()
         if self.lora is None:
-            for name, arm in arms:
-                if (arm.kind, arm.rollouts) != ("rl", None):
-                    raise ValueError(
-                        f"the arm '{name}' has 'kind' or 'rollouts' of its own, which only a training "
-                        "of adapters ('lora') takes"
-                    )
-            if self.answers or (self.evaluate and self.evaluate.problems):
-                raise ValueError(
-                    "'answers' and 'evaluate.problems' are for a training of adapters ('lora')"
+            for name, arm in self.arms.items():
+                refuse(
+                    (arm.kind, arm.rollouts) != ("rl", None),
+                    f"the arm '{name}' has 'kind' or 'rollouts' of its own, which only a training of "
+                    "adapters ('lora') takes",
                 )
-            return self
-        if self.task is not None:
-            raise ValueError("'lora' is for a training on 'data'")
-        if self.evaluate is None or self.evaluate.problems is None:
-            raise ValueError("'lora' needs 'evaluate', and its 'problems'")
-        if self.accelerate or self.gpus or self.server:
-            raise ValueError("'accelerate', 'gpus' and 'server' don't go with 'lora'")
-        learning = [n for n, a in arms if a.kind == "dpo" or (a.kind, a.solution) == ("sft", None)]
-        if learning and self.answers is None:
-            raise ValueError(
-                f"the arm '{learning[0]}' learns from base's 'answers', which are not given"
+            refuse(
+                self.answers or (self.evaluate and self.evaluate.problems),
+                "'answers' and 'evaluate.problems' are for a training of adapters ('lora')",
             )
-        return self
-
-    @model_validator(mode="after")
-    def _arms_are_compared(self):
-        for key, name in [("baseline", self.baseline)] + [
-            (f"arms.{name}.against", arm.against) for name, arm in self.arms.items()
-        ]:
-            if name is not None and name not in self.arms:
-                raise ValueError(f"'{key}' names '{name}', which is not in 'arms'")
+        else:
+            less = self.evaluate is None or self.evaluate.problems is None
+            refuse(less, "'lora' needs 'evaluate', and its 'problems'")
+            refuse(processes, "'accelerate', 'gpus' and 'server' don't go with 'lora'")
+        for name, arm in self.arms.items():
+            learns = arm.kind == "dpo" or (arm.kind, arm.solution) == ("sft", None)
+            refuse(
+                learns and self.answers is None,
+                f"the arm '{name}' learns from base's 'answers', which are not given",
+            )
+        against = {f"arms.{name}.against": arm.against for name, arm in self.arms.items()}
+        for key, name in {"baseline": self.baseline, **against}.items():
+            unknown = name is not None and name not in self.arms
+            refuse(unknown, f"'{key}' names '{name}', which is not in 'arms'")
         return self
 
     @model_validator(mode="after")
@@ -251,6 +234,6 @@ class Training(Part):
             ("serve", engines if self.server is not None else 0),
         ):
             named = len(getattr(self.gpus, key))
-            if named != wanted:
-                raise ValueError(f"'gpus.{key}' names {named} GPUs, but {wanted} would be used")
+            sentence = f"'gpus.{key}' names {named} GPUs, but {wanted} would be used"
+            refuse(named != wanted, sentence)
         return self

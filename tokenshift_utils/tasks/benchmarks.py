@@ -16,7 +16,8 @@ from tokenshift_utils.tasks.cells import text_of
 from tokenshift_utils.tasks.rows import read_rows
 
 if TYPE_CHECKING:
-    from tokenshift_utils.study.study import Benchmark, Study
+    from tokenshift_utils.study.schema import Benchmark
+    from tokenshift_utils.study.study import Study
 
 
 @dataclass(frozen=True)

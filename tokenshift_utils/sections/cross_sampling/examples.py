@@ -52,7 +52,7 @@ def cross_examples(
         rows = {"primary": own[primary], "mixed": runs, "intervention": own[intervention]}
         names = {
             "primary": study.models[primary].label,
-            "mixed": f"mixed, {threshold_name(setting.threshold)}",
+            "mixed": f"mixed, {threshold_name(setting.level)}",
             "intervention": study.models[intervention].label,
         }
         found = swaps.pick_examples(rows, switches, names, direction, count)

@@ -34,13 +34,14 @@ from tokenshift_utils.sections.cross_sampling.settings import (
 )
 
 KEY = ["benchmark", "problem", "sample"]
+OF_SETTING = ("model", "insert", "gain", "budget")  # more columns of a setting
 KEPT = [*KEY, "correct", "n_tokens", "n_switched", "n_effective"]  # of the columns of runs
 COMPARED = (0.1, 0.9)  # of full replacement: where a rule can be ahead of random positions at all
 
 
 def is_full(setting: Setting) -> bool:
     """Whether a setting switches every position."""
-    return setting.rule == "js" and setting.threshold < 0 and setting.insert == "intervention"
+    return setting.rule == "js" and setting.level < 0 and setting.insert == "intervention"
 
 
 class Mixed:
@@ -121,7 +122,7 @@ class Mixed:
         for benchmark, part in self.parts[setting].items():
             before, after = (self.accuracy(setting, benchmark, of) for of in ("before", "correct"))
             row = {"pair": self.study.models[setting.model].label, "direction": setting.direction}
-            row |= {"rule": setting.rule, "threshold": setting.threshold, "benchmark": benchmark}
+            row |= {"rule": setting.rule, "threshold": setting.level, "benchmark": benchmark}
             row |= self.replaced(setting, benchmark).columns("replaced")
             row |= before.columns("before") | after.columns("after")
             row |= self.accuracy(setting, benchmark, "goal").columns("goal")
@@ -131,7 +132,8 @@ class Mixed:
                 share = self.count(setting, benchmark, f"n_{name}", "n_tokens")
                 row |= share.columns(f"{name}_share")
             row["effective_per_response"] = part["n_effective"].mean()
-            out.append(row | {"responses": len(part)} | setting._asdict())
+            row["responses"] = len(part)
+            out.append(row | {name: getattr(setting, name) for name in OF_SETTING})
         return out
 
 
@@ -182,7 +184,7 @@ def budget_table(study, table: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for model in study.cross_sampling.pairs:
         for direction in (FORWARD, REVERSE):
-            eps = budget_setting(study, table, model, direction).threshold
+            eps = budget_setting(study, table, model, direction).level
             where = {"model": model, "direction": direction, "rule": "js", "threshold": eps}
             parts.append(rows_with(table, **where))
     return pd.concat(parts, ignore_index=True).drop(columns=["rule"])
@@ -278,6 +280,6 @@ def _best_gain(mixed: Mixed, model: str) -> tuple[float, float, float]:
     gains = [
         mixed.accuracy(setting, label) - mixed.accuracy(setting, label, "goal")
         for setting in mixed.parts
-        if setting[:2] == way and setting.rule == "js" and setting.threshold >= 0
+        if setting[:2] == way and setting.rule == "js" and setting.level >= 0
     ]
     return simultaneous(gains, "largest")

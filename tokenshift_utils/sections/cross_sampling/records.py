@@ -88,7 +88,7 @@ def setting_requests(
         study,
         primary,
         intervention,
-        Rule(setting.rule, setting.threshold, setting.threshold, setting.budget),
+        Rule(setting.rule, setting.level, setting.level, setting.budget),
         Insertion(setting.insert, setting.gain),
         benchmarks,
         _samples(study, setting),

@@ -10,15 +10,15 @@ FORWARD, REVERSE = "forward", "reverse"
 class Setting(NamedTuple):
     """One way of mixing two models.
 
-    `threshold` is the rule's number: nats, the number of positions of rule "first", or the rate of
-    rule "random". `insert` says where switched tokens come from: "intervention", "own" (the null
+    `level` is the rule's number: a threshold in nats, the number of positions of rule "first", or the
+    rate of rule "random". `insert` says where switched tokens come from: "intervention", "own" (the null
     control: the primary, with other noise) or "extrapolated" with its `gain`. Only the first
     `budget` firings of a response switch (None: all).
     """
 
     model: str
     direction: str
-    threshold: float
+    level: float
     rule: str = "js"
     insert: str = "intervention"
     gain: float | None = None

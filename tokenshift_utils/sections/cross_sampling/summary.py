@@ -270,7 +270,7 @@ def matched_table(mixed: Mixed) -> pd.DataFrame:
                 continue
             x, y = mixed.replaced(setting, label), mixed.gap_share(setting, label)
             row = {"pair": mixed.study.models[way[0]].label, "direction": way[1]}
-            row |= {"threshold": setting.threshold} | x.columns("replaced")
+            row |= {"threshold": setting.level} | x.columns("replaced")
             row |= y.columns("gap_share")
             share = mixed.count(setting, label, "n_switched", "n_tokens")
             for match, at in (("effective", x), ("switched", share)):

@@ -123,7 +123,7 @@ def curves(study: Study, data: CrossRecords, mixed: dict[Setting, pd.DataFrame])
                 "stops": [{"t": None, "accuracy": before, "share": [0.0] * 3}],
             }
         stop = {
-            "t": setting.threshold,
+            "t": setting.level,
             "accuracy": _triple(estimates.accuracy(setting, pool)),
             "share": _triple(estimates.count(setting, pool, per="n_tokens")),
             "responses": len(frame),

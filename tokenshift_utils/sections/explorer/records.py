@@ -47,7 +47,7 @@ def settings_shown(study: Study) -> list[Setting]:
     ways = list(dict.fromkeys(s[:2] for s in found))
 
     def place(setting: Setting) -> tuple:
-        rising = setting.threshold if setting.rule in RISING else -setting.threshold
+        rising = setting.level if setting.rule in RISING else -setting.level
         return (ways.index(setting[:2]), order.index(setting.rule), rising)
 
     return sorted(found, key=place)
