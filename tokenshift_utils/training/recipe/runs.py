@@ -127,6 +127,15 @@ class AdapterArm(RecipeArm):
         return super().updates if self.objective.kind == "rl" else 0
 
     @property
+    def token_rollouts(self) -> dict[str, tuple[int, ...]]:
+        if self.objective.kind != "rl":
+            return {}
+        last = self.rollouts
+        early = tuple(r for r in (2, 3, 4) if r < last)
+        late = (r for r in (last - 2, last - 1, last) if r > max(early, default=0))
+        return {"early": early, "late": tuple(late)}
+
+    @property
     def settings(self) -> dict[str, Any]:
         weighting = self.objective.weighting
         settings = {

@@ -10,19 +10,20 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import whole_directory, write_text
+from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training import logs
+from tokenshift_utils.training.evaluation import Evaluator
 from tokenshift_utils.training.manager import PROCESSES, make_runs
 from tokenshift_utils.training.runs import arm_runs
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.cards import write_cards
-from tokenshift_utils.training.tiny.evaluation import Evaluator
-from tokenshift_utils.training.tiny.problems import TIERS, benchmark, problem_ids
+from tokenshift_utils.training.tiny.problems import TIERS, questions
 from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe
 from tokenshift_utils.training.tiny.runs import ModelRun
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
-from tokenshift_utils.training.updates import Updates
+from tokenshift_utils.training.updates import Updates, last_checkpoint
 
 
 def train(
@@ -73,11 +74,11 @@ def train(
 
 def write_benchmarks(study: Study) -> None:
     """Write the held-out problems where the study's benchmarks are."""
-    ids = problem_ids()
     for tier in TIERS:
         rows = [
-            {"id": ids[problem], "problem": problem.prompt, "answer": str(problem.answer)}
-            for problem in benchmark(tier)
+            {"id": q.problem, "problem": q.prompt, "answer": q.answer}
+            for q in questions()
+            if q.benchmark == tier
         ]
         path = study.benchmark_path(tier)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +103,8 @@ def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -
 
 def make_model(run: ModelRun, progress: Updates) -> None:
     """Train one model; runs in a worker process."""
-    started, resumed, study, recipe = time.time(), run.resumed, run.study, run.recipe
+    started, study, recipe = time.time(), run.study, run.recipe
+    resumed = last_checkpoint(run.output) is not None
     seed = run.replicated[1]
     if run.name == study.base:
         tokenizer = build_tokenizer()
@@ -113,9 +115,15 @@ def make_model(run: ModelRun, progress: Updates) -> None:
     if isinstance(recipe, RLRecipe):
         kept = {rollout: run.work / f"rollout-{rollout}" for rollout in run.checkpoints}
         evaluator = Evaluator(
-            run.plan.evaluations, run.plan.evaluation_samples, seed, study.sampling
+            questions(),
+            run.plan.evaluation_samples,
+            seed,
+            study_sampling(study),
+            rollouts=run.plan.evaluations,
         )
-        history = rlvr.train_rl(model, tokenizer, recipe, seed, run.work, kept, evaluator, progress)
+        config = rlvr.trl_config(recipe, seed, run.output)
+        trainer = rlvr.RLVRTrainer(model, tokenizer, recipe, config, evaluator, [progress], kept)
+        history = rlvr.train_rl(trainer)
         log = logs.tidy_log(history, recipe.updates_per_rollout)
         evaluations = logs.tidy_evaluations(history, recipe.updates_per_rollout, TIERS)
         tables["eval"] = evaluations, "%.6g"
@@ -125,7 +133,7 @@ def make_model(run: ModelRun, progress: Updates) -> None:
     else:
         style = "base" if run.name == study.base else run.name
         log = pd.DataFrame(
-            supervised.train_supervised(model, tokenizer, recipe, style, seed, run.work, progress)
+            supervised.train_supervised(model, tokenizer, recipe, style, seed, run.output, progress)
         )
     ship(model, tokenizer, run.models[0])
     summary = {

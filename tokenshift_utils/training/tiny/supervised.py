@@ -13,13 +13,12 @@ from transformers import (
     PreTrainedTokenizerFast,
     PrinterCallback,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from tokenshift_utils.training.tiny import corpus, demonstrations, recipes
 from tokenshift_utils.training.tiny.problems import mentions_held_out, training_problems
 from tokenshift_utils.training.tiny.recipes import SupervisedRecipe
-from tokenshift_utils.training.updates import Updates
+from tokenshift_utils.training.updates import Updates, last_checkpoint
 
 Writer = Callable[..., str]
 STYLES: dict[str, Writer] = {
@@ -119,12 +118,12 @@ def train_supervised(
     recipe: SupervisedRecipe,
     style: str,
     seed: int,
-    work_dir: Path,
+    output: Path,
     progress: Updates,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place and return the loss curve.
 
-    A run that was stopped goes on from its last checkpoint under ``work_dir``.
+    A run that was stopped goes on from its last checkpoint under ``output``.
     """
     dataset = _dataset(recipe, style, tokenizer, seed)
     steps = len(dataset)
@@ -137,7 +136,7 @@ def train_supervised(
         data_collator=partial(_collate, pad_id=tokenizer.pad_token_id),
         callbacks=[progress],
         args=SFTConfig(
-            output_dir=str(work_dir),
+            output_dir=str(output),
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,
             per_device_train_batch_size=1,
@@ -160,9 +159,7 @@ def train_supervised(
         ),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(
-        resume_from_checkpoint=get_last_checkpoint(work_dir) if work_dir.exists() else None
-    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(output))
     return [
         {"step": row["step"], "loss": row["loss"], "learning_rate": row["learning_rate"]}
         for row in trainer.state.log_history
