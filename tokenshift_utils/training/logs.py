@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,23 +101,14 @@ def totals(log: pd.DataFrame) -> dict[str, int]:
     return {name: int(log[name].sum()) for name in names}
 
 
-def tidy_evaluations(
-    history: list[dict], updates_per_rollout: int, benchmarks: Iterable[str]
-) -> pd.DataFrame:
+def tidy_evaluations(history: list[dict], updates_per_rollout: int) -> pd.DataFrame:
     """One row a benchmark and evaluation; ``rollout`` is how many rollouts came before it."""
-    rows = []
+    prefix, rows = "accuracy/", []
     for entry in history:
         # The row of a rollout's first update holds the evaluation made before that update.
-        done = entry.get("step", 0) - ("entropy" in entry)
-        rows += [
-            {
-                "rollout": done // updates_per_rollout,
-                "benchmark": name,
-                "accuracy": entry[f"accuracy/{name}"],
-            }
-            for name in benchmarks
-            if f"accuracy/{name}" in entry
-        ]
+        done = (entry.get("step", 0) - ("entropy" in entry)) // updates_per_rollout
+        found = [key for key in entry if key.startswith(prefix)]
+        rows += [(done, key.removeprefix(prefix), entry[key]) for key in found]
     return pd.DataFrame(rows, columns=["rollout", "benchmark", "accuracy"])
 
 

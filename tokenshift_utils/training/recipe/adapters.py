@@ -48,8 +48,6 @@ from tokenshift_utils.training.evaluation import Evaluator, Question, measure_sh
 from tokenshift_utils.training.logs import (
     accuracy,
     arm_tables,
-    tidy_evaluations,
-    tidy_log,
     totals,
 )
 from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
@@ -159,6 +157,7 @@ class _DPOTrainer(ResumesAdapter, DPOTrainer):
 class AdapterTrainer(ResumesAdapter, RLVRTrainer):
     """The tiny study's trainer on a study's problems, its responses drawn with the adapter merged."""
 
+    columns = COLUMNS | {"groups_equal_share": "groups_equal"}
     sampling_rounds = 4
     first_round = 1.5  # a wider round takes a GPU hardly longer, a second one as long again
 
@@ -195,11 +194,7 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer):
 def _train_rl(
     run: AdapterArm, callbacks, settings: dict
 ) -> tuple[PeftModel, pd.DataFrame, pd.DataFrame]:
-    study, updates, evaluate = (
-        run.study,
-        run.recipe.updates_per_rollout,
-        run.study.training.evaluate,
-    )
+    study, evaluate = run.study, run.study.training.evaluate
     first = benchmark_questions(study, evaluate.problems)
     trainer = AdapterTrainer(
         new_adapter(study, run.seed),
@@ -216,11 +211,9 @@ def _train_rl(
     )
     torch.set_float32_matmul_precision("high")
     try:
-        history = train_rl(trainer)
+        log, curve = train_rl(trainer)
     finally:
         torch.set_float32_matmul_precision("highest")
-    log = tidy_log(history, updates, COLUMNS | {"groups_equal_share": "groups_equal"})
-    curve = tidy_evaluations(history, updates, study.benchmarks)
     return trainer.accelerator.unwrap_model(trainer.model), log, curve
 
 

@@ -152,25 +152,20 @@ def train_run(run: RecipeArm, *callbacks: TrainerCallback, **settings) -> None:
     trainer.train(resume_from_checkpoint=last)
     trainer.keep_model(run.model)
     if trainer.accelerator.is_main_process:
-        _write_logs(run, trainer.state.log_history, time.time() - started, last is not None)
+        log = tidy_log(trainer.state.log_history, sizes.updates, COLUMNS)
+        summary = {
+            "arm": run.arm,
+            "seed": run.seed,
+            "key": run.key,
+            **run.settings,
+            "sizes": asdict(sizes),
+            "data": read_prepared(study)["counts"],
+            "totals": totals(log),
+            "seconds": round(time.time() - started),  # of the last command alone, where it went on
+            "resumed": last is not None,
+        }
+        run.finish(summary, log=(log, "%.5g"))
     trainer.accelerator.wait_for_everyone()
-
-
-def _write_logs(run: RecipeArm, history: list[dict], seconds: float, resumed: bool) -> None:
-    sizes = check_settings(run.study)
-    log = tidy_log(history, sizes.updates, COLUMNS)
-    summary = {
-        "arm": run.arm,
-        "seed": run.seed,
-        "key": run.key,
-        **run.settings,
-        "sizes": asdict(sizes),
-        "data": read_prepared(run.study)["counts"],
-        "totals": totals(log),
-        "seconds": round(seconds),  # of the last command alone, where it went on
-        "resumed": resumed,
-    }
-    run.finish(summary, log=(log, "%.5g"))
 
 
 def main() -> None:

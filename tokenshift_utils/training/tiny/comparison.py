@@ -12,7 +12,7 @@ from tokenshift_utils.training.evaluation import Evaluator, measure_shift
 from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
 from tokenshift_utils.training.tiny import recipes, rlvr
 from tokenshift_utils.training.tiny.models import load_base
-from tokenshift_utils.training.tiny.problems import TIERS, questions
+from tokenshift_utils.training.tiny.problems import questions
 from tokenshift_utils.training.tiny.runs import TaskArm
 from tokenshift_utils.training.updates import Updates, last_checkpoint
 
@@ -38,9 +38,7 @@ def make_arm(run: TaskArm, progress: Updates) -> None:
         token_tables=run.token_tables,
         trim_scoring=True,
     )
-    history = rlvr.train_rl(trainer)
-    log = logs.tidy_log(history, recipe.updates_per_rollout)
-    curve = logs.tidy_evaluations(history, recipe.updates_per_rollout, TIERS)
+    log, curve = rlvr.train_rl(trainer)
     tuned = HFPolicy(model.eval(), tokenizer, run.arm)
     answers = replace(evaluator, samples=evaluate.final_samples).answers(tuned)
     fixed = replace(evaluator, samples=SHIFT_SAMPLES, seed=recipes.SEED).answers(base)

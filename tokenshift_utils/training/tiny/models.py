@@ -123,9 +123,7 @@ def make_model(run: ModelRun, progress: Updates) -> None:
         )
         config = rlvr.trl_config(recipe, seed, run.output)
         trainer = rlvr.RLVRTrainer(model, tokenizer, recipe, config, evaluator, [progress], kept)
-        history = rlvr.train_rl(trainer)
-        log = logs.tidy_log(history, recipe.updates_per_rollout)
-        evaluations = logs.tidy_evaluations(history, recipe.updates_per_rollout, TIERS)
+        log, evaluations = rlvr.train_rl(trainer)
         tables["eval"] = evaluations, "%.6g"
         totals = logs.totals(log)
         for rollout, directory in run.checkpoints.items():

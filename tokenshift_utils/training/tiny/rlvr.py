@@ -23,7 +23,13 @@ from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.training.evaluation import Evaluator
-from tokenshift_utils.training.logs import accuracy, overlong_penalty
+from tokenshift_utils.training.logs import (
+    LOG_COLUMNS,
+    accuracy,
+    overlong_penalty,
+    tidy_evaluations,
+    tidy_log,
+)
 from tokenshift_utils.training.tiny.problems import training_problems
 from tokenshift_utils.training.tiny.recipes import RLRecipe
 from tokenshift_utils.training.updates import AfterRollouts, last_checkpoint
@@ -70,6 +76,7 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
     """
 
     sampling_rounds = 12  # of dynamic sampling, at most
+    columns = LOG_COLUMNS
     first_round = 1.0  # groups of the first round of dynamic sampling, in those wanted
 
     def __init__(
@@ -308,13 +315,14 @@ def correctness_reward(completions, correct, **kwargs) -> list[float]:
     return [float(value) for value in correct]
 
 
-def train_rl(trainer: RLVRTrainer) -> list[dict[str, float]]:
-    """Train, from the last checkpoint where there is one; returns one row of metrics an update."""
+def train_rl(trainer: RLVRTrainer) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train, from the last checkpoint where there is one; returns log and evaluations, see ``logs``."""
     trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args.output_dir))
     if trainer.recipe.rollouts in trainer.evaluator.rollouts:
         trainer.record_evaluation()
         trainer.log({})
-    return trainer.state.log_history
+    history, updates = trainer.state.log_history, trainer.recipe.updates_per_rollout
+    return tidy_log(history, updates, trainer.columns), tidy_evaluations(history, updates)
 
 
 def trl_config(
