@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -101,14 +102,16 @@ def totals(log: pd.DataFrame) -> dict[str, int]:
     return {name: int(log[name].sum()) for name in names}
 
 
-def tidy_evaluations(history: list[dict], updates_per_rollout: int) -> pd.DataFrame:
+def tidy_evaluations(
+    history: list[dict], updates_per_rollout: int, benchmarks: Iterable[str]
+) -> pd.DataFrame:
     """One row a benchmark and evaluation; ``rollout`` is how many rollouts came before it."""
-    prefix, rows = "accuracy/", []
+    rows = []
     for entry in history:
         # The row of a rollout's first update holds the evaluation made before that update.
         done = (entry.get("step", 0) - ("entropy" in entry)) // updates_per_rollout
-        found = [key for key in entry if key.startswith(prefix)]
-        rows += [(done, key.removeprefix(prefix), entry[key]) for key in found]
+        found = [name for name in benchmarks if f"accuracy/{name}" in entry]
+        rows += [(done, name, entry[f"accuracy/{name}"]) for name in found]
     return pd.DataFrame(rows, columns=["rollout", "benchmark", "accuracy"])
 
 
@@ -142,3 +145,8 @@ def arm_tables(
         curve = pd.concat([curve, pd.DataFrame(last, columns=curve.columns)])
         tables |= {"eval": (curve, "%.6g"), "tokens": (token_table(run, tokenizer), "%.5g")}
     return tables
+
+
+def settings_table(settings: dict[str, Any]) -> pd.DataFrame:
+    """One row a setting, for a model's card."""
+    return pd.DataFrame({"setting": settings.keys(), "value": [*map(str, settings.values())]})

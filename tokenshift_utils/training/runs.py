@@ -72,9 +72,6 @@ class Run(ABC):
     def make(self, progress: Updates) -> None:
         """Train, from the last checkpoint where there is one, and leave everything."""
 
-    def stop(self) -> None:
-        """End the process that ``make`` has started, where there is one."""
-
     def prepare(self) -> None:
         """Make what it starts from, or refuse where that can't be."""
 

@@ -221,15 +221,6 @@ def _machine_settings(bf16: bool) -> dict:
     return {"use_cpu": device() == "cpu", "bf16": bf16, "disable_tqdm": True}
 
 
-def _score_responses_alone():
-    """Make TRL's language-model head score the responses' tokens alone on a CPU too.
-
-    TRL does so on devices with Triton and scores every position of a prompt elsewhere, for the sake
-    of compilers that want fixed shapes; here that would be five sixths of the head's work.
-    """
-    return mock.patch("trl.trainer.utils._use_triton", return_value=True)
-
-
 # SFT and DPO --------------------------------------------------------------------------------------
 
 
@@ -354,7 +345,9 @@ def train_adapter(run: AdapterArm, *callbacks: TrainerCallback, **settings) -> N
     callbacks = (Updates(run.progress_file), *callbacks)
     resumed = last_checkpoint(run.output) is not None
     rows = None
-    with _score_responses_alone():
+    # TRL's head scores a prompt's positions too where there is no Triton, for compilers that want fixed
+    # shapes; here that would be five sixths of its work.
+    with mock.patch("trl.trainer.utils._use_triton", return_value=True):
         if run.objective.kind == "rl":
             model, log, curve = _train_rl(run, callbacks, settings)
         else:

@@ -26,7 +26,7 @@ from tokenshift_utils.training.runs import training_directory
 
 MODULE = "tokenshift_utils.training.recipe.grpo"
 
-_going: dict[str, subprocess.Popen] = {}  # by the run's name
+_going: set[subprocess.Popen] = set()  # of runs under way
 
 
 def announce(study: Study, runs: Sequence[RecipeArm]) -> None:
@@ -92,16 +92,16 @@ def _wait(run: RecipeArm, settings: dict[str, str], **options) -> int:
     env = os.environ | {paths.HOME_VARIABLE: str(paths.root())} | settings
     command = [sys.executable, "-m", *launch_command(run)]
     with subprocess.Popen(command, env=env, **options) as process:
-        _going[run.name] = process
+        _going.add(process)
         try:
             return process.wait()
         finally:
-            del _going[run.name]
+            _going.remove(process)
 
 
-def stop(run: RecipeArm) -> None:
-    """End a run's process, where it is going."""
-    if process := _going.get(run.name):
+def stop_all() -> None:
+    """End the processes of all runs that are going."""
+    for process in list(_going):
         process.terminate()
 
 

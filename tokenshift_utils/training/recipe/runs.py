@@ -94,12 +94,6 @@ class RecipeArm(ArmRun):
 
         launch(self)
 
-    def stop(self) -> None:
-        """End its processes."""
-        from tokenshift_utils.training.recipe.launch import stop
-
-        stop(self)
-
 
 @dataclass(frozen=True)
 class AdapterArm(RecipeArm):

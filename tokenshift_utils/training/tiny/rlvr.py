@@ -30,6 +30,7 @@ from tokenshift_utils.training.logs import (
     tidy_evaluations,
     tidy_log,
 )
+from tokenshift_utils.training.settings import TASK_SETTINGS
 from tokenshift_utils.training.tiny.problems import training_problems
 from tokenshift_utils.training.tiny.recipes import RLRecipe
 from tokenshift_utils.training.updates import AfterRollouts, last_checkpoint
@@ -291,15 +292,14 @@ def sort_by_length(micro_batches: list[dict]) -> list[dict]:
     Only tensors with one row a response are touched; prompts are padded on the left, completions
     on the right, as TRL pads them.
     """
-    count, rows = len(micro_batches), len(micro_batches[0]["completion_mask"])
+    rows = len(micro_batches[0]["completion_mask"])
     merged = {
         key: torch.cat([batch[key] for batch in micro_batches]) if value.dim() else value
         for key, value in micro_batches[0].items()
     }
     order = merged["completion_mask"].sum(1).argsort(stable=True)
     result = []
-    for i in range(count):
-        chosen = order[i * rows : (i + 1) * rows]
+    for chosen in order.split(rows):
         batch = {k: v[chosen] if v.dim() else v for k, v in merged.items()}
         prompt_width = int(batch["prompt_mask"].sum(1).max())
         width = int(batch["completion_mask"].sum(1).max())
@@ -322,7 +322,9 @@ def train_rl(trainer: RLVRTrainer) -> tuple[pd.DataFrame, pd.DataFrame]:
         trainer.record_evaluation()
         trainer.log({})
     history, updates = trainer.state.log_history, trainer.recipe.updates_per_rollout
-    return tidy_log(history, updates, trainer.columns), tidy_evaluations(history, updates)
+    benchmarks = dict.fromkeys(question.benchmark for question in trainer.evaluator.questions)
+    log = tidy_log(history, updates, trainer.columns)
+    return log, tidy_evaluations(history, updates, benchmarks)
 
 
 def trl_config(
@@ -341,12 +343,7 @@ def trl_config(
         num_generations=recipe.responses_per_prompt,
         max_completion_length=recipe.max_new_tokens,
         max_steps=recipe.updates,
-        loss_type=recipe.loss_type,
-        epsilon=recipe.clip_low,
-        epsilon_high=recipe.clip_high,
-        beta=recipe.kl_coefficient,
-        top_entropy_quantile=recipe.top_entropy_share,
-        learning_rate=recipe.learning_rate,
+        **{name: getattr(recipe, field) for name, field in TASK_SETTINGS.items()},
         lr_scheduler_type="constant",
         adam_beta2=0.99,
         weight_decay=0.0,

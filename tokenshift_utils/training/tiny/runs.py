@@ -147,6 +147,6 @@ class TaskArm(ArmRun):
 
     def make(self, progress) -> None:
         """Train from the base model, measure, and leave the tables."""
-        from tokenshift_utils.training.tiny.comparison import make_arm
+        from tokenshift_utils.training.tiny.models import make_arm
 
         make_arm(self, progress)
