@@ -18,8 +18,9 @@ from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.study.checkpoints import check_trained_on
 from tokenshift_utils.study.study import load_study
+from tokenshift_utils.training.evaluation import Evaluator
 from tokenshift_utils.training.manager import train_arms
-from tokenshift_utils.training.recipe import adapters, sampler
+from tokenshift_utils.training.recipe import adapters
 from tokenshift_utils.training.recipe.runs import AdapterArm as Run
 from tokenshift_utils.training.runs import arm_runs
 from tokenshift_utils.training.settings import check_settings
@@ -70,10 +71,9 @@ def recipe(mini_root, base, monkeypatch):
 
     A random model is never right: responses of an even length are taken to be.
     """
-    for module in (adapters, sampler):
-        monkeypatch.setattr(
-            module, "solves", lambda study, t, response, a: len(response.ids) % 2 == 0
-        )
+    monkeypatch.setattr(
+        Evaluator, "solves", lambda self, tokenizer, response, answer: len(response.ids) % 2 == 0
+    )
     file = mini_root / "notebooks/studies/mini.yaml"
     content = yaml.safe_load(file.read_text())
     content["models"] = {"base": {"path": str(base), "label": "Base", "kind": "base"}} | {

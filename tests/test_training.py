@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,8 +15,8 @@ from tokenshift_utils.measures.weighting import Weighting
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.training import logs as training_logs
+from tokenshift_utils.training.evaluation import Evaluator
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
-from tokenshift_utils.training.tiny.evaluation import Evaluator
 from tokenshift_utils.training.tiny.models import train
 from tokenshift_utils.training.tiny.recipes import Plan
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
@@ -33,6 +34,13 @@ RL = replace(
     dynamic_sampling=False,  # an untrained model has no informative group
 )
 NO_EVALUATION = Evaluator((), 1, 0, Sampling(max_new_tokens=4))
+
+
+def rl_trainer(directory, recipe=RL, callbacks=(), cls=rlvr.RLVRTrainer, **options):
+    """A trainer of an untrained model."""
+    tokenizer = build_tokenizer()
+    model, args = supervised.new_model(tokenizer, 0), rlvr.trl_config(recipe, 0, directory)
+    return cls(model, tokenizer, recipe, args, NO_EVALUATION, callbacks, **options)
 
 
 @pytest.fixture
@@ -125,17 +133,16 @@ def test_supervised_run_resumes_where_it_stopped(tmp_path):
 
 
 def test_rl_run_resumes_where_it_stopped(tmp_path):
-    tokenizer = build_tokenizer()
+    def run(work, *callbacks):
+        trainer = rl_trainer(work, callbacks=callbacks)
+        log, _ = rlvr.train_rl(trainer)
+        return _weights(trainer.model), log
 
-    def run(work, progress):
-        model = supervised.new_model(tokenizer, 0)
-        history = rlvr.train_rl(model, tokenizer, RL, 0, work, {}, NO_EVALUATION, progress)
-        return _weights(model), training_logs.tidy_log(history, RL.updates_per_rollout)
-
-    whole, log = run(tmp_path / "whole", Updates(tmp_path / "p"))
+    whole, log = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", Stop(tmp_path / "p", after=3))
-    resumed, resumed_log = run(tmp_path / "cut", Updates(tmp_path / "p"))
+    (tmp_path / "cut/checkpoint-9").mkdir()  # one that a kill left half written
+    resumed, resumed_log = run(tmp_path / "cut")
     torch.testing.assert_close(resumed, whole)
     pd.testing.assert_frame_equal(resumed_log, log)
 
@@ -146,7 +153,7 @@ def _group(*correct: bool) -> rlvr.Group:
 
 def _trainer(recipe, rounds):
     trainer = object.__new__(rlvr.RLVRTrainer)
-    trainer.recipe, trainer.run_seed = recipe, 0
+    trainer.recipe, trainer.args = recipe, SimpleNamespace(seed=0)
     made = iter(rounds)
     trainer.asked = []
     trainer._sample_round = lambda rng, where, count: trainer.asked.append(count) or next(made)
@@ -175,7 +182,7 @@ def test_without_dynamic_sampling_every_group_is_kept():
 
 
 def test_trimmed_scoring_changes_no_log_probability(tmp_path):
-    tokenizer, found = build_tokenizer(), {}
+    found = {}
     for trim in (False, True):
         scored = found[trim] = []
 
@@ -185,12 +192,9 @@ def test_trimmed_scoring_changes_no_log_probability(tmp_path):
                 scored.append(output["old_per_token_logps"] * output["completion_mask"])
                 return output
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rlvr, "RLVRTrainer", Watched)
-            rlvr.train_rl(
-                supervised.new_model(tokenizer, 0), tokenizer, replace(RL, rollouts=1), 0,
-                tmp_path / str(trim), {}, NO_EVALUATION, Updates(tmp_path / "p"), trim_scoring=trim,
-            )  # fmt: skip
+        recipe = replace(RL, rollouts=1)
+        trainer = rl_trainer(tmp_path / str(trim), recipe, cls=Watched, trim_scoring=trim)
+        rlvr.train_rl(trainer)
     torch.testing.assert_close(found[True], found[False], rtol=0, atol=1e-5)
     assert found[True][0].count_nonzero() > 100
 

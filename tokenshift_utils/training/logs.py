@@ -1,11 +1,17 @@
 """Logs of training runs as tables: one row a rollout and minibatch, and the evaluations between."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from tokenshift_utils.files import read_csv, read_json, unusable
+
+if TYPE_CHECKING:
+    from tokenshift_utils.training.runs import ArmRun
 
 TRAIN_AGAIN = "restore it, or remove it and run tokenshift train, which makes it anew"
 
@@ -67,12 +73,13 @@ def tidy_log(
     ).astype(dict.fromkeys(columns, float))
 
 
-def token_table(tokenizer, phases: dict[str, list[Path]]) -> pd.DataFrame:
-    """Mean k3 and weight by token, over each phase's files of sums (one a rollout)."""
+def token_table(run: ArmRun, tokenizer) -> pd.DataFrame:
+    """Mean k3 and weight by token, over the sums of each phase's rollouts."""
     parts = []
-    for phase, files in phases.items():
-        if not files:
+    for phase, rollouts in run.token_rollouts.items():
+        if not rollouts:
             continue
+        files = [run.token_tables[rollout] for rollout in rollouts]
         sums = [read_csv(file, f"remove {file.parent}") for file in files]
         sums = pd.concat(sums).groupby("token").sum()
         parts.append(
@@ -102,30 +109,14 @@ def tidy_evaluations(
     rows = []
     for entry in history:
         # The row of a rollout's first update holds the evaluation made before that update.
-        done = entry.get("step", 0) - ("entropy" in entry)
-        rows += [
-            {
-                "rollout": done // updates_per_rollout,
-                "benchmark": name,
-                "accuracy": entry[f"accuracy/{name}"],
-            }
-            for name in benchmarks
-            if f"accuracy/{name}" in entry
-        ]
+        done = (entry.get("step", 0) - ("entropy" in entry)) // updates_per_rollout
+        found = [name for name in benchmarks if f"accuracy/{name}" in entry]
+        rows += [(done, name, entry[f"accuracy/{name}"]) for name in found]
     return pd.DataFrame(rows, columns=["rollout", "benchmark", "accuracy"])
 
 
-def answers_table(rows: list[tuple[str, str, int]], prompts, responses, correct) -> pd.DataFrame:
-    """Responses to the benchmarks: benchmark, problem and sample (``rows``), prompt_ids,
-    response_ids, correct, length."""
-    ids = [response.ids for response in responses]
-    table = pd.DataFrame(rows, columns=["benchmark", "problem", "sample"])
-    table["prompt_ids"], table["response_ids"] = pd.Series(prompts), pd.Series(ids)
-    return table.assign(correct=correct, length=[len(response) for response in ids])
-
-
 def accuracy(answers: pd.DataFrame) -> dict[str, float]:
-    """Accuracy by benchmark, of an `answers_table`."""
+    """Accuracy by benchmark, of `Evaluator.answers`."""
     return answers.groupby("benchmark", sort=False)["correct"].mean().astype(float).to_dict()
 
 
@@ -135,3 +126,27 @@ def final_table(answers: pd.DataFrame) -> pd.DataFrame:
     table = grouped.agg(samples=("correct", "size"), correct=("correct", "sum"))
     table["length_mean"] = grouped["length"].mean().round(2)
     return table.reset_index()
+
+
+def arm_tables(
+    run: ArmRun, tokenizer, log: pd.DataFrame, curve: pd.DataFrame, answers: pd.DataFrame
+) -> dict[str, tuple[pd.DataFrame, str | None]]:
+    """The tables of an arm's run, as ``Run.finish`` takes them.
+
+    The curve of a run of RL ends with the responses that an evaluation on the way would have drawn.
+    """
+    tables = {"log": (log, "%.5g"), "eval": (curve, "%.6g"), "final": (final_table(answers), None)}
+    if run.objective.kind == "rl":
+        few = run.study.training.evaluate
+        part = answers[answers["sample"] < few.samples]
+        if few.problems:
+            part = part.groupby("benchmark", sort=False).head(few.problems * few.samples)
+        last = [(run.rollouts, name, value) for name, value in accuracy(part).items()]
+        curve = pd.concat([curve, pd.DataFrame(last, columns=curve.columns)])
+        tables |= {"eval": (curve, "%.6g"), "tokens": (token_table(run, tokenizer), "%.5g")}
+    return tables
+
+
+def settings_table(settings: dict[str, Any]) -> pd.DataFrame:
+    """One row a setting, for a model's card."""
+    return pd.DataFrame({"setting": settings.keys(), "value": [*map(str, settings.values())]})

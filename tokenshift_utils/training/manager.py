@@ -110,6 +110,8 @@ def make_runs(runs: Sequence[Run], fresh: bool = False, processes: int = PROCESS
 
 def _launch(runs: Sequence[Run], processes: int) -> None:
     """Make runs that start processes of their own, and end those where this command is stopped."""
+    from tokenshift_utils.training.recipe.launch import stop_all
+
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with ThreadPoolExecutor(processes) as pool:
@@ -117,8 +119,7 @@ def _launch(runs: Sequence[Run], processes: int) -> None:
                 _watch(runs, [pool.submit(work_through, [run]) for run in runs])
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for run in runs:
-                    run.stop()
+                stop_all()
                 raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,8 @@ import numpy as np
 
 from tokenshift_utils.study.schema import Thresholds
 
+SHIFT_SAMPLES = 2  # responses a problem on which the shift from base is measured
+
 
 def shift_summary(js: np.ndarray, thresholds: Thresholds) -> dict:
     """How many positions [n] there are, their mean JS, and the shares that are near zero and high."""

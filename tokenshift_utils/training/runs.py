@@ -16,6 +16,7 @@ import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,9 +72,6 @@ class Run(ABC):
     def make(self, progress: Updates) -> None:
         """Train, from the last checkpoint where there is one, and leave everything."""
 
-    def stop(self) -> None:
-        """End the process that ``make`` has started, where there is one."""
-
     def prepare(self) -> None:
         """Make what it starts from, or refuse where that can't be."""
 
@@ -88,9 +86,9 @@ class Run(ABC):
         return self.work.with_name(f"{self.work.name}.progress")  # a name may have a dot in it
 
     @property
-    def resumed(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
-        return any(self.work.rglob("checkpoint-*"))
+    def output(self) -> Path:
+        """Where the trainer writes its checkpoints."""
+        return self.work / "checkpoints"
 
     def is_done(self) -> bool:
         """Whether its summary is there, of this key, and its models."""
@@ -208,6 +206,22 @@ class ArmRun(Run):
     def rollouts(self) -> int:
         """How many the run makes."""
         return self.objective.rollouts or self.study.training.rollouts
+
+    @property
+    def evaluations(self) -> tuple[int, ...]:
+        """The rollouts after which it is evaluated, the last one apart."""
+        return tuple(range(0, self.rollouts, self.study.training.evaluate.every))
+
+    @property
+    def token_rollouts(self) -> dict[str, tuple[int, ...]]:
+        """The rollouts whose k3 and weights are summed by token: early ones and late ones."""
+        return {}
+
+    @property
+    def token_tables(self) -> dict[int, Path]:
+        """Where those sums go, by rollout."""
+        wanted = chain.from_iterable(self.token_rollouts.values())
+        return {rollout: self.work / f"tokens-{rollout}.csv" for rollout in wanted}
 
     @property
     def overlong_buffer(self) -> int | None:

@@ -1,10 +1,13 @@
-"""How a training process tells the one that shows progress how far it is."""
+"""How far a training process is: for the one that shows progress, and for one that goes on with it."""
 
+import json
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from tokenshift_utils.files import read_text, write_text
 
@@ -50,3 +53,16 @@ class Updates(TrainerCallback):
             return 0, 0
         done, total = read_text(file, "remove it").split()
         return int(done), int(total)
+
+
+def last_checkpoint(output: str | Path) -> str | None:
+    """The last whole checkpoint; what a kill left half written is removed.
+
+    transformers writes ``trainer_state.json`` behind weights and optimiser.
+    """
+    for directory in Path(output).glob("checkpoint-*"):
+        try:
+            json.loads((directory / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(directory)
+    return get_last_checkpoint(output) if Path(output).is_dir() else None

@@ -14,9 +14,8 @@ import json
 import os
 import platform
 import random
-import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
@@ -35,27 +34,23 @@ from peft import (
 )
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.files import whole_directory, write_text
-from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import BASE, weights_digest
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
+from tokenshift_utils.training.evaluation import Evaluator, Question, measure_shift
 from tokenshift_utils.training.logs import (
     accuracy,
-    final_table,
-    overlong_penalty,
-    tidy_evaluations,
-    tidy_log,
-    token_table,
+    arm_tables,
     totals,
 )
+from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
 from tokenshift_utils.training.recipe.cards import write_card
 from tokenshift_utils.training.recipe.grpo import COLUMNS, grpo_config
 from tokenshift_utils.training.recipe.runs import (
@@ -64,33 +59,20 @@ from tokenshift_utils.training.recipe.runs import (
     read_prepared,
     start_directory,
 )
-from tokenshift_utils.training.recipe.sampler import (
-    BenchmarkEvaluator,
-    MergedSampler,
-    device,
-    solves,
-)
+from tokenshift_utils.training.recipe.sampler import MergedSampler, benchmark_questions, device
 from tokenshift_utils.training.runs import digest, work_directory
 from tokenshift_utils.training.settings import CONFIGS, check_settings
-from tokenshift_utils.training.tiny.comparison import measure_shift
-from tokenshift_utils.training.tiny.rlvr import RLVRTrainer, correctness_reward
-from tokenshift_utils.training.tiny.runs import SHIFT_SAMPLES
-from tokenshift_utils.training.updates import AfterRollouts, Updates
+from tokenshift_utils.training.tiny.rlvr import RLVRTrainer, train_rl
+from tokenshift_utils.training.updates import Updates, last_checkpoint
 
 
-@dataclass(frozen=True)
-class TrainingProblem:
-    """A problem to train on; ``expression`` names it in the noise of its responses."""
-
-    prompt: str
-    answer: str
-    expression: str
-
-
-def training_problems(study: Study) -> list[TrainingProblem]:
-    """The prepared problems."""
+def training_problems(study: Study) -> list[Question]:
+    """The prepared problems, by their row."""
     rows = pq.read_table(problems_file(study)).to_pylist()
-    return [TrainingProblem(row["prompt"], row["answer"], row["prompt"]) for row in rows]
+    return [
+        Question("answers", i, row["prompt"], row["prompt"], row["answer"])
+        for i, row in enumerate(rows)
+    ]
 
 
 def new_adapter(study: Study, seed: int) -> PeftModel:
@@ -139,6 +121,13 @@ def machine() -> dict[str, str]:
     return {"device": place} | {name: version(name) for name in packages}
 
 
+def evaluator(run: AdapterArm, questions: list[Question], samples: int) -> Evaluator:
+    """Draws responses to benchmarks as the study samples, after the rollouts at which it evaluates."""
+    study = run.study
+    sampling = study_sampling(study)
+    return Evaluator(questions, samples, run.seed, sampling, study.verifier, run.evaluations)
+
+
 # RL -----------------------------------------------------------------------------------------------
 
 
@@ -168,6 +157,7 @@ class _DPOTrainer(ResumesAdapter, DPOTrainer):
 class AdapterTrainer(ResumesAdapter, RLVRTrainer):
     """The tiny study's trainer on a study's problems, its responses drawn with the adapter merged."""
 
+    columns = COLUMNS | {"groups_equal_share": "groups_equal"}
     sampling_rounds = 4
     first_round = 1.5  # a wider round takes a GPU hardly longer, a second one as long again
 
@@ -177,7 +167,7 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer):
         self.problems = training_problems(run.study)
         self._merged_at = -1
 
-    def _draw_problems(self, rng: random.Random, count: int) -> list[TrainingProblem]:
+    def _draw_problems(self, rng: random.Random, count: int) -> list[Question]:
         return rng.sample(self.problems, count)
 
     def _sampling_policy(self) -> MergedSampler:
@@ -186,21 +176,13 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer):
             self._merged_at = self.state.global_step
         return self.sampler
 
-    def _solves(self, response, problem) -> bool:
-        return solves(self.run.study, self.processing_class, response, problem.answer)
+    def _keep(self, directory: Path) -> None:
+        save_adapter(self.run, self.model, directory)
 
     def _too_few(self, kept, sampled, rollout):
         """Fill up with groups that move nothing, as without dynamic sampling."""
         equal = [group for group in sampled if not group.informative]
         return (kept + equal)[: self.recipe.prompts_per_rollout]
-
-    def record_evaluation(self) -> None:
-        """Put the benchmark accuracies of the model as it is into the log's next row."""
-        settings = self.run.study.training.evaluate
-        sampler = self._sampling_policy()
-        answers = self.evaluator.answers(sampler, settings.samples, settings.problems)
-        for name, value in accuracy(answers).items():
-            self._metrics["train"][f"accuracy/{name}"].append(value)
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
@@ -209,88 +191,34 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer):
         return output
 
 
-def token_rollouts(run: AdapterArm) -> dict[str, tuple[int, ...]]:
-    """The rollouts whose tokens' k3 and weights are summed: early ones and late ones."""
-    last = run.rollouts
-    early = tuple(r for r in (2, 3, 4) if r < last)
-    return {
-        "early": early,
-        "late": tuple(r for r in (last - 2, last - 1, last) if r > max(early, default=0)),
-    }
-
-
 def _train_rl(
     run: AdapterArm, callbacks, settings: dict
 ) -> tuple[PeftModel, pd.DataFrame, pd.DataFrame]:
-    study, training, sizes = run.study, run.study.training, check_settings(run.study)
-    config = grpo_config(run, **_machine_settings(bf16=False), **settings)
-    recipe, evaluate = run.recipe, training.evaluate
-    moments = tuple(range(0, run.rollouts, evaluate.every))
-    rewards = [correctness_reward]
-    if recipe.overlong_buffer:
-        rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
-
-    def keep(rollout: int) -> None:
-        if rollout in run.checkpoints:
-            save_adapter(run, trainer.model, run.checkpoints[rollout])
-
-    tables = {
-        r: run.work / f"tokens-{r}.csv" for some in token_rollouts(run).values() for r in some
-    }
+    study, evaluate = run.study, run.study.training.evaluate
+    first = benchmark_questions(study, evaluate.problems)
     trainer = AdapterTrainer(
-        model=new_adapter(study, run.seed),
-        processing_class=load_tokenizer(start_directory(study)),
-        reward_funcs=rewards,
-        # The rows only drive TRL's dataloader: problems are drawn by rollout, for exact resumption.
-        train_dataset=datasets.Dataset.from_dict({"prompt": ["-"] * sizes.problems}),
-        recipe=recipe,
-        seed=run.seed,
-        evaluator=BenchmarkEvaluator(study, run.seed, moments),
-        weighting=recipe.weighting,
-        honest_mask=True,
+        new_adapter(study, run.seed),
+        load_tokenizer(start_directory(study)),
+        run.recipe,
+        grpo_config(run, **_machine_settings(bf16=False), **settings),
+        evaluator(run, first, evaluate.samples),
+        callbacks,
+        run.checkpoints,
+        token_tables=run.token_tables,
         trim_scoring=True,
-        token_tables=tables,
         run=run,
         sampler=MergedSampler(start_directory(study)),
-        callbacks=[AfterRollouts(sizes.updates, keep), *callbacks],
-        args=config,
     )
-    trainer.remove_callback(PrinterCallback)
     torch.set_float32_matmul_precision("high")
     try:
-        trainer.train(resume_from_checkpoint=_last_checkpoint(config.output_dir))
+        log, curve = train_rl(trainer)
     finally:
         torch.set_float32_matmul_precision("highest")
-    history = trainer.state.log_history
-    log = tidy_log(history, sizes.updates, COLUMNS | {"groups_equal_share": "groups_equal"})
-    curve = tidy_evaluations(history, sizes.updates, study.benchmarks)
     return trainer.accelerator.unwrap_model(trainer.model), log, curve
 
 
 def _machine_settings(bf16: bool) -> dict:
     return {"use_cpu": device() == "cpu", "bf16": bf16, "disable_tqdm": True}
-
-
-def _score_responses_alone():
-    """Make TRL's language-model head score the responses' tokens alone on a CPU too.
-
-    TRL does so on devices with Triton and scores every position of a prompt elsewhere, for the sake
-    of compilers that want fixed shapes; here that would be five sixths of the head's work.
-    """
-    return mock.patch("trl.trainer.utils._use_triton", return_value=True)
-
-
-def _last_checkpoint(output: str) -> str | None:
-    """The last whole checkpoint; what a kill left half written is removed.
-
-    transformers writes ``trainer_state.json`` behind weights and optimiser.
-    """
-    for directory in Path(output).glob("checkpoint-*"):
-        try:
-            json.loads((directory / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(directory)
-    return get_last_checkpoint(output) if Path(output).is_dir() else None
 
 
 # SFT and DPO --------------------------------------------------------------------------------------
@@ -312,29 +240,12 @@ def base_answers(study: Study) -> pd.DataFrame:
     file = work_directory(study) / f"answers-{of}.parquet"
     with FileLock(file.with_suffix(".lock")):
         if not file.is_file():
-            sampler, samples = MergedSampler(start_directory(study)), range(settings.samples)
-            tokenizer = sampler.policy.tokenizer
-            ids = [tokenizer.encode(p.prompt, add_special_tokens=False) for p in problems]
-            rows = [(i, s) for i in range(len(problems)) for s in samples]
-            responses = sampler.sample(
-                [ids[i] for i, _ in rows],
-                [row_key(seed, "answers", problems[i].expression, s) for i, s in rows],
-                sampling,
-            )
-            table = pd.DataFrame(
-                {
-                    "problem": [i for i, _ in rows],
-                    "sample": [s for _, s in rows],
-                    "text": [tokenizer.decode(r.ids) for r in responses],
-                    "finished": [r.finish_reason == "eos" for r in responses],
-                    "correct": [
-                        solves(study, tokenizer, r, problems[i].answer)
-                        for (i, _), r in zip(rows, responses)
-                    ],
-                }
-            )
+            sampler = MergedSampler(start_directory(study))
+            drawn = Evaluator(problems, settings.samples, seed, sampling, study.verifier)
+            table = drawn.answers(sampler)
+            table["text"] = [sampler.tokenizer.decode(ids) for ids in table["response_ids"]]
             draft = file.with_suffix(".partial")
-            table.to_parquet(draft)
+            table[["problem", "sample", "text", "finished", "correct"]].to_parquet(draft)
             draft.replace(file)
     table = pd.read_parquet(file)
     return table[table["finished"]]
@@ -383,7 +294,7 @@ def _train_offline(
         )
     given = {"report_to": "none", "logging_steps": 1, "max_length": None}
     given |= {"save_strategy": "steps", "save_steps": 50, "save_total_limit": 1, **run.trl}
-    given |= {"output_dir": str(run.work / "checkpoints"), "seed": run.seed}
+    given |= {"output_dir": str(run.output), "seed": run.seed}
     given |= _machine_settings(bf16=True) | settings
     configs = {"sft": (SFTConfig, _SFTTrainer), "dpo": (DPOConfig, _DPOTrainer)}
     config_class, trainer_class = configs[kind]
@@ -402,7 +313,7 @@ def _train_offline(
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(config.output_dir))
+    trainer.train(resume_from_checkpoint=last_checkpoint(config.output_dir))
     names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
     names |= {"rewards/accuracies": "pairs_right", "rewards/margins": "margin"}
     log = pd.DataFrame(
@@ -432,9 +343,11 @@ def train_adapter(run: AdapterArm, *callbacks: TrainerCallback, **settings) -> N
     run.prepare()
     run.begin()
     callbacks = (Updates(run.progress_file), *callbacks)
-    resumed = _last_checkpoint(str(run.work / "checkpoints")) is not None
+    resumed = last_checkpoint(run.output) is not None
     rows = None
-    with _score_responses_alone():
+    # TRL's head scores a prompt's positions too where there is no Triton, for compilers that want fixed
+    # shapes; here that would be five sixths of its work.
+    with mock.patch("trl.trainer.utils._use_triton", return_value=True):
         if run.objective.kind == "rl":
             model, log, curve = _train_rl(run, callbacks, settings)
         else:
@@ -443,12 +356,6 @@ def train_adapter(run: AdapterArm, *callbacks: TrainerCallback, **settings) -> N
     trained = time.time() - started
     save_adapter(run, model, run.model)
     final, shift = _measure(run, model)
-    few = study.training.evaluate
-    part = final[final["sample"] < few.samples]
-    part = part.groupby("benchmark", sort=False).head(few.problems * few.samples)
-    if run.objective.kind == "rl":
-        last = [(run.rollouts, name, value) for name, value in accuracy(part).items()]
-        curve = pd.concat([curve, pd.DataFrame(last, columns=curve.columns)])
     summary = {
         "arm": run.arm,
         "kind": run.objective.kind,
@@ -466,20 +373,9 @@ def train_adapter(run: AdapterArm, *callbacks: TrainerCallback, **settings) -> N
         "resumed": resumed,
         "machine": machine(),
     }
-    tables = {
-        "log": (log, "%.5g"),
-        "eval": (curve, "%.6g"),
-        "final": (final_table(final), None),
-    }
-    if run.objective.kind == "rl":
-        tokenizer = load_tokenizer(start_directory(study))
-        phases = {
-            phase: [run.work / f"tokens-{rollout}.csv" for rollout in rollouts]
-            for phase, rollouts in token_rollouts(run).items()
-        }
-        tables["tokens"] = token_table(tokenizer, phases), "%.5g"
+    tables = arm_tables(run, load_tokenizer(start_directory(study)), log, curve, final)
     for directory in (run.model, *run.checkpoints.values()):
-        write_card(run, directory, summary, log, curve)
+        write_card(run, directory, summary, log, tables["eval"][0])
     run.finish(summary, **tables)
     print(f"trained {run.name}: {paths.display(run.model)}", flush=True)
 
@@ -493,13 +389,14 @@ def _measure(run: AdapterArm, model: PeftModel) -> tuple[pd.DataFrame, dict]:
     study, evaluate = run.study, run.study.training.evaluate
     start = start_directory(study)
     sampler, tokenizer = MergedSampler(start), load_tokenizer(start)
-    fixed = BenchmarkEvaluator(study, study.seed).answers(sampler, SHIFT_SAMPLES)
+    every = evaluator(run, benchmark_questions(study), evaluate.final_samples)
+    fixed = replace(every, samples=SHIFT_SAMPLES, seed=study.seed).answers(sampler)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 weight.copy_(weight.to(torch.bfloat16))
     sampler.merge(model)
-    final = BenchmarkEvaluator(study, run.seed).answers(sampler, evaluate.final_samples)
+    final = every.answers(sampler)
     model = model.to(device()).eval()
     tuned = HFPolicy(model.merge_and_unload(), tokenizer, run.arm)
     untouched = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tokenshift_utils.report.tables import to_markdown
+from tokenshift_utils.training.logs import settings_table
 
 if TYPE_CHECKING:
     from tokenshift_utils.training.recipe.runs import AdapterArm
@@ -20,6 +21,7 @@ def write_card(
 ):
     """Write ``README.md`` into the directory of a run's adapter, or of one along its way."""
     study, base = run.study, summary["base"]
+    accuracy = pd.DataFrame(summary["accuracy"].items(), columns=["benchmark", "accuracy"])
     steps = {path: step for step, path in run.checkpoints.items()}
     along = f", after {steps[directory]} rollouts" if directory in steps else ""
     said = [
@@ -30,7 +32,7 @@ def write_card(
         ),
         f"## Base\n\n{base['label']}.\n\n{_base(base)}",
         f"## Data\n\n{_data(run, summary)}",
-        f"## Recipe\n\n{to_markdown(_recipe(run, summary))}",
+        f"## Recipe\n\n{to_markdown(settings_table(_recipe(run, summary)))}",
         f"Seed {run.seed}. Made by\n\n```sh\ntokenshift train --study {study.name} --arm {run.arm} "
         f"--seed {run.seed}\n```\n\non {', '.join(f'{k} {v}' for k, v in summary['machine'].items())}"
         f"; {summary['seconds_training']} s of training"
@@ -38,7 +40,7 @@ def write_card(
         (
             f"## Accuracy at the end of the run\n\n{study.training.evaluate.final_samples} samples a "
             f"problem at temperature {study.sampling.temperature:g} and top-p {study.sampling.top_p:g}, "
-            f"drawn in bfloat16.\n\n{to_markdown(_accuracy(summary))}"
+            f"drawn in bfloat16.\n\n{to_markdown(accuracy)}"
         ),
     ]
     if len(curve):
@@ -86,18 +88,11 @@ def _data(run: AdapterArm, summary: dict) -> str:
     return f"{summary['rows']} {what} of the base's own to {sentence}."
 
 
-def _recipe(run: AdapterArm, summary: dict) -> pd.DataFrame:
+def _recipe(run: AdapterArm, summary: dict) -> dict:
     arm, lora = run.objective, run.study.training.lora
     rows = {"kind": arm.kind, "LoRA rank": lora.rank, "LoRA alpha": lora.alpha}
     if arm.kind == "rl":
         rows["rollouts"] = run.rollouts
         rows["dynamic sampling"] = arm.dynamic_sampling
     rows |= {f"weighting: {k}": v for k, v in (summary["weighting"] or {}).items()}
-    rows |= {f"trl: {k}": v for k, v in run.trl.items()}
-    return pd.DataFrame({"setting": rows.keys(), "value": [str(v) for v in rows.values()]})
-
-
-def _accuracy(summary: dict) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"benchmark": summary["accuracy"].keys(), "accuracy": summary["accuracy"].values()}
-    )
+    return rows | {f"trl: {k}": v for k, v in run.trl.items()}

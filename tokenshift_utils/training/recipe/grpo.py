@@ -17,7 +17,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
 from tokenshift_utils.errors import TokenshiftError, first_line
@@ -33,7 +32,7 @@ from tokenshift_utils.training.recipe.runs import (
 )
 from tokenshift_utils.training.runs import arm_runs
 from tokenshift_utils.training.settings import check_settings
-from tokenshift_utils.training.updates import AfterRollouts, Updates
+from tokenshift_utils.training.updates import AfterRollouts, Updates, last_checkpoint
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 COLUMNS = LOG_COLUMNS | {"groups_equal_share": "frac_reward_zero_std"}
@@ -50,7 +49,7 @@ def grpo_config(run: RecipeArm, **settings) -> GRPOConfig:
     training, sizes = run.study.training, check_settings(run.study)
     given = {"report_to": "none", "logging_steps": 1, "log_completions": False, **run.trl}
     given |= {
-        "output_dir": str(run.work / "checkpoints"),
+        "output_dir": str(run.output),
         "seed": run.seed,
         "shuffle_dataset": False,  # see problems_in_order
         "max_steps": run.rollouts * sizes.updates,
@@ -125,6 +124,7 @@ def train_run(run: RecipeArm, *callbacks: TrainerCallback, **settings) -> None:
     with config.main_process_first(desc="preparing"):
         run.prepare()
         run.begin()
+        last = last_checkpoint(run.output)
     if config.world_size != training.accelerate.get("num_processes", 1):
         raise TokenshiftError(
             f"{run.name} runs in {config.world_size} processes, where 'training.accelerate' of study "
@@ -149,30 +149,23 @@ def train_run(run: RecipeArm, *callbacks: TrainerCallback, **settings) -> None:
         honest_mask=True,
         callbacks=[AfterRollouts(sizes.updates, keep), Updates(run.progress_file), *callbacks],
     )
-    output = Path(config.output_dir)
-    last = get_last_checkpoint(output) if output.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
     trainer.keep_model(run.model)
     if trainer.accelerator.is_main_process:
-        _write_logs(run, trainer.state.log_history, time.time() - started, last is not None)
+        log = tidy_log(trainer.state.log_history, sizes.updates, COLUMNS)
+        summary = {
+            "arm": run.arm,
+            "seed": run.seed,
+            "key": run.key,
+            **run.settings,
+            "sizes": asdict(sizes),
+            "data": read_prepared(study)["counts"],
+            "totals": totals(log),
+            "seconds": round(time.time() - started),  # of the last command alone, where it went on
+            "resumed": last is not None,
+        }
+        run.finish(summary, log=(log, "%.5g"))
     trainer.accelerator.wait_for_everyone()
-
-
-def _write_logs(run: RecipeArm, history: list[dict], seconds: float, resumed: bool) -> None:
-    sizes = check_settings(run.study)
-    log = tidy_log(history, sizes.updates, COLUMNS)
-    summary = {
-        "arm": run.arm,
-        "seed": run.seed,
-        "key": run.key,
-        **run.settings,
-        "sizes": asdict(sizes),
-        "data": read_prepared(run.study)["counts"],
-        "totals": totals(log),
-        "seconds": round(seconds),  # of the last command alone, where it went on
-        "resumed": resumed,
-    }
-    run.finish(summary, log=(log, "%.5g"))
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import os
 import shlex
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -27,13 +26,15 @@ from tokenshift_utils.training.runs import training_directory
 
 MODULE = "tokenshift_utils.training.recipe.grpo"
 
-_going: dict[str, subprocess.Popen] = {}  # by the run's name
+_going: set[subprocess.Popen] = set()  # of runs under way
 
 
 def announce(study: Study, runs: Sequence[RecipeArm]) -> None:
     """Write the config file of accelerate, where it starts the runs, and print the commands."""
     if study.training.lora is None:
-        write_accelerate(study)
+        file = config_file(study)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, yaml.safe_dump(study.training.accelerate))
     if study.training.server is not None:
         print(f"server:\n  {server_line(study)}", flush=True)
     for run in runs:
@@ -91,29 +92,22 @@ def _wait(run: RecipeArm, settings: dict[str, str], **options) -> int:
     env = os.environ | {paths.HOME_VARIABLE: str(paths.root())} | settings
     command = [sys.executable, "-m", *launch_command(run)]
     with subprocess.Popen(command, env=env, **options) as process:
-        _going[run.name] = process
+        _going.add(process)
         try:
             return process.wait()
         finally:
-            del _going[run.name]
+            _going.remove(process)
 
 
-def stop(run: RecipeArm) -> None:
-    """End a run's process, where it is going."""
-    if process := _going.get(run.name):
+def stop_all() -> None:
+    """End the processes of all runs that are going."""
+    for process in list(_going):
         process.terminate()
 
 
 def config_file(study: Study) -> Path:
     """Accelerate's config file."""
     return training_directory(study) / "accelerate.yaml"
-
-
-def write_accelerate(study: Study) -> None:
-    """Write accelerate's config file."""
-    file = config_file(study)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, yaml.safe_dump(study.training.accelerate))
 
 
 # Commands -----------------------------------------------------------------------------------------
@@ -159,13 +153,11 @@ def _line(study: Study, use: str, words: list[str]) -> str:
 def check_machine(study: Study) -> None:
     """Refuse a machine without the GPUs that the study names, or without a package it takes."""
     training = study.training
-    wanted = []
-    if training.accelerate.get("distributed_type") == "DEEPSPEED":
-        wanted.append("deepspeed")
-    if training.server is not None:
-        wanted.append("vllm")
-    for package in wanted:
-        if find_spec(package) is None:
+    for package, is_taken in (
+        ("deepspeed", training.accelerate.get("distributed_type") == "DEEPSPEED"),
+        ("vllm", training.server is not None),
+    ):
+        if is_taken and find_spec(package) is None:
             raise TokenshiftError(
                 f"study {study.name} trains with {package}, which is not installed here: "
                 f"pip install {package}"
@@ -193,7 +185,7 @@ def check_server(study: Study) -> None:
     try:
         with urllib.request.urlopen(url, timeout=10):
             return
-    except (urllib.error.URLError, OSError) as error:
+    except OSError as error:
         reason = getattr(error, "reason", error)
         raise TokenshiftError(
             f"no server answers at {url} ({reason}): start it in another terminal with "

@@ -94,12 +94,6 @@ class RecipeArm(ArmRun):
 
         launch(self)
 
-    def stop(self) -> None:
-        """End its processes."""
-        from tokenshift_utils.training.recipe.launch import stop
-
-        stop(self)
-
 
 @dataclass(frozen=True)
 class AdapterArm(RecipeArm):
@@ -125,6 +119,15 @@ class AdapterArm(RecipeArm):
     @property
     def updates(self) -> int:
         return super().updates if self.objective.kind == "rl" else 0
+
+    @property
+    def token_rollouts(self) -> dict[str, tuple[int, ...]]:
+        if self.objective.kind != "rl":
+            return {}
+        last = self.rollouts
+        early = tuple(r for r in (2, 3, 4) if r < last)
+        late = (r for r in (last - 2, last - 1, last) if r > max(early, default=0))
+        return {"early": early, "late": tuple(late)}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.report.bootstrap import Bootstrap
 from tokenshift_utils.report.tables import to_markdown
 from tokenshift_utils.study.study import Study
-from tokenshift_utils.training.logs import TRAIN_AGAIN
+from tokenshift_utils.training.logs import TRAIN_AGAIN, settings_table
 from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe
 from tokenshift_utils.training.tiny.runs import ModelRun
 
@@ -32,31 +32,29 @@ def write_cards(study: Study, plan: Plan, names: list[str]) -> None:
     Accuracy is measured on the shipped weights, on the study's own rollouts, which are kept.
     """
     for name in names:
-        for variant in (name, *(f"{name}@{n}" for n in plan.checkpoints.get(name, ()))):
-            stem, _ = ModelRun(study, name, plan).replicated
-            directory = study.model_path(variant.replace(name, stem))
-            directory = directory if stem == name else directory.with_name(name)
-            write_text(directory / "README.md", _card(study, plan, name, variant))
+        run = ModelRun(study, name, plan)
+        along = {f"{name}@{step}": place for step, place in run.checkpoints.items()}
+        for variant, directory in {name: run.models[0], **along}.items():
+            write_text(directory / "README.md", _card(run, variant))
 
 
-def _card(study: Study, plan: Plan, name: str, variant: str) -> str:
-    run = ModelRun(study, name, plan)
-    logs, recipe = run.logs, run.recipe
+def _card(run: ModelRun, variant: str) -> str:
+    study, logs, recipe = run.study, run.logs, run.recipe
     summary = read_json(logs / "summary.json", TRAIN_AGAIN)
     is_rl, (stem, _) = isinstance(recipe, RLRecipe), run.replicated
     sections = [
         "---\nlibrary_name: transformers\nlicense: apache-2.0\n---",
         (
-            f"# {variant}\n\n{study.model(variant.replace(name, stem)).label}, a model of the study *{study.title}*.\n\n"
+            f"# {variant}\n\n{study.model(variant.replace(run.name, stem)).label}, a model of the study *{study.title}*.\n\n"
             f"{study.note}"
         ),
         "## Data\n\n"
-        f"{DATA['rl'] if is_rl else DATA[name]}. No evaluation problem occurs in it.\n"
-        + ("" if name == study.base else f"Starts from `{study.base}`."),
-        f"## Recipe\n\n{to_markdown(_recipe_table(recipe))}\n\nSeed {summary['seed']}.",
+        f"{DATA['rl' if is_rl else run.name]}. No evaluation problem occurs in it.\n"
+        + ("" if run.name == study.base else f"Starts from `{study.base}`."),
+        f"## Recipe\n\n{to_markdown(settings_table(asdict(recipe)))}\n\nSeed {summary['seed']}.",
         "## Training curve\n\n" + _curve(logs, is_rl),
     ]
-    if stem == name:  # replicates are measured in notebooks 01 and 03
+    if stem == run.name:  # replicates are measured in notebooks 01 and 03
         measured = (
             "## Accuracy\n\n"
             f"Of the weights as shipped, at temperature {study.sampling.temperature:g} and top-p"
@@ -86,12 +84,6 @@ def _accuracy(study: Study, variant: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _recipe_table(recipe) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"setting": asdict(recipe).keys(), "value": [str(v) for v in asdict(recipe).values()]}
-    )
 
 
 def _curve(logs: Path, is_rl: bool) -> str:

@@ -1,7 +1,8 @@
-"""`tokenshift train`: every model of the embedded study, from nothing, resumable."""
+"""`tokenshift train` for the embedded study: every model from nothing, and arms; resumable."""
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,19 +11,22 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import whole_directory, write_text
+from tokenshift_utils.models.huggingface import HFPolicy
+from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training import logs
+from tokenshift_utils.training.evaluation import Evaluator, measure_shift
 from tokenshift_utils.training.manager import PROCESSES, make_runs
+from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
 from tokenshift_utils.training.runs import arm_runs
 from tokenshift_utils.training.tiny import recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.cards import write_cards
-from tokenshift_utils.training.tiny.evaluation import Evaluator
-from tokenshift_utils.training.tiny.problems import TIERS, benchmark, problem_ids
+from tokenshift_utils.training.tiny.problems import TIERS, questions
 from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe
-from tokenshift_utils.training.tiny.runs import ModelRun
+from tokenshift_utils.training.tiny.runs import ModelRun, TaskArm
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
-from tokenshift_utils.training.updates import Updates
+from tokenshift_utils.training.updates import Updates, last_checkpoint
 
 
 def train(
@@ -38,16 +42,8 @@ def train(
     A model whose directory and summary match its recipe is kept; a run that was stopped goes on
     from its last checkpoint.
 
-    Parameters
-    ----------
-    only
-        Names of models to train; None is all of them. The base model they start from must exist.
-    fresh
-        Train again what is there already.
-    dry
-        Print what would be run, no more.
-    processes
-        Runs that go side by side; None: two.
+    ``only`` names some, whose base must exist; None: all. ``dry`` prints what would be run, no more.
+    ``processes`` runs go side by side; None: two.
 
     Raises
     ------
@@ -73,11 +69,11 @@ def train(
 
 def write_benchmarks(study: Study) -> None:
     """Write the held-out problems where the study's benchmarks are."""
-    ids = problem_ids()
     for tier in TIERS:
         rows = [
-            {"id": ids[problem], "problem": problem.prompt, "answer": str(problem.answer)}
-            for problem in benchmark(tier)
+            {"id": q.problem, "problem": q.prompt, "answer": q.answer}
+            for q in questions()
+            if q.benchmark == tier
         ]
         path = study.benchmark_path(tier)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +98,8 @@ def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -
 
 def make_model(run: ModelRun, progress: Updates) -> None:
     """Train one model; runs in a worker process."""
-    started, resumed, study, recipe = time.time(), run.resumed, run.study, run.recipe
+    started, study, recipe = time.time(), run.study, run.recipe
+    resumed = last_checkpoint(run.output) is not None
     seed = run.replicated[1]
     if run.name == study.base:
         tokenizer = build_tokenizer()
@@ -113,11 +110,15 @@ def make_model(run: ModelRun, progress: Updates) -> None:
     if isinstance(recipe, RLRecipe):
         kept = {rollout: run.work / f"rollout-{rollout}" for rollout in run.checkpoints}
         evaluator = Evaluator(
-            run.plan.evaluations, run.plan.evaluation_samples, seed, study.sampling
+            questions(),
+            run.plan.evaluation_samples,
+            seed,
+            study_sampling(study),
+            rollouts=run.plan.evaluations,
         )
-        history = rlvr.train_rl(model, tokenizer, recipe, seed, run.work, kept, evaluator, progress)
-        log = logs.tidy_log(history, recipe.updates_per_rollout)
-        evaluations = logs.tidy_evaluations(history, recipe.updates_per_rollout, TIERS)
+        config = rlvr.trl_config(recipe, seed, run.output)
+        trainer = rlvr.RLVRTrainer(model, tokenizer, recipe, config, evaluator, [progress], kept)
+        log, evaluations = rlvr.train_rl(trainer)
         tables["eval"] = evaluations, "%.6g"
         totals = logs.totals(log)
         for rollout, directory in run.checkpoints.items():
@@ -125,7 +126,7 @@ def make_model(run: ModelRun, progress: Updates) -> None:
     else:
         style = "base" if run.name == study.base else run.name
         log = pd.DataFrame(
-            supervised.train_supervised(model, tokenizer, recipe, style, seed, run.work, progress)
+            supervised.train_supervised(model, tokenizer, recipe, style, seed, run.output, progress)
         )
     ship(model, tokenizer, run.models[0])
     summary = {
@@ -138,6 +139,45 @@ def make_model(run: ModelRun, progress: Updates) -> None:
         "resumed": resumed,
     }
     run.finish(summary, log=(log, "%.6g"), **tables)
+
+
+def make_arm(run: TaskArm, progress: Updates) -> None:
+    """Train one arm with one seed from the base model, measure it, and write its directory."""
+    started, study, recipe = time.time(), run.study, run.recipe
+    evaluate, resumed = study.training.evaluate, last_checkpoint(run.output) is not None
+    base = HFPolicy.load(study.model_path(study.base), study.base)
+    model, tokenizer = load_base(study)
+    evaluator = Evaluator(
+        questions(), evaluate.samples, run.seed, study_sampling(study), rollouts=run.evaluations
+    )
+    micro_batch = run.trl["per_device_train_batch_size"]
+    trainer = rlvr.RLVRTrainer(
+        model,
+        tokenizer,
+        recipe,
+        rlvr.trl_config(recipe, run.seed, run.output, study.training.save_every, micro_batch),
+        evaluator,
+        [progress],
+        base=base,
+        token_tables=run.token_tables,
+        trim_scoring=True,
+    )
+    log, curve = rlvr.train_rl(trainer)
+    tuned = HFPolicy(model.eval(), tokenizer, run.arm)
+    answers = replace(evaluator, samples=evaluate.final_samples).answers(tuned)
+    fixed = replace(evaluator, samples=SHIFT_SAMPLES, seed=recipes.SEED).answers(base)
+    summary = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "key": run.key,
+        **run.settings,
+        "accuracy": {k: round(v, 6) for k, v in logs.accuracy(answers).items()},
+        "totals": logs.totals(log),
+        "shift": measure_shift(study, base, tuned, answers, fixed),
+        "seconds": round(time.time() - started),
+        "resumed": resumed,
+    }
+    run.finish(summary, **logs.arm_tables(run, tokenizer, log, curve, answers))
 
 
 def load_base(study: Study) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:

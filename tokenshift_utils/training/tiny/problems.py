@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from tokenshift_utils.training.evaluation import Question
+
 TIERS = ("easy", "medium", "hard")
 LAYOUTS = {
     "easy": ("NN", "PN", "NP", "NNN"),
@@ -131,9 +133,13 @@ def benchmark(tier: str, size: int = BENCHMARK_SIZE) -> tuple[Problem, ...]:
 
 
 @cache
-def problem_ids() -> dict[Problem, str]:
-    """The name of every evaluation problem in the benchmark files."""
-    return {p: f"{tier}-{i:03d}" for tier in TIERS for i, p in enumerate(benchmark(tier))}
+def questions() -> tuple[Question, ...]:
+    """Every evaluation problem as it is asked, with its name in the benchmark files."""
+    return tuple(
+        Question(tier, f"{tier}-{i:03d}", p.expression, p.prompt, str(p.answer))
+        for tier in TIERS
+        for i, p in enumerate(benchmark(tier))
+    )
 
 
 @cache

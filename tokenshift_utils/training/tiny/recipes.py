@@ -30,6 +30,7 @@ ARCHITECTURE = {
 # most of the boost, the bulk next to none.
 HIGH_KL = Weighting(alpha=10_000.0, scale=1.0)
 LOW_KL = Weighting(alpha=-10_000.0, scale=1.0)
+_RL_MIX = {"easy": 0.2, "medium": 0.45, "hard": 0.35}
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,7 @@ class RLRecipe:
     updates_per_rollout: int = 4
     learning_rate: float = 2e-5
     max_new_tokens: int = 288
-    tier_mix: dict[str, float] = field(
-        default_factory=lambda: {"easy": 0.2, "medium": 0.45, "hard": 0.35}
-    )
+    tier_mix: dict[str, float] = field(default_factory=_RL_MIX.copy)
 
     @property
     def updates(self) -> int:
@@ -75,7 +74,6 @@ class RLRecipe:
         return self.rollouts * self.updates_per_rollout
 
 
-_RL_MIX = {"easy": 0.2, "medium": 0.45, "hard": 0.35}
 _DAPO = RLRecipe(
     loss_type="dapo",
     prompts_per_rollout=32,

@@ -1,6 +1,7 @@
 """RLVR runs of the tiny study: TRL's GRPOTrainer with DAPO's dynamic sampling."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,23 +10,33 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+)
 from trl import GRPOConfig
 
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.pairs.compare import score_pair
-from tokenshift_utils.training.logs import overlong_penalty
-from tokenshift_utils.training.tiny.evaluation import Evaluator, solves
+from tokenshift_utils.training.evaluation import Evaluator
+from tokenshift_utils.training.logs import (
+    LOG_COLUMNS,
+    accuracy,
+    overlong_penalty,
+    tidy_evaluations,
+    tidy_log,
+)
+from tokenshift_utils.training.settings import TASK_SETTINGS
 from tokenshift_utils.training.tiny.problems import training_problems
 from tokenshift_utils.training.tiny.recipes import RLRecipe
-from tokenshift_utils.training.updates import AfterRollouts, Updates
+from tokenshift_utils.training.updates import AfterRollouts, last_checkpoint
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 MICRO_BATCH = 32  # rows a forward and backward pass, by default; an update accumulates several
-MAX_SAMPLING_ROUNDS = 12
 
 
 @dataclass(frozen=True)
@@ -51,33 +62,62 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
     micro-batches sorted by length within each update, which changes no gradient and halves the
     padding. Every draw depends on (seed, rollout, round, problem) alone, so a resumed run goes on
     with the rollouts that it would have had.
+
+    Parameters
+    ----------
+    checkpoints
+        Where the model is saved along the way, by rollouts made.
+    base
+        With it the KL to it is logged.
+    token_tables
+        CSV files for sums of k3 and weights by token, by rollout.
+    trim_scoring
+        Score a rollout in batches of like length: log-probabilities change by their rounding. The
+        shipped models were trained without.
     """
 
-    sampling_rounds = MAX_SAMPLING_ROUNDS
+    sampling_rounds = 12  # of dynamic sampling, at most
+    columns = LOG_COLUMNS
     first_round = 1.0  # groups of the first round of dynamic sampling, in those wanted
 
     def __init__(
         self,
-        *args,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         recipe: RLRecipe,
-        seed: int,
+        args: GRPOConfig,
         evaluator: Evaluator,
+        callbacks: Sequence[TrainerCallback],
+        checkpoints: dict[int, Path] | None = None,
         base: HFPolicy | None = None,
         token_tables: dict[int, Path] | None = None,
         trim_scoring: bool = False,
-        **kwargs,
     ):
-        super().__init__(*args, rollout_func=self._hand_over_rollout, **kwargs)
+        rewards = [correctness_reward]
+        if recipe.overlong_buffer:
+            rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
+        super().__init__(
+            model,
+            rewards,
+            args,
+            # The rows only drive TRL's dataloader: problems are drawn by rollout, for exact resumption.
+            Dataset.from_dict({"prompt": ["-"] * recipe.prompts_per_rollout}),
+            processing_class=tokenizer,
+            callbacks=[AfterRollouts(recipe.updates_per_rollout, self._after_rollout), *callbacks],
+            rollout_func=self._hand_over_rollout,
+            weighting=recipe.weighting,
+            honest_mask=True,
+        )
+        self.remove_callback(PrinterCallback)
         self.trim_scoring = trim_scoring
         self.recipe = recipe
         self.base = base
+        self.checkpoints = checkpoints or {}
         self.token_tables = token_tables or {}
         self.evaluator = evaluator
-        self.run_seed = seed
         self._groups: list[Group] = []
         self._tokens_generated = 0
         self._by_token = torch.zeros(3, len(self.processing_class), dtype=torch.float64)
-        self.add_callback(AfterRollouts(recipe.updates_per_rollout, self._write_token_table))
 
     def _generate_and_score_completions(self, inputs):
         rollout = self.state.global_step // self.recipe.updates_per_rollout
@@ -135,15 +175,16 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
 
     def record_evaluation(self) -> None:
         """Put the benchmark accuracies of the model as it is into the log's next row."""
-        policy = self.accelerator.unwrap_model(self.model)
-        for tier, accuracy in self.evaluator(policy, self.processing_class).items():
-            self._metrics["train"][f"accuracy/{tier}"].append(accuracy)
+        self.model.eval()
+        for name, value in accuracy(self.evaluator.answers(self._sampling_policy())).items():
+            self._metrics["train"][f"accuracy/{name}"].append(value)
+        self.model.train()
 
     def _sample_groups(self, rollout: int) -> tuple[list[Group], list[Group]]:
         """The groups to train on and all the groups sampled to find them."""
         wanted, kept, sampled = self.recipe.prompts_per_rollout, [], []
         for round_ in range(self.sampling_rounds):
-            rng = random.Random(f"rl {self.run_seed} rollout {rollout} round {round_}")
+            rng = random.Random(f"rl {self.args.seed} rollout {rollout} round {round_}")
             count = wanted
             if round_ == 0 and self.recipe.dynamic_sampling:
                 count = round(self.first_round * wanted)
@@ -164,7 +205,7 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         responses = self._sampling_policy().sample(
             [ids for ids in prompts for _ in width],
             [
-                row_key(self.run_seed, where, problem.expression, sample)
+                row_key(self.args.seed, where, problem.expression, sample)
                 for problem in problems
                 for sample in width
             ],
@@ -174,7 +215,8 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         groups = []
         for i, (problem, ids) in enumerate(zip(problems, prompts)):
             own = responses[i * len(width) : (i + 1) * len(width)]
-            correct = [self._solves(response, problem) for response in own]
+            answer = str(problem.answer)
+            correct = [self.evaluator.solves(tokenizer, response, answer) for response in own]
             groups.append(Group(problem.prompt, ids, own, correct))
         return groups
 
@@ -186,9 +228,6 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         """What draws the responses of a round."""
         model = self.accelerator.unwrap_model(self.model)
         return HFPolicy(model, self.processing_class, "policy")
-
-    def _solves(self, response: Continuation, problem) -> bool:
-        return solves(self.processing_class, response, problem.answer)
 
     def _too_few(self, kept: list[Group], sampled: list[Group], rollout: int) -> list[Group]:
         """What to train on where not enough groups were informative."""
@@ -215,8 +254,10 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         rows = torch.stack([torch.ones_like(divergence), divergence, weights])[:, mask]
         self._by_token.index_add_(1, ids.cpu(), rows.to(torch.float64).cpu())
 
-    def _write_token_table(self, rollout: int) -> None:
-        """Write and forget the sums by token of a rollout, where ``token_tables`` names it."""
+    def _after_rollout(self, rollout: int) -> None:
+        """Save the model, and write and forget the sums by token, where they are asked for."""
+        if rollout in self.checkpoints:
+            self._keep(self.checkpoints[rollout])
         if rollout not in self.token_tables:
             return
         count, divergence, weight = self._by_token.numpy()
@@ -225,6 +266,10 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
             {"token": seen, "count": count[seen], "k3": divergence[seen], "weight": weight[seen]}
         ).to_csv(self.token_tables[rollout], index=False)
         self._by_token.zero_()
+
+    def _keep(self, directory: Path) -> None:
+        """Save the model as it is."""
+        self.model.save_pretrained(directory)
 
     def _prepare_inputs(self, generation_batch):
         starts_rollout = self._step % self.args.steps_per_generation == 0
@@ -247,15 +292,14 @@ def sort_by_length(micro_batches: list[dict]) -> list[dict]:
     Only tensors with one row a response are touched; prompts are padded on the left, completions
     on the right, as TRL pads them.
     """
-    count, rows = len(micro_batches), len(micro_batches[0]["completion_mask"])
+    rows = len(micro_batches[0]["completion_mask"])
     merged = {
         key: torch.cat([batch[key] for batch in micro_batches]) if value.dim() else value
         for key, value in micro_batches[0].items()
     }
     order = merged["completion_mask"].sum(1).argsort(stable=True)
     result = []
-    for i in range(count):
-        chosen = order[i * rows : (i + 1) * rows]
+    for chosen in order.split(rows):
         batch = {k: v[chosen] if v.dim() else v for k, v in merged.items()}
         prompt_width = int(batch["prompt_mask"].sum(1).max())
         width = int(batch["completion_mask"].sum(1).max())
@@ -271,83 +315,35 @@ def correctness_reward(completions, correct, **kwargs) -> list[float]:
     return [float(value) for value in correct]
 
 
-def train_rl(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    recipe: RLRecipe,
-    seed: int,
-    work_dir: Path,
-    checkpoints: dict[int, Path],
-    evaluator: Evaluator,
-    progress: Updates,
-    base: HFPolicy | None = None,
-    token_tables: dict[int, Path] | None = None,
-    trim_scoring: bool = False,
-    save_every: int = 1,
-    micro_batch: int = MICRO_BATCH,
-) -> list[dict[str, float]]:
-    """Train ``model`` in place; return one row of metrics an update.
-
-    ``checkpoints`` maps a number of rollouts to the directory where the model is then saved, and
-    ``token_tables`` one to a CSV file with sums of k3 and weights by token of that rollout. With
-    ``base`` the KL to it is logged. ``trim_scoring`` changes log-probabilities by their rounding, and
-    nothing but the time; the shipped models were trained without. A run that was stopped goes on from its last checkpoint under
-    ``work_dir``, made after every ``save_every`` rollouts.
-    """
-    rewards = [correctness_reward]
-    if recipe.overlong_buffer:
-        rewards.append(overlong_penalty(recipe.max_new_tokens, recipe.overlong_buffer))
-
-    def keep(rollout: int) -> None:
-        if rollout in checkpoints:
-            trainer.model.save_pretrained(checkpoints[rollout])
-
-    trainer = RLVRTrainer(
-        model=model,
-        processing_class=tokenizer,
-        reward_funcs=rewards,
-        # The rows only drive TRL's dataloader: problems are drawn by rollout, for exact resumption.
-        train_dataset=Dataset.from_dict({"prompt": ["question:"] * recipe.prompts_per_rollout}),
-        recipe=recipe,
-        seed=seed,
-        evaluator=evaluator,
-        weighting=recipe.weighting,
-        honest_mask=True,
-        base=base,
-        token_tables=token_tables,
-        trim_scoring=trim_scoring,
-        callbacks=[AfterRollouts(recipe.updates_per_rollout, keep), progress],
-        args=_grpo_config(recipe, seed, work_dir, save_every, micro_batch),
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(
-        resume_from_checkpoint=get_last_checkpoint(work_dir) if work_dir.exists() else None
-    )
-    if recipe.rollouts in evaluator.rollouts:
+def train_rl(trainer: RLVRTrainer) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train, from the last checkpoint where there is one; returns log and evaluations, see ``logs``."""
+    trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args.output_dir))
+    if trainer.recipe.rollouts in trainer.evaluator.rollouts:
         trainer.record_evaluation()
         trainer.log({})
-    return trainer.state.log_history
+    history, updates = trainer.state.log_history, trainer.recipe.updates_per_rollout
+    benchmarks = dict.fromkeys(question.benchmark for question in trainer.evaluator.questions)
+    log = tidy_log(history, updates, trainer.columns)
+    return log, tidy_evaluations(history, updates, benchmarks)
 
 
-def _grpo_config(
-    recipe: RLRecipe, seed: int, work_dir: Path, save_every: int, micro_batch: int
+def trl_config(
+    recipe: RLRecipe, seed: int, output: Path, save_every: int = 1, micro_batch: int = MICRO_BATCH
 ) -> GRPOConfig:
-    """TRL's settings of a recipe: a rollout is ``micro_batches`` of responses, split into updates."""
+    """TRL's settings of a recipe: a rollout is ``micro_batches`` of responses, split into updates.
+
+    There is a checkpoint under ``output`` every ``save_every`` rollouts.
+    """
     micro_batches = recipe.prompts_per_rollout * recipe.responses_per_prompt // micro_batch
     return GRPOConfig(
-        output_dir=str(work_dir),
+        output_dir=str(output),
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=micro_batches // recipe.updates_per_rollout,
         steps_per_generation=micro_batches,
         num_generations=recipe.responses_per_prompt,
         max_completion_length=recipe.max_new_tokens,
         max_steps=recipe.updates,
-        loss_type=recipe.loss_type,
-        epsilon=recipe.clip_low,
-        epsilon_high=recipe.clip_high,
-        beta=recipe.kl_coefficient,
-        top_entropy_quantile=recipe.top_entropy_share,
-        learning_rate=recipe.learning_rate,
+        **{name: getattr(recipe, field) for name, field in TASK_SETTINGS.items()},
         lr_scheduler_type="constant",
         adam_beta2=0.99,
         weight_decay=0.0,

@@ -20,11 +20,10 @@ from typing import Any, ClassVar
 
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import directory_fingerprint
+from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
 from tokenshift_utils.training.runs import ArmRun, Run, digest, training_directory
 from tokenshift_utils.training.tiny import recipes
 from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe, SupervisedRecipe
-
-SHIFT_SAMPLES = 2  # responses a problem on which the shift from base is measured
 
 
 @dataclass(frozen=True)
@@ -111,17 +110,12 @@ class TaskArm(ArmRun):
         return self.recipe.updates
 
     @property
-    def evaluations(self) -> tuple[int, ...]:
-        """The rollouts after which it is evaluated, the last one apart."""
-        return tuple(range(0, self.recipe.rollouts, self.study.training.evaluate.every))
-
-    @property
-    def token_tables(self) -> dict[str, tuple[int, ...]]:
+    def token_rollouts(self) -> dict[str, tuple[int, ...]]:
         """The rollouts whose k3 and weights are summed by token: four of either half, if there are.
 
         The first is left out where there is another: the policy is base, and weights just begin.
         """
-        last = self.recipe.rollouts
+        last = self.rollouts
         early = tuple(range(2, 1 + min(5, last // 2))) or (1,)
         return {"early": early, "late": tuple(range(max(early[-1], last - 4) + 1, last + 1))}
 
@@ -138,7 +132,7 @@ class TaskArm(ArmRun):
             "evaluation_samples": evaluate.samples,
             "final_samples": evaluate.final_samples,
             "shift_samples": SHIFT_SAMPLES,
-            "token_tables": tuple(self.token_tables.values()),
+            "token_tables": tuple(self.token_rollouts.values()),
         }
         return digest(
             self.settings
@@ -153,6 +147,6 @@ class TaskArm(ArmRun):
 
     def make(self, progress) -> None:
         """Train from the base model, measure, and leave the tables."""
-        from tokenshift_utils.training.tiny.comparison import make_arm
+        from tokenshift_utils.training.tiny.models import make_arm
 
         make_arm(self, progress)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,13 +12,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     PrinterCallback,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tokenshift_utils.training.tiny import corpus, demonstrations, recipes
 from tokenshift_utils.training.tiny.problems import mentions_held_out, training_problems
 from tokenshift_utils.training.tiny.recipes import SupervisedRecipe
-from tokenshift_utils.training.updates import Updates
+from tokenshift_utils.training.updates import Updates, last_checkpoint
 
 Writer = Callable[..., str]
 STYLES: dict[str, Writer] = {
@@ -79,38 +78,22 @@ def token_batches(lengths: list[int], budget: int, rng: random.Random) -> list[l
 def _dataset(
     recipe: SupervisedRecipe, style: str, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> Dataset:
-    """One row a batch: ``prompts`` and ``continuations`` are lists of token id lists."""
+    """One row a batch: its documents, as TRL's collator takes them."""
     prompts, continuations = zip(*documents(recipe, style, seed))
     prompts = tokenizer(list(prompts))["input_ids"]
     continuations = tokenizer(list(continuations))["input_ids"]
-    continuations = [ids + [tokenizer.eos_token_id] for ids in continuations]
-    lengths = [len(p) + len(c) for p, c in zip(prompts, continuations)]
+    rows = []
+    for prompt, text in zip(prompts, continuations):
+        text = [*text, tokenizer.eos_token_id]
+        rows.append({"input_ids": prompt + text, "labels": [-100] * len(prompt) + text})
+    lengths = [len(row["input_ids"]) for row in rows]
     rng = random.Random(f"{style} batches {seed}")
     batches = [
         batch
         for _ in range(recipe.epochs)
         for batch in token_batches(lengths, recipe.batch_tokens, rng)
     ]
-    return Dataset.from_dict(
-        {
-            "prompts": [[prompts[i] for i in batch] for batch in batches],
-            "continuations": [[continuations[i] for i in batch] for batch in batches],
-        }
-    )
-
-
-def _collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
-    """The one batch in ``rows`` as tensors [documents, tokens], padded on the right."""
-    (row,) = rows
-    texts = [p + c for p, c in zip(row["prompts"], row["continuations"])]
-    shape = len(texts), max(map(len, texts))
-    input_ids, labels = torch.full(shape, pad_id), torch.full(shape, -100)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    for i, (ids, prompt) in enumerate(zip(texts, row["prompts"])):
-        input_ids[i, : len(ids)] = torch.tensor(ids)
-        labels[i, len(prompt) : len(ids)] = torch.tensor(ids[len(prompt) :])
-        attention_mask[i, : len(ids)] = 1
-    return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
+    return Dataset.from_list([{"documents": [rows[i] for i in batch]} for batch in batches])
 
 
 def train_supervised(
@@ -119,25 +102,25 @@ def train_supervised(
     recipe: SupervisedRecipe,
     style: str,
     seed: int,
-    work_dir: Path,
+    output: Path,
     progress: Updates,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place and return the loss curve.
 
-    A run that was stopped goes on from its last checkpoint under ``work_dir``.
+    A run that was stopped goes on from its last checkpoint under ``output``.
     """
     dataset = _dataset(recipe, style, tokenizer, seed)
-    steps = len(dataset)
+    steps, collate = len(dataset), DataCollatorForLanguageModeling(tokenizer.pad_token_id)
     # Eager attention is half again as fast as sdpa here: short rows, one thread, bfloat16.
     model.set_attn_implementation("eager")
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
         train_dataset=dataset,
-        data_collator=partial(_collate, pad_id=tokenizer.pad_token_id),
+        data_collator=lambda rows: collate(rows[0]["documents"]),
         callbacks=[progress],
         args=SFTConfig(
-            output_dir=str(work_dir),
+            output_dir=str(output),
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,
             per_device_train_batch_size=1,
@@ -160,9 +143,7 @@ def train_supervised(
         ),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(
-        resume_from_checkpoint=get_last_checkpoint(work_dir) if work_dir.exists() else None
-    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(output))
     return [
         {"step": row["step"], "loss": row["loss"], "learning_rate": row["learning_rate"]}
         for row in trainer.state.log_history
