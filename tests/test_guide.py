@@ -185,7 +185,7 @@ def test_every_name_in_methods_is_in_the_file_beside_it():
         if linked := re.findall(r"\]\(([^)]+\.py)\)", cell):
             code = "".join((GUIDE / file).read_text(encoding="utf-8") for file in linked)
         for name in re.findall(r"`(?:\w+\.)?(\w+)(?:\([^`]*\))?`", cell):
-            known = rf"(def|class) {name}\b|\"{name}\""
-            assert re.search(known, code + documented), name
+            known = rf"(def|class) {name}\b|\"{name}\"|^\[?{name}\]? "
+            assert re.search(known, code + documented, re.MULTILINE), name
             checked += 1
     assert checked > 25

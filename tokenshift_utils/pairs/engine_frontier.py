@@ -195,8 +195,8 @@ class EngineFrontier(Frontier):
             whole = pair.whole_measures()
             found |= {
                 "js_full": whole["js"],
-                "kl_base_tuned": whole["kl"],
-                "kl_tuned_base": whole["kl_reverse"],
+                "kl_base_tuned": whole["kl_pq"],
+                "kl_tuned_base": whole["kl_qp"],
                 "entropy_base": whole["entropy_p"],
                 "entropy_tuned": whole["entropy_q"],
                 "unknown_mass": pair.unknown_mass,

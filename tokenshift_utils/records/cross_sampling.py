@@ -27,7 +27,6 @@ from tokenshift_utils.records.requests import (
     common_parts,
     items,
     outcome,
-    shards_of,
     study_policy,
     study_sampling,
     verdict,
@@ -158,16 +157,6 @@ class CrossSampling(Request):
             "direction": self._direction(study),
             "benchmark": self.benchmark,
         }
-
-    def _shards(self, study: Study) -> list:
-        if self.behind(study) is not None:
-            return shards_of(study, self.benchmark, study.problems_per_shard)
-        # A few batches a shard keep lanes full; the last texts of a shard are written by few.
-        full = 4 * study.batch.cross_sampling // self.samples
-        return shards_of(study, self.benchmark, max(study.problems_per_shard, full))
-
-    def weights(self, study: Study) -> list[int]:
-        return [len(problems) * self.samples for problems in self._shards(study)]
 
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         primary = study_policy(study, self.primary)

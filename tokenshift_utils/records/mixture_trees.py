@@ -28,7 +28,6 @@ from tokenshift_utils.records.requests import (
     common_parts,
     items,
     outcome,
-    shards_of,
     study_policy,
     verdict,
 )
@@ -82,9 +81,6 @@ class MixtureTrees(Request):
     def weights(self, study: Study) -> list[int]:
         each = sum(samples for _, samples in self.walks)
         return [len(problems) * each for problems in self._shards(study)]
-
-    def _shards(self, study: Study) -> list:
-        return shards_of(study, self.benchmark, study.problems_per_shard)
 
     def answers(self, study: Study, shard: int) -> bool:
         """Whether a shard that is in the store holds all walks."""
