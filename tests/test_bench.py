@@ -153,7 +153,7 @@ def test_the_command_refuses(arguments, expected, capsys, monkeypatch):
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatch):
     monkeypatch.setattr(cross_sampling, "CASES", (SMALL,))
-    monkeypatch.setattr(cross_sampling, "make_pair", lambda *_: small)
+    monkeypatch.setattr(harness, "make_pair", lambda *_: small)
     monkeypatch.setattr(cross_sampling, "RATES", (0.0,))
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "cross-sampling", *(["--json"] if as_json else [])])
@@ -205,7 +205,7 @@ def test_a_quick_bench_measures_less(small, monkeypatch):
         cross_sampling, "measure", lambda case, *rest: seen.append(case) or measure(case, *rest)
     )
     monkeypatch.setattr(cross_sampling, "CASES", (SMALL,))
-    monkeypatch.setattr(cross_sampling, "make_pair", lambda *_: few)
+    monkeypatch.setattr(harness, "make_pair", lambda *_: few)
     rows = list(cross_sampling.bench(quick=True))
     assert (seen[0].rows, seen[0].repeats) == (2, 1) and len(rows) == 3 + 2 * 2
 
@@ -221,7 +221,7 @@ def test_every_signal_of_the_weighted_trainer_is_measured_beside_trls_own():
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_sweep_is_counted_and_printed(as_json, small, capsys, monkeypatch):
     monkeypatch.setattr(sweep, "SWEEPS", (Sweep("small", 2, rows=4, tokens=20),))
-    monkeypatch.setattr(sweep, "make_pair", lambda *_: small)
+    monkeypatch.setattr(harness, "make_pair", lambda *_: small)
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "sweep", *(["--json"] if as_json else [])])
     assert stopped.value.code == 0

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tokenshift_utils.bench import scoring
+from tokenshift_utils.bench import harness, scoring
 from tokenshift_utils.bench.harness import Pair, chosen, fields, shape
 from tokenshift_utils.bench.scoring import Case, peak
 from tokenshift_utils.models.huggingface import HFPolicy
@@ -63,7 +63,7 @@ def test_cases_without_their_device_are_left_out(monkeypatch):
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatch):
     monkeypatch.setattr(scoring, "CASES", (SMALL,))
-    monkeypatch.setattr(scoring, "make_pair", lambda *_: small)
+    monkeypatch.setattr(harness, "make_pair", lambda *_: small)
     monkeypatch.setattr(scoring, "ProcessPoolExecutor", lambda n, _: ThreadPoolExecutor(n))
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "scoring", *(["--json"] if as_json else [])])

@@ -6,7 +6,7 @@ Generation and cross-sampling are measured by ``tokenshift bench cross-sampling`
 
 import time
 
-from tokenshift_utils.bench.harness import TOP_P, tiny_pair
+from tokenshift_utils.bench.harness import TOP_P, study_pair
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.store.executor import one_thread
@@ -16,7 +16,7 @@ ROWS, TOKENS, BATCH, REPEATS = 240, 110, 48, 3
 
 def main() -> None:
     """Score the base model's own responses a few times."""
-    pair = tiny_pair(ROWS)
+    pair = study_pair("tiny", ROWS)
     sampling = Sampling(pair.temperature, TOP_P, TOKENS)
     policies = pair.primary, pair.intervention
     with one_thread():

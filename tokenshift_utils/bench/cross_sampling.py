@@ -22,16 +22,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from tokenshift_utils.bench.harness import (
-    TOP_P,
-    Clock,
-    Column,
-    Pair,
-    chosen,
-    filled,
-    js_along,
-    make_pair,
-)
+from tokenshift_utils.bench import harness
+from tokenshift_utils.bench.harness import TOP_P, Clock, Column, Pair
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.policy import Sampling, stop_ids
 from tokenshift_utils.pairs.cross_sample import cross_sample
@@ -135,11 +127,8 @@ class Measurement:
     def mixed(self, threshold: float, block: int | str) -> tuple[int, float]:
         """Cross-sample; returns the number of tokens and the share of positions switched."""
         pair, rule = self.pair, Rule("js", threshold)
-        runs, _ = cross_sample(
-            *(pair.primary, pair.intervention, pair.prompts, self.keys),
-            *(rule, self.sampling, self.case.batch),
-            block=block,
-        )
+        given = pair.primary, pair.intervention, pair.prompts, self.keys, rule, self.sampling
+        runs, _ = cross_sample(*given, self.case.batch, block=block)
         emitted = sum(len(run.ids) for run in runs)
         return emitted, sum(run.n_switched for run in runs) / emitted
 
@@ -148,9 +137,8 @@ class Measurement:
         case, pair = self.case, self.pair
         sampling = Sampling(pair.temperature, TOP_P, case.fixed)
         never = [pair.primary.vocab_size]  # no model draws it
-        drawn = pair.primary.sample(
-            pair.prompts[: case.batch], self.keys[: case.batch], sampling, never, case.batch
-        )
+        prompts, keys = pair.prompts[: case.batch], self.keys[: case.batch]
+        drawn = pair.primary.sample(prompts, keys, sampling, never, case.batch)
         return sum(len(response.ids) for response in drawn)
 
     def generate(self, attention: str) -> int:
@@ -228,7 +216,7 @@ def measure(
 
     def row(method, cost, beside, block=None, rate=None, least=None) -> dict:
         where = (case.pair, case.device, case.batch, method, block, rate)
-        return filled(COLUMNS, *where, 1.0 / cost, cost / beside, least)
+        return harness.filled(COLUMNS, *where, 1.0 / cost, cost / beside, least)
 
     def count(responses: list[list[int]]) -> int:
         return sum(map(len, responses))
@@ -243,7 +231,7 @@ def measure(
     yield row("generate", best["generate"], best["plain-fixed"])
     yield row("plain", best["plain"], best["plain"])
     # 2) rate by rate: plain generation, each block's forward alone and each block take turns
-    js, switched = js_along(pair, responses, m.sampling, case.batch), {}
+    js, switched = harness.js_along(pair, responses, m.sampling, case.batch), {}
     for rate in rates:
         threshold = m.threshold(rate, js)
         for _ in range(case.repeats):
@@ -289,17 +277,15 @@ def bench(
     plain-fixed); ``floor`` its least by the models' forwards alone, for "auto" that of the best of
     the fixed blocks. None where a column has no meaning.
     """
-    cases, rates, blocks = chosen(CASES, pairs, batches), RATES, BLOCKS
+    cases, rates, blocks = harness.chosen(CASES, pairs, batches), RATES, BLOCKS
     if quick:
-        cases = [_quick(case) for case in cases]
         rates, blocks = QUICK_RATES, QUICK_BLOCKS
+        sizes = [min(case.batch, QUICK_BATCH) for case in cases]
+        cases = [
+            replace(c, batch=n, rows=n, repeats=1, tokens=c.tokens // 2, fixed=c.fixed // 2)
+            for c, n in zip(cases, sizes)
+        ]
     return _measure_all(cases, rates, blocks)
-
-
-def _quick(case: Case) -> Case:
-    rows = min(case.batch, QUICK_BATCH)
-    halved = {"tokens": case.tokens // 2, "fixed": case.fixed // 2}
-    return replace(case, batch=rows, rows=rows, repeats=1, **halved)
 
 
 def _measure_all(cases: list[Case], rates, blocks) -> Iterator[dict]:
@@ -308,7 +294,7 @@ def _measure_all(cases: list[Case], rates, blocks) -> Iterator[dict]:
         for case in cases:
             progress.now(f"{case.pair}, batch {case.batch}")
             try:
-                pair = make_pair(case.pair, case.device, case.rows)
+                pair = harness.make_pair(case.pair, case.device, case.rows)
                 yield from measure(case, pair, rates, blocks, progress.advance)
             except TokenshiftError as missing:
                 if len({case.pair for case in cases}) == 1:

@@ -225,11 +225,6 @@ class Column:
         return format(text, self.width)
 
 
-def header(columns: Sequence[Column]) -> str:
-    """The titles of a table, in a line."""
-    return "  ".join(format(column.title, column.width) for column in columns).rstrip()
-
-
 def fields(columns: Sequence[Column]) -> tuple[str, ...]:
     """What rows hold: the columns' fields."""
     return tuple(column.field for column in columns)
@@ -251,7 +246,8 @@ def show(columns: Sequence[Column], rows: Iterator[dict], as_json: bool = False)
     The list is closed also where measuring is stopped.
     """
     if not as_json:
-        tqdm.write(f"{describe_machine()}\n\n{header(columns)}")
+        titles = "  ".join(format(column.title, column.width) for column in columns)
+        tqdm.write(f"{describe_machine()}\n\n{titles.rstrip()}")
         for row in rows:
             tqdm.write(line(columns, row))
         return

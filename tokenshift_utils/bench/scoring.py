@@ -22,15 +22,8 @@ from typing import Any
 import psutil
 import torch
 
-from tokenshift_utils.bench.harness import (
-    TOP_P,
-    Clock,
-    Column,
-    Pair,
-    chosen,
-    filled,
-    make_pair,
-)
+from tokenshift_utils.bench import harness
+from tokenshift_utils.bench.harness import TOP_P, Clock, Column, Pair
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import score_pair
@@ -160,7 +153,7 @@ def measure(case: Case, pair: Pair, progress: Callable[[], Any] = lambda: None) 
     two_bare = min(clock.best.values())
     width = pair.primary.model.config.hidden_size
     hidden = len(policies) * case.length * width * pair.primary.model.dtype.itemsize
-    return filled(
+    return harness.filled(
         *(COLUMNS, case.pair, case.device, vocabulary, case.length),
         *(best / two_bare, 1000 * (best - two_bare) / case.length),
         *(whole.bytes - hidden, body.bytes - hidden),
@@ -177,7 +170,7 @@ def measure_alone(case: Case) -> dict | None:
     name = f"{case.pair}, {case.length} tokens"
     with one_thread(), Progress(calls(case), "call", name) as progress:
         try:
-            return measure(case, make_pair(case.pair, case.device, 1), progress.advance)
+            return measure(case, harness.make_pair(case.pair, case.device, 1), progress.advance)
         except torch.OutOfMemoryError:
             progress.say(f"{name} need more GPU memory: left out")
             return None
@@ -199,7 +192,7 @@ def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
     of that is held already while the bodies alone read the response, one after the other, as bare
     passes do.
     """
-    cases = chosen(CASES, pairs)
+    cases = harness.chosen(CASES, pairs)
     if quick:
         least = min(case.length for case in cases)
         cases = [replace(case, repeats=1) for case in cases if case.length == least]

@@ -12,16 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenshift_utils.bench.harness import (
-    TOP_P,
-    Column,
-    Pair,
-    chosen,
-    filled,
-    js_along,
-    make_pair,
-    seconds,
-)
+from tokenshift_utils.bench import harness
+from tokenshift_utils.bench.harness import TOP_P, Column, Pair
 from tokenshift_utils.models.policy import Sampling, stop_ids
 from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.grow import grow
@@ -70,20 +62,17 @@ def study_walks() -> list[Walk]:
     """What section 2 asks of the tiny study's first pair on its benchmark, but for random rules."""
     study = load_study("tiny")
     wanted = [*settings.curve_settings(study), *settings.focus_settings(study)]
+    mine = [s for s in wanted if s.model == study.cross_sampling.pairs[0] and s.rule != "random"]
+    rules = [Rule(s.rule, s.level, budget=s.budget) for s in mine]
     return [
-        Walk(
-            Rule(s.rule, s.level, budget=s.budget),
-            s.direction == settings.FORWARD,
-            Insertion(s.insert, s.gain),
-        )
-        for s in wanted
-        if s.model == study.cross_sampling.pairs[0] and s.rule != "random"
+        Walk(rule, s.direction == settings.FORWARD, Insertion(s.insert, s.gain))
+        for rule, s in zip(rules, mine)
     ]
 
 
 def random_walks(pair: Pair, sampling: Sampling, responses: list[list[int]]) -> list[Walk]:
     """Both directions of JS rules at quantiles of JS along base's own responses, and of always."""
-    js = js_along(pair, responses, sampling, len(responses))
+    js = harness.js_along(pair, responses, sampling, len(responses))
     thresholds = [-1.0, *(float(np.quantile(js, 1.0 - rate)) for rate in RATES)]
     return [Walk(Rule("js", t), forward) for t in thresholds for forward in (True, False)]
 
@@ -112,7 +101,7 @@ def measure(sweep: Sweep, pair: Pair, progress: Callable[[], Any] = lambda: None
         drawn = policy.sample(prompts, keys, sampling, stops, sweep.batch)
         return [response.ids for response in drawn]
 
-    both = [seconds(lambda p=policy: plain(p), sweep.device) for policy in policies]
+    both = [harness.seconds(lambda p=policy: plain(p), sweep.device) for policy in policies]
     one = sum(taken for taken, _ in both) / (2 * len(prompts))  # of a plain response
     progress()
 
@@ -121,21 +110,21 @@ def measure(sweep: Sweep, pair: Pair, progress: Callable[[], Any] = lambda: None
 
     if sweep.pair == "tiny":
         walks = study_walks()
-        first, walkers = seconds(lambda: walk_all(walks), sweep.device)
+        first, walkers = harness.seconds(lambda: walk_all(walks), sweep.device)
         random = controls(walkers)
-        second, others = seconds(lambda: walk_all(random, walkers.trees), sweep.device)
+        second, others = harness.seconds(lambda: walk_all(random, walkers.trees), sweep.device)
         together, runs = first + second, [*walkers.result()[0], *others.result()[0]]
         walks += random
     else:
         walks = random_walks(pair, sampling, both[0][1])
-        together, walkers = seconds(lambda: walk_all(walks), sweep.device)
+        together, walkers = harness.seconds(lambda: walk_all(walks), sweep.device)
         runs = walkers.result()[0]
     prefixes = int(walkers.trees.visited.sum())
     progress()
     apart = 0.0
     for walk in walks[:: sweep.every]:
         order = policies if walk.forward else policies[::-1]
-        apart += seconds(
+        apart += harness.seconds(
             lambda order=order, walk=walk: cross_sample(
                 *(*order, prompts, keys, walk.rule, sampling, sweep.batch),
                 insertion=walk.insertion,
@@ -148,7 +137,7 @@ def measure(sweep: Sweep, pair: Pair, progress: Callable[[], Any] = lambda: None
     tokens = sum(len(run.ids) for run in runs)
     counts = (len(walks), len(runs), tokens, prefixes)
     ratios = together / (one * len(runs)), apart / (one * len(runs))
-    return filled(COLUMNS, sweep.pair, sweep.device, *counts, *ratios)
+    return harness.filled(COLUMNS, sweep.pair, sweep.device, *counts, *ratios)
 
 
 def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
@@ -161,7 +150,7 @@ def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
     ``cost_ratio`` is the time of all mixtures from one set of trees over that of plain generation
     of as many responses, ``cost_ratio_separate`` that of each mixture decoded by itself.
     """
-    sweeps = chosen(SWEEPS, pairs)
+    sweeps = harness.chosen(SWEEPS, pairs)
     if quick:
         sweeps = [
             replace(s, rows=max(1, s.rows // QUICK), tokens=s.tokens // 2, every=QUICK)
@@ -174,5 +163,5 @@ def _measure_all(sweeps: Sequence[Sweep]) -> Iterator[dict]:
     with one_thread(), Progress(3 * len(sweeps), "part", "bench") as progress:
         for sweep in sweeps:
             progress.now(f"{sweep.pair}, batch {sweep.batch}")
-            pair = make_pair(sweep.pair, sweep.device, sweep.rows)
+            pair = harness.make_pair(sweep.pair, sweep.device, sweep.rows)
             yield measure(sweep, pair, progress.advance)

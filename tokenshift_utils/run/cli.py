@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 import yaml
 
+from tokenshift_utils import paths
 from tokenshift_utils.errors import REPORT, TokenshiftError, sentence_of
 
 app = typer.Typer(
@@ -145,7 +146,6 @@ def pair(
     name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
 ) -> None:
     """Write a study of any pair of checkpoints on any problems, or say why they can't be compared."""
-    from tokenshift_utils import paths
     from tokenshift_utils.run.pair import write_pair
 
     file = write_pair(base, tuned, problems, name)
@@ -155,7 +155,6 @@ def pair(
 @app.command()
 def pin(study: StudyOption) -> None:
     """Write the commits of the day in place of a study's unpinned revisions. Asks the hub."""
-    from tokenshift_utils import paths
     from tokenshift_utils.study import pins
     from tokenshift_utils.study.study import study_file
 
@@ -207,7 +206,6 @@ def claims(study: StudyOption = "tiny") -> None:
 @app.command()
 def explore(study: StudyOption = "tiny") -> None:
     """Write the explorer: one page on which the threshold moves and the mixed response with it."""
-    from tokenshift_utils import paths
     from tokenshift_utils.run.checks import check_inputs
     from tokenshift_utils.sections.explorer.page import write_explorer
 
@@ -219,7 +217,6 @@ def explore(study: StudyOption = "tiny") -> None:
 @app.command()
 def book(study: StudyOption = "tiny") -> None:
     """Render guide, executed notebooks and API as one site that needs no network (extra 'book')."""
-    from tokenshift_utils import paths
     from tokenshift_utils.run.book import book
 
     typer.echo(f"wrote {paths.display(book(_load(study)))}")

@@ -49,15 +49,12 @@ def render() -> str:
     """The data dictionary as Markdown."""
     parts = [_OPENING]
     for kind in columns.KINDS:
-        parts.append(
-            f"\n## {kind}\n\n{columns.ROWS[kind]}\n\n| column | type | meaning |\n|---|---|---|\n"
-        )
-        for column in columns.describe(kind):
-            kind_of = str(column.type).replace("item: ", "") + (
-                " or null" if column.nullable else ""
-            )
-            meaning = column.description.replace("|", "\\|")
-            parts.append(f"| `{column.name}` | {kind_of} | {meaning} |\n")
+        heading = "| column | type | meaning |\n|---|---|---|\n"
+        parts.append(f"\n## {kind}\n\n{columns.ROWS[kind]}\n\n{heading}")
+        for name, type_, description, nullable in columns.describe(kind):
+            values = str(type_).replace("item: ", "") + (" or null" if nullable else "")
+            meaning = description.replace("|", "\\|")
+            parts.append(f"| `{name}` | {values} | {meaning} |\n")
     return "".join(parts)
 
 

@@ -222,25 +222,20 @@ def _time(study: Study) -> str:
 
 
 def _tokens(study: Study, work: list[Work], assumed: Assumptions) -> str:
-    lines = [
-        "Responses and tokens. Responses are exact; tokens are bounds, every response as long as it",
-        "may be; prompts are read besides.",
-    ]
+    said = """Responses and tokens. Responses are exact; tokens are bounds, every response as long as it
+may be; prompts are read besides."""
     if assumed.mean_tokens:
-        lines = [f"Responses and tokens, assumed at {assumed.mean_tokens:,} tokens a response."]
-    what = dict.fromkeys(SCORED, "positions scored by both models")
+        said = f"Responses and tokens, assumed at {assumed.mean_tokens:,} tokens a response."
     for part in work:
-        lines.append(
-            f"  {part.kind:15} {part.responses:>12,} responses; at most {part.tokens:,} "
-            + what.get(part.kind, "tokens generated")
+        what = "positions scored by both models" if part.kind in SCORED else "tokens generated"
+        said += (
+            f"\n  {part.kind:15} {part.responses:>12,} responses; at most {part.tokens:,} {what}"
         )
     if study.cross_sampling.single_token:
-        lines.append("  single_token's number is a bound: where both models' tokens agree it is 0")
+        said += "\n  single_token's number is a bound: where both models' tokens agree it is 0"
     if any(part.kind == "explorer" for part in work):
-        lines.append(
-            "  explorer: equal beginnings have one row; both models' own ways come besides"
-        )
-    return "\n".join(lines)
+        said += "\n  explorer: equal beginnings have one row; both models' own ways come besides"
+    return said
 
 
 def _memory(study: Study, shape: Shape, assumed: Assumptions) -> str:
@@ -259,24 +254,22 @@ def _memory(study: Study, shape: Shape, assumed: Assumptions) -> str:
 
 
 def _hours(study: Study, shape: Shape, work: list[Work], assumed: Assumptions) -> str:
-    speed = {
-        name: tflops * 1e12 / (2 * shape.parameters)
-        for name, tflops in (("gen", assumed.generate_tflops), ("score", assumed.score_tflops))
-    }
+    tflops = assumed.generate_tflops, assumed.score_tflops
+    generate, score = (each * 1e12 / (2 * shape.parameters) for each in tflops)  # tokens a second
     hours = {}
     for part in work:
         factor = assumed.mix_factor if part.kind == "cross_sampling" else 1.0
         if part.kind == "cross_sampling":
             factor *= assumed.distinct
-        seconds = part.tokens * factor / speed["gen"]
-        hours[part.kind] = (
-            2 * part.tokens / speed["score"] if part.kind in SCORED else seconds
-        ) / 3600
+        seconds = (
+            2 * part.tokens / score if part.kind in SCORED else part.tokens * factor / generate
+        )
+        hours[part.kind] = seconds / 3600
     lines = "".join(f"  {kind:15} {_figure(value):>12}\n" for kind, value in hours.items())
     return f"""GPU-hours{"" if assumed.mean_tokens else ", at most"}: {_figure(sum(hours.values()))}
 {lines}\
-  assumed: {assumed.generate_tflops:g} TFLOP/s a GPU while generating ({speed["gen"]:,.0f} tokens/s) \
-and {assumed.score_tflops:g} while scoring ({speed["score"]:,.0f} tokens/s), two operations a
+  assumed: {assumed.generate_tflops:g} TFLOP/s a GPU while generating ({generate:,.0f} tokens/s) \
+and {assumed.score_tflops:g} while scoring ({score:,.0f} tokens/s), two operations a
   parameter and token, and {assumed.mix_factor:g} tokens' cost for one of cross-sampling; none of it \
 is measured here"""
 
@@ -285,12 +278,12 @@ def _disk(study: Study, shape: Shape, work: list[Work]) -> str:
     models = {(s.hub, s.revision) for s in pins.sources(study).values() if s.repo_type == "model"}
     sizes = {}
     for part in work:
-        ids = 8 * part.tokens  # a token's id, and about four characters of text
-        sizes[part.kind] = row_bytes(part.kind, study.top_k) * part.responses + ids
+        row = row_bytes(part.kind, study.top_k)
         if part.kind in SCORED:
-            sizes[part.kind] = row_bytes(part.kind, study.top_k) * part.tokens
-        if part.kind == "cross_sampling":
-            del sizes[part.kind]  # read off the mixture trees
+            sizes[part.kind] = row * part.tokens
+        elif part.kind != "cross_sampling":  # which is read off the mixture trees
+            ids = 8 * part.tokens  # a token's id, and about four characters of text
+            sizes[part.kind] = row * part.responses + ids
     weights = len(models) * shape.parameters * BYTES["bfloat16"] / GB
     lines = [f"  {kind:15} {_figure(size / GB):>12} GB" for kind, size in sizes.items()]
     listed = "\n".join(lines)
@@ -305,11 +298,9 @@ def _trees(planned: Study, assumed: Assumptions) -> str:
     with countable(planned) as study:
         if lacks_section("02_cross_sampling", study):
             return "Mixture trees: none"
-        wanted = (r for r in cross_sampling.requests(study) if isinstance(r, CrossSampling))
+        wanted = [r for r in cross_sampling.requests(study) if isinstance(r, CrossSampling)]
         per_shard: dict[tuple[MixtureTrees, int], int] = Counter()
-        for request in wanted:
-            if (trees := request.behind(study)) is None:
-                continue
+        for trees in filter(None, (request.behind(study) for request in wanted)):
             for shard, responses in enumerate(trees.weights(study)):
                 asked[trees.root] += responses
                 per_shard[trees.root, shard] += responses
@@ -332,9 +323,8 @@ def _training(study: Study, shape: Shape, assumed: Assumptions) -> str:
     training, sizes = study.training, check_settings(study)
     every = arm_runs(study)
     runs = sum(run.objective.kind == "rl" for run in every)
-    others = (
-        f", and {len(every) - runs} of SFT or DPO, which are short" if len(every) > runs else ""
-    )
+    more = len(every) - runs
+    others = f", and {more} of SFT or DPO, which are short" if more else ""
     responses = training.rollouts * sizes.rollout
     tokens = responses * min(sizes.longest, assumed.mean_tokens or sizes.longest)
     generate = 2 * shape.parameters * tokens / (assumed.generate_tflops * 1e12) / 3600
@@ -342,10 +332,10 @@ def _training(study: Study, shape: Shape, assumed: Assumptions) -> str:
     passes = 2 + 8 * sizes.iterations
     learn = passes * shape.parameters * tokens / (assumed.score_tflops * 1e12) / 3600
     checkpoint = (BYTES[study.dtype] + 12) * shape.parameters / GB
-    kept = f"""  checkpoint  {_figure(checkpoint):>15} GB, weights and Adam's float32 copy and moments
-"""
-    if training.lora is not None:  # of the adapter alone, some megabytes
-        kept = ""
+    kept = (
+        f"  checkpoint  {_figure(checkpoint):>15} GB, weights and Adam's float32 copy and moments\n"
+    )
+    kept = "" if training.lora else kept  # of the adapter alone, some megabytes
     return f"""Training: {runs} runs ({len(training.arms)} arms, {len(training.seeds)} seeds) of \
 {training.rollouts} rollouts of {sizes.rollout:,} responses and {sizes.updates} updates{others}
   responses   {responses:>15,} a run; at most {tokens:,} tokens generated

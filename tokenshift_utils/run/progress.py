@@ -83,18 +83,12 @@ class Shown:
         self._running += 1
         with ExitStack() as stack:
             stack.enter_context(said.listening(environ))
-            if is_live():
-                bars = [
-                    stack.enter_context(
-                        tqdm(total=0, unit=UNIT, dynamic_ncols=True, position=p, leave=False)
-                    )
-                    for p in ((beside + 1,) if beside else (0, 1))
-                ]
-                stack.enter_context(repeating(lambda: self._move(bars, said), 1.0))
-                self._move(bars, said)
-            else:
-                stack.enter_context(repeating(lambda: print_line(self.line(said)), EVERY))
-                print_line(self.line(said))
+            bars, places = [], (beside + 1,) if beside else (0, 1)
+            for place in places if is_live() else ():
+                bar = tqdm(total=0, unit=UNIT, dynamic_ncols=True, position=place, leave=False)
+                bars.append(stack.enter_context(bar))
+            stack.enter_context(repeating(lambda: self._show(bars, said), 1.0 if bars else EVERY))
+            self._show(bars, said)
             try:
                 yield said
             finally:
@@ -128,12 +122,13 @@ class Shown:
         total = before + here[1] + sum(self._planned[n] for n in later)
         return here, (before + done, total)
 
-    def _move(self, bars: list[tqdm], said: Said) -> None:
+    def _show(self, bars: list[tqdm], said: Said) -> None:
+        if not bars:
+            print_line(self.line(said))
         words = self._where(said), f"whole run, {len(self._done)} of {len(self._planned)} notebooks"
         for bar, text, (done, total) in zip(bars, words, self._counts(said)):  # (one bar or both)
             bar.set_description(text, refresh=False)
-            bar.total = total
-            bar.n = done
+            bar.n, bar.total = done, total
             bar.refresh()
 
 

@@ -42,17 +42,34 @@ class Progress:
         self.started = time.monotonic()
 
     def __enter__(self) -> Self:
+        self._ended = ExitStack()
         if os.environ.get(PROGRESS_VARIABLE):
-            self._display = _Told()
+            work = uuid4().hex
+            self._show = lambda: tell(work=work, what=self.what, done=self.done, total=self.total)
+            self._ended.callback(lambda: self.now(""))
         elif is_live():
-            self._display = _Bar(self)
+            bar = tqdm(total=self.total, unit=self.unit, dynamic_ncols=True)
+            self._show = lambda: self._move(bar)
+            self._ended.callback(bar.close)
         else:
-            self._display = _Lines(self)
-        self._display.show(self)
+            self._show = lambda: None  # the next line says it
+            self._ended.callback(lambda: print_line(self))
+            self._ended.enter_context(repeating(lambda: print_line(self), EVERY))
+        self._show()
         return self
 
     def __exit__(self, *raised) -> None:
-        self._display.close(self)
+        self._ended.close()
+
+    def _move(self, bar: tqdm) -> None:
+        changed = (bar.total, bar.desc) != (self.total, self.what and f"{self.what}: ")
+        bar.total = self.total
+        bar.set_description(self.what, refresh=False)
+        if self.before and not bar.initial:
+            bar.initial = bar.n = self.before
+        bar.update(self.done - bar.n)
+        if changed:
+            bar.refresh()
 
     def advance(self, number: int = 1) -> None:
         """So many more units are done."""
@@ -61,7 +78,7 @@ class Progress:
     def at(self, done: int, total: int | None = None) -> None:
         """So many units are done, of so many."""
         self.done, self.total = done, self.total if total is None else total
-        self._display.show(self)
+        self._show()
 
     def resumed_at(self, done: int) -> None:
         """So many were done before this began: they say nothing of the rate."""
@@ -72,7 +89,7 @@ class Progress:
         """What is computed from now on."""
         if what != self.what:
             self.what = what
-            self._display.show(self)
+            self._show()
 
     def say(self, text: str) -> None:
         """A line of its own, on stderr."""
@@ -128,56 +145,10 @@ def repeating(call: Callable[[], None], seconds: float) -> Iterator[None]:
         thread.join()
 
 
-class _Bar:
-    def __init__(self, progress: Progress) -> None:
-        self._bar = tqdm(total=progress.total, unit=progress.unit, dynamic_ncols=True)
-
-    def show(self, progress: Progress) -> None:
-        bar = self._bar
-        changed = (bar.total, bar.desc) != (progress.total, progress.what and f"{progress.what}: ")
-        bar.total = progress.total
-        bar.set_description(progress.what, refresh=False)
-        if progress.before and not bar.initial:
-            bar.initial = bar.n = progress.before
-        bar.update(progress.done - bar.n)
-        if changed:
-            bar.refresh()
-
-    def close(self, progress: Progress) -> None:
-        self._bar.close()
-
-
-class _Lines:
-    def __init__(self, progress: Progress) -> None:
-        self._stack = ExitStack()
-        self._stack.enter_context(repeating(lambda: print_line(progress), EVERY))
-
-    def show(self, progress: Progress) -> None:
-        """The next line says it."""
-
-    def close(self, progress: Progress) -> None:
-        self._stack.close()
-        print_line(progress)
-
-
 def print_line(what: object) -> None:
     """A line on stderr, at once; one that cannot be written is no reason to stop the work."""
     with suppress(OSError, ValueError):
         print(what, file=sys.stderr, flush=True)
-
-
-# For another process ------------------------------------------------------------------------------
-
-
-class _Told:
-    def __init__(self) -> None:
-        self._name = uuid4().hex
-
-    def show(self, progress: Progress) -> None:
-        tell(work=self._name, what=progress.what, done=progress.done, total=progress.total)
-
-    def close(self, progress: Progress) -> None:
-        tell(work=self._name, what="", done=progress.done, total=progress.total)
 
 
 def tell(**said) -> None:
