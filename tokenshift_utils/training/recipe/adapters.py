@@ -92,9 +92,8 @@ def save_adapter(run: AdapterArm, model: PeftModel, directory: Path) -> None:
         name: weight.detach().to("cpu", torch.bfloat16).contiguous()
         for name, weight in get_peft_model_state_dict(model).items()
     }
-    config = model.peft_config["default"]
     base = run.study.models[run.study.base]
-    content = config.to_dict() | {
+    content = model.peft_config["default"].to_dict() | {
         "base_model_name_or_path": base.path or base.hub,
         "inference_mode": True,
     }
@@ -314,15 +313,11 @@ def _train_offline(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(config.output_dir))
-    names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
+    names = {"step": "update", "loss": "loss", "grad_norm": "grad_norm"}
+    names |= {"learning_rate": "learning_rate"}
     names |= {"rewards/accuracies": "pairs_right", "rewards/margins": "margin"}
-    log = pd.DataFrame(
-        [
-            {"update": entry["step"]} | {to: entry[of] for of, to in names.items() if of in entry}
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ]
-    )
+    log = pd.DataFrame([entry for entry in trainer.state.log_history if "loss" in entry])
+    log = log.rename(columns=names)[[to for of, to in names.items() if of in log]]
     return trainer.accelerator.unwrap_model(trainer.model), log, len(rows)
 
 
