@@ -123,9 +123,10 @@ def accuracy(answers: pd.DataFrame) -> dict[str, float]:
 def final_table(answers: pd.DataFrame) -> pd.DataFrame:
     """One row a problem: benchmark, problem, samples, how many are right, mean length in tokens."""
     grouped = answers.groupby(["benchmark", "problem"], sort=False)
-    table = grouped.agg(samples=("correct", "size"), correct=("correct", "sum"))
-    table["length_mean"] = grouped["length"].mean().round(2)
-    return table.reset_index()
+    table = grouped.agg(
+        samples=("correct", "size"), correct=("correct", "sum"), length_mean=("length", "mean")
+    )
+    return table.round({"length_mean": 2}).reset_index()
 
 
 def arm_tables(

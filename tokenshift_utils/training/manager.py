@@ -7,13 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent import futures
 from dataclasses import replace
 
 from filelock import Timeout
@@ -104,7 +98,7 @@ def make_runs(runs: Sequence[Run], fresh: bool = False, processes: int = PROCESS
         _launch(todo, processes)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _one_thread) as pool:
+    with futures.ProcessPoolExecutor(processes, context, _one_thread) as pool:
         _watch(todo, [pool.submit(work_through, todo) for _ in range(processes)])
 
 
@@ -113,15 +107,13 @@ def _launch(runs: Sequence[Run], processes: int) -> None:
     from tokenshift_utils.training.recipe.launch import stop_all
 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    pool = futures.ThreadPoolExecutor(processes)
     try:
-        with ThreadPoolExecutor(processes) as pool:
-            try:
-                _watch(runs, [pool.submit(work_through, [run]) for run in runs])
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                stop_all()
-                raise
+        _watch(runs, [pool.submit(work_through, [run]) for run in runs])
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        stop_all()
+        pool.shutdown()
         signal.signal(signal.SIGTERM, before)
 
 
@@ -148,15 +140,15 @@ def _one_thread() -> None:
     logging.disable_progress_bar()
 
 
-def _watch(runs: Sequence[Run], futures: list[Future]) -> None:
+def _watch(runs: Sequence[Run], tasks: list[futures.Future]) -> None:
     """Show progress until the processes are through; raise what stopped one."""
-    counts, finished, pending = {run.name: (0, run.updates) for run in runs}, set(), set(futures)
+    counts, finished, pending = {run.name: (0, run.updates) for run in runs}, set(), set(tasks)
     stopped = []
     with Progress(sum(run.updates for run in runs), "update") as progress:
         while pending:
-            done, pending = wait(pending, timeout=3, return_when=FIRST_COMPLETED)
-            for future in done:
-                error = future.exception()
+            done, pending = futures.wait(pending, timeout=3, return_when=futures.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
                 if isinstance(error, TokenshiftError) and runs[0].apart:
                     stopped.append(error)
                     progress.say(str(error))

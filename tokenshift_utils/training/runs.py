@@ -63,11 +63,6 @@ class Run(ABC):
     def key(self) -> str:
         """A digest of what determines the run."""
 
-    @property
-    @abstractmethod
-    def line(self) -> str:
-        """The command that makes it, for a shell."""
-
     @abstractmethod
     def make(self, progress: Updates) -> None:
         """Train, from the last checkpoint where there is one, and leave everything."""
@@ -171,6 +166,7 @@ class ArmRun(Run):
 
     @property
     def line(self) -> str:
+        """The command that makes it, for a shell."""
         return f"tokenshift train --study {self.called} --arm {self.arm} --seed {self.seed}"
 
     @property

@@ -22,16 +22,10 @@ from unittest import mock
 
 import datasets
 import pandas as pd
+import peft
 import pyarrow.parquet as pq
 import torch
 from filelock import FileLock
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -45,11 +39,7 @@ from tokenshift_utils.study.checkpoints import BASE, weights_digest
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training.evaluation import Evaluator, Question, measure_shift
-from tokenshift_utils.training.logs import (
-    accuracy,
-    arm_tables,
-    totals,
-)
+from tokenshift_utils.training.logs import accuracy, arm_tables, totals
 from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
 from tokenshift_utils.training.recipe.cards import write_card
 from tokenshift_utils.training.recipe.grpo import COLUMNS, grpo_config
@@ -75,26 +65,25 @@ def training_problems(study: Study) -> list[Question]:
     ]
 
 
-def new_adapter(study: Study, seed: int) -> PeftModel:
+def new_adapter(study: Study, seed: int) -> peft.PeftModel:
     """The base in float32 with a fresh adapter, whose random half is of the seed."""
     lora = study.training.lora
     model = AutoModelForCausalLM.from_pretrained(start_directory(study), dtype=torch.float32)
     torch.manual_seed(seed)
-    config = LoraConfig(
+    config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    return get_peft_model(model, config)
+    return peft.get_peft_model(model, config)
 
 
-def save_adapter(run: AdapterArm, model: PeftModel, directory: Path) -> None:
+def save_adapter(run: AdapterArm, model: peft.PeftModel, directory: Path) -> None:
     """Save the adapter in bfloat16, whole or not at all."""
     weights = {
         name: weight.detach().to("cpu", torch.bfloat16).contiguous()
-        for name, weight in get_peft_model_state_dict(model).items()
+        for name, weight in peft.get_peft_model_state_dict(model).items()
     }
-    config = model.peft_config["default"]
     base = run.study.models[run.study.base]
-    content = config.to_dict() | {
+    content = model.peft_config["default"].to_dict() | {
         "base_model_name_or_path": base.path or base.hub,
         "inference_mode": True,
     }
@@ -143,7 +132,7 @@ class ResumesAdapter:
         super()._load_from_checkpoint(resume_from_checkpoint, model=model)
         model = self.accelerator.unwrap_model(self.model if model is None else model)
         weights = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
-        set_peft_model_state_dict(model, weights, adapter_name="default")
+        peft.set_peft_model_state_dict(model, weights, adapter_name="default")
 
 
 class _SFTTrainer(ResumesAdapter, SFTTrainer):
@@ -193,7 +182,7 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer):
 
 def _train_rl(
     run: AdapterArm, callbacks, settings: dict
-) -> tuple[PeftModel, pd.DataFrame, pd.DataFrame]:
+) -> tuple[peft.PeftModel, pd.DataFrame, pd.DataFrame]:
     study, evaluate = run.study, run.study.training.evaluate
     first = benchmark_questions(study, evaluate.problems)
     trainer = AdapterTrainer(
@@ -283,7 +272,7 @@ def dpo_rows(run: AdapterArm) -> list[dict[str, str]]:
 
 def _train_offline(
     run: AdapterArm, callbacks, settings: dict
-) -> tuple[PeftModel, pd.DataFrame, int]:
+) -> tuple[peft.PeftModel, pd.DataFrame, int]:
     """SFT or DPO on base's answers or a column of the data."""
     study, kind = run.study, run.objective.kind
     rows = sft_rows(run) if kind == "sft" else dpo_rows(run)
@@ -314,15 +303,11 @@ def _train_offline(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(config.output_dir))
-    names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
+    names = {"step": "update", "loss": "loss", "grad_norm": "grad_norm"}
+    names |= {"learning_rate": "learning_rate"}
     names |= {"rewards/accuracies": "pairs_right", "rewards/margins": "margin"}
-    log = pd.DataFrame(
-        [
-            {"update": entry["step"]} | {to: entry[of] for of, to in names.items() if of in entry}
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ]
-    )
+    log = pd.DataFrame([entry for entry in trainer.state.log_history if "loss" in entry])
+    log = log.rename(columns=names)[[to for of, to in names.items() if of in log]]
     return trainer.accelerator.unwrap_model(trainer.model), log, len(rows)
 
 
@@ -380,7 +365,7 @@ def train_adapter(run: AdapterArm, *callbacks: TrainerCallback, **settings) -> N
     print(f"trained {run.name}: {paths.display(run.model)}", flush=True)
 
 
-def _measure(run: AdapterArm, model: PeftModel) -> tuple[pd.DataFrame, dict]:
+def _measure(run: AdapterArm, model: peft.PeftModel) -> tuple[pd.DataFrame, dict]:
     """Final responses to the benchmarks, and the shift from base on them and on base's own.
 
     Of the adapter as it is saved, in bfloat16. Responses are drawn from bfloat16 copies; the shift is

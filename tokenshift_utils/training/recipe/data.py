@@ -31,31 +31,22 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
     more = sorted({a.solution for a in study.training.arms.values() if a.solution is not None})
     place = study.training_data_path()
     where = f"the training data {spec.hub or paths.display(place)}"
-    answers: dict[str, str] = {}
-    solutions: dict[str, list[str]] = {column: [] for column in more}
+    kept: dict[str, list[str]] = {}  # by text: answer and solutions
     contradicted, rows = set(), 0
-    column = spec.prompt or spec.problem
-    needed = {path.partition(".")[0] for path in (column, spec.answer, *more)}
-    for name, row in read_rows(place, spec, needed):
+    columns = (spec.prompt or spec.problem, spec.answer, *more)
+    for name, row in read_rows(place, spec, {path.partition(".")[0] for path in columns}):
         rows += 1
-        text, answer, *extra = (
-            _text_at(row, path, where, name) for path in (column, spec.answer, *more)
-        )
-        if text not in answers:
-            for path, value in zip(more, extra, strict=True):
-                solutions[path].append(value)
-        if answers.setdefault(text, answer) != answer:
+        text, *rest = (_text_at(row, path, where, name) for path in columns)
+        if kept.setdefault(text, rest)[0] != rest[0]:
             contradicted.add(text)
-    if not answers:
+    if not kept:
         raise TokenshiftError(f"{where} has no rows: give at least one")
     if spec.prompt:  # all that the user says: nothing of the study's template goes around it
         prompt = study.prompt.model_copy(update={"template": "{problem}"})
         study = study.model_copy(update={"prompt": prompt})
-    table = pa.table(
-        {"prompt": [prompt_text(study, text) for text in answers], "answer": list(answers.values())}
-        | solutions
-    )
-    counts = {"rows": rows, "repeated": rows - len(answers), "other_answer": len(contradicted)}
+    learnt = dict(zip(("answer", *more), map(list, zip(*kept.values()))))
+    table = pa.table({"prompt": [prompt_text(study, text) for text in kept]} | learnt)
+    counts = {"rows": rows, "repeated": rows - len(kept), "other_answer": len(contradicted)}
     if spec.max_prompt_tokens is not None:
         tokenizer = load_tokenizer(study.model_path(study.base))
         ids = tokenizer(table["prompt"].to_pylist())["input_ids"]

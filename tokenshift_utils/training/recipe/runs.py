@@ -177,8 +177,6 @@ def problems_file(study: Study) -> Path:
 def read_prepared(study: Study) -> dict:
     """What is known of the prepared problems: ``of``, ``digest`` and ``counts``."""
     file = work_directory(study) / "problems.json"
-    return (
-        read_json(file, "remove it and run the same command again")
-        if file.is_file()
-        else {"of": None, "digest": None}
-    )
+    if not file.is_file():
+        return {"of": None, "digest": None}
+    return read_json(file, "remove it and run the same command again")
