@@ -25,7 +25,7 @@ class Question(NamedTuple):
     """A problem as it is asked; ``expression`` names it in the noise of its responses."""
 
     benchmark: str
-    problem: str  # its id
+    problem: str | int  # its id; of training data, its row
     expression: str
     prompt: str
     answer: str
