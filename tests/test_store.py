@@ -21,7 +21,7 @@ import pytest
 from conftest import CHECKOUT
 from safetensors.torch import load_file, save_file
 
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import TokenshiftError, sentence_of
 from tokenshift_utils.records import rollouts, shifts
 from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.records.fetch import fetch
@@ -70,6 +70,27 @@ def test_a_damaged_shard_counts_as_missing(tmp_path, damage):
     assert not store.intact("kind", "key", 0)
     store.write("kind", "key", 0, TABLE, {})
     assert store.intact("kind", "key", 0)
+
+
+@pytest.mark.parametrize("name", ["0000.parquet", "0000.sha256", "0000.lock", "key.json"])
+def test_an_empty_directory_in_a_files_place_makes_room(tmp_path, name):
+    store = Store(tmp_path)
+    odd = store.file("kind", "key", 0).with_name(name)
+    odd.mkdir(parents=True)
+    assert not store.intact("kind", "key", 0)
+    with store.lock("kind", "key", 0):
+        store.write("kind", "key", 0, TABLE, {})
+    assert store.read("kind", "key", 0).equals(TABLE) and store.intact("kind", "key", 0)
+
+
+def test_a_directory_with_something_in_it_stays(tmp_path):
+    store = Store(tmp_path)
+    mine = store.file("kind", "key", 0) / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(OSError) as caught:
+        store.write("kind", "key", 0, TABLE, {})
+    assert "0000.parquet" in sentence_of(caught.value) and mine.read_text() == "mine"
 
 
 def test_nothing_half_written_stays(tmp_path, monkeypatch):

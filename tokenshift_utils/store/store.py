@@ -98,14 +98,15 @@ class Store:
     def write(self, kind: str, key: str, shard: int, content: pa.Table, parts: dict) -> None:
         """Write a shard so that a reader sees all of it or none."""
         file = self.file(kind, key, shard)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file.parent / "key.json", json.dumps(parts, indent=1, sort_keys=True))
+        said, sums = file.parent / "key.json", file.with_suffix(".sha256")
+        _make_room(said, sums, file)
+        write_text(said, json.dumps(parts, indent=1, sort_keys=True))
         sink = pa.BufferOutputStream()
         pq.write_table(content, sink, compression="zstd")
         data = sink.getvalue().to_pybytes()
         digest = hashlib.sha256(data).hexdigest()
         # The checksum first: a crash between the two leaves a shard that counts as missing.
-        write_text(file.with_suffix(".sha256"), f"{digest}  {file.name}\n")
+        write_text(sums, f"{digest}  {file.name}\n")
         write_bytes(file, data)
 
     @contextmanager
@@ -115,9 +116,9 @@ class Store:
         The operating system's lock, which ends with whoever holds it. Where the file system has
         none it goes without: both then write the same, one after the other.
         """
-        file = self.file(kind, key, shard)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file.with_suffix(".lock"), fallback_to_soft=False)
+        file = self.file(kind, key, shard).with_suffix(".lock")
+        _make_room(file)
+        lock = FileLock(file, fallback_to_soft=False)
         try:
             lock.acquire()
         except OSError as error:
@@ -127,3 +128,11 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def _make_room(*files: Path) -> None:
+    """Make the directory that files of the store go to; empty directories in their places go."""
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if file.is_dir():
+            file.rmdir()
