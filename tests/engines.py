@@ -1,10 +1,14 @@
-"""An engine without vLLM: it draws inside and lists log-probs, over a policy of transformers."""
+"""An engine without vLLM: it draws inside and lists log-probs, over a policy of transformers.
+
+A study whose backend is ``engines`` runs on it.
+"""
 
 import torch
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.nucleus import log_softmax32, truncate
 from tokenshift_utils.measures.top_logprobs import Listed, join
+from tokenshift_utils.models.huggingface import HFPolicy
 
 
 class Listing:
@@ -19,8 +23,15 @@ class Listing:
         for name in ("name", "vocab_size", "eos_ids", "tokenizer"):
             setattr(self, name, getattr(policy, name))
 
+    @property
+    def fingerprint(self):
+        return self.policy.fingerprint
+
     def open(self, rows):
         return self.policy.open(rows)
+
+    def sample(self, *given, **named):
+        return self.policy.sample(*given, **named)
 
     def check(self, sampling):
         if self.top_logprobs != -1 and (sampling.temperature != 1.0 or sampling.top_p == 1.0):
@@ -71,3 +82,10 @@ class Listing:
             [(_, logits)] = self.policy.score([text], [given], block=len(given))
             found.append(self._listed(logits[0], given, count, top_p))
         return found
+
+    def score_listed(self, prompts, responses, top_p=None):
+        return self.read(prompts, responses, top_p)
+
+
+def load(study, model):
+    return Listing(HFPolicy.load(study.model_path(model), model, study.dtype), 4)

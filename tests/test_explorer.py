@@ -311,20 +311,23 @@ def test_a_notebook_shows_the_whole_page(made):
     assert made.page.partition('id="content">')[2][:2000] in shown
 
 
-@pytest.mark.parametrize(
-    "study, says",
-    [
-        ("nowhere", "nowhere"),
-        ("qwen2.5-32b-dapo", "leaves no mixture trees for an explorer to read"),
-    ],
-)
-def test_a_study_without_trees_is_refused_in_a_sentence(study, says, monkeypatch, capsys):
+def test_a_study_that_is_not_there_is_refused_in_a_sentence(monkeypatch, capsys):
     monkeypatch.setenv("TOKENSHIFT_HOME", str(CHECKOUT))
-    monkeypatch.setattr("tokenshift_utils.run.checks.check_inputs", lambda study: None)
     with pytest.raises(SystemExit) as end:
-        main(["explore", "--study", study])
+        main(["explore", "--study", "nowhere"])
     said = capsys.readouterr().err
-    assert end.value.code == 2 and says in said and len(said.splitlines()) == 1
+    assert end.value.code == 2 and "nowhere" in said and len(said.splitlines()) == 1
+
+
+def test_engines_that_list_the_most_probable_tokens_have_an_explorer(mini_root):
+    """The same responses and ways; candidates are those that the lists hold."""
+    pages_of = []
+    for backend in ("transformers", "engines"):
+        study = load_study("mini").with_overrides(backend=backend)
+        pages_of.append(content_of(write_explorer(study).read_text(encoding="utf-8")))
+    one, other = pages_of
+    assert len(one["responses"]) == len(other["responses"]) > 0
+    assert one["strings"] and one["settings"] == other["settings"]
 
 
 def test_the_template_is_part_of_the_package():

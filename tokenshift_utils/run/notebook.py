@@ -152,18 +152,13 @@ class Notebook:
     def explorer(self, data=None) -> None:
         """Write ``results/<study>/explorer.html`` and show the page.
 
-        ``data`` are the records of section 2, read or computed where None. Of a study whose
-        mixtures leave no trees, it says so.
+        ``data`` are the records of section 2, read or computed where None.
         """
         from IPython.display import display
 
         from tokenshift_utils.sections.explorer.page import framed, write_explorer
-        from tokenshift_utils.sections.explorer.records import lacks_trees
 
-        if lack := lacks_trees(self.study):
-            print(f"No explorer: {lack}.")
-        else:
-            display(framed(write_explorer(self.study, data)))
+        display(framed(write_explorer(self.study, data)))
 
 
 def check_parameters(notebook: str, given) -> None:

@@ -31,29 +31,37 @@ from tokenshift_utils.study.study import Study
 UNIT = "response"
 
 
-def count_missing(study: Study, given: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Responses that each notebook will compute, those of earlier ones too.
+def requests_of(
+    study: Study, given: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[Study, list[executor.Artefact]]]:
+    """What each notebook reads of the store, and the study as its parameters make it.
+
+    One that cannot say is left out: it stops at that itself, and says where.
 
     Parameters
     ----------
     given : parameters of each notebook, in the order they run
     """
-    seen, counts = set(), {}
+    found = {}
+    for name, parameters in given.items():
+        changed = {PARAMETERS[name][key]: v for key, v in parameters.items() if v is not None}
+        with suppress(TokenshiftError):
+            here = study.with_overrides(**changed) if changed else study
+            found[name] = here, SECTIONS[name](here) if name in SECTIONS else []
+    return found
+
+
+def count_missing(study: Study, given: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Responses that each notebook will compute, those of earlier ones too."""
+    seen, counts = set(), dict.fromkeys(given, 0)
     with executor.keys_kept():
-        for name, parameters in given.items():
-            counts[name] = 0
-            changed = {PARAMETERS[name][key]: v for key, v in parameters.items() if v is not None}
-            try:
-                here = study.with_overrides(**changed) if changed else study
-                requests = SECTIONS[name](here) if name in SECTIONS else []
-                missing = executor.missing(here, executor.jobs_of(here, requests))
-            except TokenshiftError:
-                continue  # the notebook itself stops at that, and says where
-            for job in missing:
-                identity = job.artefact.kinds[0], executor.key_of(here, job.artefact), job.shard
-                if identity not in seen:
-                    seen.add(identity)
-                    counts[name] += job.artefact.weights(here)[job.shard]
+        for name, (here, requests) in requests_of(study, given).items():
+            with suppress(TokenshiftError):
+                for job in executor.missing(here, executor.jobs_of(here, requests)):
+                    identity = job.artefact.kinds[0], executor.key_of(here, job.artefact), job.shard
+                    if identity not in seen:
+                        seen.add(identity)
+                        counts[name] += job.artefact.weights(here)[job.shard]
     return counts
 
 

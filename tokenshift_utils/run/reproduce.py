@@ -32,10 +32,13 @@ from tokenshift_utils.run.notebook import (
 )
 from tokenshift_utils.store.executor import (
     EXECUTOR_VARIABLE,
+    Artefact,
     chosen_executor,
     executor_running,
     noting_reads,
 )
+from tokenshift_utils.store.executor import run as compute_missing
+from tokenshift_utils.store.local_pool import stop_workers
 from tokenshift_utils.study import pins
 from tokenshift_utils.study.study import Study, load_study, study_file
 
@@ -90,7 +93,7 @@ def reproduce(
     """
     from tokenshift_utils.run import provenance
     from tokenshift_utils.run.checks import check_inputs
-    from tokenshift_utils.run.progress import Shown, count_missing
+    from tokenshift_utils.run.progress import Shown, count_missing, requests_of
     from tokenshift_utils.tasks.context import check_lengths
 
     loaded = load_study(study)
@@ -107,8 +110,10 @@ def reproduce(
         if fresh and paths.records(loaded.name).exists():
             shutil.rmtree(paths.records(loaded.name))
         origin = provenance.made_from(loaded)
-        missing, writing = count_missing(loaded, given), threading.Lock()
-        shown = Shown(missing)
+        together = loaded.workers > 1 and chosen_executor() == "local"
+        if together:
+            _compute_records(requests_of(loaded, given).values())
+        shown, writing = Shown(count_missing(loaded, given)), threading.Lock()
 
         def run(source: Path) -> None:
             entry = _run(source, loaded, study_argument(study), given[source.stem], shown, origin)
@@ -120,7 +125,7 @@ def reproduce(
 
         overview = [source for source in notebooks if source.stem.startswith("00")]
         sections = [source for source in notebooks if source not in overview]
-        if loaded.workers > 1 and chosen_executor() == "local" and not any(missing.values()):
+        if together:
             _side_by_side(run, sections, loaded.workers)
         else:
             for source in sections:
@@ -162,8 +167,29 @@ def _run(
     }
 
 
+def _compute_records(asked: Iterable[tuple[Study, list[Artefact]]]) -> None:
+    """Compute what notebooks will read, all together: so no worker waits for a notebook.
+
+    ``asked`` are studies, each with what is read of its store.
+    """
+    together: list[tuple[Study, list[Artefact]]] = []
+    for study, requests in asked:
+        known = [some for other, some in together if other == study]
+        known[0].extend(requests) if known else together.append((study, [*requests]))
+    try:
+        for study, requests in together:
+            compute_missing(study, requests)
+    except KeyboardInterrupt:
+        raise NotebookFailed(
+            "interrupted while records were computed; the same command goes on from those that are "
+            "finished"
+        ) from None
+    finally:
+        stop_workers()  # kernels need the memory
+
+
 def _side_by_side(run: Callable[[Path], None], sources: list[Path], number: int) -> None:
-    """Run notebooks that compute no records so many at a time; what stops one stops all."""
+    """Run notebooks whose records are there so many at a time; what stops one stops all."""
     from tokenshift_utils.run.kernel import ThisInterpreter
 
     with ThreadPoolExecutor(number) as pool:

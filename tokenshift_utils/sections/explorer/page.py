@@ -10,11 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenshift_utils import paths
-from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_text, write_text
 from tokenshift_utils.sections.cross_sampling.records import CrossRecords, cross_records
 from tokenshift_utils.sections.explorer.content import content
-from tokenshift_utils.sections.explorer.records import lacks_trees
 from tokenshift_utils.study.study import Study
 
 LARGEST = 4_500_000  # bytes of a page
@@ -31,14 +29,7 @@ def write_explorer(study: Study, data: CrossRecords | None = None) -> Path:
 
     Shown are the first problems and samples of every benchmark, as many as keep the page below
     ``LARGEST`` bytes. Records are computed where the store lacks them.
-
-    Raises
-    ------
-    TokenshiftError
-        For a study whose mixtures are not read off mixture trees.
     """
-    if lack := lacks_trees(study):
-        raise TokenshiftError(lack)
     shared, rounds = content(study, cross_records(study) if data is None else data)
     shown, page = [(some, len(shared["strings"])) for some in rounds], ""
     for problems in range(len(shown), 0, -1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tokenshift_utils.pairs.rules import KINDS
-from tokenshift_utils.records.cross_sampling import CrossSampling
 from tokenshift_utils.sections.cross_sampling.records import (
     mixture_requests,
     own_requests,
@@ -56,10 +55,8 @@ def settings_shown(study: Study) -> list[Setting]:
 def requests(study: Study) -> dict[ExplorerResponses, list[Setting]]:
     """The responses shown, by pair and benchmark, with the settings of their mixtures.
 
-    None for a study whose mixtures leave no trees to read.
+    Mixtures under a rule that trees don't know are not shown.
     """
-    if lacks_trees(study):
-        return {}
     settings, everywhere, asked = settings_shown(study), {*curve_settings(study)}, {}
     for model in study.cross_sampling.pairs:
         mixed = [r for r in mixture_requests(study, model) if r.behind(study) is not None]
@@ -83,14 +80,3 @@ def requests(study: Study) -> dict[ExplorerResponses, list[Setting]]:
                 )
                 asked[request] = here
     return asked
-
-
-def lacks_trees(study: Study) -> str:
-    """Why a study's mixtures leave no trees to read, as one sentence; "" where they do."""
-    request = CrossSampling.of(study, study.base, study.cross_sampling.pairs[0])[0]
-    if request.behind(study) is not None:
-        return ""
-    return (
-        f"study {study.name} mixes with the backend {study.backend}, which leaves no mixture trees "
-        "for an explorer to read: use the backend transformers, or do without the explorer"
-    )

@@ -166,7 +166,10 @@ def compare(
     whole = [(tree, tree.path(leaf)) for tree, own in zip(trees, leaves) for leaf in own]
     prompts = [list(tree.item.prompt_ids) for tree, _ in whole]
     responses = [[tree.token[node] for node in path] for tree, path in whole]
-    for owner, columns in score_pair(*policies, prompts, responses, sampling, top_k, batch):
+    scored = score_pair
+    if policies[0].top_logprobs != -1:
+        from tokenshift_utils.pairs.compare_top_logprobs import score_pair as scored
+    for owner, columns in scored(*policies, prompts, responses, sampling, top_k, batch):
         for row in np.unique(owner):
             tree, path = whole[row]
             tree.score(path, {name: column[owner == row] for name, column in columns.items()})
