@@ -88,4 +88,4 @@ class Listing:
 
 
 def load(study, model):
-    return Listing(HFPolicy.load(study.model_path(model), model, study.dtype), 4)
+    return Listing(HFPolicy.load(study.model_path(model), model, study.dtype), 12)
