@@ -5,8 +5,6 @@ disk, a missing permission, a damaged file) reaches a command as an exception of
 library: `sentence_of` says it as plainly. Everything else is a fault of this package.
 """
 
-from __future__ import annotations
-
 import builtins
 import errno
 import json

@@ -7,8 +7,6 @@ measures. Each case runs in a process of its own, on one thread, so that no memo
 another.
 """
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import threading

@@ -55,7 +55,8 @@ def check_inputs(study: Study) -> None:
     check_rules(study)
     problems = {name: load_benchmark(study, name) for name in study.benchmarks}
     base = study.model_path(study.base)
-    own_size = check_model(base, study.model(study.base).trust_remote_code)
+    trusted = study.model(study.base).trust_remote_code
+    own_size = check_model(base, trusted)
     compared: set[frozenset] = set()
 
     def check_tokenizer_of(directory: Path) -> None:
@@ -66,14 +67,12 @@ def check_inputs(study: Study) -> None:
             compared.add(texts)
 
     for name in study.every_model:
-        if name != study.base:
-            directory = study.model_path(name)
-            if is_adapter(directory):
-                trusted = study.model(study.base).trust_remote_code
-                check_adapter(directory, base, trusted, study.engines is not None)
-                check_tokenizer_of(directory)
-                check_trained_on(directory, base)
-                continue
+        directory = study.model_path(name)
+        if name != study.base and is_adapter(directory):
+            check_adapter(directory, base, trusted, study.engines is not None)
+            check_tokenizer_of(directory)
+            check_trained_on(directory, base)
+        elif name != study.base:
             size = check_model(directory, study.model(name).trust_remote_code)
             check_tokenizer_of(directory)
             check_same_size(base, own_size, directory, size)

@@ -74,7 +74,7 @@ def prune(remove: bool) -> str:
         if wanted is None:
             lines.append(f"{study_name}: left alone, its manifest does not say what was read")
             continue
-        unused = [d for d in _artefacts(study_name) if _key(d) not in wanted]
+        unused = [d for d in _artefacts(study_name) if f"{d.parent.name}/{d.name}" not in wanted]
         drafts = list(paths.records(study_name).glob("*/*/*.tmp"))
         for path in [p for p in (*unused, *drafts) if time.time() - _age(p) > GRACE]:
             size = _size(path)
@@ -92,10 +92,6 @@ def _wanted(study_name: str) -> set[str] | None:
     if not runs or any("records" not in run for run in runs.values()):
         return None
     return {key for run in runs.values() for key in run["records"]}
-
-
-def _key(directory: Path) -> str:
-    return f"{directory.parent.name}/{directory.name}"
 
 
 def _age(path: Path) -> float:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -44,19 +45,15 @@ class Artefact(Protocol):
 
     def parts(self, study: Study) -> dict:
         """All that determines the records, JSON-like: the store's key is a hash of it."""
-        ...
 
     def weights(self, study: Study) -> list[int]:
         """Rows of each shard, for the progress bar; its length is the number of shards."""
-        ...
 
     def needs(self, study: Study, shard: int) -> list[Job]:
         """Shards that must be in the store before this one is computed."""
-        ...
 
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         """The tables of one shard, one for each of ``kinds``."""
-        ...
 
 
 @runtime_checkable
@@ -66,15 +63,12 @@ class Grows(Protocol):
     @property
     def root(self) -> Artefact:
         """The same records, whatever is asked of them."""
-        ...
 
     def joined(self, other: Artefact) -> Artefact:
         """What answers for both of one root."""
-        ...
 
     def answers(self, study: Study, shard: int) -> bool:
         """Whether a shard that is in the store has what is asked."""
-        ...
 
 
 @runtime_checkable
@@ -83,11 +77,9 @@ class View(Protocol):
 
     def behind(self, study: Study) -> Artefact | None:
         """The other; None where in this study it has files of its own."""
-        ...
 
     def view(self, study: Study, key: str, shard: int, kind: str) -> pa.Table:
         """A shard of it; ``key`` is that of what is behind."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -155,8 +147,8 @@ def _stored(study: Study, job: Job) -> Job:
 def read(study: Study, artefact: Artefact, kind: str, columns=None) -> pa.Table:
     """All shards of a computed artefact, in order, as one table."""
     note_read(study, artefact)
-    shards = range(len(artefact.weights(study)))
-    return pa.concat_tables(_read(study, artefact, shards, kind, columns))
+    jobs = jobs_of(study, [artefact])
+    return pa.concat_tables([read_shard(study, job, kind, columns) for job in jobs])
 
 
 @contextmanager
@@ -200,19 +192,12 @@ def note_read(study: Study, artefact: Artefact) -> None:
 
 def read_shard(study: Study, job: Job, kind: str, columns=None) -> pa.Table:
     """One computed shard."""
-    (table,) = _read(study, job.artefact, [job.shard], kind, columns)
-    return table
-
-
-def _read(
-    study: Study, artefact: Artefact, shards: Iterable[int], kind: str, columns
-) -> list[pa.Table]:
-    behind = _behind(study, artefact)
-    key = key_of(study, artefact if behind is None else behind)
-    if behind is None:
-        return [store(study).read(kind, key, shard, columns) for shard in shards]
-    tables = [artefact.view(study, key, shard, kind) for shard in shards]
-    return tables if columns is None else [table.select(list(columns)) for table in tables]
+    there = _stored(study, job)
+    key = key_of(study, there.artefact)
+    if there is job:
+        return store(study).read(kind, key, job.shard, columns)
+    table = job.artefact.view(study, key, job.shard, kind)
+    return table if columns is None else table.select(list(columns))
 
 
 @contextmanager
@@ -248,18 +233,15 @@ class Pool(Protocol):
 
     def submit(self, *arguments) -> Hashable:
         """Have a process call ``work`` with the arguments; what is returned stands for that."""
-        ...
 
     def finished(self, tasks: Collection) -> Collection:
         """Wait until at least one of the tasks is done; those that are.
 
         Raises what ``work`` raised, and ``TokenshiftError`` where its process was lost for good.
         """
-        ...
 
     def stop(self, tasks: Collection) -> None:
         """End the tasks, whatever they are at."""
-        ...
 
 
 def work(root: str, study: Study, job: Job, key: str) -> None:
@@ -417,10 +399,8 @@ def run(study: Study, artefacts: Iterable[Artefact]) -> None:
         def begun(job: Job) -> None:
             progress.now(in_words(job.artefact.parts(study)) or job.artefact.kinds[0])
 
-        finished = (
-            _in_process(study, plan, begun) if pool is None else _in_pool(pool, study, plan, begun)
-        )
-        for job in finished:
+        finished = _in_process if pool is None else partial(_in_pool, pool)
+        for job in finished(study, plan, begun):
             progress.advance(weights[job])
 
 

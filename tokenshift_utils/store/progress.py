@@ -4,8 +4,6 @@ What a process computes for another one, as a notebook's kernel does, it tells t
 the file that ``TOKENSHIFT_PROGRESS`` names, one JSON object a line.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
