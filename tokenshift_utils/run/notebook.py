@@ -190,7 +190,9 @@ def start(notebook: str, namespace: dict[str, Any]) -> Notebook:
         For an unknown or missing parameter, a value that the study refuses, an unknown study, or a
         study without the section that the notebook is about.
     """
-    _quiet()
+    # no bars of other packages (loading weights, in workers too), nor that widgets for them lack
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", message="IProgress not found")
     check_parameters(notebook, _injected(namespace.get("In", [])))
     missing = [name for name in ("study", *PARAMETERS[notebook]) if name not in namespace]
     if missing:
@@ -208,12 +210,6 @@ def start(notebook: str, namespace: dict[str, Any]) -> Notebook:
     _announce(notebook, study, changed)
     _tell_cells()
     return Notebook(notebook, study)
-
-
-def _quiet() -> None:
-    """Keep other packages' progress bars, and the lack of widgets for them, out of the output."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # loading weights, in workers too
-    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def _tell_cells() -> None:

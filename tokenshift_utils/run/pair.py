@@ -220,10 +220,8 @@ def _needed(rows: list[dict], prompts: list[str], tokenizers: list) -> tuple[int
         ids = (tokenizers[0].encode(text, add_special_tokens=False) for text in solutions)
         longest = max(map(len, ids))
         needed = min(LONGEST, -(-SOLUTION_FACTOR * longest // 64) * 64)
-        return (
-            needed,
-            f"{SOLUTION_FACTOR} times the longest solution in the file ({longest} tokens)",
-        )
+        why = f"{SOLUTION_FACTOR} times the longest solution in the file ({longest} tokens)"
+        return needed, why
     if 10 * sum(bool(_LATEX.search(text)) for text in prompts) >= len(prompts):
         return LONGEST, "problems have LaTeX in them, as those of competitions, and no solutions"
     return PLAIN, "the problems are in plain words; the file has no solutions to say more"

@@ -33,19 +33,15 @@ def list_records() -> str:
             files = [file for file in directory.iterdir() if file.is_file()]
             shards = sum(file.suffix == ".parquet" for file in files)
             size = sum(file.stat().st_size for file in files) / 1e6
-            last = time.strftime("%Y-%m-%d %H:%M", time.localtime(_last_used(directory)))
-            words = describe_parts(directory / "key.json")
+            key = directory / "key.json"
+            used = (key if key.exists() else directory).stat().st_mtime
+            last = time.strftime("%Y-%m-%d %H:%M", time.localtime(used))
             plural = "" if shards == 1 else "s"
             lines.append(
                 f"  {directory.parent.name}/{directory.name}  {shards} shard{plural}, "
-                f"{size:.2f} MB, last read {last}: {words}"
+                f"{size:.2f} MB, last read {last}: {describe_parts(key)}"
             )
     return "\n".join(lines) or "there are no records yet: tokenshift reproduce makes them"
-
-
-def _last_used(directory: Path) -> float:
-    key = directory / "key.json"
-    return (key if key.exists() else directory).stat().st_mtime
 
 
 def broken_shards() -> tuple[int, list[str]]:

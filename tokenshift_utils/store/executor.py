@@ -19,7 +19,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -329,12 +330,7 @@ def missing(study: Study, jobs: Iterable[Job]) -> dict[Job, list[Job]]:
     """
     needs: dict[Job, list[Job]] = {}
     asked: dict[tuple[Artefact, int], Artefact] = {}
-    done: dict[Job, bool] = {}
-
-    def is_there(job: Job) -> bool:
-        if job not in done:
-            done[job] = is_done(study, job)
-        return done[job]
+    is_there = cache(partial(is_done, study))
 
     def collect(job: Job) -> None:
         if job in needs:
@@ -415,21 +411,19 @@ def _in_process(study: Study, plan: dict[Job, list[Job]], begun: Begun) -> Itera
 
 
 def _in_pool(pool: Pool, study: Study, plan: dict[Job, list[Job]], begun: Begun) -> Iterator[Job]:
-    root = str(paths.root())
-    waiting = {job: set(needs) for job, needs in plan.items()}
+    root, order = str(paths.root()), TopologicalSorter(plan)
     running: dict[Hashable, Job] = {}
+    order.prepare()
     try:
-        while waiting or running:
-            for job in [job for job, needs in waiting.items() if not needs]:
-                del waiting[job]
+        while order.is_active():
+            for job in order.get_ready():
                 task = pool.submit(root, study, job, key_of(study, job.artefact))
                 running[task] = job
             begun(next(iter(running.values())))
             for task in pool.finished(running):
                 job = running.pop(task)
                 await_shard(study, job)
-                for needs in waiting.values():
-                    needs.discard(job)
+                order.done(job)
                 yield job
     except BaseException:
         pool.stop(running)
