@@ -23,7 +23,6 @@ from IPython.display import Image, Markdown, display
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.report.style import save_figure, use_style
 from tokenshift_utils.report.tables import COLUMNS, ROWS, to_html, to_markdown, write_table
 from tokenshift_utils.store.progress import PROGRESS_VARIABLE, tell
 from tokenshift_utils.study import pins
@@ -106,6 +105,8 @@ class Notebook:
 
         ``alt`` says in words what is drawn, for who cannot see it.
         """
+        from tokenshift_utils.report.style import save_figure  # (seaborn takes seconds)
+
         width = round(100 * fig.get_size_inches()[0])
         png = save_figure(fig, paths.figures(self.study.name), f"{self.number}_{name}")[0]
         display(Image(filename=str(png), width=width, alt=alt))
@@ -230,6 +231,8 @@ def _injected(cells: list[str]) -> list[str]:
 
 
 def _announce(notebook: str, study: Study, changed: dict[str, Any]) -> None:
+    from tokenshift_utils.report.style import use_style
+
     use_style()
     display(Markdown(f"**{study.title}.** {study.note}"))
     for name, value in changed.items():

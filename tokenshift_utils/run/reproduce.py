@@ -245,14 +245,13 @@ def _environment(executor: str | None):
     # Kernels read and write nothing of the user's settings: a home that cannot be written to, a
     # profile's startup files, matplotlib's settings and backend have no part in a run.
     own = tempfile.TemporaryDirectory(prefix="tokenshift-", ignore_cleanup_errors=True)
-    os.environ["JUPYTER_RUNTIME_DIR"] = os.environ["IPYTHONDIR"] = own.name
+    os.environ |= {"JUPYTER_RUNTIME_DIR": own.name, "IPYTHONDIR": own.name, "HF_HUB_OFFLINE": "1"}
     matplotlib = Path(importlib.util.find_spec("matplotlib").origin).parent
     os.environ["MATPLOTLIBRC"] = str(matplotlib / "mpl-data" / "matplotlibrc")
     os.environ.pop("MPLBACKEND", None)
     if executor is not None:
         os.environ[EXECUTOR_VARIABLE] = executor
     os.environ[paths.HOME_VARIABLE] = str(paths.root())
-    os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # bars are text here; a kernel that ends takes its workers' semaphores along
@@ -317,9 +316,8 @@ def _execute(
         if said := said_as_sentence([error.ename], error.evalue):
             raise TokenshiftError(f"{where}: {said}") from None
         traceback = _ANSI.sub("", "\n".join(error.traceback))
-        raise NotebookFailed(
-            f"{where} ({error.ename}: {error.evalue}); {kept}", traceback
-        ) from None
+        what = f"{error.ename}: {error.evalue}"
+        raise NotebookFailed(f"{where} ({what}); {kept}", traceback) from None
     except DeadKernelError:
         raise NotebookFailed(
             f"notebook {source.stem} stopped because its kernel died, most often for lack of "

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -21,7 +20,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
 from graphlib import TopologicalSorter
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -29,7 +27,7 @@ import torch
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.store.progress import Progress
+from tokenshift_utils.store.progress import Progress, gathering
 from tokenshift_utils.store.store import Store, artefact_key
 from tokenshift_utils.study.study import Study
 
@@ -159,9 +157,7 @@ def noting_reads(environ: MutableMapping[str, str]) -> Iterator[list[str]]:
     The list is filled at the end. What was needed to compute a record counts as read with it.
     """
     found: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="tokenshift-") as directory:
-        file = Path(directory) / "reads"
-        environ[READS_VARIABLE] = str(file)
+    with gathering(environ, READS_VARIABLE) as file:
         yield found
         if file.exists():
             found += sorted(set(file.read_text(encoding="utf-8").split()))
