@@ -83,10 +83,11 @@ def test_artefacts_are_named_after_the_notebook_and_repeat_exactly(mini_root):
 
 def shown_by(monkeypatch, call) -> list[dict]:
     """What a call displays, as bundles by media type."""
-    import IPython.display
 
     shown = []
-    monkeypatch.setattr(IPython.display, "display", lambda data, raw=False: shown.append(data))
+    monkeypatch.setattr(
+        "tokenshift_utils.run.notebook.display", lambda data, raw=False: shown.append(data)
+    )
     call()
     return shown
 

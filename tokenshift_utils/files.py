@@ -140,10 +140,7 @@ def write_bytes(file: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         os.replace(temporary, file)
     except OSError as error:
-        error.filename, error.filename2 = (
-            str(file),
-            None,
-        )  # writes don't say where, drafts aren't it
+        error.filename, error.filename2 = str(file), None  # writes don't say it, or say the draft
         raise
     finally:
         temporary.unlink(missing_ok=True)

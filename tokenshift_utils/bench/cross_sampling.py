@@ -10,8 +10,6 @@ write a fixed number of tokens. Rules need both models (JS), with thresholds set
 rate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

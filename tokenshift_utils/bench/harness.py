@@ -4,8 +4,6 @@ Methods take turns, and each keeps its best time, since other processes can only
 a CPU time is the process's own, so that waiting for a turn does not count either.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -7,11 +7,8 @@ measures. Each case runs in a process of its own, on one thread, so that no memo
 another.
 """
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +25,7 @@ from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.store.executor import one_thread
-from tokenshift_utils.store.progress import Progress
+from tokenshift_utils.store.progress import Progress, repeating
 
 TOP_K = 10
 BARE_BLOCKS = (32, 256)  # positions, on a CPU
@@ -109,20 +106,14 @@ def peak(device: str) -> Iterator[Peak]:
         torch.cuda.synchronize()
         found.bytes = torch.cuda.max_memory_allocated() - before
         return
-    process, done = psutil.Process(), threading.Event()
+    process = psutil.Process()
     before = process.memory_info().rss
 
-    def watch() -> None:
-        while not done.wait(POLL):
-            found.bytes = max(found.bytes, process.memory_info().rss - before)
+    def look() -> None:
+        found.bytes = max(found.bytes, process.memory_info().rss - before)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with repeating(look, POLL):
         yield found
-    finally:
-        done.set()
-        watcher.join()
 
 
 def measure(case: Case, pair: Pair, progress: Callable[[], Any] = lambda: None) -> dict:

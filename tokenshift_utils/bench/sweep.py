@@ -4,8 +4,6 @@ Costs are multiples of plain generation of the same number of responses, by base
 each, in the same run. On a CPU time is the process's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

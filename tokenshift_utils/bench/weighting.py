@@ -4,8 +4,6 @@ A step is the loss of one micro-batch, forward and backward, without generation 
 optimiser: the part that the weights are in, so their share of a whole training run is smaller.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from functools import partial

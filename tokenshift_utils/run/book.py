@@ -5,8 +5,6 @@ Sphinx and myst-nb render it; nothing is fetched, and the pages fetch nothing. T
 temporary copy that keeps the checkout's layout, so that the pages' relative links hold.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib
 import inspect

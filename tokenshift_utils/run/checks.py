@@ -7,13 +7,9 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.adapters import check_adapter
 from tokenshift_utils.models.load import check_backend
 from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.study import tokenizers
 from tokenshift_utils.study.checkpoints import FINGERPRINTED, check_trained_on, is_adapter
 from tokenshift_utils.study.study import Study
-from tokenshift_utils.study.tokenizers import (
-    check_same_tokenizer,
-    load_tokenizer,
-    templates_differ,
-)
 from tokenshift_utils.study.weights import check_model, check_same_size
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.prompts import check_prompt, prompt_text, stop_token_ids
@@ -55,34 +51,33 @@ def check_inputs(study: Study) -> None:
     check_rules(study)
     problems = {name: load_benchmark(study, name) for name in study.benchmarks}
     base = study.model_path(study.base)
-    own_size = check_model(base, study.model(study.base).trust_remote_code)
+    trusted = study.model(study.base).trust_remote_code
+    own_size = check_model(base, trusted)
     compared: set[frozenset] = set()
 
     def check_tokenizer_of(directory: Path) -> None:
         files = {f for p in FINGERPRINTED for f in directory.glob(p) if f.suffix != ".safetensors"}
         texts = frozenset((file.name, file.read_bytes()) for file in files)
         if texts not in compared:  # of many checkpoints one stands for all
-            check_same_tokenizer(base, directory)
+            tokenizers.check_same_tokenizer(base, directory)
             compared.add(texts)
 
     for name in study.every_model:
-        if name != study.base:
-            directory = study.model_path(name)
-            if is_adapter(directory):
-                trusted = study.model(study.base).trust_remote_code
-                check_adapter(directory, base, trusted, study.engines is not None)
-                check_tokenizer_of(directory)
-                check_trained_on(directory, base)
-                continue
+        directory = study.model_path(name)
+        if name != study.base and is_adapter(directory):
+            check_adapter(directory, base, trusted, study.engines is not None)
+            check_tokenizer_of(directory)
+            check_trained_on(directory, base)
+        elif name != study.base:
             size = check_model(directory, study.model(name).trust_remote_code)
             check_tokenizer_of(directory)
             check_same_size(base, own_size, directory, size)
-    stop_token_ids(load_tokenizer(base), study.stop_tokens)
+    stop_token_ids(tokenizers.load_tokenizer(base), study.stop_tokens)
     if remark := check_prompt(study):
         print(f"warning: {remark}", file=sys.stderr)
     for name in study.every_model if study.prompt.chat is not None else ():
         chat = study.model_path(study.prompt.chat)
-        if example := templates_differ(chat, study.model_path(name)):
+        if example := tokenizers.templates_differ(chat, study.model_path(name)):
             print(
                 f"warning: the chat template of '{name}' is not that of '{study.prompt.chat}', which "
                 f"writes all prompts here, as the study's 'prompt.chat' says ({example})",

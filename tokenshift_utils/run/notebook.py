@@ -18,6 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from IPython import get_ipython
+from IPython.display import Image, Markdown, display
+
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.report.tables import COLUMNS, ROWS, to_html, to_markdown, write_table
@@ -102,9 +105,7 @@ class Notebook:
 
         ``alt`` says in words what is drawn, for who cannot see it.
         """
-        from IPython.display import Image, display
-
-        from tokenshift_utils.report.style import save_figure
+        from tokenshift_utils.report.style import save_figure  # (seaborn takes seconds)
 
         width = round(100 * fig.get_size_inches()[0])
         png = save_figure(fig, paths.figures(self.study.name), f"{self.number}_{name}")[0]
@@ -117,8 +118,6 @@ class Notebook:
         ``columns`` (with their intervals; None: the first) and the first ``rows`` (None: all, where a
         reader looks things up); the files have all.
         """
-        from IPython.display import display
-
         write_table(frame, paths.tables(self.study.name), f"{self.number}_{name}")
         ends = [c + end for c in frame.columns for end in ("_low", "_high") if f"{c}_low" in frame]
         estimates = [c for c in frame.columns if c not in ends]
@@ -136,8 +135,6 @@ class Notebook:
 
     def say(self, text: str) -> None:
         """Show sentences computed from numbers as Markdown: a paragraph, or one list item a line."""
-        from IPython.display import display
-
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         shown = lines[0] if len(lines) == 1 else "\n".join(f"- {line}" for line in lines)
         shown = shown.replace("~", r"\~").replace("$", r"\$")
@@ -145,8 +142,6 @@ class Notebook:
 
     def show(self, *what) -> None:
         """Show objects that have HTML of their own."""
-        from IPython.display import display
-
         display(*what)
 
     def explorer(self, data=None) -> None:
@@ -154,8 +149,6 @@ class Notebook:
 
         ``data`` are the records of section 2, read or computed where None.
         """
-        from IPython.display import display
-
         from tokenshift_utils.sections.explorer.page import framed, write_explorer
 
         display(framed(write_explorer(self.study, data)))
@@ -193,7 +186,9 @@ def start(notebook: str, namespace: dict[str, Any]) -> Notebook:
         For an unknown or missing parameter, a value that the study refuses, an unknown study, or a
         study without the section that the notebook is about.
     """
-    _quiet()
+    # no bars of other packages (loading weights, in workers too), nor that widgets for them lack
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", message="IProgress not found")
     check_parameters(notebook, _injected(namespace.get("In", [])))
     missing = [name for name in ("study", *PARAMETERS[notebook]) if name not in namespace]
     if missing:
@@ -204,26 +199,17 @@ def start(notebook: str, namespace: dict[str, Any]) -> Notebook:
     study = load_study(namespace["study"])
     if lack := lacks_section(notebook, study):
         raise TokenshiftError(lack)
-    values = {name: namespace[name] for name in PARAMETERS[notebook]}
-    changed = {name: value for name, value in values.items() if value is not None}
+    keys = PARAMETERS[notebook]
+    changed = {name: namespace[name] for name in keys if namespace[name] is not None}
     if changed:
-        keys = PARAMETERS[notebook]
         study = study.with_overrides(**{keys[name]: value for name, value in changed.items()})
     _announce(notebook, study, changed)
     _tell_cells()
     return Notebook(notebook, study)
 
 
-def _quiet() -> None:
-    """Keep other packages' progress bars, and the lack of widgets for them, out of the output."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # loading weights, in workers too
-    warnings.filterwarnings("ignore", message="IProgress not found")
-
-
 def _tell_cells() -> None:
     """Tell the process that runs this notebook, if there is one, which cell is run."""
-    from IPython import get_ipython
-
     if (shell := get_ipython()) and os.environ.get(PROGRESS_VARIABLE):
         shell.events.register("pre_run_cell", lambda info: tell(cell=shell.execution_count))
 
@@ -240,8 +226,6 @@ def _injected(cells: list[str]) -> list[str]:
 
 
 def _announce(notebook: str, study: Study, changed: dict[str, Any]) -> None:
-    from IPython.display import Markdown, display
-
     from tokenshift_utils.report.style import use_style
 
     use_style()

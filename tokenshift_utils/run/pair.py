@@ -1,7 +1,5 @@
 """A study of any two models and any file of problems and answers."""
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -18,6 +16,7 @@ from tokenshift_utils.files import write_text
 from tokenshift_utils.run.checks import check_inputs
 from tokenshift_utils.study.checkpoints import is_adapter, load_config, weights_fingerprint
 from tokenshift_utils.study.positions import alike_up_to, made_for
+from tokenshift_utils.study.schema import MADE_OF, NAME
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer, model_ends
 from tokenshift_utils.tasks.benchmarks import load_benchmark
@@ -95,11 +94,9 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         name; nothing is left behind.
     """
     both = f"{tuned.resolve().name}-{base.resolve().name}"
-    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", both).strip("._-") or "pair"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise TokenshiftError(
-            f"--name is '{name}': it must be made of letters, digits, '.', '_' and '-'"
-        )
+    name = name or _plain(both) or "pair"
+    if not NAME.fullmatch(name):
+        raise TokenshiftError(f"--name is '{name}': it {MADE_OF}")
     file = paths.studies() / f"{name}.yaml"
     if file.exists():
         raise TokenshiftError(
@@ -115,9 +112,7 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         dtype=_dtype(configs),
         base=_place(base),
         tuned=_place(tuned),
-        benchmark=_quoted(
-            re.sub(r"[^A-Za-z0-9._-]+", "-", problems.stem).strip("._-") or "problems"
-        ),
+        benchmark=_quoted(_plain(problems.stem) or "problems"),
         problems=_place(problems),
         label=_quoted("".join(filter(str.isprintable, problems.stem)).strip() or "problems"),
         columns=_columns(rows),
@@ -156,6 +151,11 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         )
     print(f"responses may have {length:,} tokens: {why}", file=sys.stderr)
     return file
+
+
+def _plain(text: str) -> str:
+    """A text with nothing in it that a name may not have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")
 
 
 def _workers(models: list[Path]) -> int:
@@ -220,10 +220,8 @@ def _needed(rows: list[dict], prompts: list[str], tokenizers: list) -> tuple[int
         ids = (tokenizers[0].encode(text, add_special_tokens=False) for text in solutions)
         longest = max(map(len, ids))
         needed = min(LONGEST, -(-SOLUTION_FACTOR * longest // 64) * 64)
-        return (
-            needed,
-            f"{SOLUTION_FACTOR} times the longest solution in the file ({longest} tokens)",
-        )
+        why = f"{SOLUTION_FACTOR} times the longest solution in the file ({longest} tokens)"
+        return needed, why
     if 10 * sum(bool(_LATEX.search(text)) for text in prompts) >= len(prompts):
         return LONGEST, "problems have LaTeX in them, as those of competitions, and no solutions"
     return PLAIN, "the problems are in plain words; the file has no solutions to say more"

@@ -5,8 +5,6 @@ of responses are exact; numbers of tokens are bounds, every response as long as 
 speed, which is a parameter.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

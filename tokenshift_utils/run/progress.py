@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +21,7 @@ from tokenshift_utils.store.progress import (
     EVERY,
     PROGRESS_VARIABLE,
     amount,
+    gathering,
     is_live,
     print_line,
     repeating,
@@ -158,13 +158,10 @@ class Said:
     @contextmanager
     def listening(self, environ: MutableMapping[str, str]) -> Iterator[None]:
         """Have processes with this environment tell their progress here."""
-        with tempfile.TemporaryDirectory(prefix="tokenshift-") as directory:
-            self._file = Path(directory) / "progress"
-            environ[PROGRESS_VARIABLE] = str(self._file)
+        with gathering(environ, PROGRESS_VARIABLE) as self._file:
             try:
                 yield
             finally:
-                del environ[PROGRESS_VARIABLE]
                 self._listen()
 
     def _listen(self) -> None:

@@ -155,7 +155,7 @@ def _other_inputs(study: Study, runs: dict[str, dict]) -> list[str]:
             if run["models"].get(model) != here.get(model)
         ]
         found += [
-            f"notebook {name} was run before {sentence}" for sentence in _changed(run["inputs"])
+            f"notebook {name} was run before {changed}" for changed in _changed(run["inputs"])
         ]
     return found
 
@@ -176,7 +176,8 @@ def explain(file: str | Path) -> str:
         file = paths.resolve(given)
     if not file.is_file():
         raise TokenshiftError(f"there is no file {given}: name a figure, table, notebook or record")
-    for study_name in {*available_studies(), *_with_results()}:
+    with_results = [path.name for path in paths.results("any").parent.glob("*") if path.is_dir()]
+    for study_name in {*available_studies(), *with_results}:
         if file.is_relative_to(paths.records(study_name)):
             return _explain_record(study_name, file)
         if file.parent in _output_directories(study_name) or file == file_of(study_name):
@@ -185,11 +186,6 @@ def explain(file: str | Path) -> str:
         f"{paths.display(file)} is no result of a study: give a file below figures/<study>, or below "
         "tables, notebooks or records of results/<study>"
     )
-
-
-def _with_results() -> list[str]:
-    parent = paths.results("any").parent
-    return [path.name for path in parent.glob("*") if path.is_dir()]
 
 
 def _explain_output(study_name: str, file: Path) -> str:
@@ -214,7 +210,9 @@ def _explain_output(study_name: str, file: Path) -> str:
         lines += ["which read what the other notebooks made", *_listed(run["inputs"])]
     if run["records"]:
         lines.append("from records")
-        lines += [f"  {key}{_in_words(study_name, key)}" for key in run["records"]]
+        files = {key: paths.records(study_name) / key / "key.json" for key in run["records"]}
+        said = {key: f" ({describe_parts(f)})" for key, f in files.items() if f.is_file()}
+        lines += [f"  {key}{said.get(key, '')}" for key in files]
     return "\n".join(lines + _origin(study_name, run))
 
 
@@ -249,12 +247,6 @@ def _explain_record(study_name: str, file: Path) -> str:
     ]
     lines += [f"  {name}: {canonical(parts[name])}" for name in sorted(parts) if name != "models"]
     return "\n".join([*lines, "of models", *_listed(parts.get("models", {}))])
-
-
-def _in_words(study_name: str, key: str) -> str:
-    """What a key of the store stands for, in brackets; "" where its records are not here."""
-    file = paths.records(study_name) / key / "key.json"
-    return f" ({describe_parts(file)})" if file.is_file() else ""
 
 
 def describe_parts(key_file: Path) -> str:

@@ -103,8 +103,12 @@ def reproduce(
     check_inputs(loaded)
     too_long = check_lengths(loaded)
     moving = pins.unpinned(loaded)
-    for sentence in _remarks(loaded, notebooks, only, moving, too_long):
-        print(sentence, file=sys.stderr)
+    left_out = [] if only else [p for p in available_notebooks() if p not in notebooks]
+    remarks = [f"left out: {lacks_section(path.stem, loaded)}" for path in left_out]
+    remarks += [f"warning: {pins.unpinned_warning(loaded, moving)}"] if moving else []
+    remarks += [f"warning: {too_long}"] if too_long else []
+    for remark in remarks:
+        print(remark, file=sys.stderr)
     with _environment(executor), executor_running(loaded), _ended_as_interrupted():
         manifest = read_manifest(loaded.name)
         if fresh and paths.records(loaded.name).exists():
@@ -223,10 +227,8 @@ def select_notebooks(study: Study, only: Iterable[str] = ()) -> list[Path]:
     for wish in only:
         found = [path for path in available if wish in (path.stem[:2], path.stem, path.name)]
         if not found:
-            raise TokenshiftError(
-                f"there is no notebook '{wish}': there are "
-                f"{', '.join(sorted(path.stem for path in available))}"
-            )
+            known = ", ".join(sorted(path.stem for path in available))
+            raise TokenshiftError(f"there is no notebook '{wish}': there are {known}")
         wanted.update(found)
     for path in wanted:
         if lack := lacks_section(path.stem, study):
@@ -234,20 +236,6 @@ def select_notebooks(study: Study, only: Iterable[str] = ()) -> list[Path]:
     if wanted:
         return [path for path in available if path in wanted]
     return [path for path in available if not lacks_section(path.stem, study)]
-
-
-def _remarks(
-    study: Study,
-    notebooks: list[Path],
-    only: Iterable[str],
-    moving: dict[str, str],
-    too_long: str,
-) -> list[str]:
-    """What to say before a run: notebooks left out, what is not pinned, and texts too long."""
-    left_out = [] if only else [p for p in available_notebooks() if p not in notebooks]
-    said = [f"left out: {lacks_section(path.stem, study)}" for path in left_out]
-    said += [f"warning: {pins.unpinned_warning(study, moving)}"] if moving else []
-    return said + ([f"warning: {too_long}"] if too_long else [])
 
 
 def _parameters_of_each(
@@ -258,13 +246,12 @@ def _parameters_of_each(
         path.stem: {name: v for name, v in parameters.items() if name in PARAMETERS[path.stem]}
         for path in notebooks
     }
-    unknown = [name for name in parameters if not any(name in own for own in given.values())]
-    if unknown and len(notebooks) == 1:
-        check_parameters(notebooks[0].stem, unknown)
-    if unknown:
-        known = sorted({name for path in notebooks for name in PARAMETERS[path.stem]})
+    known = sorted({name for path in notebooks for name in PARAMETERS[path.stem]})
+    for unknown in (name for name in parameters if name not in known):
+        if len(notebooks) == 1:
+            check_parameters(notebooks[0].stem, [unknown])
         raise TokenshiftError(
-            f"none of these notebooks has a parameter '{unknown[0]}': they have {', '.join(known)}"
+            f"none of these notebooks has a parameter '{unknown}': they have {', '.join(known)}"
         )
     for name, own in given.items():
         study.with_overrides(**{PARAMETERS[name][key]: value for key, value in own.items()})
@@ -284,14 +271,13 @@ def _environment(executor: str | None):
     # Kernels read and write nothing of the user's settings: a home that cannot be written to, a
     # profile's startup files, matplotlib's settings and backend have no part in a run.
     own = tempfile.TemporaryDirectory(prefix="tokenshift-", ignore_cleanup_errors=True)
-    os.environ["JUPYTER_RUNTIME_DIR"] = os.environ["IPYTHONDIR"] = own.name
+    os.environ |= {"JUPYTER_RUNTIME_DIR": own.name, "IPYTHONDIR": own.name, "HF_HUB_OFFLINE": "1"}
     matplotlib = Path(importlib.util.find_spec("matplotlib").origin).parent
     os.environ["MATPLOTLIBRC"] = str(matplotlib / "mpl-data" / "matplotlibrc")
     os.environ.pop("MPLBACKEND", None)
     if executor is not None:
         os.environ[EXECUTOR_VARIABLE] = executor
     os.environ[paths.HOME_VARIABLE] = str(paths.root())
-    os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # bars are text here; a kernel that ends takes its workers' semaphores along
@@ -356,9 +342,8 @@ def _execute(
         if said := said_as_sentence([error.ename], error.evalue):
             raise TokenshiftError(f"{where}: {said}") from None
         traceback = _ANSI.sub("", "\n".join(error.traceback))
-        raise NotebookFailed(
-            f"{where} ({error.ename}: {error.evalue}); {kept}", traceback
-        ) from None
+        what = f"{error.ename}: {error.evalue}"
+        raise NotebookFailed(f"{where} ({what}); {kept}", traceback) from None
     except DeadKernelError:
         raise NotebookFailed(
             f"notebook {source.stem} stopped because its kernel died, most often for lack of "
@@ -446,9 +431,9 @@ def summary(manifest: dict) -> str:
     lines = []
     for notebook, run in manifest["notebooks"].items():
         lines.append(f"{notebook}  ({run['seconds']:.0f} s)")
-        for kind in ("figures", "tables"):
-            if run[kind]:
-                lines.append(f"  {kind}: {', '.join(run[kind])}")
+        lines += [
+            f"  {kind}: {', '.join(run[kind])}" for kind in ("figures", "tables") if run[kind]
+        ]
     lines += [
         "",
         f"figures (png, pdf)        {paths.display(paths.figures(name))}",
@@ -456,15 +441,10 @@ def summary(manifest: dict) -> str:
         f"executed notebooks        {paths.display(paths.results(name) / 'notebooks')}",
         f"records (parquet)         {paths.display(paths.records(name))}",
     ]
-    return "\n".join(lines + _verdicts(name))
-
-
-def _verdicts(study_name: str) -> list[str]:
-    """One line a claim, from the table that the overview wrote; nothing where there is none."""
-    file = paths.tables(study_name) / "00_claims.csv"
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    lines = [f"  {row['verdict']:14} {row['claim']} ({row['subject']})" for row in rows]
-    return ["", f"claims, from {paths.display(file)}; reasons and numbers there:", *lines]
+    claims = paths.tables(name) / "00_claims.csv"  # which the overview wrote
+    if claims.is_file():
+        lines += ["", f"claims, from {paths.display(claims)}; reasons and numbers there:"]
+        with claims.open(encoding="utf-8", newline="") as stream:
+            rows = csv.DictReader(stream)
+            lines += [f"  {row['verdict']:14} {row['claim']} ({row['subject']})" for row in rows]
+    return "\n".join(lines)

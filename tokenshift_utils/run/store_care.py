@@ -33,19 +33,15 @@ def list_records() -> str:
             files = [file for file in directory.iterdir() if file.is_file()]
             shards = sum(file.suffix == ".parquet" for file in files)
             size = sum(file.stat().st_size for file in files) / 1e6
-            last = time.strftime("%Y-%m-%d %H:%M", time.localtime(_last_used(directory)))
-            words = describe_parts(directory / "key.json")
+            key = directory / "key.json"
+            used = (key if key.exists() else directory).stat().st_mtime
+            last = time.strftime("%Y-%m-%d %H:%M", time.localtime(used))
             plural = "" if shards == 1 else "s"
             lines.append(
                 f"  {directory.parent.name}/{directory.name}  {shards} shard{plural}, "
-                f"{size:.2f} MB, last read {last}: {words}"
+                f"{size:.2f} MB, last read {last}: {describe_parts(key)}"
             )
     return "\n".join(lines) or "there are no records yet: tokenshift reproduce makes them"
-
-
-def _last_used(directory: Path) -> float:
-    key = directory / "key.json"
-    return (key if key.exists() else directory).stat().st_mtime
 
 
 def broken_shards() -> tuple[int, list[str]]:
@@ -74,7 +70,7 @@ def prune(remove: bool) -> str:
         if wanted is None:
             lines.append(f"{study_name}: left alone, its manifest does not say what was read")
             continue
-        unused = [d for d in _artefacts(study_name) if _key(d) not in wanted]
+        unused = [d for d in _artefacts(study_name) if f"{d.parent.name}/{d.name}" not in wanted]
         drafts = list(paths.records(study_name).glob("*/*/*.tmp"))
         for path in [p for p in (*unused, *drafts) if time.time() - _age(p) > GRACE]:
             size = _size(path)
@@ -92,10 +88,6 @@ def _wanted(study_name: str) -> set[str] | None:
     if not runs or any("records" not in run for run in runs.values()):
         return None
     return {key for run in runs.values() for key in run["records"]}
-
-
-def _key(directory: Path) -> str:
-    return f"{directory.parent.name}/{directory.name}"
 
 
 def _age(path: Path) -> float:

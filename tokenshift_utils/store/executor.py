@@ -13,13 +13,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache, partial
+from graphlib import TopologicalSorter
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ import torch
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.store.progress import Progress
+from tokenshift_utils.store.progress import Progress, gathering
 from tokenshift_utils.store.store import Store, artefact_key
 from tokenshift_utils.study.study import Study
 
@@ -44,19 +44,15 @@ class Artefact(Protocol):
 
     def parts(self, study: Study) -> dict:
         """All that determines the records, JSON-like: the store's key is a hash of it."""
-        ...
 
     def weights(self, study: Study) -> list[int]:
         """Rows of each shard, for the progress bar; its length is the number of shards."""
-        ...
 
     def needs(self, study: Study, shard: int) -> list[Job]:
         """Shards that must be in the store before this one is computed."""
-        ...
 
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         """The tables of one shard, one for each of ``kinds``."""
-        ...
 
 
 @runtime_checkable
@@ -66,15 +62,12 @@ class Grows(Protocol):
     @property
     def root(self) -> Artefact:
         """The same records, whatever is asked of them."""
-        ...
 
     def joined(self, other: Artefact) -> Artefact:
         """What answers for both of one root."""
-        ...
 
     def answers(self, study: Study, shard: int) -> bool:
         """Whether a shard that is in the store has what is asked."""
-        ...
 
 
 @runtime_checkable
@@ -83,11 +76,9 @@ class View(Protocol):
 
     def behind(self, study: Study) -> Artefact | None:
         """The other; None where in this study it has files of its own."""
-        ...
 
     def view(self, study: Study, key: str, shard: int, kind: str) -> pa.Table:
         """A shard of it; ``key`` is that of what is behind."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -155,8 +146,8 @@ def _stored(study: Study, job: Job) -> Job:
 def read(study: Study, artefact: Artefact, kind: str, columns=None) -> pa.Table:
     """All shards of a computed artefact, in order, as one table."""
     note_read(study, artefact)
-    shards = range(len(artefact.weights(study)))
-    return pa.concat_tables(_read(study, artefact, shards, kind, columns))
+    jobs = jobs_of(study, [artefact])
+    return pa.concat_tables([read_shard(study, job, kind, columns) for job in jobs])
 
 
 @contextmanager
@@ -166,9 +157,7 @@ def noting_reads(environ: MutableMapping[str, str]) -> Iterator[list[str]]:
     The list is filled at the end. What was needed to compute a record counts as read with it.
     """
     found: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="tokenshift-") as directory:
-        file = Path(directory) / "reads"
-        environ[READS_VARIABLE] = str(file)
+    with gathering(environ, READS_VARIABLE) as file:
         yield found
         if file.exists():
             found += sorted(set(file.read_text(encoding="utf-8").split()))
@@ -200,19 +189,12 @@ def note_read(study: Study, artefact: Artefact) -> None:
 
 def read_shard(study: Study, job: Job, kind: str, columns=None) -> pa.Table:
     """One computed shard."""
-    (table,) = _read(study, job.artefact, [job.shard], kind, columns)
-    return table
-
-
-def _read(
-    study: Study, artefact: Artefact, shards: Iterable[int], kind: str, columns
-) -> list[pa.Table]:
-    behind = _behind(study, artefact)
-    key = key_of(study, artefact if behind is None else behind)
-    if behind is None:
-        return [store(study).read(kind, key, shard, columns) for shard in shards]
-    tables = [artefact.view(study, key, shard, kind) for shard in shards]
-    return tables if columns is None else [table.select(list(columns)) for table in tables]
+    there = _stored(study, job)
+    key = key_of(study, there.artefact)
+    if there is job:
+        return store(study).read(kind, key, job.shard, columns)
+    table = job.artefact.view(study, key, job.shard, kind)
+    return table if columns is None else table.select(list(columns))
 
 
 @contextmanager
@@ -248,18 +230,15 @@ class Pool(Protocol):
 
     def submit(self, *arguments) -> Hashable:
         """Have a process call ``work`` with the arguments; what is returned stands for that."""
-        ...
 
     def finished(self, tasks: Collection) -> Collection:
         """Wait until at least one of the tasks is done; those that are.
 
         Raises what ``work`` raised, and ``TokenshiftError`` where its process was lost for good.
         """
-        ...
 
     def stop(self, tasks: Collection) -> None:
         """End the tasks, whatever they are at."""
-        ...
 
 
 def work(root: str, study: Study, job: Job, key: str) -> None:
@@ -347,12 +326,7 @@ def missing(study: Study, jobs: Iterable[Job]) -> dict[Job, list[Job]]:
     """
     needs: dict[Job, list[Job]] = {}
     asked: dict[tuple[Artefact, int], Artefact] = {}
-    done: dict[Job, bool] = {}
-
-    def is_there(job: Job) -> bool:
-        if job not in done:
-            done[job] = is_done(study, job)
-        return done[job]
+    is_there = cache(partial(is_done, study))
 
     def collect(job: Job) -> None:
         if job in needs:
@@ -417,10 +391,8 @@ def run(study: Study, artefacts: Iterable[Artefact]) -> None:
         def begun(job: Job) -> None:
             progress.now(in_words(job.artefact.parts(study)) or job.artefact.kinds[0])
 
-        finished = (
-            _in_process(study, plan, begun) if pool is None else _in_pool(pool, study, plan, begun)
-        )
-        for job in finished:
+        finished = _in_process if pool is None else partial(_in_pool, pool)
+        for job in finished(study, plan, begun):
             progress.advance(weights[job])
 
 
@@ -435,21 +407,19 @@ def _in_process(study: Study, plan: dict[Job, list[Job]], begun: Begun) -> Itera
 
 
 def _in_pool(pool: Pool, study: Study, plan: dict[Job, list[Job]], begun: Begun) -> Iterator[Job]:
-    root = str(paths.root())
-    waiting = {job: set(needs) for job, needs in plan.items()}
+    root, order = str(paths.root()), TopologicalSorter(plan)
     running: dict[Hashable, Job] = {}
+    order.prepare()
     try:
-        while waiting or running:
-            for job in [job for job, needs in waiting.items() if not needs]:
-                del waiting[job]
+        while order.is_active():
+            for job in order.get_ready():
                 task = pool.submit(root, study, job, key_of(study, job.artefact))
                 running[task] = job
             begun(next(iter(running.values())))
             for task in pool.finished(running):
                 job = running.pop(task)
                 await_shard(study, job)
-                for needs in waiting.values():
-                    needs.discard(job)
+                order.done(job)
                 yield job
     except BaseException:
         pool.stop(running)

@@ -1,7 +1,5 @@
 """Worker processes of this machine, for the executor."""
 
-from __future__ import annotations
-
 import atexit
 import multiprocessing
 import os

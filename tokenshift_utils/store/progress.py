@@ -4,15 +4,15 @@ What a process computes for another one, as a notebook's kernel does, it tells t
 the file that ``TOKENSHIFT_PROGRESS`` names, one JSON object a line.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 from uuid import uuid4
 
@@ -149,6 +149,18 @@ def print_line(what: object) -> None:
     """A line on stderr, at once; one that cannot be written is no reason to stop the work."""
     with suppress(OSError, ValueError):
         print(what, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def gathering(environ: MutableMapping[str, str], variable: str) -> Iterator[Path]:
+    """A file to which processes with this environment add lines: its variable names it meanwhile."""
+    with TemporaryDirectory(prefix="tokenshift-") as directory:
+        file = Path(directory) / "lines"
+        environ[variable] = str(file)
+        try:
+            yield file
+        finally:
+            del environ[variable]
 
 
 def tell(**said) -> None:

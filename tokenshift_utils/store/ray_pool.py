@@ -5,8 +5,6 @@ path. A shard whose worker or node is lost is given to another one. A driver tha
 running tasks along, and the next one goes on from the store.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Callable, Collection, Iterator
@@ -36,10 +34,8 @@ class RayPool:
         cpus, gpus = _check_room(study)
 
         def in_worker(*arguments):
-            if not gpus:
-                os.environ["CUDA_VISIBLE_DEVICES"] = (
-                    ""  # Ray leaves all GPUs visible to such a task
-                )
+            if not gpus:  # Ray leaves all of them visible to such a task
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""
             work(*arguments)
 
         # With GPUs Ray gives each task a process of its own, so that none leaves models on them.
@@ -98,8 +94,11 @@ def _connect(study: Study) -> None:
     if not address:
         # Where there are GPUs they set how many shards are computed at once.
         cpus = None if torch.cuda.is_available() else max(study.workers, 1) * study.resources.cpus
-        settings |= {"num_cpus": cpus, "object_store_memory": OBJECT_STORE}
-        settings |= {"include_dashboard": False}
+        settings |= {
+            "num_cpus": cpus,
+            "object_store_memory": OBJECT_STORE,
+            "include_dashboard": False,
+        }
     try:
         host, colon, port = (address or "").rpartition(":")
         if colon and "/" not in host:  # Ray itself would try for many minutes

@@ -5,8 +5,6 @@ a temporary file and renamed, so that what is there is whole; one that does not 
 counts as missing. ``key.json`` beside the shards says in words what the key stands for.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

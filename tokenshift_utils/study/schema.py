@@ -1,11 +1,9 @@
 """The sections of a study file, each a validated, immutable model; ``study`` puts them together."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -505,7 +503,7 @@ class Engines(Part):
             )
         return self
 
-    def of(self, model: str) -> Engines:
+    def of(self, model: str) -> Self:
         """The settings of a model's engine; a checkpoint has those of its model."""
         own = self.models.get(model.partition("@")[0], Engine())
         return self.model_copy(update=own.model_dump(exclude_none=True))

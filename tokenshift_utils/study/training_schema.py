@@ -103,9 +103,8 @@ class TrainingArm(Part):
         weighed = self.alpha is not None
         refuse(weighed != (self.scale is not None), "'alpha' and 'scale' go together")
         more = (self.signal, self.normalise, self.shuffle) != ("k3", False, False)
-        refuse(
-            not weighed and more, "without 'alpha' and 'scale' there are no weights to say more of"
-        )
+        none = not weighed and more
+        refuse(none, "without 'alpha' and 'scale' there are no weights to say more of")
         refuse(
             self.kind != "rl" and (weighed or self.dynamic_sampling or self.rollouts is not None),
             "weights, dynamic sampling and rollouts are of arms of kind rl",
@@ -186,8 +185,7 @@ class Training(Part):
         refuse(not one, "needs either 'data' or 'task', and not both")
         if self.task is not None:
             refuse(self.evaluate is None, "a 'task' needs 'evaluate'")
-            sentence = "'accelerate', 'gpus' and 'server' are for a training on 'data'"
-            refuse(processes, sentence)
+            refuse(processes, "'accelerate', 'gpus' and 'server' are for a training on 'data'")
             refuse(self.lora is not None, "'lora' is for a training on 'data'")
         elif self.lora is None:
             refuse(not self.accelerate, "a training on 'data' needs 'accelerate'")

@@ -1,7 +1,5 @@
 """Weight files that hold what their model needs and nothing that it would drop."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -115,10 +113,8 @@ def check_loaded(model: PreTrainedModel, report: Mapping[str, Any], directory: P
         shapes |= file_shapes(file)
     dropped = [name for name in unexpected if not _is_harmless(name, shapes.get(name))]
     whose = f"the weights in {directory}"
-    left = [
-        name for name in dropped if re.search(r"\.lora_|\.base_layer\.|\.modules_to_save", name)
-    ]
-    if left:
+    adapter = re.compile(r"\.lora_|\.base_layer\.|\.modules_to_save")
+    if left := list(filter(adapter.search, dropped)):
         raise TokenshiftError(
             f"{whose} hold an adapter that is not merged ({len(left)} tensors, the first {left[0]}): "
             "merge it (PEFT's merge_and_unload) and save the model again"
