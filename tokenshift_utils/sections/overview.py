@@ -150,23 +150,21 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
     reach = max(10.0, margins[np.isfinite(margins)].max().max())
     edge = 1.4 * reach  # where what is infinite is drawn
     looks = dict(zip(table["label"].unique(), "os^Dv<>" * 9))
-    y, ticks, parts, texts = 0.0, [], [], []
+    y, ticks, parts, names = 0.0, [], [], {}
     for claim in claims:
         own = table[table["claim"] == claim]
-        texts.append((y, own["words"].iloc[0], {"fontweight": "bold", "fontsize": 9.5,
-                      "transform": ax.get_yaxis_transform()}))  # fmt: skip
+        ax.text(0, y, own["words"].iloc[0], transform=ax.get_yaxis_transform(), va="center",
+                fontweight="bold", fontsize=9.5)  # fmt: skip
         for name in studies:
             y -= 1
             ticks.append((y, name))
             rows = own[own["study"] == name]
             if "margin" not in rows or rows["margin"].isna().all():
-                box = {"facecolor": "white", "linewidth": 0, "pad": 1}
-                texts.append((y, "not measured", {"color": "#666666", "fontsize": 9, "bbox": box}))
+                ax.text(0, y, "not measured", va="center", color="#666666", fontsize=9,
+                        bbox={"facecolor": "white", "linewidth": 0, "pad": 1})  # fmt: skip
                 continue
-            steps = 0.13 * (len(rows) - 1) - 0.26 * np.arange(len(rows))
-            parts.append(rows.assign(y=y + steps))
+            parts.append(rows.assign(y=y + 0.13 * (len(rows) - 1) - 0.26 * np.arange(len(rows))))
         y -= 1.15
-    names = {}
     if parts:
         rows = pd.concat(parts, ignore_index=True)
         hues = [color(studies[s], m) for s, m in zip(rows["study"], rows["subject"])]
@@ -179,8 +177,6 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
         plot = plot.scale(color=same, fillcolor=same, marker=looks)
         draw_on(ax, add_points(plot, linewidth=1.8))
         names = {n: (looks[n], hue, hue) for n, hue in zip(rows["label"], hues)}
-    for y_, text, look in texts:
-        ax.text(0, y_, text, va="center", **look)
     ax.set_xscale("symlog", linthresh=1, linscale=0.6)
     decades = [10**power for power in range(len(f"{reach:.0f}"))]
     ends = [*(-end for end in reversed(decades)), 0, *decades]
