@@ -81,14 +81,15 @@ def color(study, model: str) -> str:
 
 
 def model_looks(study, models) -> dict[str, dict[str, str]]:
-    """Scales of a seaborn plot of models by label: colour, marker, and dashes for controls."""
+    """Scales of a seaborn plot of models by label: colour, the same or white inside, marker, and
+    dashes for controls."""
     looks: dict[str, dict[str, str]] = {"color": {}, "marker": {}, "linestyle": {}}
     for model in dict.fromkeys(models):
         spec = study.models[model]
         looks["color"][spec.label] = color(study, model)
         looks["marker"][spec.label] = "Dosv^P*X"[list(study.models).index(model) % 8]
         looks["linestyle"][spec.label] = "--" if spec.is_control else "-"
-    return looks
+    return looks | {"fillcolor": looks["color"] | {"white": "white"}}
 
 
 def estimates(rows: pd.DataFrame, name: str, factor: float = 100.0) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from tokenshift_utils.report.style import (
     draw,
     estimates,
     mark,
+    model_looks,
 )
 from tokenshift_utils.sections.common import ALL, pooled
 from tokenshift_utils.sections.cross_sampling.rules import JS
@@ -24,6 +25,7 @@ TITLES = {FORWARD: "Forward: RL's tokens into base", REVERSE: "Reverse: base's t
 DIRECTIONS = (FORWARD, REVERSE)
 MARKS = {FORWARD: ">", REVERSE: "<"}
 GREY, OPEN = "#6E6E6E", "white"
+_BY_PAIR = dict.fromkeys(("color", "fillcolor", "marker"), "pair")
 
 
 def _models(table: pd.DataFrame) -> list[str]:
@@ -31,16 +33,9 @@ def _models(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["model"])) if len(table) else []
 
 
-def _looks(study, models: list[str]) -> dict[str, dict[str, str]]:
-    """Scales of a seaborn plot of models: colour, the same or "open" inside, and one of two marks."""
-    hues = {model: color(study, model) for model in models}
-    marks = {model: "os"[k % 2] for k, model in enumerate(models)}
-    return {"color": hues, "fillcolor": hues | {OPEN: OPEN}, "marker": marks}
-
-
 def _whole(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """The table, with its columns also where it has no rows."""
-    needed = ["model", "direction", *columns]
+    needed = ["model", "pair", "direction", *columns]
     return table if len(table) else table.reindex(columns=table.columns.union(needed))
 
 
@@ -69,7 +64,8 @@ def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
         diagonal = pd.DataFrame({"replaced": [0.0, 1.0], "gap_share": [0.0, 1.0]})
         lines = {"diagonal": diagonal, "random": ends, key[0]: js}
         parts += [rows.assign(line=name, **where) for name, rows in lines.items()]
-    rows = estimates(pd.concat(parts), "gap_share").assign(x=lambda rows: 100 * rows["replaced"])
+    rows = estimates(pd.concat(parts), "gap_share")
+    rows["x"] = 100 * rows["replaced"].astype(float)
     rows.loc[~rows["line"].isin(models), ["low", "high"]] = np.nan  # bands are of the JS rule alone
     hues = {model: color(study, model) for model in models}
     looks = {  # of diagonal, random positions, oracle and the JS rule, drawn in this order
@@ -124,8 +120,8 @@ def plot_matched(study, table: pd.DataFrame) -> Figure:
         x=lambda rows: 100 * rows["replaced"] + rows["model"].map(places),
         switched=lambda rows: 100 * rows["switched_lead"].astype(float),
     )
-    looks = _looks(study, models)
-    plot = so.Plot(rows, x="x", **dict.fromkeys(looks, "model")).scale(**looks)
+    looks = model_looks(study, models)
+    plot = so.Plot(rows, x="x", **_BY_PAIR).scale(**looks)
     dotted = so.Line(linestyle=":", linewidth=1.2, marker="")
     plot = plot.facet("direction", order=[*DIRECTIONS]).add(dotted, y="switched", legend=False)
     plot = add_points(plot, "y", linewidth=0.9, pointsize=4)
@@ -152,8 +148,8 @@ def plot_rules(study, summary: pd.DataFrame) -> Figure:
     rows = _whole(summary, "js_lead", "rule").dropna(subset=["js_lead"])
     models, names = _models(rows), list(dict.fromkeys(rows["rule"]))
     y = [-names.index(r) - 0.2 * models.index(m) for r, m in zip(rows["rule"], rows["model"])]
-    looks = _looks(study, models)
-    plot = so.Plot(estimates(rows.assign(y=y), "js_lead"), y="y", **dict.fromkeys(looks, "model"))
+    looks = model_looks(study, models)
+    plot = so.Plot(estimates(rows.assign(y=y), "js_lead"), y="y", **_BY_PAIR)
     plot = add_points(plot.scale(**looks).facet("direction", order=[*DIRECTIONS]))
     fig, axes = draw(plot, (7.2, 1.0 + 0.34 * max(len(names), 1)), TITLES.values())
     for ax in axes:
@@ -180,11 +176,11 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
     rows = estimates(table, "after").assign(
         panel=table["model"].map(panels).to_numpy(),
         name=names,
-        face=table["model"].where(table["insert"] == "intervention", OPEN).to_numpy(),
+        face=table["pair"].where(table["insert"] == "intervention", OPEN).to_numpy(),
     )
-    looks = _looks(study, models)
+    looks = model_looks(study, models)
     looks["marker"] = dict(zip(names, (_insert_mark(*insert) for insert in inserts)))
-    plot = so.Plot(rows, x="effective_per_response", color="model", fillcolor="face", marker="name")
+    plot = so.Plot(rows, x="effective_per_response", color="pair", fillcolor="face", marker="name")
     controls = [model for model in models if panels[model] == "Controls"]
     columns = sorted(dict.fromkeys(panels.values()), key="Controls".__eq__)
     order = {"col": columns + [""] * (len(columns) < 2), "row": [*DIRECTIONS]}
@@ -253,10 +249,9 @@ def plot_effects(study, table: pd.DataFrame) -> Figure:
         estimates(strata, name).assign(of=name, n=strata[n].array) for name, n in shown.items()
     ]
     rows = pd.concat(parts, ignore_index=True)
-    rows["face"] = rows["model"].where(rows["positions"] >= ENOUGH, OPEN)
-    looks, order = _looks(study, models), {"col": [*DIRECTIONS], "row": [*shown]}
-    looks["marker"] = dict.fromkeys(models, "o")
-    plot = so.Plot(rows, x="js", color="model", fillcolor="face", marker="model").scale(**looks)
+    rows["face"] = rows["pair"].where(rows["positions"] >= ENOUGH, OPEN)
+    looks, order = model_looks(study, models), {"col": [*DIRECTIONS], "row": [*shown]}
+    plot = so.Plot(rows, x="js", color="pair", fillcolor="face", marker="pair").scale(**looks)
     plot = plot.facet("direction", "of", order=order).share(x=True, y="row")
     fig, axes = draw(add_points(plot, "y"), (7.2, 4.8), TITLES.values())
     grid = np.array(axes).reshape(2, 2)
@@ -285,9 +280,9 @@ def plot_critical(study, ranking: pd.DataFrame, models: pd.DataFrame) -> Figure:
              for n, d in zip(table[name], table["direction"])]  # fmt: skip
         parts.append(estimates(table.assign(y=y), value).assign(panel=panel))
     rows = pd.concat(parts, ignore_index=True)
-    rows["face"] = rows["model"].where(rows["direction"] == FORWARD, OPEN)
-    looks = _looks(study, _models(rows)) | {"marker": MARKS}
-    plot = so.Plot(rows, y="y", color="model", fillcolor="face", marker="direction").scale(**looks)
+    rows["face"] = rows["pair"].where(rows["direction"] == FORWARD, OPEN)
+    looks = model_looks(study, _models(rows)) | {"marker": MARKS}
+    plot = so.Plot(rows, y="y", color="pair", fillcolor="face", marker="direction").scale(**looks)
     plot = plot.facet("panel", order=[*names]).share(x=False, y=False)
     fig, axes = draw(add_points(plot), (7.6, 3.6), ("", ""))
     for ax, (panel, some) in zip(axes, names.items()):
