@@ -171,15 +171,13 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
         model: study.models[model].label if model in study.cross_sampling.pairs else "Controls"
         for model in models
     }
-    inserts = [*zip(table["insert"], table["gain"])]
-    names = [_insert_name(*insert) for insert in inserts]
+    marks = [_insert_look(*row) for row in zip(table["insert"], table["gain"])]
     rows = estimates(table, "after").assign(
         panel=table["model"].map(panels).to_numpy(),
-        name=names,
+        name=[name for name, _ in marks],
         face=table["pair"].where(table["insert"] == "intervention", OPEN).to_numpy(),
     )
-    looks = model_looks(study, models)
-    looks["marker"] = dict(zip(names, (_insert_mark(*insert) for insert in inserts)))
+    looks = model_looks(study, models) | {"marker": dict(marks)}
     plot = so.Plot(rows, x="effective_per_response", color="pair", fillcolor="face", marker="name")
     controls = [model for model in models if panels[model] == "Controls"]
     columns = sorted(dict.fromkeys(panels.values()), key="Controls".__eq__)
@@ -218,19 +216,14 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
     return fig
 
 
-_OTHERS, _NULL = "the other model's token", "own token, other luck (null)"
+_OTHERS = "the other model's token"
 
 
-def _insert_name(insert: str, gain: float) -> str:
+def _insert_look(insert: str, gain: float) -> tuple[str, str]:
+    """(name, mark) of what is put in."""
     if insert == "extrapolated":
-        return f"extrapolated, g = {gain:g}"
-    return _NULL if insert == "own" else _OTHERS
-
-
-def _insert_mark(insert: str, gain: float) -> str:
-    if insert == "extrapolated":
-        return "^v"[gain >= 1]
-    return "s" if insert == "own" else "o"
+        return f"extrapolated, g = {gain:g}", "^v"[gain >= 1]
+    return ("own token, other luck (null)", "s") if insert == "own" else (_OTHERS, "o")
 
 
 # Single tokens ----------------------------------------------------------------------------------

@@ -25,11 +25,12 @@ def _sets(table: pd.DataFrame) -> list[str]:
 
 
 def _panels(
-    study, table: pd.DataFrame, names: dict[str, str], height=3.1, below: pd.DataFrame | None = None
+    study, table: pd.DataFrame, names: dict[str, str], labels: tuple[str, str], below=None
 ) -> Figure:
     """A line a model through columns (shares), by their names on the axis, and a panel a set.
 
-    ``below`` are rows (x, below, at, label) of lines in a second row of panels.
+    ``labels`` are of the axes. ``below`` are rows (x, below, at, label) of lines in a second row of
+    panels.
     """
     sets, looks = _sets(table), model_looks(study, table["model"])
     rows = table[table["positions"] > 0]
@@ -45,21 +46,19 @@ def _panels(
         plot = plot.add(sparse, y="below", legend=False)
     plot = plot.facet("at", "row", order=order).share(x="row", y="row").scale(**looks)
     titles = (f"at {'all positions' if at == 'all' else 'positions with ' + at}" for at in sets)
-    fig, axes = draw(plot, (7.4, height), titles)
+    fig, axes = draw(plot, (7.4, 3.1 if below is None else 5.4), titles)
     for ax, at in zip(axes, sets):
         ax.set_xticks(range(len(names)), names.values())
-        ax.set(ylim=(0, 104), xlim=(-0.2, len(names) - 0.8))
+        ax.set(xlabel=labels[0], ylim=(0, 104), xlim=(-0.2, len(names) - 0.8))
+    axes[0].set_ylabel(labels[1])
     label_ends(ax, rows[rows["at"] == at], "x", "label", looks["color"])
     return fig
 
 
 def plot_overlap(study, table: pd.DataFrame) -> Figure:
     """Overlap of the top-k sets against k."""
-    fig = _panels(study, table, {c: c[1:] for c in table if c[1:].isdigit() and c[0] == "k"})
-    for ax in fig.axes:
-        ax.set(xlabel="k")
-    fig.axes[0].set_ylabel("overlap of top-k sets (%)")
-    return fig
+    names = {c: c[1:] for c in table if c[1:].isdigit() and c[0] == "k"}
+    return _panels(study, table, names, ("k", "overlap of top-k sets (%)"))
 
 
 def plot_rank(study, table: pd.DataFrame, shifts: dict[str, pd.DataFrame]) -> Figure:
@@ -73,27 +72,21 @@ def plot_rank(study, table: pd.DataFrame, shifts: dict[str, pd.DataFrame]) -> Fi
             lines = pd.DataFrame({"x": grid, "below": share if len(chance) else np.nan})
             parts.append(lines.assign(at=at, label=study.models[model].label))
     names = {f"top{k}": f"≤ {k}" for k in RANKS}
-    fig = _panels(study, table, names, height=5.4, below=pd.concat(parts, ignore_index=True))
-    above, below = np.split(np.array(fig.axes), 2)
-    for ax in above:
-        ax.set(xlabel="base's rank of the tuned top-1")
+    labels = ("base's rank of the tuned top-1", "positions (%)")
+    fig = _panels(study, table, names, labels, pd.concat(parts, ignore_index=True))
+    below = fig.axes[len(fig.axes) // 2 :]
     for ax in below:
         ax.axvline(RARE, color="#999999", linewidth=0.8)
         log_scale(ax, "x")
         ax.set(xlabel="x, base's probability of it", ylim=(0, 104))
-    above[0].set_ylabel("positions (%)")
     below[0].set_ylabel("with less than x (%)")
     return fig
 
 
 def plot_mass(study, table: pd.DataFrame) -> Figure:
     """Share of the gained probability that goes to tokens in base's top k."""
-    names = {f"gained_in_top{k}": f"top {k}" for k in RANKS}
-    fig = _panels(study, table, {c: name for c, name in names.items() if c in table})
-    for ax in fig.axes:
-        ax.set(xlabel="candidates of base")
-    fig.axes[0].set_ylabel("of the probability gained (%)")
-    return fig
+    names = {f"gained_in_top{k}": f"top {k}" for k in RANKS if f"gained_in_top{k}" in table}
+    return _panels(study, table, names, ("candidates of base", "of the probability gained (%)"))
 
 
 def plot_evolution(study, table: pd.DataFrame, model: str) -> Figure:
