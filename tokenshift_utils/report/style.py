@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import seaborn.objects as so
 from matplotlib.colors import LogNorm
 
 from tokenshift_utils.files import write_bytes
@@ -61,6 +65,7 @@ def use_style() -> None:
             "text.parse_math": False,
         },
     )
+    so.Plot.config.theme.update(matplotlib.rcParams)
 
 
 def color(study, model: str) -> str:
@@ -75,34 +80,71 @@ def color(study, model: str) -> str:
     return order[others.index(name) % len(order)]
 
 
-def line_look(study, model: str) -> dict[str, str]:
-    """What tells a model's line apart without colours: its marker, and dashes for controls."""
-    place = list(study.models).index(model.split("@")[0])
-    return {
-        "marker": "Dosv^P*X"[place % 8],
-        "linestyle": "--" * study.model(model).is_control or "-",
-    }
+def model_looks(study, models) -> dict[str, dict[str, str]]:
+    """Scales of a seaborn plot of models by label: colour, the same or white inside, marker, and
+    dashes for controls."""
+    looks: dict[str, dict[str, str]] = {"color": {}, "marker": {}, "linestyle": {}}
+    for model in dict.fromkeys(models):
+        spec = study.models[model]
+        looks["color"][spec.label] = color(study, model)
+        looks["marker"][spec.label] = "Dosv^P*X"[list(study.models).index(model) % 8]
+        looks["linestyle"][spec.label] = "--" if spec.is_control else "-"
+    return looks | {"fillcolor": looks["color"] | {"white": "white"}}
 
 
-def labels(study, models) -> dict[str, str]:
-    """{label: colour} of models, each once: see `name_lines`."""
-    return {study.models[m].label: color(study, m) for m in dict.fromkeys(models)}
+def estimates(rows: pd.DataFrame, name: str, factor: float = 100.0) -> pd.DataFrame:
+    """The rows with the column `name` and its interval as `value`, `low` and `high`, in percent.
+
+    Their numbers, also in `each`, are new: seaborn's plots need an index without repetitions.
+    """
+    columns = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+    rows = rows.reset_index(drop=True).assign(each=range(len(rows)))
+    if rows.empty:
+        return rows.reindex(columns=[*rows.columns, *columns]).astype(float)
+    return rows.assign(**{end: factor * rows[c].astype(float) for end, c in columns.items()})
 
 
-def interval_line(ax, x, rows: pd.DataFrame, name: str, hue: str, alpha=0.18, **look) -> None:
-    """A line with points through the column `name`, and a band from its _low to its _high."""
-    ax.plot(x, rows[name], color=hue, **{"marker": "o", "markersize": 3.5} | look)
-    low, high = rows[f"{name}_low"], rows[f"{name}_high"]
-    ax.fill_between(x, low, high, color=hue, alpha=alpha, linewidth=0)
+def add_lines(plot: so.Plot, line: so.Line) -> so.Plot:
+    """seaborn's plot with lines through estimates `value` and bands from `low` to `high`."""
+    band = so.Band(alpha=0.18, edgewidth=0)
+    plot = plot.add(band, ymin="low", ymax="high", y="value", legend=False)
+    return plot.add(line, y="value", legend=False)
 
 
-def dots(ax, at, rows: pd.DataFrame, name: str, hue: str, marker="o", axis="x", **look) -> None:
-    """Points with intervals of the column `name`, in percent along `axis`; `at` on the other one."""
-    ends = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
-    spread = 100 * np.maximum(np.nan_to_num(np.array(ends, dtype=float)), 0)  # 0 for none
-    look = {"linestyle": "none", "markersize": 5, "linewidth": 1.2} | look
-    places = {axis: 100 * rows[name], "y" if axis == "x" else "x": at, f"{axis}err": spread}
-    ax.errorbar(**places, marker=marker, color=hue, **look)
+def add_points(plot: so.Plot, axis: str = "x", linewidth=1.2, pointsize=5.0) -> so.Plot:
+    """seaborn's plot with estimates `value` and their intervals along an axis, as points on lines."""
+    ends = {f"{axis}min": "low", f"{axis}max": "high", "orient": "y" if axis == "x" else "x"}
+    line = so.Range(linewidth=linewidth, artist_kws={"capstyle": "butt"})
+    points = so.Dots(pointsize=pointsize, fillalpha=1, stroke=1, artist_kws={"zorder": 2.1})
+    shown = {axis: "value", "legend": False}
+    # A group each: seaborn makes one range of those at the same place.
+    ranges = plot.add(line, group="each", **ends, **shown)
+    return ranges.add(points, **shown)
+
+
+def draw(plot: so.Plot, size: tuple[float, float], titles: Iterable[str]):
+    """(figure, axes) of a plot with facets, in inches; titles are of the first panels, row by row."""
+    fig = plt.figure(figsize=size)
+    _draw(plot.label(x="", y="").on(fig))
+    for ax, title in zip_longest(fig.axes, titles, fillvalue=""):
+        ax.set_title(title)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.label.set_visible(True)  # seaborn hides those between panels
+    return fig, fig.axes
+
+
+def draw_on(ax, plot: so.Plot) -> None:
+    """Draw seaborn's plot on one of several axes, which keep their title and labels of ticks."""
+    shown = {axis: axis.get_tick_params() for axis in (ax.xaxis, ax.yaxis)}
+    _draw(plot.label(x="", y="", title=ax.get_title()).on(ax))
+    for axis, look in shown.items():
+        axis.set_tick_params(**look)
+
+
+def _draw(plot: so.Plot) -> None:
+    with warnings.catch_warnings():  # seaborn 0.13 calls pandas in a way that pandas 4 will refuse
+        warnings.filterwarnings("ignore", "The copy keyword", DeprecationWarning)
+        plot.plot()
 
 
 def mark(name: str, marker: str, hue="#333333", face: str | None = None, **look) -> plt.Line2D:
@@ -129,25 +171,26 @@ def histograms(study, points: dict[str, tuple], edges: tuple, height: float):
     fig, axes = plt.subplots(
         1, count, figsize=(panels_width(count), height), sharey=True, squeeze=False
     )
-    counts = {model: np.histogram2d(*xy, edges)[0] for model, xy in points.items()}
-    norm, mesh = LogNorm(1, max([2, *(c.max() for c in counts.values())])), None
-    shades = sns.light_palette("#08306B", as_cmap=True)
-    for ax, (model, found) in zip(axes[0], counts.items()):
-        shown = np.ma.masked_equal(found.T, 0)
-        mesh = ax.pcolormesh(*edges, shown, norm=norm, cmap=shades, rasterized=True)
+    most = [np.histogram2d(*xy, edges)[0].max() for xy in points.values()]
+    look = {"cmap": sns.light_palette("#08306B", as_cmap=True), "vmin": None, "vmax": None}
+    look |= {"norm": LogNorm(1, max([2, *most])), "rasterized": True}
+    alone = {"element": "step", "color": "#8C8C8C", "alpha": 1, "linewidth": 0}
+    for ax, (model, (x, y)) in zip(axes[0], points.items()):
+        sns.histplot(x=x, y=y, bins=edges, ax=ax, **look)
+        ax.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
         above = ax.inset_axes([0, 1.02, 1, 0.17], sharex=ax)
         beside = ax.inset_axes([1.02, 0, 0.12, 1], sharey=ax)
-        above.stairs(found.sum(axis=1), edges[0], fill=True, color="#8C8C8C")
-        beside.stairs(
-            found.sum(axis=0), edges[1], fill=True, color="#8C8C8C", orientation="horizontal"
-        )
+        sns.histplot(x=x, bins=edges[0], ax=above, **alone)
+        sns.histplot(y=y, bins=edges[1], ax=beside, **alone)
         above.set(yscale="log", ylim=(0.7, None))
         beside.set(xscale="log", xlim=(0.7, None))
         for side in (above, beside):
             side.set_axis_off()
         above.set_title(study.models[model].label)
-    if mesh is not None:
-        bar = fig.colorbar(mesh, ax=axes[0].tolist(), label="positions", aspect=30)
+    if points:
+        bar = fig.colorbar(
+            axes[0, 0].collections[0], ax=axes[0].tolist(), label="positions", aspect=30
+        )
         _show_powers(bar.ax.yaxis)
     return fig, axes[0]
 
@@ -184,18 +227,19 @@ def name_lines(ax, names: dict[str, str], at: tuple[float, float] = (0.97, 0.97)
         ax.text(at[0], at[1] - step * i, name, color=hue, transform=ax.transAxes, **look)
 
 
-def label_ends(ax, ends: dict[str, tuple[float, float, str]]) -> None:
-    """Write names right of the last points {name: (x, y, colour)} of lines, pushed apart."""
+def label_ends(ax, rows: pd.DataFrame, x: str, name: str, hues: dict[str, str]) -> None:
+    """Write lines' names, of a column, right of their last `value`, pushed apart, in their colours."""
     ax.figure.draw_without_rendering()  # settles the layout, so that pixels mean something
+    ends = rows.dropna(subset="value").groupby(name, sort=False)[[x, "value"]].last()
     to_pixels, to_data = ax.transData, ax.transData.inverted()
     apart = 13 * ax.figure.dpi / 72
     placed = ax.get_window_extent().y0 - apart / 2  # none on the axis itself
-    for name, (x, y, hue) in sorted(ends.items(), key=lambda item: item[1][1]):
-        px, py = to_pixels.transform((x, y))
+    for end in ends.sort_values("value", kind="stable").itertuples():
+        px, py = to_pixels.transform(end[1:])
         placed = max(py, placed + apart)
-        look = {"color": hue, "va": "center", "fontsize": 9.5, "annotation_clip": False}
-        end = to_data.transform((px, placed))
-        ax.annotate(name, end, xytext=(6, 0), textcoords="offset points", **look)
+        look = {"color": hues[end.Index], "va": "center", "fontsize": 9.5, "annotation_clip": False}
+        at = to_data.transform((px, placed))
+        ax.annotate(end.Index, at, xytext=(6, 0), textcoords="offset points", **look)
 
 
 def save_figure(fig, directory: Path, name: str) -> list[Path]:

@@ -14,13 +14,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn.objects as so
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_csv, write_text
-from tokenshift_utils.report.style import color, mark
+from tokenshift_utils.report.style import add_points, color, draw_on, mark
 from tokenshift_utils.report.tables import to_html, to_markdown
 from tokenshift_utils.sections.claims import (
     CLAIMS,
@@ -149,12 +150,12 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
     reach = max(10.0, margins[np.isfinite(margins)].max().max())
     edge = 1.4 * reach  # where what is infinite is drawn
     looks = dict(zip(table["label"].unique(), "os^Dv<>" * 9))
-    y, ticks, names = 0.0, [], {}
+    y, ticks, parts, names = 0.0, [], [], {}
     for claim in claims:
         own = table[table["claim"] == claim]
         ax.text(0, y, own["words"].iloc[0], transform=ax.get_yaxis_transform(), va="center",
                 fontweight="bold", fontsize=9.5)  # fmt: skip
-        for name, study in studies.items():
+        for name in studies:
             y -= 1
             ticks.append((y, name))
             rows = own[own["study"] == name]
@@ -162,17 +163,20 @@ def plot_forest(table: pd.DataFrame, studies: dict[str, Study]) -> Figure:
                 ax.text(0, y, "not measured", va="center", color="#666666", fontsize=9,
                         bbox={"facecolor": "white", "linewidth": 0, "pad": 1})  # fmt: skip
                 continue
-            for step, (_, row) in enumerate(rows.iterrows()):
-                hue = color(study, row["subject"])
-                at = y + 0.13 * (len(rows) - 1) - 0.26 * step
-                low, value, high = np.clip(
-                    [row["margin_low"], row["margin"], row["margin_high"]], -edge, edge
-                )
-                ax.hlines(at, low, high, color=hue)
-                face, marker = hue if row["over"] == "problems" else "white", looks[row["label"]]
-                ax.plot(value, at, marker, color=hue, markersize=5, markerfacecolor=face)
-                names[row["label"]] = (marker, hue, hue)
+            parts.append(rows.assign(y=y + 0.13 * (len(rows) - 1) - 0.26 * np.arange(len(rows))))
         y -= 1.15
+    if parts:
+        rows = pd.concat(parts, ignore_index=True)
+        hues = [color(studies[s], m) for s, m in zip(rows["study"], rows["subject"])]
+        ends = {"value": "margin", "low": "margin_low", "high": "margin_high"}
+        rows = rows.assign(**{end: rows[c].clip(-edge, edge) for end, c in ends.items()})
+        faces = np.where(rows["over"] == "problems", hues, "white")
+        rows = rows.assign(each=rows.index, hue=hues, face=faces)
+        same = {hue: hue for hue in (*hues, "white")}
+        plot = so.Plot(rows, y="y", color="hue", fillcolor="face", marker="label")
+        plot = plot.scale(color=same, fillcolor=same, marker=looks)
+        draw_on(ax, add_points(plot, linewidth=1.8))
+        names = {n: (looks[n], hue, hue) for n, hue in zip(rows["label"], hues)}
     ax.set_xscale("symlog", linthresh=1, linscale=0.6)
     decades = [10**power for power in range(len(f"{reach:.0f}"))]
     ends = [*(-end for end in reversed(decades)), 0, *decades]

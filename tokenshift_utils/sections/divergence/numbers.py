@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from tokenshift_utils.measures import divergences, nucleus
-from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
+from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, columns_of
 from tokenshift_utils.sections.claims import HIGH_ENTROPY, HIGH_JS, LOW_ENTROPY, NEAR_ZERO
 from tokenshift_utils.sections.common import (
     SUPPORTS,
@@ -26,7 +26,6 @@ from tokenshift_utils.sections.common import (
     on_both_supports,
     percent,
     plan,
-    points,
     say,
 )
 from tokenshift_utils.sections.divergence.token_classes import CLASSES
@@ -382,48 +381,39 @@ def say_controls(study, table: pd.DataFrame) -> str:
 
 
 def _say_evidence(study, found: pd.DataFrame, text: str, *quantities: str) -> str:
-    """A line an RL model of which all quantities are there: {0}, {1}, ... are their rows."""
+    """A line an RL model of which all quantities are there, see `say`; their base rates are NAME_note."""
     out = []
     for model in of_kind(study, "rl"):
-        rows = [last_row(found, quantity=quantity, subject=model) for quantity in quantities]
-        if all(row is not None and not np.isnan(row["value"]) for row in rows):
-            out.append(f"{study.models[model].label}: " + text.format(*map(_Words, rows)))
+        rows = {name: last_row(found, quantity=name, subject=model) for name in quantities}
+        if all(row is not None and not np.isnan(row["value"]) for row in rows.values()):
+            own = {"pair": study.models[model].label}
+            for name, row in rows.items():
+                own |= columns_of(name, tuple(row[["value", "low", "high"]]))
+                own[f"{name}_note"] = row["note"]
+            out.append(say("{pair}: " + text, own))
     return "\n".join(out)
-
-
-class _Words:
-    """A row of evidence in a sentence: plain as a share with its base rate, or with a format."""
-
-    def __init__(self, row: pd.Series):
-        self.row = row
-
-    def __format__(self, spec: str) -> str:
-        if spec == "points":
-            return points(self.row, "value")
-        if spec == "of all":
-            return f"{percent(self.row, 'value')} ({self.row['note']})"
-        return format(self.row["value"], spec) if spec else percent(self.row, "value")
 
 
 def say_position(study, found: pd.DataFrame) -> str:
     """Start and answer against the middle, from the evidence."""
     text = (
-        "mean JS is {0:.1f} times the middle's where the answer opens, {1:.1f} times in the first "
-        f"tenth of a response, and {{2:.2g}} times there without its first {FIRST} tokens."
+        "mean JS is {answer_ratio:.1f} times the middle's where the answer opens, {start_ratio:.1f} times "
+        "in the first tenth of a response, and {later_start_ratio:.2g} times there without its first "
+        f"{FIRST} tokens."
     )
-    return _say_evidence(
-        study, found, text, "answer_ratio", "start_ratio", "later_start_ratio"
-    ) or _say_evidence(
-        study, found, "mean JS in the first tenth is {0:.1f} times the middle's.", "start_ratio"
-    )
+    start = "mean JS in the first tenth is {start_ratio:.1f} times the middle's."
+    quantities = ("answer_ratio", "start_ratio", "later_start_ratio")
+    said = _say_evidence(study, found, text, *quantities)
+    return said or _say_evidence(study, found, start, "start_ratio")
 
 
 def say_entropy(study, found: pd.DataFrame) -> str:
     """At which entropies low and high JS are found, beside all positions, from the evidence."""
     text = (
-        "at high-JS positions base is unsure (at least a coin flip of entropy) at {2:of all} and "
-        "confident (at most half of one) at {1:of all}. At near-zero ones both models are confident at "
-        "{0:of all}."
+        "at high-JS positions base is unsure (at least a coin flip of entropy) at "
+        "{high_js_high_entropy:%} ({high_js_high_entropy_note:}) and confident (at most half of one) at "
+        "{high_js_low_entropy:%} ({high_js_low_entropy_note:}). At near-zero ones both models are "
+        "confident at {low_js_low_entropy:%} ({low_js_low_entropy_note:})."
     )
     quantities = ("low_js_low_entropy", "high_js_low_entropy", "high_js_high_entropy")
     return _say_evidence(study, found, text, *quantities)
@@ -432,11 +422,11 @@ def say_entropy(study, found: pd.DataFrame) -> str:
 def say_identity(study, found: pd.DataFrame) -> str:
     """How much token identity decides, and which classes are where, from the evidence."""
     text = (
-        "{0:.0%} of the ten tokens most frequent at high JS are low-JS in most of their "
-        "occurrences; token identity explains {1} of the variance of JS."
+        "{mostly_low_tokens:.0%} of the ten tokens most frequent at high JS are low-JS in most of their "
+        "occurrences; token identity explains {identity_variance:%} of the variance of JS."
     )
-    digits = "digits and operators: {0:points} of near-zero tokens against high-JS ones."
-    words = "function and reasoning words: {0:points} of high-JS tokens against near-zero ones."
+    digits = "digits and operators: {structural_difference:points} of near-zero tokens against high-JS ones."
+    words = "function and reasoning words: {words_difference:points} of high-JS tokens against near-zero ones."
     parts = [
         _say_evidence(study, found, text, "mostly_low_tokens", "identity_variance"),
         _say_evidence(study, found, digits, "structural_difference"),

@@ -5,22 +5,25 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn.objects as so
 from matplotlib.figure import Figure
 
 from tokenshift_utils.records.tokens import tokenizer
 from tokenshift_utils.report.heatmap import show_shifts
 from tokenshift_utils.report.style import (
     JS_FLOOR,
+    add_lines,
+    add_points,
     color,
-    dots,
+    draw,
+    draw_on,
+    estimates,
     histograms,
-    interval_line,
     js_edges,
     label_ends,
-    labels,
-    line_look,
     log_scale,
     mark,
+    model_looks,
     name_lines,
     panels_width,
 )
@@ -35,11 +38,11 @@ _NOISE = "#8C8C8C"  # what rounding makes
 _ROUNDING = "bfloat16 alone"
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of boxes and their whiskers
 _PARTS = {"near_zero": "#DADADA", "between": "#7FA8C9", "high": "#D55E00"}
-_OF_CLASSES = (
-    ("near_zero_share", "s", _PARTS["near_zero"]),
-    ("high_share", "o", _PARTS["high"]),
-    ("share", "|", "black"),
-)
+_OF_CLASSES = {  # share of a class: mark, and colours of its edge and inside
+    "near_zero_share": ("s", "#555555", _PARTS["near_zero"]),
+    "high_share": ("o", _PARTS["high"], _PARTS["high"]),
+    "share": ("|", "black", "black"),
+}
 
 
 def plot_js_distribution(
@@ -50,34 +53,30 @@ def plot_js_distribution(
     ``floor`` are shifts that bfloat16 alone makes.
     """
     grid = np.logspace(np.log10(JS_FLOOR), np.log10(0.69), 30)
-    table, names, hues = survival_table(study, shifts, grid), {}, {}
-    for model in shifts:
-        names[model], hues[model] = study.models[model].label, color(study, model)
+    table, looks = survival_table(study, shifts, grid), model_looks(study, shifts)
+    names = {model: study.models[model].label for model in shifts} | {"": _ROUNDING}
     if floor is not None:
-        rounding = survival_table(study, {"": floor}, grid)
-        table, names[""], hues[""] = pd.concat([table, rounding]), _ROUNDING, _NOISE
-    fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.4), sharey=True)
+        table = pd.concat([table, survival_table(study, {"": floor}, grid)])
+        looks["color"][_ROUNDING], looks["linestyle"][_ROUNDING] = _NOISE, "-"
+    rows = estimates(table[table["share"] > 0], "share").assign(
+        label=lambda rows: rows["model"].map(names)
+    )
+    plot = so.Plot(rows, x="js", color="label", linestyle="label")
+    plot = add_lines(plot.facet("support", order=[*SUPPORTS]), so.Line())
+    plot = plot.scale(color=looks["color"], linestyle=looks["linestyle"])
+    fig, axes = draw(plot, (7.6, 3.4), ("Nuclei, as sampled from", "Full vocabulary"))
     lowest = 100 / max(map(len, shifts.values()))
-    for ax, support in zip(axes, SUPPORTS):
-        ends = {}
-        for model, name in names.items():
-            rows = table[(table["model"] == model) & (table["support"] == support)]
-            shown = 100 * rows.set_index("js").where(lambda r: r["share"] > 0)[
-                ["share", "share_low", "share_high"]
-            ].dropna(subset="share")  # fmt: skip
-            look = line_look(study, model) if model else {}
-            interval_line(ax, shown.index, shown, "share", hues[model], **look | {"marker": ""})
-            if len(shown):
-                ends[name] = (shown.index[-1], shown["share"].iloc[-1], hues[model])
+    for ax in axes:
         log_scale(ax, "x", "y")
         ax.axvline(study.thresholds.high_js, color="#999999", linewidth=0.8)
-        title = "Nuclei, as sampled from" if support == "nucleus" else "Full vocabulary"
-        ax.set(xlabel="x (nats)", title=title, xlim=(JS_FLOOR, 1), ylim=(lowest, 130))
-        if support == "full":
-            if rounding := ends.pop(_ROUNDING, None):  # ends amid the others
-                ax.annotate(_ROUNDING, rounding[:2], xytext=(-5, 0), textcoords="offset points",
-                            ha="right", va="top", color=rounding[2], fontsize=9.5)  # fmt: skip
-            label_ends(ax, ends)
+        ax.set(xlabel="x (nats)", xlim=(JS_FLOOR, 1), ylim=(lowest, 130))
+    rows = rows[rows["support"] == "full"]
+    rounding = rows["label"] == _ROUNDING
+    if rounding.any():  # ends amid the others
+        end = rows.loc[rounding, ["js", "value"]].iloc[-1]
+        ax.annotate(_ROUNDING, end, xytext=(-5, 0), textcoords="offset points",
+                    ha="right", va="top", color=_NOISE, fontsize=9.5)  # fmt: skip
+    label_ends(ax, rows[~rounding], "js", "label", looks["color"])
     axes[0].set_ylabel("positions with JS > x (%)")
     return fig
 
@@ -95,27 +94,29 @@ def plot_positions(
         "start": ("Its first tokens", "token"),
         "answer": ("Around the answer", "tokens after it opens"),
     }
-    fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.9))
-    for ax, (by, (title, xlabel)) in zip(axes, titles.items()):
-        table = profiles[by]
-        for model, part in table.groupby("model", sort=False):
-            hue = color(study, model)
-            look = line_look(study, model) | {"markersize": 2.5}
-            interval_line(ax, part["x"], part, "mean", hue, **look)
-            ax.plot(part["x"], part["full"], ":", color=hue, linewidth=1.2)
-            opens = 100 * answer_place(shifts[model]) if by == "relative" else 0
-            if by != "start" and not np.isnan(opens):
+    names = {model: study.models[model].label for model in shifts}
+    rows = pd.concat([profiles[by].assign(by=by) for by in titles], ignore_index=True)
+    rows = estimates(rows, "mean", factor=1).assign(label=rows["model"].map(names))
+    looks = model_looks(study, shifts)
+    plot = so.Plot(rows, x="x", color="label", marker="label", linestyle="label")
+    plot = add_lines(plot.facet("by", order=[*titles]), so.Line(pointsize=2.5))
+    full = so.Line(marker="", linestyle=":", linewidth=1.2)
+    plot = plot.add(full, y="full", legend=False).scale(**looks).share(x=False, y=False)
+    fig, axes = draw(plot, (7.6, 2.9), (title for title, _ in titles.values()))
+    for ax, (by, (_, xlabel)) in zip(axes, titles.items()):
+        for frame in shifts.values() if by != "start" else ():
+            opens = 100 * answer_place(frame) if by == "relative" else 0
+            if not np.isnan(opens):
                 ax.axvline(opens, color="#999999", linewidth=0.8, zorder=0)
-        if by == "relative":
-            ax.set(ylabel="mean JS (nats)", xlim=(0, 100), xticks=[0, 50, 100])
-            look = {"rotation": 90, "ha": "right", "color": "#666666"}
-            ax.text(0.9, 0.55, "answer opens", transform=ax.transAxes, **look)
-        if by == "start":
-            name_lines(ax, labels(study, table["model"]))
-        if table.empty:
+        if profiles[by].empty:
             ax.text(0.5, 0.5, "nothing to show", ha="center", transform=ax.transAxes)
-        ax.set(title=title, xlabel=xlabel)
+        ax.set(xlabel=xlabel)
         ax.set_ylim(bottom=0)
+    whole, start, _ = axes
+    whole.set(ylabel="mean JS (nats)", xlim=(0, 100), xticks=[0, 50, 100])
+    look = {"rotation": 90, "ha": "right", "color": "#666666"}
+    whole.text(0.9, 0.55, "answer opens", transform=whole.transAxes, **look)
+    name_lines(start, looks["color"])
     return fig
 
 
@@ -181,28 +182,31 @@ def plot_identity(study, table: pd.DataFrame, classes: pd.DataFrame) -> Figure:
     )  # fmt: skip
     low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
     names = {"near_zero": f"JS ≤ {low:g}", "between": "between", "high": f"JS > {high:g}"}
+    edges, faces = ({n: look[i] for n, look in _OF_CLASSES.items()} for i in (1, 2))
+    marks = {name: look[0] for name, look in _OF_CLASSES.items()}
     for (above, below), model in zip(axes.T, models):
-        rows = table[table["model"] == model].iloc[::-1]
-        left, places = 0, range(len(rows))
-        for column, hue in _PARTS.items():
-            share = 100 * rows[column].to_numpy(dtype=float)
-            above.barh(places, share, left=left, color=hue, edgecolor="white", linewidth=0.5)
-            left = left + share
+        rows = table[table["model"] == model].reset_index(drop=True)
+        parts = rows.assign(row=rows.index.astype(str)).melt("row", [*_PARTS], "part", "share")
+        parts["share"] = 100 * parts["share"].astype(float)
+        bars = so.Bar(width=0.8, alpha=1, edgecolor="white", edgewidth=0.5)
+        plot = so.Plot(parts, x="share", y="row", color="part").add(bars, so.Stack(), legend=False)
+        if rows.empty:
+            above.text(50, 0, f"no position with JS > {high:g}", ha="center")
+        else:
+            draw_on(above, plot.scale(color=_PARTS))
         text = [
             f"{t.strip() or repr(t)}  ({n:,})" for t, n in zip(rows["token"], rows["occurrences"])
         ]
-        above.set_yticks(places, text, fontsize=9)
+        above.set_yticks(rows.index, text, fontsize=9)
         above.set(xlim=(0, 100), xlabel="of its occurrences (%)")
         above.set_title(study.models[model].label if model else "")
-        if rows.empty:
-            above.text(50, 0, f"no position with JS > {high:g}", ha="center")
-        own = classes[classes["model"] == model].iloc[::-1].reset_index(drop=True)
-        for column, marker, hue in _OF_CLASSES:
-            edge, size = "#555555" if marker == "s" else hue, 9 if marker == "|" else 6
-            look = {"markersize": size, "markeredgecolor": edge, "linewidth": 1}
-            dots(below, own.index, own, column, hue, marker, **look)
-        below.set_yticks(own.index, own["token_class"])
-        below.set(xlabel="of the positions (%)", xlim=(0, None), ylim=(-0.6, len(own) - 0.4))
+        own = classes[classes["model"] == model]
+        shares = [estimates(own, name).assign(of=name) for name in _OF_CLASSES]
+        shares = pd.concat(shares, ignore_index=True)
+        look = {"color": "of", "fillcolor": "of", "marker": "of"}
+        plot = add_points(so.Plot(shares, y="token_class", **look), linewidth=1, pointsize=6)
+        draw_on(below, plot.scale(color=edges, fillcolor=faces, marker=marks))
+        below.set(xlabel="of the positions (%)", xlim=(0, None))
         for ax in (above, below):
             ax.grid(axis="y", visible=False)
     handles = [plt.Rectangle((0, 0), 1, 1, color=hue) for hue in _PARTS.values()]

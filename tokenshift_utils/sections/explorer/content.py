@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 
@@ -140,16 +141,6 @@ def _triple(estimate: Estimate) -> list[float | None]:
 # The page's content -----------------------------------------------------------------------------
 
 
-class Strings:
-    """Texts by number, each once."""
-
-    def __init__(self) -> None:
-        self.number: dict[str, int] = {}
-
-    def __call__(self, text: str) -> int:
-        return self.number.setdefault(text, len(self.number))
-
-
 def content(study: Study, data: CrossRecords) -> tuple[dict, Iterator[list[dict]]]:
     """What the page shows but for responses, and the responses, round by round.
 
@@ -158,7 +149,7 @@ def content(study: Study, data: CrossRecords) -> tuple[dict, Iterator[list[dict]
     """
     mixed = mixtures(study, data)
     pairs = study.cross_sampling.pairs
-    strings = Strings()
+    strings: dict[str, int] = {}  # texts by number, each once
     shared = {
         "study": {"name": study.name, "title": study.title, "note": study.note},
         "base": study.base,
@@ -173,7 +164,7 @@ def content(study: Study, data: CrossRecords) -> tuple[dict, Iterator[list[dict]
         "samples": samples_shown(study),
         "curves": curves(study, data, mixed),
         "start": study.thresholds.high_js,
-        "strings": strings.number,
+        "strings": strings,
     }
 
     def rounds() -> Iterator[list[dict]]:
@@ -194,21 +185,22 @@ def study_top_p(study: Study) -> float:
     return study.sampling.top_p if own is None else own
 
 
-def _packed(study: Study, response: Response, strings: Strings) -> dict:
+def _packed(study: Study, response: Response, strings: dict[str, int]) -> dict:
     """A response as the page reads it."""
     decoder, nodes = tokenizer(study), response.nodes
-    tokens: dict[int, int] = {}
 
+    def number(text: str) -> int:
+        return strings.setdefault(text, len(strings))
+
+    @cache
     def name(token: int) -> int:
-        if token not in tokens:
-            tokens[token] = strings(decoder.decode([token]))
-        return tokens[token]
+        return number(decoder.decode([token]))
 
-    pieces, before = [strings("")], {0: []}
+    pieces, before = [number("")], {0: []}
     for row in nodes[1:]:
         context = before[row["parent"]]
         before[row["node"]] = [*context[-CONTEXT:], row["token"]]
-        pieces.append(strings(token_piece(decoder, context, row["token"])))
+        pieces.append(number(token_piece(decoder, context, row["token"])))
 
     inner = [row for row in nodes if row["candidates"] is not None]
     listed = ("candidates", "candidates_p_base", "candidates_p_tuned", "candidates_nuclei")
@@ -237,7 +229,7 @@ def _packed(study: Study, response: Response, strings: Strings) -> dict:
         "ends": [
             [row["node"], int(row["finish_reason"] == "eos"), int(row["correct"])] for row in ends
         ],
-        "answers": [strings(row["answer"] or "") for row in ends],
+        "answers": [number(row["answer"] or "") for row in ends],
         "mixtures": response.mixtures,
     }
 

@@ -80,11 +80,7 @@ def _table(study, shifts: dict[str, pd.DataFrame], ratios) -> pd.DataFrame:
 
 def overlap_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Mean overlap of base's and tuned's top-k sets, columns k1 .. k10 with intervals."""
-
-    def ratios(frame: pd.DataFrame) -> dict:
-        return {c: frame[c] for c in frame if c[0] == "k" and c[1:].isdigit()}
-
-    return _table(study, shifts, ratios)
+    return _table(study, shifts, lambda frame: frame.filter(regex=r"^k\d+$").to_dict("series"))
 
 
 def rank_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -6,15 +6,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import seaborn.objects as so
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from tokenshift_utils.report.style import COLORS, label_ends, log_scale
+from tokenshift_utils.report.style import (
+    COLORS,
+    add_points,
+    draw_on,
+    estimates,
+    label_ends,
+    log_scale,
+    mark,
+)
 from tokenshift_utils.sections.objective.numbers import curves
 from tokenshift_utils.sections.objective.records import Runs
 from tokenshift_utils.training.runs import ROLES
 
 _FACES = dict(zip(ROLES, ("black", "#888888", "white")))  # of the points, by role
+_NO_RUN = "no run yet"
 _CURVES = (  # column, title, scale, and whether differences to the baseline are taken
     ("accuracy", "mean@{samples} (%)", 100.0, False),
     ("accuracy", "mean@{samples} less {plain}'s (points)", 100.0, True),
@@ -39,42 +49,53 @@ def plot_weights(runs: Runs, weights: pd.DataFrame, met: pd.DataFrame) -> Figure
     over all updates but the first of each rollout.
     """
     fig, ax = plt.subplots(figsize=(5.6, 3.3))
-    ends = {}
-    for arm, rows in weights.groupby("arm", sort=False):
-        strong, hue = arm not in runs.confirmatory, _color(runs, arm)
-        ax.plot(rows["kl"], rows["weight"], ":" if strong else "-", color=hue)
-        ends[runs.label(arm)] = (1e-2, float(rows["weight"].iloc[-1]), hue)
-        own = met[met["arm"] == arm] if len(met) else met
-        for share in (90, 99) if len(own) and not strong else ():
-            kl = 1e-6 * float(own.iloc[0][f"k3_p{share}_micronats"])
-            weight = float(np.interp(kl, rows["kl"], rows["weight"]))
-            ax.plot([kl], [weight], "o", color=hue, markersize=5)
-            inwards = -12 if weight >= 1 else 5  # away from the dotted line
-            ax.annotate(f"{share}%", (kl, weight), xytext=(5, inwards), textcoords="offset points",
-                        fontsize=8.5, color=hue)  # fmt: skip
+    arms = list(dict.fromkeys(weights["arm"]))
+    hues = {runs.label(arm): _color(runs, arm) for arm in arms}
+    lines = {runs.label(arm): "-" if arm in runs.confirmatory else ":" for arm in arms}
+    rows = weights.assign(label=weights["arm"].map(runs.label), value=weights["weight"])
+    plot = so.Plot(rows, x="kl", y="value", color="label", linestyle="label")
+    draw_on(ax, plot.add(so.Line(), legend=False).scale(color=hues, linestyle=lines))
+    points = []
+    for _, own in (met[met["arm"].isin(runs.confirmatory)] if len(met) else met).iterrows():
+        curve, label = weights[weights["arm"] == own["arm"]], runs.label(own["arm"])
+        for share in (90, 99) if len(curve) else ():
+            kl = 1e-6 * float(own[f"k3_p{share}_micronats"])
+            points.append((label, kl, float(np.interp(kl, curve["kl"], curve["weight"]))))
+            inwards = -12 if points[-1][2] >= 1 else 5  # away from the dotted line
+            ax.annotate(f"{share}%", points[-1][1:], xytext=(5, inwards), fontsize=8.5,
+                        textcoords="offset points", color=hues[label])  # fmt: skip
+    points = pd.DataFrame(points, columns=["label", "kl", "weight"])
+    points = points.astype({"kl": float, "weight": float})
+    plot = so.Plot(points, x="kl", y="weight", color="label").scale(color=hues)
+    draw_on(ax, plot.add(so.Dot(pointsize=5), legend=False))
     ax.axhline(1, color="#999999", linewidth=0.8)
     log_scale(ax, "x")
     ax.set(xlim=(1e-9, 1e-2))
     ax.margins(y=0.12)
     ax.set(xlabel="k3 of a token (nats)", ylabel="weight of its advantage")
-    label_ends(ax, ends)
+    label_ends(ax, rows, "kl", "label", hues)
     return fig
 
 
 def plot_tokens(table: pd.DataFrame, count: int = 14) -> Figure:
     """Mean weight by token, early and late, of the tokens with most of the weight beyond 1."""
-    top = table.head(count).iloc[::-1] if len(table) else table
+    top = table.head(count).reset_index(drop=True)
     fig, ax = plt.subplots(figsize=(5.6, 0.6 + 0.25 * max(len(top), 4)))
     if len(top):
-        rows = np.arange(len(top))
-        ax.hlines(rows, top["weight_early"], top["weight_late"], color="#BBBBBB")
-        hue = COLORS["dapo-high-kl"]
-        ax.plot(top["weight_early"], rows, "o", color=hue, markerfacecolor="white", label="early")
-        ax.plot(top["weight_late"], rows, "o", color=hue, label="late")
-        ax.set_yticks(rows, [f"'{token}'" for token in top["token"]])
-        ax.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+        hue, look = COLORS["dapo-high-kl"], {"pointsize": 6, "fillalpha": 1, "stroke": 1}
+        look |= {"color": hue, "artist_kws": {"zorder": 2.1}}
+        plot = so.Plot(top.assign(y=-top.index), y="y")
+        between = {"xmin": "weight_early", "xmax": "weight_late", "orient": "y"}
+        plot = plot.add(so.Range(color="#BBBBBB"), **between)
+        plot = plot.add(so.Dots(fillcolor="white", **look), x="weight_early")
+        draw_on(ax, plot.add(so.Dots(fillcolor=hue, **look), x="weight_late"))
+        ax.set_yticks(-top.index, [f"'{token}'" for token in top["token"]])
+        handles = [mark("early", "o", hue, "white"), mark("late", "o", hue)]
+        ax.legend(
+            handles=handles, loc="lower right", frameon=True, framealpha=0.9, edgecolor="none"
+        )
     else:
-        ax.text(0.5, 0.5, "no run yet", ha="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, _NO_RUN, ha="center", transform=ax.transAxes)
     ax.set(xlabel="mean weight of the token's advantages")
     return fig
 
@@ -109,7 +130,7 @@ def plot_training(runs: Runs) -> Figure:
     look = {"x": "rollout", "y": "value", "hue": "label", "palette": hues, "hue_order": list(hues)}
     for ax, ((_, title, scale, less), rows) in zip(axes.flat, panels.items()):
         if rows is None:
-            ax.text(0.5, 0.5, "no run yet", ha="center", transform=ax.transAxes)
+            ax.text(0.5, 0.5, _NO_RUN, ha="center", transform=ax.transAxes)
         else:
             rows = rows.assign(value=scale * rows["value"].astype(float))
             sns.lineplot(rows, **look, units="seed", estimator=None, alpha=0.25, linewidth=0.6,
@@ -141,11 +162,11 @@ def plot_gains(runs: Runs, table: pd.DataFrame) -> Figure:
     rows = table[table["paired_seeds"] > 0].iloc[::-1] if len(table) else table
     fig, ax = plt.subplots(figsize=(7.0, 0.9 + 0.27 * max(len(rows), 4)))
     ax.axvline(0, color="#999999", linewidth=0.8)
-    for y, (_, row) in enumerate(rows.iterrows()):
-        ax.plot(
-            100 * row[["gain_low", "gain_high"]].astype(float), [y, y], color="black", linewidth=1.3
-        )
-        ax.plot(100 * row["gain"], y, "o", color="black", markerfacecolor=_FACES[row["role"]])
+    if len(rows):
+        shown = estimates(rows, "gain").assign(y=lambda shown: shown.index, color="black")
+        plot = so.Plot(shown, y="y", color="color", fillcolor="role", marker="role")
+        plot = plot.scale(color=["black"], fillcolor=_FACES, marker=dict.fromkeys(ROLES, "o"))
+        draw_on(ax, add_points(plot, linewidth=1.3, pointsize=6))
     ax.set_yticks(range(len(rows)), [_gain_label(runs, row) for _, row in rows.iterrows()])
     ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
     ax.set_xscale("symlog", linthresh=1, linscale=0.6)
@@ -153,7 +174,7 @@ def plot_gains(runs: Runs, table: pd.DataFrame) -> Figure:
     ax.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     if not len(rows):
-        ax.text(0.5, 0.5, "no run yet", ha="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, _NO_RUN, ha="center", transform=ax.transAxes)
     for role in ROLES if len(rows) else ():
         places = np.flatnonzero(rows["role"] == role)
         if len(places):

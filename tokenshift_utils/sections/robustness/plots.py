@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn.objects as so
 from matplotlib.figure import Figure
 
 from tokenshift_utils.report.style import (
     JS_FLOOR,
+    add_points,
     color,
-    dots,
+    draw,
+    estimates,
     histograms,
     js_edges,
     log_scale,
+    mark,
 )
 from tokenshift_utils.sections.common import pooled
 
-_SUPPORTS = (("nucleus", "o", "truncated distributions"), ("full", "s", "full vocabulary"))
+_SUPPORTS = {"nucleus": "truncated distributions", "full": "full vocabulary"}
 
 
 def plot_support(study, shifts: dict[str, pd.DataFrame]) -> Figure:
@@ -45,17 +48,26 @@ def plot_measured(study, by_source: pd.DataFrame, sampler: pd.DataFrame, model: 
     )
     names = [f"top-p {p:g}, T {t:g}" for p, t in zip(sampler["top_p"], sampler["temperature"])]
     rows = pd.concat([sources, sampler.assign(name=names)], ignore_index=True)
-    fig, axes = plt.subplots(1, 2, figsize=(7.2, 1.25 + 0.36 * len(rows)), sharey=True)
-    low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
-    y = -np.arange(len(rows)) - 0.6 * (rows.index >= len(sources))
-    for ax, what, title in zip(axes, ("near_zero", "high"), (f"JS ≤ {low:g}", f"JS > {high:g}")):
-        for support, marker, text in _SUPPORTS:
-            inside, hue = support == "nucleus", color(study, model)
-            at, face = y + (0.12 if inside else -0.12), hue if inside else "white"
-            look = {"linewidth": 1.8, "markerfacecolor": face, "label": text}
-            dots(ax, at, rows, f"{support}_{what}", hue, marker, **look)
+    rows["place"] = -np.arange(len(rows)) - 0.6 * (rows.index >= len(sources))
+    hue, low, high = color(study, model), study.thresholds.near_zero[-1], study.thresholds.high_js
+    titles = {"near_zero": f"JS ≤ {low:g}", "high": f"JS > {high:g}"}
+    parts = [
+        estimates(rows, f"{support}_{what}").assign(
+            what=what, support=support, y=rows["place"] + (0.12 if support == "nucleus" else -0.12)
+        )
+        for what in titles
+        for support in _SUPPORTS
+    ]
+    look = dict.fromkeys(("color", "fillcolor", "marker"), "support")
+    plot = so.Plot(pd.concat(parts, ignore_index=True), y="y", **look)
+    faces, marks = {"nucleus": hue, "full": "white"}, {"nucleus": "o", "full": "s"}
+    plot = plot.scale(color=dict.fromkeys(_SUPPORTS, hue), fillcolor=faces, marker=marks)
+    plot = add_points(plot.facet("what", order=[*titles]).share(x=False), linewidth=1.8)
+    fig, axes = draw(plot, (7.2, 1.25 + 0.36 * len(rows)), ("", ""))
+    for ax, title in zip(axes, titles.values()):
         ax.set(xlabel=f"positions with {title} (%)")
         ax.grid(axis="y", visible=False)
-    axes[0].set_yticks(y, rows["name"])
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    axes[0].set_yticks(rows["place"], rows["name"])
+    handles = [mark(name, marks[of], hue, faces[of]) for of, name in _SUPPORTS.items()]
+    fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
