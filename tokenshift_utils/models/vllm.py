@@ -3,7 +3,7 @@
 A response is one request, drawn with the package's noise inside the engine (``vllm_sampler``). Given
 responses are scored by prompt log-probs; drafts that another engine made are read by putting them,
 token by token, behind a text that the engine has cached already. Of long vocabularies only the
-most probable tokens' log-probs are asked for: ``listed`` says what that gives.
+most probable tokens' log-probs are asked for: ``measures.top_logprobs`` says what that gives.
 """
 
 from __future__ import annotations

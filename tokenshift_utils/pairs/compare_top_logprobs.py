@@ -23,10 +23,10 @@ def score_pair(
     top_k: int,
     batch_size: int,
 ) -> Iterator[tuple[np.ndarray, dict]]:
-    """Compare two policies on given responses. See ``shifts.score_pair``.
+    """Compare two policies on given responses. See ``compare.score_pair``.
 
     Nuclei are covered, so that what is measured between them is exact; measures of whole
-    distributions are those of ``listed``.
+    distributions are those of ``measures.top_logprobs``.
     """
     for policy in (base, tuned):
         policy.check(sampling)

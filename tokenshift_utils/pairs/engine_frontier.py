@@ -1,4 +1,4 @@
-"""Running two engines where walks wait, in rounds of requests. ``lanes`` says what for.
+"""Running two engines where walks wait, in rounds of requests. ``frontier`` says what for.
 
 A place is served by three requests at most: the model that most walks follow drafts a block behind
 its text, the other reads the block behind the same text, and where one draws a token that is on no

@@ -1,7 +1,8 @@
-"""Where walks wait for models to be run, whatever runs them.
+"""Tree nodes that lack what a walk must know there, and what is learnt at them.
 
-Those that run them (``lanes``, ``engine_frontier``) draft tokens behind a place at which walks wait,
-let the other model read the drafts, and write what both say into the trees.
+Two classes run the models: ``lanes.Lanes`` on cached sessions, ``engine_frontier.EngineFrontier`` on
+engines. Each lets one model draft tokens behind such a node and the other read the drafts, and writes what
+both say of every prefix on the way into the trees.
 """
 
 from __future__ import annotations

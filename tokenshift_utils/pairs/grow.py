@@ -44,7 +44,7 @@ def grow(
     Returns
     -------
     The walkers, all done, prompt by prompt and walk by walk; their ``trees`` can be kept, and their
-    ``result()`` is what ``mixing.cross_sample`` gives.
+    ``result()`` is what ``cross_sample.cross_sample`` gives.
     """
     check_pair(base, tuned)
     check_prompts(prompts, row_keys=row_keys, own_keys=own_keys)

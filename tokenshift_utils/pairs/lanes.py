@@ -34,7 +34,7 @@ IDLE = 2  # in place of the model that drafts
 
 
 class Lanes(Frontier):
-    """The lanes that serve some walkers."""
+    """Runs both models at the places where some walkers wait, as rows of two cached sessions."""
 
     def __init__(
         self,
@@ -201,6 +201,7 @@ class Lanes(Frontier):
         places = np.array(list(found), np.int64)
         lanes = self._lane_of[[group[0] for group in found.values()]]
         trees, rows = self._trees, len(self._node)
+        # (node, lane) pairs as single numbers, for one look-up of all
         drafted = [(nodes * rows + lane[:, None])[nodes >= 0] for _, lane, nodes in paths]
         on_path = np.isin(trees.parent[places] * rows + lanes, np.concatenate(drafted))
         on_path |= np.isin(places * rows + lanes, np.concatenate(drafted))

@@ -131,7 +131,7 @@ def describe_switch(p: Nucleus, q: Nucleus, token_p: Tensor, token_q: Tensor) ->
 class Mixer:
     """The state of one ``cross_sample``: two sessions, the lanes, and the switches found.
 
-    An engine that writes and reads blocks itself (a policy's ``mixer``) replaces ``_draft``,
+    ``engine_mixer.EngineMixer``, whose engines write and read blocks themselves, replaces ``_draft``,
     ``_verify`` and ``_switch``; what these give each other is their own business.
     """
 

@@ -1,6 +1,6 @@
 """Cross-sampling runs of a study: mixed responses, judged, and the switches in them.
 
-One policy writes and another takes over where a rule fires (``mixing``). Both draw with the same
+One policy writes and another takes over where a rule fires (``pairs.walks``). Both draw with the same
 noise, so what the primary would have emitted at a switched position is well defined: where it
 differs from the token that stands there, the position is *effectively replaced*.
 """

@@ -83,7 +83,7 @@ def train(
         typer.Option(min=1, help="Runs that go side by side: by default 1, of the tiny study's 2."),
     ] = None,
 ) -> None:
-    """Train the models of the embedded study from nothing, on a CPU; resumable.
+    """Train the models that a study says how to make: the tiny study's from nothing, on a CPU; resumable.
 
     With --arms or --arm: the runs of the study's 'training' section, by arm and seed. On data of its
     own they make the tuned models; of the embedded study they compare objectives and leave logs.

@@ -77,7 +77,7 @@ class Work:
 
     Attributes
     ----------
-    kind : as in ``records.KINDS``
+    kind : as in ``store.columns.KINDS``
     responses : responses generated or scored
     tokens : tokens generated (of shifts and the explorer: positions scored by both models), at most
     """

@@ -1,6 +1,6 @@
 """Runs that make models, and one manager of them: the tiny study from nothing, a study's own data, the
 weighted trainer.
 
-Only ``tokenshift train`` imports this room; the analyses see its outputs (model directories,
-benchmark files, logs) exactly as they would see anybody else's.
+``tokenshift train`` runs it; section 4, the plan and a bench read its runs and settings. The other analyses
+see its outputs (model directories, benchmark files, logs) exactly as they would see anybody else's.
 """

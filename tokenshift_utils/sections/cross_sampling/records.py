@@ -1,4 +1,4 @@
-"""What section 2 needs of the records."""
+"""The requests of section 2: mixtures of every pair, their baselines, single tokens."""
 
 from __future__ import annotations
 
