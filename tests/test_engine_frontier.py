@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from engines import Listing
 from hypothesis import HealthCheck, given, settings
-from test_mixing import NoTokenizer
+from test_cross_sample import NoTokenizer
 from test_tree import SWEEP, N, alone, assert_same, sweeps, take
 
 from tokenshift_utils.errors import TokenshiftError

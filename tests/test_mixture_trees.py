@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import write_benchmark, write_mini_root, write_smoke_root
-from test_mixing import counting
+from test_cross_sample import counting
 
 from tokenshift_utils.measures.nucleus import nucleus_js
 from tokenshift_utils.models.load import load_policy

@@ -34,16 +34,16 @@ PROMISES = {
     # noise, sampling and mixing
     "So a draw does not depend on batch": (
         "test_noise::test_noise_does_not_depend_on_its_neighbours",
-        "test_hf_policy::test_samples_do_not_depend_on_batch_or_order",
-        "test_mixing::test_runs_depend_neither_on_batch_nor_on_block",
+        "test_huggingface::test_samples_do_not_depend_on_batch_or_order",
+        "test_cross_sample::test_runs_depend_neither_on_batch_nor_on_block",
     ),
     "``-inf`` is never drawn": ("test_promises::test_an_impossible_token_is_never_drawn",),
     "so that never more than ``SCORED_LOGITS`` logits are held": (
-        "test_hf_policy::test_score_never_holds_the_logits_of_a_long_sequence",
+        "test_huggingface::test_score_never_holds_the_logits_of_a_long_sequence",
     ),
     "changes whenever its outputs could": (
-        "test_hf_policy::test_fingerprint_follows_the_files",
-        "test_hf_policy::test_fingerprint_of_a_live_model_follows_its_weights",
+        "test_huggingface::test_fingerprint_follows_the_files",
+        "test_huggingface::test_fingerprint_of_a_live_model_follows_its_weights",
     ),
     # records and the store
     "Part of the study, so that records are identical everywhere": (
@@ -68,7 +68,7 @@ PROMISES = {
         "test_executor_ray::test_smoke_study_has_the_same_records_as_in_one_process",
     ),
     "results don't depend on batch sizes or on resuming": (
-        "test_mixing::test_runs_depend_neither_on_batch_nor_on_block",
+        "test_cross_sample::test_runs_depend_neither_on_batch_nor_on_block",
         "test_records_end_to_end::test_shifts_do_not_depend_on_batches_blocks_or_shards",
         "test_store::test_an_interrupted_run_goes_on_where_it_stopped",
     ),
@@ -77,10 +77,10 @@ PROMISES = {
     ),
     # statistics, tables and figures
     "Two estimates made with the same `Bootstrap` share their draws": (
-        "test_stats::test_differences_are_paired",
+        "test_bootstrap::test_differences_are_paired",
     ),
     "there is none then, and the estimate says why": (
-        "test_stats::test_too_little_is_said_in_place_of_an_interval",
+        "test_bootstrap::test_too_little_is_said_in_place_of_an_interval",
     ),
     "without dates, so that equal figures are equal files": (
         "test_promises::test_equal_figures_are_equal_files",

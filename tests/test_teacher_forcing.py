@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_hf_policy import SMALL, NoTokenizer, plain_logits
+from test_huggingface import SMALL, NoTokenizer, plain_logits
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models import memory, teacher_forcing

@@ -8,7 +8,7 @@ import pytest
 from conftest import margin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_mixing import NoTokenizer, counting, models, rules
+from test_cross_sample import NoTokenizer, counting, models, rules
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
