@@ -71,6 +71,7 @@ def undress(text: str) -> str:
     text = _in_ascii(text)
     text = re.sub(r"(?:\s*(?:</?s>|<\|[^|<>]*\|>|<(?:eos|end_of_turn)>))+\s*$", "", text)
     text = re.sub(r"(\.\d+)\.{3}(?!\d)", r"\1\\ldots ", text)
+    text = re.sub(r"\\\\\s+", lambda m: r"\\", text)  # a matrix's new row, and no space of LaTeX
     text = _THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
     text = re.sub(r"\\\$\s*([\d.,]*\d)", r"\1 dollars", text)
     text = re.sub(r"\\\$|[€£¥₹]|\bRs\.?(?=\s*\d)", "", text)
