@@ -264,6 +264,10 @@ TABLE = {
         (r"\text{13}", "13", True),
         ("{42}", "42", True),
         (r"\fbox{42}", "42", True),
+        (r"\underline{\mathbf{42}}", "42", True),
+        (r"\ensuremath{42}", "42", True),
+        (r"\enspace 42\thinspace", "42", True),
+        (r"\underline{42}", "43", False),
     ],
     "units": [
         (r"60 \frac{\text{km}}{\text{h}}", "60 km/h", True),
