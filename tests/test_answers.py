@@ -264,6 +264,10 @@ TABLE = {
         (r"\text{13}", "13", True),
         ("{42}", "42", True),
         (r"\fbox{42}", "42", True),
+        (r"\underline{\mathbf{42}}", "42", True),
+        (r"\ensuremath{42}", "42", True),
+        (r"\enspace 42\thinspace", "42", True),
+        (r"\underline{42}", "43", False),
     ],
     "units": [
         (r"60 \frac{\text{km}}{\text{h}}", "60 km/h", True),
@@ -365,6 +369,13 @@ TABLE = {
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}", False),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}", False),
         (r"\begin{bmatrix}1\\2\end{bmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", True),
+        (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", True),
+        (
+            r"\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix}",
+            r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+            True,
+        ),
+        (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}", False),
     ],
     "equations, signs and ratios": [
         (r"1:4:9:\ldots", r"1:2:3:\ldots", False),

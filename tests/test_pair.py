@@ -119,6 +119,27 @@ def test_verls_files_give_each_problem_once(root, capsys):
     assert problems[0].problem == "question: what is 0+1?\n"
 
 
+DAPO = "Solve it. The last line must be of the form Answer: $Answer.\n\nwhat is 1+2?\n"
+
+
+@pytest.mark.parametrize(
+    ("problem", "verifier", "said"),
+    [
+        (DAPO, "answer_line", "by the verifier answer_line, as the problems ask"),
+        ("what is 1+2? Answer: inside \\boxed{}", "boxed", ""),
+        ("question: what is 1+2?\nAnswer: ", "boxed", ""),
+        ("what is 1+2? The final answer goes after ####", "boxed", "behind '####', which no"),
+    ],
+)
+def test_answers_are_found_as_the_problems_ask(root, capsys, problem, verifier, said):
+    file = root / "asked.jsonl"
+    file.write_text(json.dumps({"problem": problem, "answer": 3}) + "\n", encoding="utf-8")
+    write_pair(MODELS / "base", MODELS / "dapo", file, "mine")
+    assert load_study("mine").verifier == verifier
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 + bool(said) and said in lines[0]
+
+
 @pytest.mark.parametrize(
     "name", ["\U0001f600 \u4e8c", 'it\'s {x}: #1 \\ "q"', "a\u2028b", "a\nb", "...."]
 )
@@ -167,6 +188,18 @@ REFUSED = {
             '{"problem": "x", "answer": 1}\n{"problem": "x", "answer": 2}\n'
         ),
         "has one problem with two answers",
+    ),
+    "an answer of GSM8K": (
+        lambda tuned, problems: problems.write_text(
+            json.dumps({"problem": "x", "answer": "1 and 2 are <<1+2=3>>3.\n#### 3"}) + "\n"
+        ),
+        "problem '0' of benchmark p is a whole solution with its final answer behind '####'",
+    ),
+    "a solution of MATH": (
+        lambda tuned, problems: problems.write_text(
+            json.dumps({"problem": "x", "answer": "Add: it is $\\boxed{3}$."}) + "\n"
+        ),
+        "problem '0' of benchmark p is a whole solution with its final answer in a box",
     ),
     "no model": (lambda tuned, problems: shutil.rmtree(tuned), "there is no model directory"),
     "no weights": (

@@ -233,7 +233,8 @@ def test_a_model_has_one_colour_and_all_differ():
 def test_models_without_a_usual_colour_get_spare_ones():
     content = STUDY.model_dump()
     content["models"] |= {
-        name: content["models"]["simplerl"] | {"path": name} for name in ("tulu", "other")
+        name: content["models"]["simplerl"] | {"path": name, "label": name}
+        for name in ("tulu", "other")
     }
     study = type(STUDY).model_validate(content)
     assert style.color(study, "tulu") != style.color(study, "other")

@@ -35,6 +35,13 @@ def test_samples_of_a_problem_are_numbered_where_they_have_none(read):
     assert set(frame["benchmark"]) == {"r"}
 
 
+def test_a_row_without_a_problem_is_never_a_sample_of_a_named_one(read):
+    assert list(read(TEXT | {"problem": "a"}, TEXT)["problem"]) == ["a", "1"]
+    for rows in ([TEXT | {"problem": "1"}, TEXT], [TEXT, TEXT | {"problem": 0}]):
+        with pytest.raises(TokenshiftError, match="row 2.*: a row without 'problem' is named"):
+            read(*rows)
+
+
 def test_numbers_as_pandas_writes_them(read):
     row = {"prompt_ids": [4.0, 2.0], "response_ids": [8, 1.0], "sample": 1.0, "problem": 7.0}
     frame = read(row)

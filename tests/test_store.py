@@ -311,6 +311,28 @@ def test_workers_compute_the_same_records(mini_root, tiny_pair):
         stop_workers()
 
 
+PLAIN_SCRIPT = """
+from tokenshift_utils import Rollouts, fetch, load_study
+study = load_study("mini").with_overrides(workers=2, problems_per_shard=1)
+print(len(fetch(study, Rollouts.of(study, "tuned"))))
+"""
+
+
+def test_a_plain_script_may_fetch_with_workers(mini_root, tmp_path_factory):
+    script = tmp_path_factory.mktemp("scripts") / "mine.py"
+    script.write_text(PLAIN_SCRIPT)
+    run = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) > 0
+
+
 def test_a_mistake_found_before_computing_leaves_nothing(mini_root):
     study = load_study("mini").with_overrides(workers=2)
     (mini_root / "benchmarks/sums.jsonl").write_text('{"id": "1", "problem": "", "answer": "2"}\n')

@@ -27,12 +27,18 @@ def read_responses(file: Path, tokenizer: Any, vocab_size: int) -> pd.DataFrame:
     TokenshiftError
         Where the file can't be read, a cell is not what its column holds, or a sample is repeated.
     """
-    found, seen = [], {}
+    found, seen, named = [], {}, {}
     counts: Counter = Counter()
     for number, (name, row) in enumerate(read_rows(file)):
         where = f"{file.name}, {name}"
         benchmark = _label(row, "benchmark", where, file.stem)
         problem = _label(row, "problem", where, str(number))
+        is_named = row.get("problem") is not None
+        if named.setdefault((benchmark, problem), is_named) != is_named:
+            raise TokenshiftError(
+                f"{where}: a row without 'problem' is named by its number, and "
+                f"problem '{problem}' is named so in another row; give every row its problem, or none"
+            )
         sample = _sample(row, where, counts[benchmark, problem])
         counts[benchmark, problem] += 1
         first = seen.setdefault((benchmark, problem, sample), name)

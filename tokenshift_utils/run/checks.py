@@ -1,5 +1,6 @@
 """What a study reads, checked before anything is computed or written."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,8 +12,12 @@ from tokenshift_utils.study import tokenizers
 from tokenshift_utils.study.checkpoints import FINGERPRINTED, check_trained_on, is_adapter
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.weights import check_model, check_same_size
-from tokenshift_utils.tasks.benchmarks import load_benchmark
+from tokenshift_utils.tasks.answers import undress
+from tokenshift_utils.tasks.benchmarks import Problem, load_benchmark
 from tokenshift_utils.tasks.prompts import check_prompt, prompt_text, stop_token_ids
+from tokenshift_utils.tasks.verifier import last_boxed
+
+_GSM8K = re.compile(r"^\s*####", re.MULTILINE)  # before the final answer in GSM8K's solutions
 
 
 def check_rules(study: Study) -> None:
@@ -34,6 +39,23 @@ def check_rules(study: Study) -> None:
                 )
 
 
+def check_answers(benchmark: str, problems: list[Problem]) -> None:
+    """Refuse right answers that are whole solutions, which no response's final answer equals."""
+    for problem in problems:
+        answer = problem.answer
+        if _GSM8K.search(answer):
+            how = "behind '####'"
+        elif "box" in answer and last_boxed(answer) and last_boxed(undress(answer)):
+            how = "in a box"
+        else:
+            continue
+        raise TokenshiftError(
+            f"the right answer of problem '{problem.id}' of benchmark {benchmark} is a whole "
+            f"solution with its final answer {how}, which no response's answer equals; give the final "
+            "answer alone"
+        )
+
+
 def check_inputs(study: Study) -> None:
     """Look at all benchmarks and models of a study, without loading a weight.
 
@@ -43,13 +65,16 @@ def check_inputs(study: Study) -> None:
     Raises
     ------
     TokenshiftError
-        For a backend that isn't there, a missing or empty benchmark, a missing or damaged model, a tokenizer that doesn't
+        For a backend that isn't there, a missing or empty benchmark, an
+        answer that is a whole solution, a missing or damaged model, a tokenizer that doesn't
         survive its loading or differs from the base's, another vocabulary, a stop token that is
         none, a chat template that isn't there or makes no prompt, or a rule that isn't one.
     """
     check_backend(study)
     check_rules(study)
     problems = {name: load_benchmark(study, name) for name in study.benchmarks}
+    for name, rows in problems.items():
+        check_answers(name, rows)
     base = study.model_path(study.base)
     trusted = study.model(study.base).trust_remote_code
     own_size = check_model(base, trusted)

@@ -30,6 +30,7 @@ MOST_WORKERS = 8
 SOLUTIONS = ("solution", "response", "completion", "rationale", "reasoning", "generated_solution")
 
 _LATEX = re.compile(r"\\[A-Za-z(\[]|\$[A-Za-z\\({|-]")  # (not $3, which is a price)
+_ANSWER_LINE = re.compile(r"\bAnswer:(?!$)")  # as DAPO's prompts ask for it
 
 _TEMPLATE = """\
 # Written by `tokenshift pair`. Everything below is a choice that you may change; notebooks/guide and
@@ -58,7 +59,7 @@ benchmarks:
 prompt: # the whole prompt; for the user's turn of a chat template name a model: `chat: tuned`
   template: "{{problem}}"
 stop_tokens: [] # more tokens that end a response, beside the models' own
-verifier: boxed # two boxes are no answer; or last_boxed, the last one counts; or answer_line
+verifier: boxed # boxed: two boxes are no answer; last_boxed: the last one counts; or answer_line
 
 sampling: {{temperature: 1.0, top_p: 0.7, max_new_tokens: {length}}} # {why}
 samples: {{accuracy: 8, controls: 8, shifts: 4, checkpoints: 4, cross_sampling: 4}} # a problem
@@ -134,7 +135,9 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         if length < needed:
             why = "what fits behind the longest problem within the models' contexts"
         wanted = f"tokens: {length}}} # {why}"
-        write_text(draft, content.replace(f"tokens: {LONGEST}}} # @", wanted))
+        content = content.replace(f"tokens: {LONGEST}}} # @", wanted)
+        verifier = _verifier(prompts)
+        write_text(draft, content.replace("\nverifier: boxed", f"\nverifier: {verifier}", 1))
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
@@ -147,6 +150,14 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
     if len(prompts) < len(rows):
         print(
             f"{problems.name} has {len(prompts)} problems in {len(rows)} rows; each counts once",
+            file=sys.stderr,
+        )
+    if verifier != "boxed":
+        print(f"answers are found by the verifier {verifier}, as the problems ask", file=sys.stderr)
+    if any("####" in text for text in prompts):
+        print(
+            "warning: problems ask for the answer behind '####', which no verifier reads, so that "
+            "responses that obey count as wrong: let them ask for \\boxed{} or a line 'Answer:'",
             file=sys.stderr,
         )
     print(f"responses may have {length:,} tokens: {why}", file=sys.stderr)
@@ -178,6 +189,17 @@ def _columns(rows: list[dict]) -> str:
     if "problem" not in rows[0] and {"prompt", "reward_model"} <= set(rows[0]):
         return f"{{{numbered}problem: prompt, answer: reward_model}}"
     return f"{{{numbered}problem: problem, answer: answer}}"
+
+
+def _verifier(prompts: list[str]) -> str:
+    """By which rule to find answers: as most problems ask, where they say so themselves.
+
+    A prompt that ends in ``Answer:`` asks to go on from there, not to write such a line.
+    """
+    lines = sum(
+        bool(_ANSWER_LINE.search(text.rstrip())) and "\\boxed" not in text for text in prompts
+    )
+    return "answer_line" if 2 * lines > len(prompts) else "boxed"
 
 
 def _place(path: Path) -> str:

@@ -4,12 +4,14 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 
@@ -23,7 +25,7 @@ class LocalPool:
         self._processes, self._work = _processes(workers), work
 
     def submit(self, *arguments) -> Future:
-        with _all_alive():
+        with _all_alive(), _alone():
             return self._processes.submit(self._work, *arguments)
 
     def finished(self, tasks: Collection[Future]) -> Collection[Future]:
@@ -47,6 +49,21 @@ def _all_alive() -> Iterator[None]:
             "a worker process was ended from outside, most likely for lack of memory; "
             "lower the study's 'workers' or 'batch' and run again: finished shards are kept"
         ) from None
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Processes that start meanwhile don't run the caller's script again, of which they need nothing.
+
+    multiprocessing would have them import it: a plain script, without ``if __name__``, would fetch
+    inside each of them.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start_worker() -> None:

@@ -438,7 +438,7 @@ class Statistics(Part):
 
     resamples: Count
     confidence: Share
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
 
 
 class Batch(Part):

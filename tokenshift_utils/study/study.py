@@ -138,6 +138,20 @@ class Study(schema.Part):
                 f"'training.arms' has '{name}', but 'models' has no such model of kind "
                 f"{' or '.join(kinds)} with a 'path', where training would leave it",
             )
+        for key, named in (("models", self.models), ("benchmarks", self.benchmarks)):
+            labels: dict[str, str] = {}
+            for name, spec in named.items():
+                first = labels.setdefault(spec.label, name)
+                refuse(
+                    first != name,
+                    f"'{key}' has '{first}' and '{name}' under one label, '{spec.label}', so that "
+                    "no figure or table could tell them apart",
+                )
+        refuse(
+            self.base in cross.pairs,
+            f"'cross_sampling.pairs' names '{self.base}', the base, with which the others are "
+            "compared: leave it out",
+        )
         bases = [name for name, spec in self.models.items() if spec.kind == "base"]
         refuse(
             bases != [self.base],
@@ -336,7 +350,8 @@ def load_study(name_or_path: str | Path) -> Study:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which YAML's own loader silently keeps the last.
+    """YAML that refuses a key given twice, of which YAML's own loader silently keeps the last, and
+    whole numbers that it reads as others than they look: ``010`` is 8 to it, ``1:30`` is 90.
 
     Aliases (``*name``) are followed up to `_LARGEST` values in all: a few lines of them can stand
     for billions, which whatever goes through the study would unfold.
@@ -359,6 +374,14 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise _refused(f"the key '{key}' is given twice", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node):
+        if re.fullmatch(r"[-+]?(?:0[0-9_]+|.*:.*)", node.value):
+            raise _refused(f"'{node.value}' is another number in YAML; write it plainly", node)
+        return super().construct_yaml_int(node)
+
+
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _UniqueKeyLoader.construct_yaml_int)
 
 
 def _refused(reason: str, node: yaml.Node) -> yaml.YAMLError:

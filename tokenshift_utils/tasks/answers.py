@@ -19,7 +19,7 @@ _SIGNS = {
     "¢": " cents", "’": "'", "‘": "'", "“": '"', "”": '"', "。": ".", "\u2044": "/", "\u2215": "/",
 }  # fmt: skip
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-_STYLES = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|bm|boldsymbol|emph)"
+_STYLES = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|bm|boldsymbol|emph|underline|ensuremath)"
 _DELIMITERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$", "$"), ("{", "}"), ("`", "`"))
 _FUNCTIONS = (
     *("arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot"),
@@ -71,11 +71,14 @@ def undress(text: str) -> str:
     text = _in_ascii(text)
     text = re.sub(r"(?:\s*(?:</?s>|<\|[^|<>]*\|>|<(?:eos|end_of_turn)>))+\s*$", "", text)
     text = re.sub(r"(\.\d+)\.{3}(?!\d)", r"\1\\ldots ", text)
+    text = re.sub(r"\\\\\s+", lambda m: r"\\", text)  # a matrix's new row, and no space of LaTeX
     text = _THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
     text = re.sub(r"\\\$\s*([\d.,]*\d)", r"\1 dollars", text)
     text = re.sub(r"\\\$|[€£¥₹]|\bRs\.?(?=\s*\d)", "", text)
     text = re.sub(r"\\[!]|\\phantom\{[^{}]*\}|\\displaystyle(?![A-Za-z])", "", text)
-    text = re.sub(r"\\(?:[,;: ]|q?quad(?![A-Za-z])|hspace\{[^{}]*\})|~", " ", text)
+    text = re.sub(
+        r"\\(?:[,;: ]|(?:q?quad|enspace|thinspace)(?![A-Za-z])|hspace\{[^{}]*\})|~", " ", text
+    )
     text = re.sub(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\s*\.?", "", text)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = _UNIT_FRACTION.sub(r" \1/\2\3", text)
