@@ -35,7 +35,7 @@ def _one_line(text: str) -> str:
 
 _AGAIN = "run the same command again; what is finished is kept"
 _MEMORY = f"the machine has too little memory: lower the study's 'batch' or 'workers' and {_AGAIN}"
-_REFUSED = "the machine refused an operation ({text}): mend that, then " + _AGAIN
+_REFUSED = "the machine refused an operation ({said}): mend that, then " + _AGAIN
 # By error number: what is wrong and what to do; {where} is the path, or words for it.
 _OF_THE_MACHINE = {
     errno.ENOSPC: "no space left on the disk for {where}: make room and " + _AGAIN,
@@ -93,7 +93,7 @@ def said_as_sentence(kinds: list[str], text: str, of_machine: bool = False) -> s
         for marker, what in _FORMATS.items():
             if marker in kind:
                 return f"{what} cannot be read or written ({text}): restore it, or make it anew"
-    return _REFUSED.format(text=text) if of_machine else None
+    return _REFUSED.format(said=text) if of_machine else None
 
 
 _FORMATS = {
@@ -120,7 +120,7 @@ def _of_machine(number: int, path: str, text: str) -> str:
     if number == errno.ENOENT and not path:
         return "the working directory is no longer there: change to another and run again"
     template = _OF_THE_MACHINE.get(number, _REFUSED)
-    return template.format(where=path or "what this command writes", text=text)
+    return template.format(where=path or "what this command writes", said=text)
 
 
 def damaged(error: BaseException) -> str:

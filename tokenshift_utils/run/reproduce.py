@@ -185,8 +185,7 @@ def _compute_records(asked: Iterable[tuple[Study, list[Artefact]]]) -> None:
             compute_missing(study, requests)
     except KeyboardInterrupt:
         raise NotebookFailed(
-            "interrupted while records were computed; the same command goes on from those that are "
-            "finished"
+            "interrupted while records were computed; the same command goes on from there"
         ) from None
     finally:
         stop_workers()  # kernels need the memory
