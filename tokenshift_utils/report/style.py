@@ -95,10 +95,11 @@ def model_looks(study, models) -> dict[str, dict[str, str]]:
 def estimates(rows: pd.DataFrame, name: str, factor: float = 100.0) -> pd.DataFrame:
     """The rows with the column `name` and its interval as `value`, `low` and `high`, in percent.
 
-    Their numbers, also in `each`, are new: seaborn's plots need an index without repetitions.
+    Their numbers, also in `each`, are new: seaborn's plots need an index without repetitions, and
+    numbers as such, which a concatenation with a table without rows makes objects.
     """
     columns = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
-    rows = rows.reset_index(drop=True).assign(each=range(len(rows)))
+    rows = rows.reset_index(drop=True).infer_objects().assign(each=range(len(rows)))
     if rows.empty:
         return rows.reindex(columns=[*rows.columns, *columns]).astype(float)
     return rows.assign(**{end: factor * rows[c].astype(float) for end, c in columns.items()})
