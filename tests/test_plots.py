@@ -246,3 +246,11 @@ def test_bands_do_not_hide_behind_missing_intervals(tmp_path):
     table = mechanics.mass_table(SMALL, data)
     assert np.isnan(table["mass_moved_low"]).all()
     save(draw_mechanics.plot_mass(SMALL, table), tmp_path)
+
+
+def test_a_table_without_rows_beside_others_leaves_numbers():
+    """As of a study none of whose responses reaches its answer: seaborn refuses objects as places."""
+    found = pd.DataFrame({"x": [0.5], "mean": [0.1], "mean_low": [0.0], "mean_high": [0.2]})
+    none = pd.DataFrame({name: [] for name in found}, dtype=object)
+    rows = style.estimates(pd.concat([none, found]), "mean")
+    assert rows["x"].dtype == float and rows["value"].tolist() == pytest.approx([10.0])
