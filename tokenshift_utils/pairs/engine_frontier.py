@@ -14,15 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenshift_utils.measures import noise
 from tokenshift_utils.measures.nucleus import truncate
-from tokenshift_utils.measures.top_logprobs import Aligned, Listed, align, join
-from tokenshift_utils.models.policy import Engine, Sampling
+from tokenshift_utils.measures.top_logprobs import Listed, align, join
+from tokenshift_utils.models.policy import Engine
 from tokenshift_utils.pairs.engine_mixer import best_request, check_engines
-from tokenshift_utils.pairs.frontier import Frontier, compare
-from tokenshift_utils.pairs.mixer import COMPARED_LOGITS, Insertion
-from tokenshift_utils.pairs.tree import BASE, HALF, TUNED, WHOLE
-from tokenshift_utils.pairs.walks import Walkers
+from tokenshift_utils.pairs.frontier import Frontier, Pair
+from tokenshift_utils.pairs.mixer import COMPARED_LOGITS
+from tokenshift_utils.pairs.tree import BASE, HALF, TUNED
 
 ENTROPY = ("entropy_base", "entropy_tuned")
 
@@ -34,28 +32,16 @@ class EngineFrontier(Frontier):
     an engine lists the most probable tokens only.
     """
 
-    def __init__(
-        self,
-        engines: tuple[Engine, Engine],
-        prompts: Sequence[Sequence[int]],
-        own_keys: Sequence[int] | None,
-        walkers: Walkers,
-        sampling: Sampling,
-        stops: Sequence[int],
-        rows: int,
-        block: int | None = None,
-    ) -> None:
-        cpu = torch.device("cpu")  # where engines' answers are
-        super().__init__(prompts, own_keys, walkers, sampling, stops, cpu, block)
-        for walk in walkers.walks:
-            check_engines(engines, sampling, walk.rule, walk.insertion)
-        for engine in engines:
+    def _open(self, policies: tuple[Engine, Engine], rows: int) -> torch.device:
+        for walk in self._walkers.walks:
+            check_engines(policies, self._sampling, walk.rule, walk.insertion)
+        for engine in policies:
             engine.forget()
-        self._engines, self._rows = engines, rows
+        self._engines, self._rows = policies, rows
         self._texts: dict[int, np.ndarray] = {}  # responses up to the places reached last
+        return torch.device("cpu")
 
     def run(self, who: np.ndarray) -> None:
-        """Let the walkers ``who`` go on until all are done."""
         self._walkers.advance(who)
         self._wait(who)
         while self._waiting:
@@ -154,8 +140,11 @@ class EngineFrontier(Frontier):
             for first in range(0, len(places), together):
                 some = slice(first, first + together)
                 both = ours.select(some), theirs.select(some)
-                self._compare(
-                    model, places[some], drafted[some], both, who[mine], lane[mine], nodes
+                listed = align(*(both if model == BASE else both[::-1]), self._sampling.temperature)
+                nuclei = (truncate(p, self._sampling.top_p) for p in (listed.p, listed.q))
+                pair, tokens_here = Pair(tuple(nuclei), listed), self._tensor(drafted[some])
+                self._learn_pair(
+                    model, places[some], tokens_here, pair, who[mine], lane[mine], nodes
                 )
         return nodes
 
@@ -174,72 +163,12 @@ class EngineFrontier(Frontier):
             {(model, model): logp.numpy()},
         )
 
-    def _compare(
-        self,
-        model: int,
-        places: np.ndarray,
-        drafted: np.ndarray,
-        both: tuple[Listed, Listed],
-        who: np.ndarray,
-        lane: np.ndarray,
-        nodes: np.ndarray,
-    ) -> None:
-        """Learn all about ``places`` [m], where ``model`` drafted tokens, from its lists and the other's."""
-        pair = align(*(both if model == BASE else both[::-1]), self._sampling.temperature)
-        nuclei = [truncate(logp, self._sampling.top_p) for logp in (pair.p, pair.q)]
-        keys = self._keys[self._tensor(self._trees.tree[places])]
-        positions = self._tensor(self._trees.position[places])
-        other = noise.draw(nuclei[1 - model].log_probs(), keys, positions, pair.names)
-        found = compare(*nuclei)
-        if pair.partial:
-            whole = pair.whole_measures()
-            found |= {
-                "js_full": whole["js"],
-                "kl_base_tuned": whole["kl_pq"],
-                "kl_tuned_base": whole["kl_qp"],
-                "entropy_base": whole["entropy_p"],
-                "entropy_tuned": whole["entropy_q"],
-                "unknown_mass": pair.unknown_mass,
-            }
-        self._learn(places, WHOLE, found, {model: self._tensor(drafted), 1 - model: other}, pair)
-        for source, some in self._wanted(places, who, lane, nodes):
-            name, primary, gain = self._trees.sources[source]
-            rows = self._tensor(some)
-            p, q = (nuclei[side].select(rows) for side in (primary, 1 - primary))
-            luck = keys[rows]
-            if name == "own":
-                luck = self._own_keys[self._tensor(self._trees.tree[places[some]])]
-            probabilities = Insertion(name, gain).source(p, q).log_probs()
-            drawn = noise.draw(probabilities, luck, positions[rows], pair.names[rows])
-            self._learn(places[some], 0, {}, {source: drawn}, pair.select(rows))
-
-    def _learn(
-        self,
-        places: np.ndarray,
-        bits: int,
-        found: dict[str, Tensor],
-        drawn: dict[int, Tensor],
-        pair: Aligned,
-    ) -> None:
-        logp = {
-            (source, model): self._log_prob(model, places, tokens, pair)
-            for source, tokens in drawn.items()
-            for model in (BASE, TUNED)
-        }
-        drawn = {source: tokens.numpy() for source, tokens in drawn.items()}
-        found = {name: values.numpy() for name, values in found.items()}
-        self._trees.learn(places, bits, found, drawn, logp)
-
-    def _log_prob(
-        self, model: int, places: np.ndarray, tokens: Tensor, pair: Aligned
-    ) -> np.ndarray:
-        """Log-probabilities of ``tokens`` [m] at ``places``: where a list lacks one it is asked for."""
-        under = (pair.p, pair.q)[model]
-        logp = under.gather(1, pair.columns(tokens)[:, None]).squeeze(1)
+    def _log_probs(self, model: int, places: np.ndarray, tokens: Tensor, pair: Pair) -> Tensor:
+        logp = super()._log_probs(model, places, tokens, pair)
         lacking = torch.isneginf(logp).nonzero().squeeze(-1)
-        if pair.partial and len(lacking):
+        if pair.listed.partial and len(lacking):  # on no list of the model, which is asked
             nodes = places[lacking.numpy()]
             texts = self._prompted(nodes, self._trees.texts(nodes))
             given = [[token] for token in tokens[lacking].tolist()]
             logp[lacking] = join(self._engines[model].read(texts, given, None, 1)).logp[:, 0]
-        return logp.numpy()
+        return logp

@@ -13,7 +13,7 @@ from tokenshift_utils.models.decoding import check_positions, check_prompts
 from tokenshift_utils.models.policy import Policy, Sampling, stop_ids
 from tokenshift_utils.pairs.cross_sample import check_pair
 from tokenshift_utils.pairs.engine_frontier import EngineFrontier
-from tokenshift_utils.pairs.lanes import Lanes
+from tokenshift_utils.pairs.session_frontier import SessionFrontier
 from tokenshift_utils.pairs.tree import PrefixTrees
 from tokenshift_utils.pairs.walks import Walk, Walkers
 
@@ -63,7 +63,7 @@ def grow(
     walkers = Walkers(trees, walks, owners, stops, sampling.max_new_tokens)
     rows = min(batch_size, len(walkers.tree))
     given = None if block == "auto" else block
-    kind = EngineFrontier if base.draws_inside else Lanes
+    kind = EngineFrontier if base.draws_inside else SessionFrontier
     served = kind((base, tuned), prompts, own_keys, walkers, sampling, stops, rows, given)
     served.run(np.arange(len(walkers.tree)))
     return walkers

@@ -45,6 +45,8 @@ class Kind:
     ----------
     label : what tables and figures call it
     takes : the number that it needs beside its name, "threshold", "rate" or None
+    columns : what mixture trees hold of its value, of ``tree.LOOKED_AT``, where base and where the
+        tuned model writes; None where they hold nothing of it, so that a mixture is decoded by itself
     lowest : the smallest threshold that means something
     reads_intervention : whether the intervention's distribution decides where it fires
     reads_whole : whether it needs whole distributions, which a list of log-probs does not give
@@ -53,22 +55,29 @@ class Kind:
     name: ClassVar[str]
     label: ClassVar[str]
     takes: ClassVar[str | None] = "threshold"
+    columns: ClassVar[tuple[str, str] | None] = None
     lowest: ClassVar[float] = -math.inf
     reads_intervention: ClassVar[bool] = True
     reads_whole: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         KINDS[cls.name] = cls
+        cls.columns = vars(cls).get("columns")  # another value, of a subclass, is not in them
 
     @staticmethod
     def value(at: Places) -> Tensor:
-        """What is compared with the threshold, ``[n]``."""
+        """What decides, ``[n]``."""
         raise NotImplementedError
 
     @classmethod
+    def above(cls, rule: Rule) -> float:
+        """Above which value it fires."""
+        return float(rule.threshold)
+
+    @classmethod
     def fires(cls, at: Places, rule: Rule) -> Tensor:
-        """Where the rule fires, bool ``[n]``: where its value is above the threshold."""
-        return cls.value(at) > rule.threshold
+        """Where the rule fires, bool ``[n]``."""
+        return cls.value(at) > cls.above(rule)
 
     @classmethod
     def describe(cls, rule: Rule) -> str:
@@ -83,6 +92,7 @@ class NucleusJS(Kind):
     """JS of the nucleus distributions, as in the paper; below 0 always fires, ``inf`` never."""
 
     name, label = "js", "JS"
+    columns = ("js", "js")
     reads_whole = False
 
     @staticmethod
@@ -94,6 +104,7 @@ class FullJS(Kind):
     """JS of the full distributions."""
 
     name, label = "js_full", "JS, full"
+    columns = ("js_full", "js_full")
 
     @staticmethod
     def value(at: Places) -> Tensor:
@@ -105,6 +116,7 @@ class KL(Kind):
     wherever a nucleus lacks a token of the other."""
 
     name, label = "kl", "KL(primary || other)"
+    columns = ("kl_base_tuned", "kl_tuned_base")
 
     @staticmethod
     def value(at: Places) -> Tensor:
@@ -115,6 +127,7 @@ class ReverseKL(Kind):
     """KL(intervention || primary) of the full distributions."""
 
     name, label = "kl_reverse", "KL(other || primary)"
+    columns = ("kl_tuned_base", "kl_base_tuned")
 
     @staticmethod
     def value(at: Places) -> Tensor:
@@ -125,6 +138,7 @@ class Entropy(Kind):
     """The primary's own entropy, of its full distribution."""
 
     name, label = "entropy", "primary's entropy"
+    columns = ("entropy_base", "entropy_tuned")
     lowest = 0.0
     reads_intervention = False
 
@@ -141,6 +155,7 @@ class SignedLogProb(Kind):
     """
 
     name, label = "signed_logp", "signed log-prob"
+    columns = ("signed_forward", "signed_reverse")
     reads_whole = False
 
     @staticmethod
@@ -154,12 +169,17 @@ class First(Kind):
     """The first ``threshold`` positions of a response."""
 
     name, label = "first", "first n positions"
+    columns = ("early", "early")
     lowest = 1.0
     reads_intervention = reads_whole = False
 
+    @staticmethod
+    def value(at: Places) -> Tensor:
+        return -at.positions
+
     @classmethod
-    def fires(cls, at: Places, rule: Rule) -> Tensor:
-        return at.positions < rule.threshold
+    def above(cls, rule: Rule) -> float:
+        return -rule.threshold
 
     @classmethod
     def describe(cls, rule: Rule) -> str:
@@ -171,11 +191,16 @@ class Random(Kind):
 
     name, label = "random", "random positions"
     takes = "rate"
+    columns = ("luck", "luck")
     reads_intervention = reads_whole = False
 
+    @staticmethod
+    def value(at: Places) -> Tensor:
+        return -uniform(at.keys, at.positions)
+
     @classmethod
-    def fires(cls, at: Places, rule: Rule) -> Tensor:
-        return uniform(at.keys, at.positions) < rule.rate
+    def above(cls, rule: Rule) -> float:
+        return -rule.rate
 
     @classmethod
     def describe(cls, rule: Rule) -> str:
@@ -187,11 +212,16 @@ class Always(Kind):
 
     name, label = "always", "every position"
     takes = None
+    columns = ("nothing", "nothing")
     reads_intervention = reads_whole = False
 
+    @staticmethod
+    def value(at: Places) -> Tensor:
+        return torch.zeros(at.keys.shape, device=at.keys.device)
+
     @classmethod
-    def fires(cls, at: Places, rule: Rule) -> Tensor:
-        return torch.ones_like(at.keys, dtype=torch.bool)
+    def above(cls, rule: Rule) -> float:
+        return -1.0
 
     @classmethod
     def describe(cls, rule: Rule) -> str:
@@ -202,10 +232,11 @@ class Never(Always):
     """Nowhere."""
 
     name, label = "never", "no position"
+    columns = Always.columns
 
     @classmethod
-    def fires(cls, at: Places, rule: Rule) -> Tensor:
-        return torch.zeros_like(at.keys, dtype=torch.bool)
+    def above(cls, rule: Rule) -> float:
+        return math.inf
 
 
 @dataclass(frozen=True)

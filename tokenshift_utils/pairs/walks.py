@@ -1,7 +1,7 @@
 """Walks through trees of prefixes: each is one mixture of two models.
 
 From the root a walk's rule reads the node and takes one of the node's tokens. Where a node lacks
-what the rule must know, the walk waits there until the models have been run (``frontier``).
+what the rule must know, the walk waits there until the models have been run (``frontier.Frontier``).
 """
 
 from __future__ import annotations
@@ -47,36 +47,6 @@ class Walk:
         return source_of(self.insertion, self.primary)
 
 
-# What rules compare, of ``LOOKED_AT``, where base and where the tuned model writes.
-_COLUMNS = {
-    "js": ("js", "js"),
-    "js_full": ("js_full", "js_full"),
-    "kl": ("kl_base_tuned", "kl_tuned_base"),
-    "kl_reverse": ("kl_tuned_base", "kl_base_tuned"),
-    "entropy": ("entropy_base", "entropy_tuned"),
-    "signed_logp": ("signed_forward", "signed_reverse"),
-    "first": ("early", "early"),
-    "random": ("luck", "luck"),
-    "always": ("nothing", "nothing"),
-    "never": ("nothing", "nothing"),
-}
-
-
-def can_walk(rule: Rule) -> bool:
-    """Whether trees hold what a rule compares; one that they don't know is decoded by itself."""
-    return rule.name in _COLUMNS
-
-
-def _comparison(walk: Walk) -> tuple[str, float]:
-    """Column that the rule looks at, and the value above which it fires."""
-    rule, column = walk.rule, _COLUMNS[walk.rule.name][walk.primary]
-    if rule.name in ("always", "never"):
-        return column, -1.0 if rule.name == "always" else np.inf
-    if rule.name == "random":
-        return column, -rule.rate
-    return column, -rule.threshold if rule.name == "first" else float(rule.threshold)
-
-
 class Walkers:
     """Some walks through some trees, each at the node that it has come to.
 
@@ -97,9 +67,9 @@ class Walkers:
     ) -> None:
         self.trees, self.walks = trees, tuple(walks)
         self._stops, self._limit = np.array(sorted(stops), np.int64), limit
-        compared = [_comparison(walk) for walk in walks]
-        self._column = np.array([LOOKED_AT.index(name) for name, _ in compared])
-        self._threshold = np.array([threshold for _, threshold in compared])
+        columns = [walk.rule.kind.columns[walk.primary] for walk in walks]
+        self._column = np.array([LOOKED_AT.index(name) for name in columns])
+        self._threshold = np.array([walk.rule.kind.above(walk.rule) for walk in walks])
         budgets = [walk.rule.budget for walk in walks]
         self._budget = np.array([UNLIMITED if b is None else int(b) for b in budgets])
         self._alone = np.array([not walk.rule.kind.reads_intervention for walk in walks])

@@ -19,7 +19,7 @@ from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.mixer import THEIR_TOKEN, Insertion
 from tokenshift_utils.pairs.rules import PAPER_RULE, Rule
-from tokenshift_utils.pairs.walks import Walk, can_walk
+from tokenshift_utils.pairs.walks import Walk
 from tokenshift_utils.records.mixture_trees import OWN_STREAM, MixtureTrees
 from tokenshift_utils.records.requests import (
     Request,
@@ -121,7 +121,7 @@ class CrossSampling(Request):
 
     def behind(self, study: Study) -> MixtureTrees | None:
         """The trees that hold it, grown for it; None where it has files of its own."""
-        if not can_walk(self.rule):
+        if self.rule.kind.columns is None:
             return None
         base, tuned = self.primary, self.intervention
         if self.primary != study.base:

@@ -176,13 +176,12 @@ def _compute_records(asked: Iterable[tuple[Study, list[Artefact]]]) -> None:
 
     ``asked`` are studies, each with what is read of its store.
     """
-    together: list[tuple[Study, list[Artefact]]] = []
-    for study, requests in asked:
-        known = [some for other, some in together if other == study]
-        known[0].extend(requests) if known else together.append((study, [*requests]))
+    asked = list(asked)
     try:
-        for study, requests in together:
-            compute_missing(study, requests)
+        while asked:
+            study = asked[0][0]  # parameters may have given notebooks studies of their own
+            compute_missing(study, [r for same, some in asked if same == study for r in some])
+            asked = [(other, some) for other, some in asked if other != study]
     except KeyboardInterrupt:
         raise NotebookFailed(
             "interrupted while records were computed; the same command goes on from there"

@@ -15,42 +15,28 @@ A round, for all lanes at once:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from tokenshift_utils.measures import divergences
 from tokenshift_utils.measures.nucleus import Nucleus, log_softmax32, truncate
-from tokenshift_utils.models.policy import Policy, Sampling
-from tokenshift_utils.pairs.frontier import Frontier, compare
-from tokenshift_utils.pairs.mixer import BLOCKS, COMPARED_LOGITS, Insertion, best_block, catch_up
-from tokenshift_utils.pairs.tree import BASE, HALF, TUNED, WHOLE
-from tokenshift_utils.pairs.walks import Walkers
+from tokenshift_utils.models.policy import Policy
+from tokenshift_utils.pairs.frontier import Frontier, Pair
+from tokenshift_utils.pairs.mixer import BLOCKS, COMPARED_LOGITS, best_block, catch_up
+from tokenshift_utils.pairs.tree import BASE, HALF, TUNED
 
 ENTER_AT = 1 / 16  # share of lanes that must be idle before new texts enter: entering costs a read
 IDLE = 2  # in place of the model that drafts
 
 
-class Lanes(Frontier):
-    """Runs both models at the places where some walkers wait, as rows of two cached sessions."""
+class SessionFrontier(Frontier):
+    """Runs both models at the places where walkers wait, as rows of two cached sessions."""
 
-    def __init__(
-        self,
-        policies: tuple[Policy, Policy],
-        prompts: Sequence[Sequence[int]],
-        own_keys: Sequence[int] | None,
-        walkers: Walkers,
-        sampling: Sampling,
-        stops: Sequence[int],
-        rows: int,
-        block: int | None = None,
-    ) -> None:
+    def _open(self, policies: tuple[Policy, Policy], rows: int) -> torch.device:
         self._sessions = tuple(policy.open(rows) for policy in policies)
         device = self._sessions[0].device
-        super().__init__(prompts, own_keys, walkers, sampling, stops, device, block)
-        columns = max(map(len, prompts)) + sampling.max_new_tokens + BLOCKS[-1]
+        columns = max(map(len, self._prompts)) + self._sampling.max_new_tokens + BLOCKS[-1]
         self._text = torch.zeros(rows, columns, dtype=torch.long, device=device)
         self._node = np.full(rows, -1)  # the place that each lane serves; -1: idle
         self._tree = np.full(rows, -1)  # whose text it holds
@@ -59,10 +45,10 @@ class Lanes(Frontier):
         self._drafter = np.full(rows, IDLE)
         self._alone = np.zeros(rows, bool)  # whether the drafter suffices
         self._length = np.zeros(rows, np.int64)  # tokens of a lane's prefix
-        self._lane_of = np.zeros(len(walkers.tree), np.int64)
+        self._lane_of = np.zeros(len(self._walkers.tree), np.int64)
+        return device
 
     def run(self, who: np.ndarray) -> None:
-        """Let the walkers ``who`` go on until all are done."""
         self._walkers.advance(who)
         self._wait(who)
         nodes = np.array(list(self._waiting), np.int64)
@@ -308,46 +294,17 @@ class Lanes(Frontier):
             there = self._tensor(np.flatnonzero(places >= 0))
             if len(there) < len(places):
                 theirs = theirs[there]
-            pair = [_of_rows(ours, there), self._nucleus(theirs)]
-            places = places[places >= 0]
-            tree = self._trees.tree[places]
-            keys = self._keys[self._tensor(tree)]
-            positions = self._tensor(self._trees.position[places])
-            drawn = [drafts[chosen[group]].flatten()[there], pair[1].draw(keys, positions)]
-            if model == TUNED:
-                pair.reverse()
-                drawn.reverse()
-            found = compare(*pair)
-            self._learn(places, WHOLE, found, dict(enumerate(drawn)), pair)
+            both = _of_rows(ours, there), self._nucleus(theirs)
             mine = np.isin(lane, first + some[group])
-            self._insert(places, pair, keys, positions, who[mine], lane[mine] - first, nodes)
-
-    def _learn(self, places, bits, found, drawn: dict[int, Tensor], pair: list[Nucleus]) -> None:
-        logp = {
-            (source, model): pair[model].logp.gather(1, tokens[:, None]).squeeze(1).cpu().numpy()
-            for source, tokens in drawn.items()
-            for model in (BASE, TUNED)
-        }
-        drawn = {source: tokens.cpu().numpy() for source, tokens in drawn.items()}
-        found = {name: values.cpu().numpy() for name, values in found.items()}
-        self._trees.learn(places, bits, found, drawn, logp)
-
-    def _insert(self, places, pair, keys, positions, who, lane, nodes) -> None:
-        """Draw what stands at switched positions and is neither model's token, where walks want it.
-
-        ``places`` [m] are the nodes that ``pair`` is of, among the ``nodes`` [b, n] of all lanes.
-        """
-        for source, some in self._wanted(places, who, lane, nodes):
-            name, primary, gain = self._trees.sources[source]
-            rows = self._tensor(some)
-            both = [nucleus.select(rows) for nucleus in pair]
-            p, q = both[primary], both[1 - primary]
-            own = keys
-            if name == "own":
-                own = self._own_keys[self._tensor(self._trees.tree[places])]
-            insertion = Insertion(name, gain)
-            drawn = insertion.draw(p, q, keys[rows], own[rows], positions[rows])
-            self._learn(places[some], 0, {}, {source: drawn}, both)
+            self._learn_pair(
+                model,
+                places[places >= 0],
+                drafts[chosen[group]].flatten()[there],
+                Pair(both if model == BASE else both[::-1]),
+                who[mine],
+                lane[mine] - first,
+                nodes,
+            )
 
 
 def _of_rows(nucleus: Nucleus, rows: Tensor) -> Nucleus:
