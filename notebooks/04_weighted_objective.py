@@ -127,10 +127,24 @@ nb.table(table2(), "paper_table2", "the paper's Table 2, from published summarie
 # ### Controls
 #
 # Mean-1 weights keep the emphasis and take out the mean: is it emphasis or step size? The placebo deals the
-# high-KL weights out at random. Other learning rates are a yardstick.
+# high-KL weights out at random. Other learning rates are a yardstick; at ten times the rate clipping bites.
 
 # %%
 nb.say(words.say_controls(runs, table))
+
+# %% [markdown]
+# ### Would another alpha have helped?
+#
+# Exploratory: both boosts from an alpha at which only the upper percent of tokens is weighed to one at which
+# every token that moved is. Small points are seeds, the same ones at every alpha.
+
+# %%
+sweep = numbers.sweep_table(nb.study, runs)
+alt = "Gain of both boosts over the baseline by alpha, seed by seed and on average"
+if len(sweep):
+    nb.figure(plots.plot_sweep(runs, sweep), "alpha_sweep", alt=alt)
+nb.say(words.say_sweep(sweep))
+nb.table(sweep, "alpha_sweep", "gain of the boosts by alpha", rows=None)
 
 # %% [markdown]
 # ## 4.6 What the weighting does to the shift

@@ -75,7 +75,7 @@ def test_confirmatory_runs_come_first_seed_by_seed():
     assert Counter(arm for arm, _ in runs[:24]) == {"dapo": 8, "high-kl": 8, "low-kl": 8}
     controls = Counter(arm for arm, _ in runs[24:39])
     assert controls == {"high-kl-mean1": 5, "low-kl-mean1": 5, "placebo": 5}
-    assert len(runs) == len(set(runs)) == 63
+    assert len(runs) == len(set(runs)) == 96
     assert set(Counter(arm for arm, _ in runs[39:]).values()) == {3}
 
 
@@ -93,13 +93,13 @@ def test_every_committed_run_and_model_is_done():
     models = [ModelRun(study, name, plan) for name in (study.base, *plan.names)]
     assert [run.name for run in (*arm_runs(study), *models) if not run.is_done()] == []
     kept = (paths.results("tiny") / "training").glob("**/summary.json")
-    assert len(list(kept)) == 63 + len(models)
+    assert len(list(kept)) == 96 + len(models)
 
 
 def test_a_later_setting_leaves_earlier_keys_alone():
     shipped = recipes.TINY.rl["dapo-high-kl"]
     settings = recipes.settings(shipped)
-    assert settings["weighting"] == {"alpha": 10_000.0, "scale": 1.0}
+    assert settings["weighting"] == {"alpha": 300_000.0, "scale": 1.0}
     assert "top_entropy_share" not in settings
     changed = recipes.settings(replace(shipped, top_entropy_share=0.2))
     assert changed["top_entropy_share"] == 0.2

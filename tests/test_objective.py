@@ -151,6 +151,25 @@ def test_the_weight_curve_is_the_arms(runs):
         assert at["weight"] == pytest.approx(expected) and rows["weight"].iloc[0] == 1
 
 
+def test_the_sweep_has_the_boosts_alone_at_seeds_that_all_of_them_have(study, runs, tmp_path):
+    assert objective.sweep_table(study, runs).empty  # one alpha each
+    assert words.say_sweep(objective.sweep_table(study, runs)) == "The boosts have one alpha each."
+    for seed, right in ((1, (3, 3)), (2, (1, 2))):
+        write_run(tmp_path, "high-kl-alpha-3e6", seed, right)
+        write_run(tmp_path, "high-kl-strong", seed, right)  # of another strength, not alpha
+    runs = records.read_runs(study)
+    table = objective.sweep_table(study, runs)
+    assert list(table["arm"]) == ["high-kl", "high-kl-alpha-3e6"] and set(table["seeds"]) == {2}
+    assert list(table["alpha"]) == [3e5, 3e6]
+    first, second = ([float(gain) for gain in text.split()] for text in table["gains"])
+    assert first == [0.25, 0.125] and second == [0.5, -0.125]
+    assert list(table["gain"]) == [0.1875, 0.1875]
+    assert runs.swept == {f"{a}-kl-alpha-3e{n}" for a in ("high", "low") for n in (3, 4, 6, 7)}
+    said = words.say_sweep(table)
+    assert "from |alpha| = 3e5 to 3e6 the mean gain lies between +18.75 and +18.75" in said
+    assert said.endswith("no alpha is told from 0.")
+
+
 def test_curves_have_a_row_a_seed_and_rollout(runs):
     rows = objective.curves(runs, "length_mean", ("dapo",))
     assert rows[rows["rollout"] == 1]["value"].tolist() == [50, 50, 50]

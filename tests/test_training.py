@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from trainers import Stop
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
@@ -97,19 +98,6 @@ def test_train_refuses_what_it_has_no_recipe_for(tiny_root):
     with pytest.raises(TokenshiftError, match="'base', from which the others start, is missing"):
         train(load_study("tiny"), only=["dapo"])
     assert not (tiny_root / "results").exists()
-
-
-class Stop(Updates):
-    """Updates that raises after some updates, as a killed run would end."""
-
-    def __init__(self, file, after):
-        super().__init__(file)
-        self.after = after
-
-    def on_step_end(self, args, state, control, **kwargs):
-        super().on_step_end(args, state, control, **kwargs)
-        if state.global_step == self.after:
-            raise KeyboardInterrupt
 
 
 def _weights(model) -> torch.Tensor:

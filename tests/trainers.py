@@ -6,6 +6,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from tokenshift_utils.measures.weighting import Weighting
+from tokenshift_utils.training.updates import Updates
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
 ROWS, WIDTH = 4, 7
@@ -87,3 +88,16 @@ def new_logps(trainer, inputs):
     with torch.no_grad():
         logp = trainer.model(ids).logits[:, start - 1 : -1].log_softmax(-1)
     return logp, logp.gather(-1, inputs["completion_ids"][..., None]).squeeze(-1)
+
+
+class Stop(Updates):
+    """Updates that raises after some updates, as a killed run would end."""
+
+    def __init__(self, file, after):
+        super().__init__(file)
+        self.after = after
+
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        if state.global_step == self.after:
+            raise KeyboardInterrupt

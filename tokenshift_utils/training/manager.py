@@ -131,6 +131,7 @@ def work_through(runs: Sequence[Run]) -> None:
 
 def _one_thread() -> None:
     """Set a worker process up."""
+    import datasets
     import torch
     from transformers.utils import logging
 
@@ -138,6 +139,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental; TRL is pinned
     logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 def _watch(runs: Sequence[Run], tasks: list[futures.Future]) -> None:

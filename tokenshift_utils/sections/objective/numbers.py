@@ -95,11 +95,11 @@ def configuration_table(study, runs: Runs) -> pd.DataFrame:
 
 def weight_curves(runs: Runs) -> pd.DataFrame:
     """The weight as a function of k3 (arm, kl, weight) of the arms that weigh by it in full: the
-    confirmatory ones, and the others of another strength."""
+    confirmatory ones, and the others of another strength but those of the sweep of alpha."""
     shown = {}
     for arm in (*runs.confirmatory, *runs.training.arms):
         weighting = runs.weighting(arm)
-        if weighting and weighting.signal == "k3":
+        if weighting and weighting.signal == "k3" and arm not in runs.swept:
             shown.setdefault((weighting.alpha, weighting.scale), arm)
     arms = list(shown.values())
     grid = np.concatenate([[0.0], np.logspace(-9, -2, 200)])
@@ -230,6 +230,31 @@ def objective_table(study, runs: Runs) -> pd.DataFrame:
             row |= {"p": gain.p, "p_holm": corrected[arm], "smallest_p": least}
             row["smallest_p_holm"] = min(1.0, len(tested) * least)
         rows.append(row | {"detectable": gain.detectable if compared else np.nan})
+    return pd.DataFrame(rows)
+
+
+def sweep_table(study, runs: Runs) -> pd.DataFrame:
+    """Gain of the boosts at every alpha that the study has runs of, a row an arm.
+
+    All at the same ``seeds``, those that every one of these arms and the baseline have; ``gains`` lists
+    them seed by seed. No row where a boost has one alpha alone.
+    """
+    boosts = {boost: [arm for arm in runs.strengths(boost) if arm in runs]
+              for boost in runs.confirmatory if runs.weighting(boost)}  # fmt: skip
+    boosts = {boost: arms for boost, arms in boosts.items() if len(arms) > 1}
+    shared = set(runs.get(runs.baseline, {}))
+    shared = sorted(shared.intersection(*(runs[arm] for arms in boosts.values() for arm in arms)))
+    rows = []
+    for boost, arms in boosts.items() if shared else ():
+        for arm in arms:
+            gains = [runs[arm][seed].score - runs[runs.baseline][seed].score for seed in shared]
+            over = Paired(np.array(gains), study.statistics.confidence)
+            later = [runs[arm][seed].later for seed in shared]
+            row = {"objective": runs.label(boost), "arm": arm, "alpha": runs.weighting(arm).alpha}
+            row["weight_mean"] = _mean(log["weight_mean"].mean() for log in later)
+            row["weight_std"] = _mean(log["weight_std"].mean() for log in later)
+            row |= {"seeds": len(shared)} | columns_of("gain", over.triple)
+            rows.append(row | {"gains": " ".join(f"{gain:.6f}" for gain in gains)})
     return pd.DataFrame(rows)
 
 

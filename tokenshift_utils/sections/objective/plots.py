@@ -153,13 +153,31 @@ def plot_training(runs: Runs) -> Figure:
     return fig
 
 
+def plot_sweep(runs: Runs, table: pd.DataFrame) -> Figure:
+    """Gain of the boosts by alpha: small points are seeds, lines their means."""
+    fig, ax = plt.subplots(figsize=(5.6, 3.3))
+    hues = {row["objective"]: _color(runs, row["arm"]) for _, row in table.iterrows()}
+    rows = table.assign(strength=table["alpha"].abs(), value=100 * table["gain"])
+    seeds = rows.assign(gains=rows["gains"].str.split()).explode("gains")
+    seeds = seeds.assign(value=100 * seeds["gains"].astype(float))
+    for shown, look in ((seeds, so.Dots(pointsize=4)), (rows, so.Line(marker="o", pointsize=6))):
+        plot = so.Plot(shown.reset_index(drop=True), x="strength", y="value", color="objective")
+        draw_on(ax, plot.add(look, legend=False).scale(color=hues))
+    ax.axhline(0, color="#999999", linewidth=0.8, zorder=0)
+    log_scale(ax, "x")
+    ax.set(xlabel="|alpha|", ylabel=f"gain in mean@{runs.samples} (points)")
+    label_ends(ax, rows, "strength", "objective", hues)
+    return fig
+
+
 def plot_gains(runs: Runs, table: pd.DataFrame) -> Figure:
     """Paired gain of every arm with its interval over seeds, in points, all on one scale.
 
     The scale is linear within a point and logarithmic beyond, as some exploratory arms move the result
-    ten times as far as the others.
+    ten times as far as the others. Boosts of another alpha are in ``plot_sweep``.
     """
     rows = table[table["paired_seeds"] > 0].iloc[::-1] if len(table) else table
+    rows = rows[~rows["arm"].isin(runs.swept)] if len(rows) else rows
     fig, ax = plt.subplots(figsize=(7.0, 0.9 + 0.27 * max(len(rows), 4)))
     ax.axvline(0, color="#999999", linewidth=0.8)
     if len(rows):
@@ -187,5 +205,5 @@ def plot_gains(runs: Runs, table: pd.DataFrame) -> Figure:
 def _gain_label(runs: Runs, row: pd.Series) -> str:
     """Name and number of seeds, and what it is compared with where that isn't the baseline."""
     other = runs.against(row["arm"])
-    against = "" if other == runs.baseline else f"; against {other.upper()}"
+    against = "" if other == runs.baseline else f"; against {runs.label(other)}"
     return f"{row['objective']} ({row['paired_seeds']}{against})"

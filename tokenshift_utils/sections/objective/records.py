@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
@@ -106,6 +106,22 @@ class Runs(dict[str, dict[int, Run]]):
     def weighting(self, arm: str) -> Weighting | None:
         """The arm's weights; None where it has none."""
         return self.training.arms[arm].weighting
+
+    def strengths(self, boost: str) -> list[str]:
+        """Arms that are a confirmatory boost at some ``|alpha|``, itself among them, by that."""
+        own, same = self.weighting(boost), []
+        for arm, settings in self.training.arms.items():
+            weighting = settings.weighting
+            alike = weighting and replace(weighting, alpha=own.alpha) == own
+            if alike and weighting.alpha * own.alpha > 0 and self.trl(arm) == self.trl(boost):
+                same.append(arm)
+        return sorted(same, key=lambda arm: abs(self.weighting(arm).alpha))
+
+    @cached_property
+    def swept(self) -> set[str]:
+        """Arms that are a confirmatory boost at another ``|alpha|``."""
+        boosts = [arm for arm in self.confirmatory if self.weighting(arm)]
+        return {arm for boost in boosts for arm in self.strengths(boost)}.difference(boosts)
 
     def planned(self, arm: str) -> tuple[int, ...]:
         """The arm's seeds."""

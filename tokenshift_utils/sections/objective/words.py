@@ -133,6 +133,28 @@ def say_objective(runs: Runs, table: pd.DataFrame) -> str:
     return "\n".join(out)
 
 
+def _power(value: float) -> str:
+    """3e5."""
+    return f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
+
+
+def say_sweep(table: pd.DataFrame) -> str:
+    """Whether another alpha would have made the boosts gain."""
+    out = []
+    for objective, rows in table.groupby("objective", sort=False) if len(table) else ():
+        at = rows.set_index(rows["alpha"].abs())["gain"]
+        clear = rows[(rows["gain_low"] > 0) | (rows["gain_high"] < 0)]
+        named = ", ".join(_power(abs(alpha)) for alpha in clear["alpha"])
+        seeds = rows["seeds"].iloc[0]
+        text = (
+            f"{objective}: from |alpha| = {_power(at.index.min())} to {_power(at.index.max())} the mean gain lies "
+            f"between {100 * at.min():+.2f} and {100 * at.max():+.2f} points ({seeds} seeds)"
+        )
+        told = f"told from 0 at {named} (of {len(rows)} alphas, not corrected)"
+        out.append(f"{text}; {told if named else 'no alpha is told from 0'}.")
+    return "\n".join(out) or "The boosts have one alpha each."
+
+
 def say_controls(runs: Runs, table: pd.DataFrame) -> str:
     """The controls that differ from a confirmatory arm, or from the baseline, in one setting."""
     rows = table.set_index("arm") if len(table) else table
@@ -163,6 +185,16 @@ def say_controls(runs: Runs, table: pd.DataFrame) -> str:
     if rates:
         moved = " and ".join(f"{_gain(seen[arm])} ({runs.label(arm)})" for arm in rates)
         out.append(f"A yardstick: another learning rate moves the result by {moved}.")
+    for arm, row in seen.items():
+        other = runs.against(arm)
+        upper = [{"epsilon_high": runs.trl(a).get("epsilon_high")} for a in (arm, other)]
+        same = runs.trl(arm) | upper[1] == runs.trl(other) and runs.weighting(arm) is None
+        if other in runs and upper[0] != upper[1] and same:
+            clipped = np.mean([r.log["clip_fraction"].mean() for r in runs[other].values()])
+            out.append(
+                f"Where clipping bites ({clipped:.2%} of the tokens of {runs.label(other)}), an upper bound of "
+                f"{upper[0]['epsilon_high']:g} instead of {upper[1]['epsilon_high']:g} gives {_gain(row)}."
+            )
     return "\n".join(out) or "No control is there yet."
 
 

@@ -12,7 +12,7 @@ from tokenshift_utils.report.bootstrap import Bootstrap
 from tokenshift_utils.report.tables import to_markdown
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.training.logs import TRAIN_AGAIN, settings_table
-from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe
+from tokenshift_utils.training.tiny.recipes import OwnAnswersRecipe, Plan, RLRecipe
 from tokenshift_utils.training.tiny.runs import ModelRun
 
 DATA = {
@@ -23,6 +23,8 @@ DATA = {
     " (`write_far` in `tokenshift_utils/training/tiny/demonstrations.py`)",
     "sft-near": "correct demonstrations in the base model's own style"
     " (`write_near` in `tokenshift_utils/training/tiny/demonstrations.py`)",
+    "sft": "base's own right answers (rejection sampling), learnt until the model has {like}'s {until}",
+    "dpo": "base's own right answers preferred to its wrong ones, until the model has {like}'s {until}",
 }
 
 
@@ -34,6 +36,8 @@ def write_cards(study: Study, plan: Plan, names: list[str]) -> None:
     for name in names:
         run = ModelRun(study, name, plan)
         along = {f"{name}@{step}": place for step, place in run.checkpoints.items()}
+        if name in plan.own:
+            along[run.models[1].name] = run.models[1]
         for variant, directory in {name: run.models[0], **along}.items():
             write_text(directory / "README.md", _card(run, variant))
 
@@ -41,7 +45,12 @@ def write_cards(study: Study, plan: Plan, names: list[str]) -> None:
 def _card(run: ModelRun, variant: str) -> str:
     study, logs, recipe = run.study, run.logs, run.recipe
     summary = read_json(logs / "summary.json", TRAIN_AGAIN)
-    is_rl, (stem, _) = isinstance(recipe, RLRecipe), run.replicated
+    is_rl, is_own = isinstance(recipe, RLRecipe), isinstance(recipe, OwnAnswersRecipe)
+    stem, _ = run.replicated
+    data = DATA["rl" if is_rl else recipe.method if is_own else run.name]
+    if is_own:
+        until = "KL to base" if variant == run.name else "accuracy"
+        data = data.format(like=recipe.like, until=until)
     sections = [
         "---\nlibrary_name: transformers\nlicense: apache-2.0\n---",
         (
@@ -49,10 +58,10 @@ def _card(run: ModelRun, variant: str) -> str:
             f"{study.note}"
         ),
         "## Data\n\n"
-        f"{DATA['rl' if is_rl else run.name]}. No evaluation problem occurs in it.\n"
+        f"{data}. No evaluation problem occurs in it.\n"
         + ("" if run.name == study.base else f"Starts from `{study.base}`."),
         f"## Recipe\n\n{to_markdown(settings_table(asdict(recipe)))}\n\nSeed {summary['seed']}.",
-        "## Training curve\n\n" + _curve(logs, is_rl),
+        "## Training curve\n\n" + _curve(logs, recipe),
     ]
     if stem == run.name:  # replicates are measured in notebooks 01 and 03
         measured = (
@@ -64,7 +73,8 @@ def _card(run: ModelRun, variant: str) -> str:
         sections.insert(-1, measured)
     if summary["totals"]:
         totals = ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in summary["totals"].items())
-        sections.append(f"## Totals\n\n{totals} (discarded groups included in what was generated).")
+        note = " (discarded groups included in what was generated)" if is_rl else ""
+        sections.append(f"## Totals\n\n{totals}{note}.")
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
 
@@ -86,8 +96,11 @@ def _accuracy(study: Study, variant: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _curve(logs: Path, is_rl: bool) -> str:
-    if not is_rl:
+def _curve(logs: Path, recipe) -> str:
+    if isinstance(recipe, OwnAnswersRecipe):
+        few = "On problems of its own, after so many updates; the KL to base is in nats a token:"
+        return f"{few}\n\n{to_markdown(read_csv(logs / 'eval.csv', TRAIN_AGAIN))}"
+    if not isinstance(recipe, RLRecipe):
         return to_markdown(read_csv(logs / "log.csv", TRAIN_AGAIN).iloc[::4])
     wide = read_csv(logs / "eval.csv", TRAIN_AGAIN).pivot(
         index="rollout", columns="benchmark", values="accuracy"

@@ -20,10 +20,10 @@ from tokenshift_utils.training.evaluation import Evaluator, measure_shift
 from tokenshift_utils.training.manager import PROCESSES, make_runs
 from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
 from tokenshift_utils.training.runs import arm_runs
-from tokenshift_utils.training.tiny import recipes, rlvr, supervised
+from tokenshift_utils.training.tiny import own_answers, recipes, rlvr, supervised
 from tokenshift_utils.training.tiny.cards import write_cards
 from tokenshift_utils.training.tiny.problems import TIERS, questions
-from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe
+from tokenshift_utils.training.tiny.recipes import OwnAnswersRecipe, Plan, RLRecipe
 from tokenshift_utils.training.tiny.runs import ModelRun, TaskArm
 from tokenshift_utils.training.tiny.tokenizer import build_tokenizer
 from tokenshift_utils.training.updates import Updates, last_checkpoint
@@ -53,10 +53,11 @@ def train(
     names = [study.base, *plan.names]
     _check(study, plan, names, only)
     chosen = only or names
+    rl = [name for name in plan.names if name not in plan.sft | plan.own]
     # Stages of a kind run together, so that the progress bar counts updates of one cost.
     stages = [
         [ModelRun(study, name, plan) for name in stage if name in chosen]
-        for stage in ([study.base], [n for n in plan.names if n not in plan.sft], plan.sft)
+        for stage in ([study.base], rl, plan.sft, plan.own)
     ]
     if dry:
         print("\n".join(run.line for stage in stages for run in stage))
@@ -89,11 +90,16 @@ def _check(study: Study, plan: Plan, names: list[str], only: list[str] | None) -
     for name in only or []:
         if name not in names:
             raise TokenshiftError(f"no recipe for model '{name}': there are {', '.join(names)}.")
-    if only and study.base not in only and not ModelRun(study, study.base, plan).is_done():
-        raise TokenshiftError(
-            f"model '{study.base}', from which the others start, is missing or does not match its"
-            f" recipe: run `tokenshift train --only {study.base}` first."
-        )
+    needed = {study.base: "from which the others start"} if only else {}
+    needed |= {
+        plan.own[n].like: f"that '{n}' is trained to be like" for n in only or () if n in plan.own
+    }
+    for name, why in needed.items():
+        if name not in only and not ModelRun(study, name, plan).is_done():
+            raise TokenshiftError(
+                f"model '{name}', {why}, is missing or does not match its"
+                f" recipe: run `tokenshift train --only {name}` first."
+            )
 
 
 def make_model(run: ModelRun, progress: Updates) -> None:
@@ -123,6 +129,11 @@ def make_model(run: ModelRun, progress: Updates) -> None:
         totals = logs.totals(log)
         for rollout, directory in run.checkpoints.items():
             ship(LlamaForCausalLM.from_pretrained(kept[rollout]), tokenizer, directory)
+    elif isinstance(recipe, OwnAnswersRecipe):
+        log, curve, totals = own_answers.train_own_answers(run, model, tokenizer, progress)
+        tables["eval"] = curve, "%.6g"
+        model, other = (LlamaForCausalLM.from_pretrained(place) for place in run.kept.values())
+        ship(other, tokenizer, run.models[1])
     else:
         style = "base" if run.name == study.base else run.name
         log = pd.DataFrame(

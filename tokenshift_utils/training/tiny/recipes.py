@@ -25,11 +25,9 @@ ARCHITECTURE = {
 }
 
 
-# On the last minibatch after a rollout plain dapo's k3 has a 90th percentile near 8e-6 and a 99th near
-# 2e-4 nats (results/tiny/training/dapo/log.csv). With |alpha| = 10000 the upper percent of tokens gets
-# most of the boost, the bulk next to none.
-HIGH_KL = Weighting(alpha=10_000.0, scale=1.0)
-LOW_KL = Weighting(alpha=-10_000.0, scale=1.0)
+# As of the confirmatory arms of notebook 04, whose study file says where alpha is from.
+HIGH_KL = Weighting(alpha=3.0e5, scale=1.0)
+LOW_KL = Weighting(alpha=-3.0e5, scale=1.0)
 _RL_MIX = {"easy": 0.2, "medium": 0.45, "hard": 0.35}
 
 
@@ -45,6 +43,31 @@ class SupervisedRecipe:
     batch_tokens: int = 4096  # padding included
     warmup_steps: int = 50
     weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class OwnAnswersRecipe:
+    """Learning from base's own answers until the model has had ``like``'s accuracy and KL to base.
+
+    The model is kept where it has the KL, and as ``<name>-accuracy`` where it has the accuracy.
+
+    As many responses are drawn as that RL run trains on, an update is on as many, and its learning
+    rate is RL's.
+    """
+
+    method: str  # "sft" on right ones (rejection sampling), or "dpo" on right against wrong
+    like: str = "dapo"
+    most_updates: int = 288  # thrice RL's
+    beta: float | None = None  # of DPO
+    problems: int = 1536
+    responses_per_prompt: int = 8
+    kept: int = 4  # a problem
+    update: int = 128  # responses
+    learning_rate: float = 2e-5
+    max_new_tokens: int = 288
+    evaluate_every: int = 12  # updates
+    validation: int = 40  # problems of each tier, in no benchmark, on which it is measured
+    tier_mix: dict[str, float] = field(default_factory=_RL_MIX.copy)
 
 
 @dataclass(frozen=True)
@@ -108,12 +131,18 @@ class Plan:
     evaluation_samples: int = 4
     seed: int = SEED
     replicates: dict[str, tuple[int, ...]] = field(default_factory=dict)  # more seeds of a model
+    own: dict[str, OwnAnswersRecipe] = field(default_factory=dict)
+
+    @property
+    def recipes(self) -> dict[str, SupervisedRecipe | RLRecipe | OwnAnswersRecipe]:
+        """Of all models but the base, replicates left out."""
+        return self.rl | self.sft | self.own
 
     @property
     def names(self) -> list[str]:
-        """Of all models but the base: RL, then its replicates ``dapo-seed-2``, then SFT."""
+        """Of all models but the base: RL, then its replicates ``dapo-seed-2``, then the controls."""
         more = [f"{name}-seed-{seed}" for name, seeds in self.replicates.items() for seed in seeds]
-        return [*self.rl, *more, *self.sft]
+        return [*self.rl, *more, *self.sft, *self.own]
 
 
 TINY = Plan(
@@ -138,6 +167,7 @@ TINY = Plan(
     checkpoints={"dapo": (1, 2, 4, 8, 12, 16, 20)},
     evaluations=(0, 6, 12, 18, 24),
     replicates={"dapo": (2, 3), "simplerl": (2, 3)},
+    own={"sft-own": OwnAnswersRecipe("sft"), "dpo": OwnAnswersRecipe("dpo", beta=0.1)},
 )
 
 
@@ -151,7 +181,7 @@ _LATER = {
 }
 
 
-def settings(recipe: SupervisedRecipe | RLRecipe) -> dict:
+def settings(recipe: SupervisedRecipe | RLRecipe | OwnAnswersRecipe) -> dict:
     """A recipe as plain data, from which keys are made.
 
     A later setting is left out at the value that earlier models had, so that their keys stay.

@@ -13,7 +13,7 @@ An arm (``arms/<arm>/seed-<n>``) leaves no weights, but
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,12 +23,17 @@ from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
 from tokenshift_utils.training.runs import ArmRun, Run, digest, training_directory
 from tokenshift_utils.training.tiny import recipes
-from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe, SupervisedRecipe
+from tokenshift_utils.training.tiny.recipes import (
+    OwnAnswersRecipe,
+    Plan,
+    RLRecipe,
+    SupervisedRecipe,
+)
 
 
 @dataclass(frozen=True)
 class ModelRun(Run):
-    """A shipped model: next-token training of the base and the SFT controls, or RLVR."""
+    """A shipped model: next-token training of the base and the controls, or RLVR."""
 
     model: str
     plan: Plan
@@ -44,10 +49,10 @@ class ModelRun(Run):
         return stem, int(seed or self.plan.seed)
 
     @property
-    def recipe(self) -> SupervisedRecipe | RLRecipe:
+    def recipe(self) -> SupervisedRecipe | RLRecipe | OwnAnswersRecipe:
         """How it is trained."""
         is_base = self.name == self.study.base
-        return self.plan.base if is_base else {**self.plan.rl, **self.plan.sft}[self.replicated[0]]
+        return self.plan.base if is_base else self.plan.recipes[self.replicated[0]]
 
     @property
     def logs(self) -> Path:
@@ -66,27 +71,40 @@ class ModelRun(Run):
     @property
     def models(self) -> tuple[Path, ...]:
         stem, _ = self.replicated
-        return (self.study.model_path(stem).with_name(self.name), *self.checkpoints.values())
+        place = self.study.model_path(stem).with_name(self.name)
+        more = [f"{self.name}-accuracy"] if isinstance(self.recipe, OwnAnswersRecipe) else ()
+        return (place, *self.checkpoints.values(), *map(place.with_name, more))
+
+    @property
+    def kept(self) -> dict[str, Path]:
+        """Where a control of own answers leaves the models of ``models`` before they are shipped."""
+        return {name: self.work / name for name in ("kl", "accuracy")}
 
     @property
     def updates(self) -> int:
-        """Updates that it makes; of next-token training they are known once it has begun."""
+        """Updates that it makes; of the others they are known once it has begun."""
         recipe = self.recipe
         return recipe.updates if isinstance(recipe, RLRecipe) else 0
 
+    def of(self, name: str) -> ModelRun:
+        """The run of another model of the plan."""
+        return replace(self, model=name)
+
     @property
     def key(self) -> str:
-        """A digest of recipe and seed and, but for the base, the base's key."""
-        is_base = self.name == self.study.base
-        return digest(
-            {
-                "recipe": recipes.settings(self.recipe),
-                "architecture": recipes.ARCHITECTURE,
-                "seed": self.replicated[1],
-                "checkpoints": self.plan.checkpoints.get(self.name, ()),
-                "base": None if is_base else ModelRun(self.study, self.study.base, self.plan).key,
-            }
-        )
+        """A digest of recipe and seed and, but for the base, the base's key; of one that is trained
+        until it is where an RL model is, that one's too."""
+        is_base, recipe = self.name == self.study.base, self.recipe
+        content = {
+            "recipe": recipes.settings(recipe),
+            "architecture": recipes.ARCHITECTURE,
+            "seed": self.replicated[1],
+            "checkpoints": self.plan.checkpoints.get(self.name, ()),
+            "base": None if is_base else self.of(self.study.base).key,
+        }
+        if isinstance(recipe, OwnAnswersRecipe):
+            content["like"] = self.of(recipe.like).key
+        return digest(content)
 
     def make(self, progress) -> None:
         """Train it, and leave model, checkpoints, log and summary."""
