@@ -307,11 +307,11 @@ def over_seeds(mixed: Mixed) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     found = found.set_index("quantity").replace(np.inf, np.nan)
     runs = {name: own["value"].to_dict() for name, own in found.groupby("subject", sort=False)}
     seeds, where = seeds_table(mixed.study, runs, {}), mixed.benchmarks(mixed.ways[0])[-1]
-    known = seeds["value"].notna()
-    count = [
-        f"{n} seed{'s' * (n > 1)}" if any_ else "no seed" for n, any_ in zip(seeds["seeds"], known)
-    ]
-    return curves, reach, seeds.assign(note=[f"{n}, {where} alone" for n in count])
+    said = np.where(seeds["seeds"] > 1, "seeds", "seed")
+    count = (seeds["seeds"].astype(str) + " " + said).mask(
+        seeds["value"].isna(), "no seed shows it"
+    )
+    return curves, reach, seeds.assign(note=count + f", {where} alone")
 
 
 def say_summary(table: pd.DataFrame) -> str:
@@ -354,11 +354,13 @@ def say_seeds(study, seeds: pd.DataFrame) -> str:
     )
     out = []
     for model, own in seeds.groupby("subject", sort=False):
-        row = {"pair": study.models[model].label}
-        for quantity, at in own.set_index("quantity").iterrows():
-            row |= columns_of(quantity, tuple(at[["value", "low", "high"]])) | {"note": at["note"]}
+        own = own.set_index("quantity")
+        row = {"pair": study.models[model].label, "note": own.loc["forward_share_for_95", "note"]}
+        for quantity, at in own.iterrows():
+            row |= columns_of(quantity, tuple(at[["value", "low", "high"]]))
         shown = any(np.isfinite(row[f"{way}_share_for_95"]) for way in (FORWARD, REVERSE))
-        out.append(say(text if shown else "{pair}, {note}: there is no gap to make up.", row))
+        none = "{pair}: no training seed differs from base clearly enough to speak of shares of the gap."
+        out.append(say(text if shown else none, row))
     return "\n".join(out)
 
 
