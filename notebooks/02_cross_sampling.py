@@ -19,8 +19,8 @@
 # - Every mixture is compared with both models' own responses to the same problem, sample and noise.
 #   So switching every position gives the other model's accuracy exactly, and what it replaces is
 #   all that can be replaced: replacements are counted in that, accuracy in the gap between the two.
-# - Accuracy is the mean over problems of the mean over samples; intervals resample problems and do
-#   not cover training seeds.
+# - Accuracy is the mean over problems of the mean over samples; intervals resample problems; those
+#   over training seeds are in 2.10.
 
 # %% tags=["parameters"]
 study = "tiny"  # a study under notebooks/studies, or the path of a study file
@@ -42,18 +42,10 @@ nb = start("02_cross_sampling", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils.sections.cross_sampling import (
-    examples,
-    numbers,
-    plots,
-    records,
-    rules,
-    single_token,
-    summary,
-    swaps,
-)
+from tokenshift_utils.sections.cross_sampling import examples, numbers, plots, records, rules
 
-# %%
+from tokenshift_utils.sections.cross_sampling import single_token, summary, swaps  # isort: skip
+
 data = records.cross_records(nb.study)
 mixed = numbers.Mixed(nb.study, data.runs, data.rollouts)
 table = numbers.curve_table(mixed)
@@ -206,7 +198,24 @@ nb.show(examples.show_trajectories(shown, records.tokenizer(nb.study)))
 nb.say(deciding)
 
 # %% [markdown]
-# ## 2.10 What reproduced
+# ## 2.10 Does it hold for another training seed?
+#
+# All above is of one training run of each recipe. Here the same training from other seeds is mixed with
+# base alike, on one benchmark, and the first run is measured on that benchmark alone beside them. Thick:
+# the first run with its interval over problems; thin: the other seeds.
+
+# %%
+runs = numbers.Mixed(nb.study, data.seeds, data.rollouts)
+by_run, reach_by_run, seeds = summary.over_seeds(runs)
+words = "Share of the gap against replacements on one benchmark: a line a training seed, both directions"
+if len(by_run):
+    nb.figure(plots.plot_seeds(nb.study, by_run), "seeds", alt=words)
+nb.say(summary.say_seeds(nb.study, seeds))
+nb.table(reach_by_run, "seeds_summary", "the same as in 2.1 of every seed, on one benchmark")
+nb.table(seeds, "seeds", "what the claims look at over training seeds, on one benchmark")
+
+# %% [markdown]
+# ## 2.11 What reproduced
 #
 # Each claim with what was measured; criteria and reasons are in notebook 00. What to read next:
 # notebook 03, on what changes at these positions, and notebook 05, on what of JS is the nucleus's edge.
@@ -215,10 +224,10 @@ nb.say(deciding)
 # NBVAL_CHECK_OUTPUT
 found = numbers.cross_evidence(mixed, table, reach, matched)
 nb.table(found, "evidence", "what the claims look at")
-nb.say(examples.say_reproduced(nb.study, found))
+nb.say(examples.say_reproduced(nb.study, found, seeds))
 
 # %% [markdown]
-# ## 2.11 What if
+# ## 2.12 What if
 #
 # The explorer shows single responses while the threshold moves: what is replaced, by what, and where
 # the text goes from there.

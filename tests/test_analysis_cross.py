@@ -9,6 +9,7 @@ import pytest
 from made_up import measured, value
 
 from tokenshift_utils.report.bootstrap import Estimate
+from tokenshift_utils.sections import overview
 from tokenshift_utils.sections.cross_sampling import numbers as cross
 from tokenshift_utils.sections.cross_sampling import records, rules, settings, summary, swaps
 from tokenshift_utils.sections.cross_sampling import single_token as single
@@ -312,6 +313,86 @@ def test_summaries_are_computed_again_in_every_resample():
         assert (table[f"{name}_low"] <= table[name]).all()
         assert (table[name] <= table[f"{name}_high"]).all()
     assert (table["lead_over_random_low"] < table["lead_over_random_high"]).all()
+
+
+# ---- training seeds
+
+
+SEEDED = {
+    "models.dapo.seeds": [{"seed": n, "path": f"nowhere-{n}"} for n in (2, 3)],
+    "cross_sampling.seeds": True,
+}
+
+
+def seeded_case():
+    """`cross_case` of two training seeds: the second replaces 12 where the first replaces 16."""
+    study, runs, rollouts = cross_case()
+    again = {s._replace(model="dapo@seed-2"): frame for s, frame in runs.items()}
+    for setting, frame in again.items():
+        if setting.level == 0.01:
+            again[setting] = frame.assign(n_effective=12)
+    rollouts["dapo@seed-2"] = rollouts["dapo"]
+    return study.with_overrides(**SEEDED), runs | again, rollouts
+
+
+def test_only_the_runs_of_pairs_are_mixed_and_only_where_asked():
+    seeded = STUDY.with_overrides(**SEEDED)
+    of = settings.seed_settings(seeded)
+    curves = [s for s in settings.curve_settings(seeded) if s.model == "dapo"]
+    assert {s.model for s in of} == {"dapo@seed-2", "dapo@seed-3"} and len(of) == 2 * len(curves)
+    assert {s._replace(model="dapo") for s in of} == set(curves)
+    for off in ({"cross_sampling.seeds": False}, {"cross_sampling.pairs": ["simplerl"]}):
+        assert settings.seed_settings(seeded.with_overrides(**off)) == []
+
+
+def test_over_seeds_by_hand():
+    study, runs, rollouts = seeded_case()
+    curves, reach, seeds = summary.over_seeds(cross.Mixed(study, runs, rollouts))
+    assert set(curves["model"]) == {"dapo", "dapo@seed-2"}
+    # as in `cross_case`; of the second from (.4, 2/3) to (.6, 1)
+    first, second = 0.4 + 0.4 * 0.85, 0.4 + 0.2 * 0.85
+    for direction in ("forward", "reverse"):
+        each = reach[reach["direction"] == direction].set_index("pair")["share_for_95"]
+        assert dict(each) == pytest.approx({"DAPO": first, "DAPO, seed 2": second})
+        row = measured(seeds, f"{direction}_share_for_95")
+        half = 12.7062 * (first - second) / 2  # Student's t times the standard error of two
+        middle = (first + second) / 2
+        assert row["value"] == pytest.approx(middle)
+        assert (row["low"], row["high"]) == pytest.approx((middle - half, middle + half), abs=1e-4)
+        assert row["seeds"] == 2 and row["note"] == "2 seeds, Easy alone"
+    said = summary.say_seeds(study, seeds)
+    assert "DAPO, 2 seeds, Easy alone" in said and "66% [" in said
+
+
+def test_claims_have_the_interval_over_seeds_beside_that_over_problems():
+    study, runs, rollouts = seeded_case()
+    seeds = summary.over_seeds(cross.Mixed(study, runs, rollouts))[2]
+    own = {s: frame for s, frame in runs.items() if s.model == "dapo"}
+    claims = overview.section_claims(study, evidence_of(study, own, rollouts), 2, seeds)
+    row = claims[(claims["claim"] == "2-sufficiency") & (claims["subject"] == "dapo")].iloc[0]
+    assert row["measured"].startswith("0.74 [0.74, 0.74]") and row["verdict"] == "supported"
+    assert row["seeds"].startswith("0.655 [-0.425, 1.74] (2 seeds, Easy alone)")
+
+
+def test_a_study_without_other_seeds_says_so():
+    empty = summary.over_seeds(cross.Mixed(STUDY, {}, cross_case()[2]))
+    assert all(table.empty for table in empty)
+    assert "`cross_sampling.seeds` is off" in summary.say_seeds(STUDY, empty[2])
+    asked = STUDY.with_overrides(**{"cross_sampling.seeds": True})
+    assert "no model of `cross_sampling.pairs` has `seeds`" in summary.say_seeds(asked, empty[2])
+
+
+def test_seeds_without_a_gap_have_no_shares_of_it():
+    study, runs, rollouts = seeded_case()
+    rollouts["dapo@seed-2"] = rollouts["base"]
+    seeds = summary.over_seeds(cross.Mixed(study, runs, rollouts))[2]
+    row = measured(seeds, "forward_share_for_95")
+    assert (row["value"], row["seeds"]) == (pytest.approx(0.74), 1) and math.isnan(row["low"])
+    assert row["note"] == "1 seed, Easy alone"
+    rollouts["dapo"] = rollouts["base"]
+    seeds = summary.over_seeds(cross.Mixed(study, runs, rollouts))[2]
+    assert measured(seeds, "lost")["note"] == "no seed shows it, Easy alone"
+    assert "no training seed differs from base" in summary.say_seeds(study, seeds)
 
 
 # ---- rules and interventions

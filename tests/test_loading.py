@@ -2,14 +2,17 @@
 
 import pandas as pd
 import pytest
+from conftest import write_benchmark, write_model
 
-from tokenshift_utils.sections.cross_sampling import examples, settings
+from tokenshift_utils.run.plan import count_work
+from tokenshift_utils.sections.cross_sampling import examples, settings, summary
 from tokenshift_utils.sections.cross_sampling import numbers as cross
 from tokenshift_utils.sections.cross_sampling import records as cross_records
 from tokenshift_utils.sections.cross_sampling.settings import Setting
 from tokenshift_utils.sections.divergence import numbers as divergence
 from tokenshift_utils.sections.divergence import records as divergence_records
 from tokenshift_utils.sections.divergence.token_classes import CLASSES
+from tokenshift_utils.sections.explorer import records as explorer_records
 from tokenshift_utils.sections.mechanics import records as mechanics_records
 from tokenshift_utils.store import executor
 from tokenshift_utils.study.study import load_study
@@ -40,6 +43,57 @@ def test_runs_from_other_seeds_are_measured_on_their_own_few_responses(study):
     assert (table["subject"] == "tuned").all() and table.loc["near_zero_share", "seeds"] == 2
     # the weights are the same, and so are the responses and the shifts
     assert table.loc["near_zero_share", "low"] == table.loc["near_zero_share", "high"]
+
+
+@pytest.fixture
+def seeded(study, mini_root):
+    """The study with a second benchmark, and a run of its tuned model from another seed."""
+    write_model(mini_root / "other", noise=0.04)
+    write_benchmark(mini_root / "benchmarks/more.jsonl", 2)
+    more = {"path": "benchmarks/more.jsonl", "label": "More"}
+    return study.with_overrides(
+        **{
+            "benchmarks": {"more": more, "sums": study.benchmarks["sums"].model_dump()},
+            "models.tuned.seeds": [{"seed": 2, "path": str(mini_root / "other")}],
+            "cross_sampling.benchmark": "sums",
+        }
+    )
+
+
+def test_mixtures_of_another_seed_are_of_its_model(seeded, mini_root):
+    """Held to those of a study whose pair that model is."""
+    records = cross_records.cross_records(seeded)
+    alone = seeded.with_overrides(
+        **{"models.tuned.seeds": [], "models.tuned.path": str(mini_root / "other")}
+    )
+    expected = cross_records.cross_records(alone)
+    assert expected.seeds == {}
+    columns = ["problem", "sample", "text", "n_switched", "n_effective", "correct"]
+    differ = 0
+    for setting, first in records.runs.items():
+        of_seed = records.seeds[setting._replace(model="tuned@seed-2")]
+        there = expected.runs[setting]
+        there = there[there["benchmark"] == "sums"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(of_seed[columns].reset_index(drop=True), there[columns])
+        # the first run stands beside it on the same problems, samples and noise
+        here = records.seeds[setting]
+        assert set(here["benchmark"]) == set(of_seed["benchmark"]) == {"sums"}
+        assert here[columns[:2]].values.tolist() == of_seed[columns[:2]].values.tolist()
+        pd.testing.assert_frame_equal(here, first[first["benchmark"] == "sums"])
+        differ += (here["text"].to_numpy() != of_seed["text"].to_numpy()).sum()
+    assert differ > 0 and len(records.seeds) == 2 * len(records.runs)
+    curves, _, seeds = summary.over_seeds(cross.Mixed(seeded, records.seeds, records.rollouts))
+    assert set(curves["model"]) == {"tuned", "tuned@seed-2"} and set(seeds["subject"]) == {"tuned"}
+
+
+def test_other_seeds_are_planned_once_each_and_the_explorer_does_not_show_them(seeded):
+    without = seeded.with_overrides(**{"cross_sampling.seeds": False})
+    more, less = ({p.kind: p.responses for p in count_work(s)} for s in (seeded, without))
+    curves, problems = len(settings.curve_settings(seeded)), 3
+    added = curves * problems * seeded.samples.cross_sampling
+    assert more["cross_sampling"] - less["cross_sampling"] == added
+    assert more["explorer"] == less["explorer"]
+    assert explorer_records.requests(seeded) == explorer_records.requests(without)
 
 
 def test_the_annotated_response_is_one_response_with_the_most_high_positions(study):

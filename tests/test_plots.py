@@ -185,6 +185,24 @@ def drawn_and_said(study, rollouts, runs, focus, tmp_path) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("base, rl", [(0.2, 0.8), (0.5, 0.5)])
+def test_figure_of_training_seeds(base, rl, tmp_path):
+    style.use_style()
+    seeds = {"seeds": [{"seed": n, "path": f"nowhere-{n}"} for n in (2, 3)]}
+    changes = {f"models.{m}.{k}": v for m in ("dapo", "simplerl") for k, v in seeds.items()}
+    study = SMALL.with_overrides(**changes, **{"cross_sampling.seeds": True})
+    rollouts, runs, _ = cross_case(base, rl, ("hard",))
+    for i, setting in enumerate(settings.seed_settings(study)):
+        runs[setting] = made_up.runs((base + rl) / 2, 0.02 * (1 + i % 3), i, benchmarks=("hard",))
+        rollouts[setting.model] = rollouts[setting.model.partition("@")[0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        curves, _, found = summary.over_seeds(cross.Mixed(study, runs, rollouts))
+        save(draw_cross.plot_seeds(study, curves), tmp_path)
+    said = summary.say_seeds(study, found)
+    assert len(said.splitlines()) == 2 and "nan" not in said
+
+
 @pytest.mark.parametrize("records", [made_up.single_token(), pd.DataFrame()])
 def test_figures_of_single_tokens(records, tmp_path):
     style.use_style()

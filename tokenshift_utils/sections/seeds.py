@@ -31,18 +31,36 @@ def seed_requests(study) -> dict[str, list[Shifts]]:
     return wanted
 
 
+def measured(
+    study, runs: Mapping[str, pd.DataFrame], measure: Callable
+) -> dict[str, dict[str, float]]:
+    """A section's quantities by name of the run.
+
+    Parameters
+    ----------
+    runs : shifts by name of the run, as ``seed_requests`` has them
+    measure : what the section measures of a frame: (study, bootstrap, frame) -> {quantity: (estimate, ...)}
+    """
+    once = study.with_overrides(**{"statistics.resamples": 1})  # no interval over problems is asked
+    return {
+        name: {
+            quantity: np.nan if estimate is None else estimate.value
+            for quantity, (estimate, *_) in measure(study, plan(once, frame), frame).items()
+        }
+        for name, frame in runs.items()
+    }
+
+
 def seeds_table(
     study,
-    runs: Mapping[str, pd.DataFrame],
-    measure: Callable,
+    runs: Mapping[str, Mapping[str, float]],
     differences: Mapping[str, tuple[str, str, str]],
 ) -> pd.DataFrame:
     """A section's quantities over training seeds, each with Student's interval for their mean.
 
     Parameters
     ----------
-    runs : shifts by name of the run, as ``seed_requests`` has them
-    measure : what the section measures of a frame: (study, bootstrap, frame) -> {quantity: (estimate, ...)}
+    runs : quantities by name of the run, as ``measured`` has them
     differences : of two recipes: name -> (quantity, recipe, other recipe), paired by seed
 
     Returns
@@ -51,11 +69,9 @@ def seeds_table(
     are there for has a row in any case: without an interval, and a note why, where seeds are too few.
     """
     values: dict[tuple[str, str], dict[int, float]] = {}
-    once = study.with_overrides(**{"statistics.resamples": 1})  # no interval over problems is asked
-    for name, frame in runs.items():
+    for name, found in runs.items():
         model, _, seed = name.partition("@seed-")
-        for quantity, (estimate, *_) in measure(study, plan(once, frame), frame).items():
-            value = np.nan if estimate is None else estimate.value
+        for quantity, value in found.items():
             values.setdefault((quantity, model), {})[int(seed or 1)] = value
     notes = {}
     for name, (quantity, *recipes) in differences.items():

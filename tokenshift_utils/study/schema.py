@@ -375,7 +375,8 @@ class CrossSampling(Part):
     position, which is run in any case: curves are measured by it. ``random_rates`` are those of
     switching positions by chance. Everything below ``benchmark`` is on that one alone (None: the last of the study); ``budgets`` limit the switches
     a response of the JS rule at ``thresholds.high_js``; ``null_thresholds`` are of the null control.
-    ``top_p`` None means the study's.
+    ``seeds`` mixes the pairs' models from other training seeds too, at all thresholds and rates: most
+    of the cost of a mixture is what it shares with the others. ``top_p`` None means the study's.
     """
 
     pairs: Annotated[Names, SOME]
@@ -389,6 +390,7 @@ class CrossSampling(Part):
     null_thresholds: Cuts = ()
     extrapolation: Extrapolation | None = None
     single_token: SingleToken | None = None
+    seeds: bool = False
 
     @model_validator(mode="after")
     def _some_of_the_pairs(self):

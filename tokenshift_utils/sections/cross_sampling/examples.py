@@ -20,9 +20,9 @@ from tokenshift_utils.sections.overview import say_claims, section_claims
 from tokenshift_utils.sections.paper import table1  # noqa: F401 (notebook 02)
 
 
-def say_reproduced(study, found: pd.DataFrame) -> str:
+def say_reproduced(study, found: pd.DataFrame, seeds: pd.DataFrame) -> str:
     """The verdicts on the claims of section 2."""
-    return say_claims(section_claims(study, found, 2))
+    return say_claims(section_claims(study, found, 2, seeds))
 
 
 def cross_switches(study, table: pd.DataFrame) -> dict[tuple[str, str, float], pd.DataFrame]:

@@ -121,7 +121,7 @@ class Mixed:
         out = []
         for benchmark, part in self.parts[setting].items():
             before, after = (self.accuracy(setting, benchmark, of) for of in ("before", "correct"))
-            row = {"pair": self.study.models[setting.model].label, "direction": setting.direction}
+            row = {"pair": self.study.model(setting.model).label, "direction": setting.direction}
             row |= {"rule": setting.rule, "threshold": setting.level, "benchmark": benchmark}
             row |= self.replaced(setting, benchmark).columns("replaced")
             row |= before.columns("before") | after.columns("after")
@@ -231,9 +231,9 @@ def smallest_of(estimates: list[Estimate]) -> tuple[list[float], tuple[float, fl
 def cross_evidence(
     mixed: Mixed, table: pd.DataFrame, summary: pd.DataFrame, matched: pd.DataFrame
 ) -> pd.DataFrame:
-    """What the claims of section 2 look at, for every pair of the study."""
+    """What the claims of section 2 look at, for every model that is mixed."""
     rows, pool = [], pooled(summary)
-    for model in mixed.study.cross_sampling.pairs:
+    for model in dict.fromkeys(model for model, _ in mixed.ways):
         for direction, paper in ((FORWARD, "recovered"), (REVERSE, "lost")):
             where = {"model": model, "direction": direction}
             row, eps = last_row(pool, **where), within_budget(table, model, direction)

@@ -59,14 +59,10 @@ def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
     parts = [_whole(oracle, "gap_share_low", "gap_share_high").assign(line="oracle")]
     for key, here in rows.groupby(["model", "direction"], sort=False):
         where = dict(zip(("model", "direction"), key))
-        js, random = (_from_nothing(here[here["rule"] == rule]) for rule in ("js", "random"))
-        ends = pd.concat([random, js[js["threshold"] < 0]]) if len(random) > 1 else random[:0]
+        js, ends = _rule_and_random(here)
         diagonal = pd.DataFrame({"replaced": [0.0, 1.0], "gap_share": [0.0, 1.0]})
         lines = {"diagonal": diagonal, "random": ends, key[0]: js}
         parts += [rows.assign(line=name, **where) for name, rows in lines.items()]
-    rows = estimates(pd.concat(parts), "gap_share")
-    rows["x"] = 100 * rows["replaced"].astype(float)
-    rows.loc[~rows["line"].isin(models), ["low", "high"]] = np.nan  # bands are of the JS rule alone
     hues = {model: color(study, model) for model in models}
     looks = {  # of diagonal, random positions, oracle and the JS rule, drawn in this order
         "color": {"diagonal": GREY, "random": GREY, "oracle": "black"} | hues,
@@ -75,12 +71,63 @@ def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
         "marker": {"diagonal": "", "random": "s", "oracle": ""} | dict.fromkeys(models, "o"),
         "fillcolor": {"diagonal": GREY, "random": OPEN, "oracle": "black"} | hues,
     }
+    fig, axes = _draw_curves(study, pd.concat(parts), looks, models)
+    _name(axes[0], "oracle", _middle(oracle, models[:1], 0.5), "black", xytext=(6, -2))
+    _name(axes[0], "JS rule", (42, 84), color(study, models[0]))
+    _name(axes[0], "random positions", (62, 22), GREY)
+    _name(axes[0], "diagonal", (30, 5), GREY)
+    return fig
+
+
+def plot_seeds(study, table: pd.DataFrame) -> Figure:
+    """The same curves on one benchmark, of every training seed: a column a pair, a row a direction.
+
+    Thick, with marks and intervals: the pair's own model; thin: those from other seeds. Dashed: random
+    positions.
+    """
+    rows = pooled(table).dropna(subset=["gap_share", "replaced"])
+    runs, parts = _models(table), []
+    for (run, direction), here in rows.groupby(["model", "direction"], sort=False):
+        js, ends = _rule_and_random(here)
+        where = {"model": run.partition("@")[0], "direction": direction}
+        parts += [f.assign(line=n, **where) for n, f in ((f"{run} random", ends), (run, js))]
+    looks: dict[str, dict] = {name: {} for name in _LOOKS}
+    for run in reversed(runs):  # the pair's own model last, in front
+        own, hue = "@" not in run, color(study, run)
+        dashed = (GREY, "--", 1.2 if own else 0.7, "", GREY)
+        solid = (hue, "-", 1.8 if own else 0.9, "o" if own else "", hue)
+        for line, look in ((f"{run} random", dashed), (run, solid)):
+            for name, value in zip(_LOOKS, look):
+                looks[name][line] = value
+    models = [run for run in runs if "@" not in run]
+    parts = parts or [
+        _whole(pd.DataFrame(), "gap_share", "gap_share_low", "gap_share_high", "replaced", "line")
+    ]
+    fig, axes = _draw_curves(study, pd.concat(parts), looks, models)
+    _name(axes[0], "JS rule, a line a seed", (42, 30), color(study, models[0]))
+    _name(axes[0], "random positions", (62, 12), GREY)
+    return fig
+
+
+_LOOKS = ("color", "linestyle", "linewidth", "marker", "fillcolor")
+
+
+def _rule_and_random(here: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Points of the JS rule, and of random positions, which full switching ends; none of these without."""
+    js, random = (_from_nothing(here[here["rule"] == rule]) for rule in ("js", "random"))
+    return js, pd.concat([random, js[js["threshold"] < 0]]) if len(random) > 1 else random[:0]
+
+
+def _draw_curves(study, rows: pd.DataFrame, looks: dict, models: list[str]):
+    """(figure, axes) of curves by `line`, a column a model, a row a direction; bands of the models' own."""
+    rows = estimates(rows, "gap_share")
+    rows["x"] = 100 * rows["replaced"].astype(float)
+    rows.loc[~rows["line"].isin(models), ["low", "high"]] = np.nan
     plot = so.Plot(rows, x="x", **dict.fromkeys(looks, "line")).scale(**looks)
     plot = add_lines(plot.facet("model", "direction", order={"col": models, "row": [*DIRECTIONS]}),
                      so.Line(pointsize=4))  # fmt: skip
     titles = [study.models[model].label for model in models]
-    width = 7.2 if len(models) > 1 else 4.6
-    fig, axes = draw(plot, (width, 5.8), titles)
+    fig, axes = draw(plot, (7.2 if len(models) > 1 else 4.6, 5.8), titles)
     forward, reverse = np.split(np.array(axes), 2)
     for ax in axes:
         ax.axhline(95, color=GREY, linewidth=0.6)
@@ -92,11 +139,7 @@ def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
         (forward[0], reverse[0]), DIRECTIONS, ("recovered", "destroyed")
     ):
         ax.set_ylabel(f"{TITLES[direction]}\ngain {what} (%)", fontsize=9.5)
-    _name(axes[0], "oracle", _middle(oracle, models[:1], 0.5), "black", xytext=(6, -2))
-    _name(axes[0], "JS rule", (42, 84), color(study, models[0]))
-    _name(axes[0], "random positions", (62, 22), GREY)
-    _name(axes[0], "diagonal", (30, 5), GREY)
-    return fig
+    return fig, axes
 
 
 def _from_nothing(rows: pd.DataFrame) -> pd.DataFrame:

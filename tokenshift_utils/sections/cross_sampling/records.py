@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
 import pandas as pd
 
@@ -38,6 +39,8 @@ class CrossRecords:
     runs : by setting, the JS rule and random positions on all benchmarks.
     rules : by setting, every rule on one benchmark, JS and random positions included.
     interventions : by setting, other tokens at JS positions on that benchmark, RL's included.
+    seeds : by setting, JS rule and random positions on that benchmark, of the pairs that are mixed from
+        other training seeds too and of these runs (``dapo``, ``dapo@seed-2``); empty without any.
     rollouts : own responses by model, the samples that are mixed.
     single_token : effects of single tokens, both ways, with `class_base`, the class of base's token
         there; empty where the study asks for none.
@@ -46,6 +49,7 @@ class CrossRecords:
     runs: dict[Setting, pd.DataFrame]
     rules: dict[Setting, pd.DataFrame]
     interventions: dict[Setting, pd.DataFrame]
+    seeds: dict[Setting, pd.DataFrame]
     rollouts: dict[str, pd.DataFrame]
     single_token: pd.DataFrame
 
@@ -63,17 +67,19 @@ def own_sampling(study) -> dict | None:
 
 
 def rollout_requests(study) -> dict[str, list[Rollouts]]:
-    """Own responses by model; controls are needed on one benchmark only."""
+    """Own responses by model; controls and other seeds are needed on one benchmark only."""
     cross = study.cross_sampling
     made = {model: own_requests(study, model) for model in (study.base, *cross.pairs)}
-    for model in cross.controls.models if cross.controls else ():
+    controls = cross.controls.models if cross.controls else ()
+    for model in (*controls, *chain(*settings.seeded_pairs(study).values())):
         made.setdefault(model, own_requests(study, model, study.cross_benchmark))
     return made
 
 
 def _samples(study, setting: Setting) -> int:
     """Mixed responses a problem: the JS rule of the study's pairs has more than what is beside it."""
-    own = setting == Setting(*setting[:3]) and setting.model in study.cross_sampling.pairs
+    pair = setting.model.partition("@")[0]
+    own = setting == Setting(*setting[:3]) and pair in study.cross_sampling.pairs
     return study.samples.cross_sampling if own else study.samples.of_cross_controls
 
 
@@ -100,13 +106,19 @@ def cross_records(study) -> CrossRecords:
     executor.run(study, requests(study))
     here, curves, focus = study.cross_benchmark, settings.curve_settings, settings.focus_settings
     runs = fetch_each(study, {s: setting_requests(study, s) for s in curves(study)})
-    focus = fetch_each(study, {s: setting_requests(study, s, here) for s in focus(study)})
+    focus, others = (
+        fetch_each(study, {s: setting_requests(study, s, here) for s in some(study)})
+        for some in (focus, settings.seed_settings)
+    )
     rules, interventions = on_focus(study, runs, focus)
+    seeded = settings.seeded_pairs(study)
+    first = {s: _here(study, frame) for s, frame in runs.items() if s.model in seeded}
     single = single_token_requests(study)
     return CrossRecords(
         runs,
         rules,
         interventions,
+        first | others,
         fetch_each(study, rollout_requests(study)),
         # pair by pair, each in the order of its strata
         _with_classes(study, pd.concat(fetch_each(study, single).values(), ignore_index=True))
@@ -170,7 +182,8 @@ def mixture_requests(study, model: str | None = None) -> list[CrossSampling]:
     curve = dict.fromkeys(settings.curve_settings(study))
     if (robust := study.robustness) and robust.pair in study.cross_sampling.pairs:
         curve |= {Setting(robust.pair, FORWARD, robust.mixed_threshold): None}
-    wanted = [(s, None) for s in curve] + [(s, here) for s in settings.focus_settings(study)]
+    focus = settings.focus_settings(study) + settings.seed_settings(study)
+    wanted = [(s, None) for s in curve] + [(s, here) for s in focus]
     return [
         request
         for setting, benchmarks in wanted
@@ -181,10 +194,14 @@ def mixture_requests(study, model: str | None = None) -> list[CrossSampling]:
 
 def on_focus(study, runs: dict, focus: dict) -> tuple[dict, dict]:
     """(rules, interventions) on the one benchmark, with what the JS and random runs have there."""
-    here = {s: frame[frame["benchmark"] == study.cross_benchmark] for s, frame in runs.items()}
+    here = {s: _here(study, frame) for s, frame in runs.items()}
     rule = {s: frame for s, frame in here.items() if s.rule == "js"}
     others = {s: focus[s] for s in settings.rule_settings(study)}
     pairs = study.cross_sampling.rules.pairs or study.cross_sampling.pairs
     beside = {s: frame for s, frame in here.items() if s.model in pairs}
     put_in = {s: focus[s] for s in settings.intervention_settings(study)}
     return beside | others, rule | put_in
+
+
+def _here(study, frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["benchmark"] == study.cross_benchmark]

@@ -57,6 +57,19 @@ def curve_settings(study) -> list[Setting]:
     ]
 
 
+def seeded_pairs(study) -> dict[str, list[str]]:
+    """Names of the runs from other training seeds that are mixed, by pair; only pairs with some."""
+    pairs = study.cross_sampling.pairs if study.cross_sampling.seeds else ()
+    return {model: names for model in pairs if (names := study.seed_names(model))}
+
+
+def seed_settings(study) -> list[Setting]:
+    """What is run of the pairs' models from other training seeds, on one benchmark: their curves."""
+    seeded = seeded_pairs(study)
+    curves = curve_settings(study)
+    return [s._replace(model=name) for s in curves for name in seeded.get(s.model, ())]
+
+
 def rule_settings(study) -> list[Setting]:
     """The rules that are compared with JS on one benchmark, and the JS rule within budgets."""
     cross = study.cross_sampling

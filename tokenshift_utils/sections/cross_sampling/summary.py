@@ -21,10 +21,13 @@ from tokenshift_utils.sections.cross_sampling.numbers import (
     COMPARED,
     KEY,
     Mixed,
+    cross_evidence,
+    curve_table,
     is_full,
     smallest_of,
 )
-from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting
+from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE, Setting
+from tokenshift_utils.sections.seeds import seeds_table
 
 LEVEL = 0.95  # of the accuracy gap between the two models
 
@@ -202,7 +205,7 @@ def summary_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFr
         rule, random = _of_way(mixed, way)
         for benchmark in mixed.benchmarks(way):
             full = next(s for s in rule if is_full(s))
-            row = {"pair": mixed.study.models[way[0]].label, "direction": way[1]}
+            row = {"pair": mixed.study.model(way[0]).label, "direction": way[1]}
             row |= {"benchmark": benchmark} | mixed.gap(full, benchmark).columns("gap")
             why = mixed.why_no_gap(way, benchmark)
             nothing = (np.nan,) * 3
@@ -235,7 +238,7 @@ def oracle_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFra
             continue
         curve = oracle_curve(mixed, way, fewest(mixed, way, *more))
         for x, y in zip(curve.x.T, curve.y.T):
-            row = {"pair": mixed.study.models[way[0]].label, "direction": way[1]}
+            row = {"pair": mixed.study.model(way[0]).label, "direction": way[1]}
             row |= {"replaced": x[0]}
             rows.append(
                 row | _estimate(y, curve.confidence).columns("gap_share") | {"model": way[0]}
@@ -269,7 +272,7 @@ def matched_table(mixed: Mixed) -> pd.DataFrame:
             if is_full(setting):
                 continue
             x, y = mixed.replaced(setting, label), mixed.gap_share(setting, label)
-            row = {"pair": mixed.study.models[way[0]].label, "direction": way[1]}
+            row = {"pair": mixed.study.model(way[0]).label, "direction": way[1]}
             row |= {"threshold": setting.level} | x.columns("replaced")
             row |= y.columns("gap_share")
             share = mixed.count(setting, label, "n_switched", "n_tokens")
@@ -287,6 +290,28 @@ def matched_table(mixed: Mixed) -> pd.DataFrame:
         for name, value in columns_of(f"{match}_smallest", smallest).items():
             table.loc[list(where), name] = value
     return table
+
+
+def over_seeds(mixed: Mixed) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """What the claims look at over training seeds, every run measured on the same one benchmark.
+
+    Returns
+    -------
+    The curves of every run (see `curve_table`), its `summary_table`, and the quantities over seeds (see
+    `seeds_table`), whose notes say how many runs have them and on what.
+    """
+    if not mixed.parts:
+        return pd.DataFrame(), pd.DataFrame(), seeds_table(mixed.study, {}, {})
+    curves, reach = curve_table(mixed), summary_table(mixed)
+    found = cross_evidence(mixed, curves, reach, matched_table(mixed))
+    found = found.set_index("quantity").replace(np.inf, np.nan)
+    runs = {name: own["value"].to_dict() for name, own in found.groupby("subject", sort=False)}
+    seeds, where = seeds_table(mixed.study, runs, {}), mixed.benchmarks(mixed.ways[0])[-1]
+    said = np.where(seeds["seeds"] > 1, "seeds", "seed")
+    count = (seeds["seeds"].astype(str) + " " + said).mask(
+        seeds["value"].isna(), "no seed shows it"
+    )
+    return curves, reach, seeds.assign(note=count + f", {where} alone")
 
 
 def say_summary(table: pd.DataFrame) -> str:
@@ -309,6 +334,33 @@ def say_summary(table: pd.DataFrame) -> str:
             np.isfinite(best)
         )
         out.append(say(text, row, reach=_share(row, "share_for_95"), **more))
+    return "\n".join(out)
+
+
+def say_seeds(study, seeds: pd.DataFrame) -> str:
+    """How far the JS rule is ahead of random positions over training seeds, and what it takes."""
+    if seeds.empty:
+        why = (
+            "`cross_sampling.seeds` is off"
+            if not study.cross_sampling.seeds
+            else "no model of `cross_sampling.pairs` has `seeds`"
+        )
+        return f"This study mixes no models from other training seeds: {why}."
+    text = (
+        "**{pair}, {note}: where the JS rule makes 95% of the gap, it is ahead of random positions with as "
+        "many replacements by {forward_lead_at_95:points} of the gap forward and by "
+        "{reverse_lead_at_95:points} in reverse.** That takes {forward_share_for_95:%0} and "
+        "{reverse_share_for_95:%0} of the replacements that full switching makes."
+    )
+    out = []
+    for model, own in seeds.groupby("subject", sort=False):
+        own = own.set_index("quantity")
+        row = {"pair": study.models[model].label, "note": own.loc["forward_share_for_95", "note"]}
+        for quantity, at in own.iterrows():
+            row |= columns_of(quantity, tuple(at[["value", "low", "high"]]))
+        shown = any(np.isfinite(row[f"{way}_share_for_95"]) for way in (FORWARD, REVERSE))
+        none = "{pair}: no training seed differs from base clearly enough to speak of shares of the gap."
+        out.append(say(text if shown else none, row))
     return "\n".join(out)
 
 

@@ -30,7 +30,7 @@ from tokenshift_utils.sections.common import (
 )
 from tokenshift_utils.sections.divergence.token_classes import CLASSES
 from tokenshift_utils.sections.paper import fact
-from tokenshift_utils.sections.seeds import seeds_table
+from tokenshift_utils.sections.seeds import measured, seeds_table
 from tokenshift_utils.study.schema import CONTROLS
 
 # The columns of the shifts records that this section needs.
@@ -340,7 +340,7 @@ def section_evidence(study, shifts: dict[str, pd.DataFrame]) -> tuple[pd.DataFra
 
 def over_seeds(study, runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The quantities over training seeds, DAPO against SimpleRL among them, see `seeds_table`."""
-    return seeds_table(study, runs, measure, DIFFERENCES)
+    return seeds_table(study, measured(study, runs, measure), DIFFERENCES)
 
 
 # Words --------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from tokenshift_utils.sections.common import (
     plan,
     say,
 )
-from tokenshift_utils.sections.seeds import seeds_table
+from tokenshift_utils.sections.seeds import measured, seeds_table
 
 _KEY = ["benchmark", "problem", "sample", "position"]
 _LISTS = ("top_ids_base", "top_ids_tuned", "gain_in_base_topk")
@@ -228,7 +228,7 @@ def section_evidence(
 def over_seeds(study, runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The quantities on candidates over training seeds, DAPO against SimpleRL among them, see
     `seeds_table`."""
-    return seeds_table(study, runs, measure, DIFFERENCES)
+    return seeds_table(study, measured(study, runs, measure), DIFFERENCES)
 
 
 # Words --------------------------------------------------------------------------------------------
