@@ -30,7 +30,6 @@ COLORS = {
     "sft-own": "#E69F00",
     "sft-own-accuracy": "#B87A00",
     "dpo": "#8C564B",
-    "dpo-accuracy": "#5C2E26",
 }
 _SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 

@@ -37,7 +37,7 @@ def write_cards(study: Study, plan: Plan, names: list[str]) -> None:
         run = ModelRun(study, name, plan)
         along = {f"{name}@{step}": place for step, place in run.checkpoints.items()}
         if name in plan.own:
-            along[run.models[1].name] = run.models[1]
+            along |= {place.name: place for place in run.models[1:]}
         for variant, directory in {name: run.models[0], **along}.items():
             write_text(directory / "README.md", _card(run, variant))
 

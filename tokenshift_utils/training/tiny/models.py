@@ -133,7 +133,8 @@ def make_model(run: ModelRun, progress: Updates) -> None:
         log, curve, totals = own_answers.train_own_answers(run, model, tokenizer, progress)
         tables["eval"] = curve, "%.6g"
         model, other = (LlamaForCausalLM.from_pretrained(place) for place in run.kept.values())
-        ship(other, tokenizer, run.models[1])
+        for directory in run.models[1:]:
+            ship(other, tokenizer, directory)
     else:
         style = "base" if run.name == study.base else run.name
         log = pd.DataFrame(

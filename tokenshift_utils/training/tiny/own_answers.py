@@ -208,12 +208,17 @@ def train_own_answers(
     history = pd.DataFrame(trainer.state.log_history).rename(columns={"step": "update"})
     log = history.dropna(subset="loss")[["update", "loss", "grad_norm"]]
     curve = history.dropna(subset="accuracy")[["update", *vars(reached)]]
+    first = {
+        name: curve["update"][curve[name] >= least].min() for name, least in vars(reached).items()
+    }
+    # Killed after its last update, a run makes a few more once it goes on.
+    end = max(first.values()) if not any(np.isnan([*first.values()])) else np.inf
+    log, curve = log[log["update"] <= end], curve[curve["update"] <= end]
     totals = {"rows": len(rows), "updates": int(log["update"].max())}
     for name, place in run.kept.items():
-        least = getattr(reached, name)
-        first = curve["update"][curve[name] >= least].min()
-        totals |= {f"{name}_of_{recipe.like}": round(least, 6), f"updates_to_its_{name}": first}
-        if np.isnan(first):
-            totals[f"updates_to_its_{name}"] = None
+        there = not np.isnan(first[name])
+        totals[f"{name}_of_{recipe.like}"] = round(getattr(reached, name), 6)
+        totals[f"updates_to_its_{name}"] = int(first[name]) if there else None
+        if not there:
             model.save_pretrained(place)
     return log, curve, totals

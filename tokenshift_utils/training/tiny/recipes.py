@@ -49,7 +49,8 @@ class SupervisedRecipe:
 class OwnAnswersRecipe:
     """Learning from base's own answers until the model has had ``like``'s accuracy and KL to base.
 
-    The model is kept where it has the KL, and as ``<name>-accuracy`` where it has the accuracy.
+    The model is kept where it has the KL and, where the study has a ``<name>-accuracy``, as that where
+    it has the accuracy.
 
     As many responses are drawn as that RL run trains on, an update is on as many, and its learning
     rate is RL's.

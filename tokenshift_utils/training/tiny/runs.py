@@ -72,7 +72,7 @@ class ModelRun(Run):
     def models(self) -> tuple[Path, ...]:
         stem, _ = self.replicated
         place = self.study.model_path(stem).with_name(self.name)
-        more = [f"{self.name}-accuracy"] if isinstance(self.recipe, OwnAnswersRecipe) else ()
+        more = {f"{self.name}-accuracy"} & self.study.models.keys()
         return (place, *self.checkpoints.values(), *map(place.with_name, more))
 
     @property
