@@ -104,8 +104,8 @@ def plot_seeds(study, table: pd.DataFrame) -> Figure:
         _whole(pd.DataFrame(), "gap_share", "gap_share_low", "gap_share_high", "replaced", "line")
     ]
     fig, axes = _draw_curves(study, pd.concat(parts), looks, models)
-    _name(axes[0], "JS rule, a line a seed", (42, 30), color(study, models[0]))
-    _name(axes[0], "random positions", (62, 12), GREY)
+    _name(axes[0], "JS rule, a line a seed", (50, 18), color(study, models[0]))
+    _name(axes[0], "random positions", (50, 4), GREY)
     return fig
 
 
