@@ -104,7 +104,10 @@ BAD = {
     "unknown pair": ({"cross_sampling.pairs": ["nobody"]}, "names the model 'nobody'"),
     "unknown benchmark": ({"robustness.benchmark": "x"}, "names 'x'"),
     "unknown benchmark of rules": ({"cross_sampling.benchmark": "x"}, "names 'x'"),
-    "no such mixtures of seeds": ({"cross_sampling.seeds": [2, 3]}, "'cross_sampling.seeds' is"),
+    "seeds listed": (
+        {"cross_sampling.seeds": [2]},
+        "'cross_sampling.seeds': Input should be a valid bool",
+    ),
     "unknown control": (
         {"cross_sampling.controls.models": ["nobody"]},
         "'cross_sampling.controls.models' names the model 'nobody'",

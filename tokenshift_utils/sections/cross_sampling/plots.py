@@ -71,7 +71,9 @@ def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
         "marker": {"diagonal": "", "random": "s", "oracle": ""} | dict.fromkeys(models, "o"),
         "fillcolor": {"diagonal": GREY, "random": OPEN, "oracle": "black"} | hues,
     }
-    fig, axes = _draw_curves(study, pd.concat(parts), looks, models)
+    rows = _points(parts, models)
+    plot = so.Plot(rows, x="x", **dict.fromkeys(looks, "line")).scale(**looks)
+    fig, axes = _draw_curves(study, add_lines(plot, so.Line(pointsize=4)), models)
     _name(axes[0], "oracle", _middle(oracle, models[:1], 0.5), "black", xytext=(6, -2))
     _name(axes[0], "JS rule", (42, 84), color(study, models[0]))
     _name(axes[0], "random positions", (62, 22), GREY)
@@ -86,30 +88,28 @@ def plot_seeds(study, table: pd.DataFrame) -> Figure:
     positions.
     """
     rows = pooled(table).dropna(subset=["gap_share", "replaced"])
-    runs, parts = _models(table), []
+    models = [model for model in _models(table) if "@" not in model]
+    columns = ("line", "run", "replaced", "gap_share", "gap_share_low", "gap_share_high")
+    parts = [_whole(pd.DataFrame(), *columns)]
     for (run, direction), here in rows.groupby(["model", "direction"], sort=False):
-        js, ends = _rule_and_random(here)
-        where = {"model": run.partition("@")[0], "direction": direction}
-        parts += [f.assign(line=n, **where) for n, f in ((f"{run} random", ends), (run, js))]
-    looks: dict[str, dict] = {name: {} for name in _LOOKS}
-    for run in reversed(runs):  # the pair's own model last, in front
-        own, hue = "@" not in run, color(study, run)
-        dashed = (GREY, "--", 1.2 if own else 0.7, "", GREY)
-        solid = (hue, "-", 1.8 if own else 0.9, "o" if own else "", hue)
-        for line, look in ((f"{run} random", dashed), (run, solid)):
-            for name, value in zip(_LOOKS, look):
-                looks[name][line] = value
-    models = [run for run in runs if "@" not in run]
-    parts = parts or [
-        _whole(pd.DataFrame(), "gap_share", "gap_share_low", "gap_share_high", "replaced", "line")
-    ]
-    fig, axes = _draw_curves(study, pd.concat(parts), looks, models)
-    _name(axes[0], "JS rule, a line a seed", (42, 30), color(study, models[0]))
-    _name(axes[0], "random positions", (62, 12), GREY)
+        js, random = _rule_and_random(here)
+        model = run.partition("@")[0]
+        for line, points in (("random", random), (model if run == model else "other", js)):
+            parts.append(points.assign(line=line, run=run, model=model, direction=direction))
+    rows = _points(parts, models)
+    for line in ("random", "other"):
+        rows[line] = rows["value"].where(rows["line"] == line)
+    rows["value"] = rows["value"].where(rows["line"].isin(models))
+    hues = {model: color(study, model) for model in models}
+    plot = so.Plot(rows, x="x", color="model", group="run").scale(color=hues)
+    dashed = so.Line(color=GREY, linestyle="--", linewidth=0.9)
+    plot = plot.add(dashed, y="random", color=None, legend=False)
+    plot = plot.add(so.Line(linewidth=0.9), y="other", legend=False)
+    plot = add_lines(plot, so.Line(marker="o", pointsize=4, linewidth=1.8))
+    fig, axes = _draw_curves(study, plot, models)
+    _name(axes[0], "JS rule, a line a seed", (50, 18), color(study, models[0]))
+    _name(axes[0], "random positions", (50, 4), GREY)
     return fig
-
-
-_LOOKS = ("color", "linestyle", "linewidth", "marker", "fillcolor")
 
 
 def _rule_and_random(here: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -118,14 +118,17 @@ def _rule_and_random(here: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return js, pd.concat([random, js[js["threshold"] < 0]]) if len(random) > 1 else random[:0]
 
 
-def _draw_curves(study, rows: pd.DataFrame, looks: dict, models: list[str]):
-    """(figure, axes) of curves by `line`, a column a model, a row a direction; bands of the models' own."""
-    rows = estimates(rows, "gap_share")
+def _points(parts: list[pd.DataFrame], models: list[str]) -> pd.DataFrame:
+    """Points of curves by `line`, in percent; with intervals where the line is a model's own JS rule."""
+    rows = estimates(pd.concat(parts), "gap_share")
     rows["x"] = 100 * rows["replaced"].astype(float)
     rows.loc[~rows["line"].isin(models), ["low", "high"]] = np.nan
-    plot = so.Plot(rows, x="x", **dict.fromkeys(looks, "line")).scale(**looks)
-    plot = add_lines(plot.facet("model", "direction", order={"col": models, "row": [*DIRECTIONS]}),
-                     so.Line(pointsize=4))  # fmt: skip
+    return rows
+
+
+def _draw_curves(study, plot: so.Plot, models: list[str]):
+    """(figure, axes) of curves, a column a model, a row a direction."""
+    plot = plot.facet("model", "direction", order={"col": models, "row": [*DIRECTIONS]})
     titles = [study.models[model].label for model in models]
     fig, axes = draw(plot, (7.2 if len(models) > 1 else 4.6, 5.8), titles)
     forward, reverse = np.split(np.array(axes), 2)

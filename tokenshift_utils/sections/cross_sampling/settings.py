@@ -65,9 +65,13 @@ def seeded_pairs(study) -> dict[str, list[str]]:
 
 def seed_settings(study) -> list[Setting]:
     """What is run of the pairs' models from other training seeds, on one benchmark: their curves."""
-    seeded = seeded_pairs(study)
-    curves = curve_settings(study)
-    return [s._replace(model=name) for s in curves for name in seeded.get(s.model, ())]
+    return [
+        setting._replace(model=name)
+        for model, names in seeded_pairs(study).items()
+        for name in names
+        for setting in curve_settings(study)
+        if setting.model == model
+    ]
 
 
 def rule_settings(study) -> list[Setting]:
