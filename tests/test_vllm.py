@@ -400,7 +400,7 @@ def test_next_distributions_for_the_effects_of_single_tokens(theirs, listing, gi
 def test_engines_keep_to_their_shares(study, given):
     from tokenshift_utils.models import vllm_engine as engines
 
-    engines.stop_all()  # those of other tests
+    engines.stop_engines()  # those of other tests
     prompts, keys = given[0][:2], given[1][:2]
     half = [
         load_policy(engines_of(study, gpu_memory_utilization=0.45), name)

@@ -31,7 +31,7 @@ class Compared:
     @cached_property
     def full(self) -> divergences.PairMeasures:
         """JS, KL both ways, entropies and total variation distance of the full distributions."""
-        return divergences.pair(self.base, self.tuned)
+        return divergences.pair_measures(self.base, self.tuned)
 
     @cached_property
     def nuclei(self) -> tuple[Nucleus, Nucleus]:

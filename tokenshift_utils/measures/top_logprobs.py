@@ -111,7 +111,7 @@ class Aligned:
 
     def whole_measures(self) -> dict[str, Tensor]:
         """The fields of ``divergences.PairMeasures`` by name, as ``whole`` has them."""
-        return divergences.exact_pair(*self.whole())._asdict()
+        return divergences.exact_pair_measures(*self.whole())._asdict()
 
 
 def align(p: Listed, q: Listed, temperature: float) -> Aligned:

@@ -33,8 +33,8 @@ from tokenshift_utils.study.weights import check_files, file_shapes, wrapped
 if TYPE_CHECKING:
     from tokenshift_utils.models.huggingface import HFPolicy
 
-WEIGHTS = "adapter_model.safetensors"
-KEPT = 4  # adapters that stay on a base
+WEIGHTS_FILE = "adapter_model.safetensors"
+MAX_ADAPTERS = 4  # adapters that stay on a base
 # Types that are shown (in the tests) to give PEFT's own logits here.
 TYPES = (
     *("ADALORA", "BOFT", "C3A", "DELORA", "FOURIERFT", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR"),
@@ -47,7 +47,7 @@ PROMPTS = (
 )
 INITS = (True, False, None, "gaussian", "orthogonal", "eva", "pissa", "olora")
 CHANGING_INITS = ("pissa", "olora")  # they change the base's weights too, when they are loaded
-TEXTS = ("What is 12 + 34? The answer is", "Let x = 3.\n\nThen", "def f(n):\n    return n")
+PROBE_TEXTS = ("What is 12 + 34? The answer is", "Let x = 3.\n\nThen", "def f(n):\n    return n")
 # Options of LoRA that vLLM has no place for, or reads over.
 NOT_IN_VLLM = (
     *("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters"),
@@ -79,7 +79,7 @@ def check_adapter(
     _check_kind(directory, content)
     if vllm:
         _check_engine(directory, content)
-    shapes = file_shapes(directory / WEIGHTS)
+    shapes = file_shapes(directory / WEIGHTS_FILE)
     _check_base(directory, content, base)
     _check_vocabulary(directory, shapes, load_config(base, trust_remote_code), base)
     peft = _peft(directory)
@@ -123,7 +123,7 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
             "device_map of devices with memory enough, or merge the adapter in "
             f"{directory} into it"
         )
-    tensors = load_file(directory / WEIGHTS)
+    tensors = load_file(directory / WEIGHTS_FILE)
     for key, tensor in tensors.items():
         if content["peft_type"] == "LORA" and not tensor.is_floating_point():
             raise misfit(f"its tensor {key} is of {tensor.dtype}")
@@ -163,7 +163,7 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
             stacklevel=2,
         )
     policy.fingerprint = f"{base.fingerprint}+{fingerprint}"
-    while len(kept) >= KEPT:
+    while len(kept) >= MAX_ADAPTERS:
         del kept[next(iter(kept))]
     kept[name, fingerprint] = policy
     return policy
@@ -297,8 +297,8 @@ def _check_kind(directory: Path, content: dict[str, Any]) -> None:
             f"{what} has an option that the installed peft does not know ({foreign[0]}); install "
             f"the peft that saved it, or {merge}"
         )
-    if not (directory / WEIGHTS).is_file():
-        raise TokenshiftError(f"{what} has no {WEIGHTS}; save it again as safetensors")
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise TokenshiftError(f"{what} has no {WEIGHTS_FILE}; save it again as safetensors")
 
 
 def _check_engine(directory: Path, content: dict[str, Any]) -> None:
@@ -385,7 +385,7 @@ def _check_vocabulary(
 def _logits(policy: HFPolicy, model: Any) -> list[Tensor]:
     """Logits of a few texts, ``[n, V]`` each."""
     device = input_device(policy.model)
-    texts = [policy.tokenizer.encode(text, add_special_tokens=False)[:64] for text in TEXTS]
+    texts = [policy.tokenizer.encode(text, add_special_tokens=False)[:64] for text in PROBE_TEXTS]
     texts.append([i * 7919 % policy.vocab_size for i in range(1, 33)])
     return [
         model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0]

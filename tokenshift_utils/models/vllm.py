@@ -77,7 +77,7 @@ class VLLMPolicy:
 
     def _run(self, asks: Sequence[Ask]) -> Iterator[Any]:
         vllm_engine.engine(self.setup)  # (its environment comes before the first import of vllm)
-        return vllm_engine.run(self.setup, asks, self._lora, self.vocab_size)
+        return vllm_engine.run_requests(self.setup, asks, self._lora, self.vocab_size)
 
     def check(self, sampling: Sampling) -> None:
         """Refuse distributions that a list of the most probable tokens does not give."""

@@ -16,8 +16,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from tokenshift_utils.measures.nucleus import log_softmax32, truncate
-
-ORDER = "tokenshift"  # the key under a request's `extra_args`
+from tokenshift_utils.models.vllm_engine import ORDER
 
 
 class SharedNoise(LogitsProcessor):

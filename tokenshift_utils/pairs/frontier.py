@@ -58,7 +58,7 @@ class Pair:
         if partial:
             whole, unknown = self.listed.whole_measures(), self.listed.unknown_mass
         else:
-            whole = divergences.pair(base.logp, tuned.logp)._asdict()
+            whole = divergences.pair_measures(base.logp, tuned.logp)._asdict()
             unknown = torch.zeros_like(whole["js"])
         tv, independent = (torch.empty_like(whole["js"]) for _ in range(2))
         for rows, p, q in on_supports(base, tuned):

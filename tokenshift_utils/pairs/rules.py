@@ -38,7 +38,7 @@ class Places(NamedTuple):
     positions: Tensor
 
 
-class Kind:
+class RuleKind:
     """A rule without its numbers. A subclass is known by its ``name`` from then on.
 
     Attributes
@@ -61,7 +61,7 @@ class Kind:
     reads_whole: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
-        KINDS[cls.name] = cls
+        RULE_KINDS[cls.name] = cls
         cls.columns = vars(cls).get("columns")  # another value, of a subclass, is not in them
 
     @staticmethod
@@ -85,10 +85,10 @@ class Kind:
         return f"{cls.name}>{rule.threshold:g}"
 
 
-KINDS: dict[str, type[Kind]] = {}
+RULE_KINDS: dict[str, type[RuleKind]] = {}
 
 
-class NucleusJS(Kind):
+class NucleusJS(RuleKind):
     """JS of the nucleus distributions, as in the paper; below 0 always fires, ``inf`` never."""
 
     name, label = "js", "JS"
@@ -100,7 +100,7 @@ class NucleusJS(Kind):
         return nucleus_js(at.primary, at.intervention)
 
 
-class FullJS(Kind):
+class FullJS(RuleKind):
     """JS of the full distributions."""
 
     name, label = "js_full", "JS, full"
@@ -111,7 +111,7 @@ class FullJS(Kind):
         return divergences.js(at.primary.logp, at.intervention.logp)
 
 
-class KL(Kind):
+class KL(RuleKind):
     """KL(primary || intervention) of the full distributions: truncated ones have infinite KL
     wherever a nucleus lacks a token of the other."""
 
@@ -123,7 +123,7 @@ class KL(Kind):
         return divergences.kl(at.primary.logp, at.intervention.logp)
 
 
-class ReverseKL(Kind):
+class ReverseKL(RuleKind):
     """KL(intervention || primary) of the full distributions."""
 
     name, label = "kl_reverse", "KL(other || primary)"
@@ -134,7 +134,7 @@ class ReverseKL(Kind):
         return divergences.kl(at.intervention.logp, at.primary.logp)
 
 
-class Entropy(Kind):
+class Entropy(RuleKind):
     """The primary's own entropy, of its full distribution."""
 
     name, label = "entropy", "primary's entropy"
@@ -147,7 +147,7 @@ class Entropy(Kind):
         return divergences.entropy(at.primary.logp)
 
 
-class SignedLogProb(Kind):
+class SignedLogProb(RuleKind):
     """log p_primary(y) - log p_intervention(y), full, for the token y that the primary drew.
 
     With base as primary, minus the sister paper's signed log-prob difference. It depends on the
@@ -165,7 +165,7 @@ class SignedLogProb(Kind):
         return (of_primary - at.intervention.logp.gather(-1, drawn)).squeeze(-1)
 
 
-class First(Kind):
+class First(RuleKind):
     """The first ``threshold`` positions of a response."""
 
     name, label = "first", "first n positions"
@@ -186,7 +186,7 @@ class First(Kind):
         return f"first:{rule.threshold:g}"
 
 
-class Random(Kind):
+class Random(RuleKind):
     """By chance ``rate``, with noise of its own: the same places for every larger rate too."""
 
     name, label = "random", "random positions"
@@ -207,7 +207,7 @@ class Random(Kind):
         return f"random:{rule.rate:g}"
 
 
-class Always(Kind):
+class Always(RuleKind):
     """Everywhere."""
 
     name, label = "always", "every position"
@@ -258,8 +258,10 @@ class Rule:
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in KINDS:
-            raise TokenshiftError(f"unknown rule '{self.name}'; give one of {', '.join(KINDS)}")
+        if self.name not in RULE_KINDS:
+            raise TokenshiftError(
+                f"unknown rule '{self.name}'; give one of {', '.join(RULE_KINDS)}"
+            )
         if self.kind.takes != "threshold":
             object.__setattr__(self, "threshold", None)
         elif self.threshold is None or math.isnan(self.threshold):
@@ -279,9 +281,9 @@ class Rule:
             raise TokenshiftError(f"budget is {self.budget}; give a whole number of at least 0")
 
     @property
-    def kind(self) -> type[Kind]:
+    def kind(self) -> type[RuleKind]:
         """The class that the name stands for."""
-        return KINDS[self.name]
+        return RULE_KINDS[self.name]
 
     @property
     def label(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.tasks.cells import kind, plain_text, text_of, whole_number
+from tokenshift_utils.tasks.cells import plain_text, text_of, type_name, whole_number
 from tokenshift_utils.tasks.rows import read_rows
 
 LARGEST_SAMPLE = 2**31 - 1  # what the records hold
@@ -74,7 +74,7 @@ def _ids(row: dict, what: str, tokenizer: Any, vocab_size: int, where: str) -> l
     if given is not None:
         if not isinstance(given, list):
             raise TokenshiftError(
-                f"{where}: '{what}_ids' is {kind(given)}; give a list of token ids"
+                f"{where}: '{what}_ids' is {type_name(given)}; give a list of token ids"
             )
         ids = [whole_number(i) if not isinstance(i, str) else None for i in given]
         if not all(i is not None and 0 <= i < vocab_size for i in ids):

@@ -63,11 +63,8 @@ def shift_table(
     """
     prompts = [list(map(int, ids)) for ids in trajectories["prompt_ids"]]
     responses = [list(map(int, ids)) for ids in trajectories["response_ids"]]
-    scored = score_pair
-    if base.top_logprobs != -1:
-        from tokenshift_utils.pairs.compare_top_logprobs import score_pair as scored
     owners, blocks = [], []
-    for owner, columns in scored(base, tuned, prompts, responses, sampling, top_k, batch_size):
+    for owner, columns in score_pair(base, tuned, prompts, responses, sampling, top_k, batch_size):
         owners.append(owner)
         blocks.append(columns)
         if progress is not None:

@@ -42,7 +42,7 @@ from tokenshift_utils.tasks import benchmarks as files
 
 FRESH = 2  # first stream of the continuations' noise: 0 is the response's, 1 the null control's
 CHOICE = -1  # stream that decides which positions are taken
-PER_SHARD = 25  # positions computed together; most have equal tokens and cost nothing
+POSITIONS_PER_SHARD = 25  # positions computed together; most have equal tokens and cost nothing
 RESPONSE = ["benchmark", "problem", "sample"]
 DIVERGENCES = ["js", "js_full", "kl_base_tuned", "kl_tuned_base", "tv"]
 MEASURED = [*DIVERGENCES, "entropy_base", "entropy_tuned"]
@@ -303,7 +303,7 @@ class SingleToken(Request):
     def _sizes(self) -> list[int]:
         # Positions of each shard where the pool has as many as are wanted. Dealt out one by one,
         # so that strata, of which the upper ones cost most, are spread over the shards.
-        shards = math.ceil(self.positions / PER_SHARD)
+        shards = math.ceil(self.positions / POSITIONS_PER_SHARD)
         return [len(range(shard, self.positions, shards)) for shard in range(shards)]
 
     def weights(self, study: Study) -> list[int]:

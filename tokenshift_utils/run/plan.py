@@ -77,7 +77,7 @@ class Work:
 
     Attributes
     ----------
-    kind : as in ``store.columns.KINDS``
+    kind : as in ``store.columns.RECORD_KINDS``
     responses : responses generated or scored
     tokens : tokens generated (of shifts and the explorer: positions scored by both models), at most
     """
@@ -128,7 +128,11 @@ def count_work(planned: Study, mean_tokens: int | None = None) -> list[Work]:
             rows = job.artefact.weights(study)[job.shard]
             responses[kind] += rows
             tokens[kind] += rows * min(longest, mean_tokens or longest)
-    return [Work(kind, responses[kind], tokens[kind]) for kind in columns.KINDS if responses[kind]]
+    return [
+        Work(kind, responses[kind], tokens[kind])
+        for kind in columns.RECORD_KINDS
+        if responses[kind]
+    ]
 
 
 def _figure(value: float) -> str:

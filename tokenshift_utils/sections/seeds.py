@@ -15,7 +15,7 @@ import pandas as pd
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.report.seeds import Paired
 from tokenshift_utils.sections.claims import SEEDS_COLUMNS
-from tokenshift_utils.sections.common import of_kind, of_recipe, plan
+from tokenshift_utils.sections.common import of_kind, of_recipe, study_bootstrap
 
 _ONE = "one training seed of each: what one run has over another says nothing of the recipes"
 
@@ -54,7 +54,7 @@ def seeds_table(
     once = study.with_overrides(**{"statistics.resamples": 1})  # no interval over problems is asked
     for name, frame in runs.items():
         model, _, seed = name.partition("@seed-")
-        for quantity, (estimate, *_) in measure(study, plan(once, frame), frame).items():
+        for quantity, (estimate, *_) in measure(study, study_bootstrap(once, frame), frame).items():
             value = np.nan if estimate is None else estimate.value
             values.setdefault((quantity, model), {})[int(seed or 1)] = value
     notes = {}

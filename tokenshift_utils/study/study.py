@@ -47,16 +47,16 @@ class Study(schema.Part):
     prompt: schema.Prompt
     stop_tokens: schema.Names = ()
     verifier: Literal["boxed", "last_boxed", "answer_line", "the_answer_is"]  # of tasks/verifier.py
-    sampling: schema.Sampling
+    sampling: schema.SamplingSettings
     samples: schema.Samples
     divergence_support: Literal["nucleus", "full"] = "nucleus"
     thresholds: schema.Thresholds
     top_k: Count
-    cross_sampling: schema.CrossSampling
+    cross_sampling: schema.CrossSamplingSettings
     evolution: schema.Evolution | None = None
     robustness: schema.Robustness | None = None
     explorer: schema.Explorer = schema.Explorer()
-    precision: schema.Precision | None = None
+    precision: schema.PrecisionSettings | None = None
     training: Training | None = None
     trained_in: str | None = None  # the study whose 'training' notebook 04 reads in place of an own
     statistics: schema.Statistics

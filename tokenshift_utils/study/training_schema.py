@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 Seeds = Annotated[tuple[int, ...], SOME, DISTINCT]
-WEIGHTS = ("alpha", "scale", "signal", "normalise", "shuffle")
+WEIGHTING = ("alpha", "scale", "signal", "normalise", "shuffle")
 # Of an arm: what determines its runs where adapters are trained, but for ``overlong_buffer``.
-ADAPTER_ARM = {*WEIGHTS, "kind", "dynamic_sampling", "solution", "trl", "seeds", "rollouts"}
+ADAPTER_ARM = {*WEIGHTING, "kind", "dynamic_sampling", "solution", "trl", "seeds", "rollouts"}
 
 
 class TrainingData(DataSet):
@@ -122,7 +122,7 @@ class TrainingArm(Part):
         """The weights of the advantage; None for a plain run."""
         from tokenshift_utils.measures.weighting import Weighting
 
-        return None if self.alpha is None else Weighting(**self.model_dump(include={*WEIGHTS}))
+        return None if self.alpha is None else Weighting(**self.model_dump(include={*WEIGHTING}))
 
 
 class Gpus(Part):

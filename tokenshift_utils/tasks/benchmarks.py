@@ -148,7 +148,7 @@ def _read(
     return problems
 
 
-def digest(problems: list[Problem]) -> str:
+def problems_digest(problems: list[Problem]) -> str:
     """A hash of the problems and their options' order, for the keys of what is computed on them."""
     text = json.dumps([[p.id, p.problem, p.answer, p.options] for p in problems])
     return hashlib.sha256(text.encode()).hexdigest()

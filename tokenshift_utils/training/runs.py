@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run(ABC):
+class TrainingRun(ABC):
     """One run of a study. A kind of runs says what it is made of, how, and what it leaves."""
 
     study: Study
@@ -142,7 +142,7 @@ class Run(ABC):
 
 
 @dataclass(frozen=True)
-class ArmRun(Run):
+class ArmRun(TrainingRun):
     """One arm of the study's ``training`` section with one seed."""
 
     arm: str

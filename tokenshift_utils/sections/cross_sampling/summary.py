@@ -18,9 +18,9 @@ from tokenshift_utils.report.bootstrap import MIN_DEFINED, Estimate, columns_of
 from tokenshift_utils.report.tables import NO_INTERVAL
 from tokenshift_utils.sections.common import pooled, say
 from tokenshift_utils.sections.cross_sampling.numbers import (
-    COMPARED,
+    COMPARED_RANGE,
     KEY,
-    Mixed,
+    MixtureEstimates,
     is_full,
     smallest_of,
 )
@@ -130,14 +130,14 @@ def share_to_reach(curve: Curve, level: float = LEVEL) -> tuple[float, float, fl
     return float(value), float(low), float(high)
 
 
-def curve_of(mixed: Mixed, settings: list[Setting], benchmark: str) -> Curve:
+def curve_of(mixed: MixtureEstimates, settings: list[Setting], benchmark: str) -> Curve:
     """The curve through some settings."""
     return Curve.through(
         [(mixed.replaced(s, benchmark), mixed.gap_share(s, benchmark)) for s in settings]
     )
 
 
-def _of_way(mixed: Mixed, way: tuple[str, str]) -> tuple[list[Setting], list[Setting]]:
+def _of_way(mixed: MixtureEstimates, way: tuple[str, str]) -> tuple[list[Setting], list[Setting]]:
     """(settings of the JS rule, those of random positions); full switching ends both curves."""
     here = [s for s in mixed.parts if s[:2] == way and s.budget is None]
     rule = [s for s in here if s.rule == "js" and s.insert == "intervention"]
@@ -148,7 +148,9 @@ def _of_way(mixed: Mixed, way: tuple[str, str]) -> tuple[list[Setting], list[Set
 # The oracle -------------------------------------------------------------------------------------
 
 
-def fewest(mixed: Mixed, way: tuple[str, str], *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
+def fewest(
+    mixed: MixtureEstimates, way: tuple[str, str], *more: dict[Setting, pd.DataFrame]
+) -> pd.DataFrame:
     """For every response that could turn, the fewest effective replacements that turned it.
 
     A response could turn where the primary's own is wrong (forward) or right (reverse). Looked at
@@ -171,7 +173,7 @@ def fewest(mixed: Mixed, way: tuple[str, str], *more: dict[Setting, pd.DataFrame
     return found.assign(fewest=found["fewest"].astype(float).fillna(np.inf))
 
 
-def oracle_curve(mixed: Mixed, way: tuple[str, str], found: pd.DataFrame) -> Curve:
+def oracle_curve(mixed: MixtureEstimates, way: tuple[str, str], found: pd.DataFrame) -> Curve:
     """Share of the gap against replacements where only those responses are turned that need the
     fewest: one, then two, and so on."""
     boot, sign = mixed.boot, 1 if way[1] == FORWARD else -1
@@ -189,7 +191,7 @@ def oracle_curve(mixed: Mixed, way: tuple[str, str], found: pd.DataFrame) -> Cur
 # Tables -----------------------------------------------------------------------------------------
 
 
-def summary_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
+def summary_table(mixed: MixtureEstimates, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
     """For every pair, direction and benchmark: what 95% of the gap takes, and the lead over random.
 
     `share_for_95` is in the replacements of full switching; `random_at_95` is the share of the gap
@@ -227,7 +229,7 @@ def summary_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def oracle_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
+def oracle_table(mixed: MixtureEstimates, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
     """The oracle's curve of every pair and direction, on all benchmarks: see `oracle_curve`."""
     rows = []
     for way in mixed.ways:
@@ -244,7 +246,7 @@ def oracle_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFra
                         if not rows else None)  # fmt: skip
 
 
-def matched_table(mixed: Mixed) -> pd.DataFrame:
+def matched_table(mixed: MixtureEstimates) -> pd.DataFrame:
     """The JS rule at every threshold against random positions, on all benchmarks together.
 
     `effective_lead` is the lead in shares of the gap over random positions that replace as many
@@ -276,7 +278,7 @@ def matched_table(mixed: Mixed) -> pd.DataFrame:
             for match, at in (("effective", x), ("switched", share)):
                 lead = y - curves[match].at(at)
                 row |= lead.columns(f"{match}_lead")
-                if COMPARED[0] <= x.value <= COMPARED[1]:
+                if COMPARED_RANGE[0] <= x.value <= COMPARED_RANGE[1]:
                     leads.setdefault((way[0], match), []).append((len(rows), lead))
             rows.append(row | {"model": way[0]})
     table = pd.DataFrame(rows, columns=None if rows else ["pair", "direction", "model"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from tokenshift_utils.sections.common import plan, points, say
+from tokenshift_utils.sections.common import points, say, study_bootstrap
 from tokenshift_utils.sections.cross_sampling.decisions import decides
 from tokenshift_utils.sections.cross_sampling.numbers import KEY
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD
@@ -78,7 +78,7 @@ def say_deciding(study, rows: pd.DataFrame, direction: str, drawn: pd.Series | N
     one = rows[(rows["n_effective"] == 1) & (rows["correct_own"] != (direction == FORWARD))]
     if one.empty:
         return f"{direction.capitalize()}: no response that could turn has exactly one replacement."
-    share = plan(study, one).ratio(one, one["turns"].to_numpy(dtype=float))
+    share = study_bootstrap(study, one).ratio(one, one["turns"].to_numpy(dtype=float))
     chance = " no effect of tokens drawn at random was measured"
     if drawn is not None:
         chance = f" drawn at random, one that differs changes success by {points(drawn, 'effect_different')}"

@@ -8,14 +8,12 @@ from tokenshift_utils.records.fetch import fetch, fetch_each
 from tokenshift_utils.records.precision import Precision
 from tokenshift_utils.records.requests import Request
 from tokenshift_utils.records.shifts import Shifts
-from tokenshift_utils.records.tokens import token_texts, tokenizer
+from tokenshift_utils.records.tokens import is_natural_language, token_texts
 from tokenshift_utils.sections.common import of_kind, token_class
 from tokenshift_utils.sections.divergence.numbers import COLUMNS
 from tokenshift_utils.sections.divergence.token_classes import classes_of
 from tokenshift_utils.sections.seeds import seed_requests
 from tokenshift_utils.study.schema import CONTROLS
-
-_NATURAL = 1000  # tokens in a vocabulary from which on texts are taken for natural language
 
 
 def model_requests(study) -> dict[str, list[Shifts]]:
@@ -41,7 +39,7 @@ def classed_shifts(
     keyed = {("model", m): r for m, r in wanted.items()} | {("run", n): r for n, r in runs.items()}
     found = fetch_each(study, keyed, columns=COLUMNS)
     texts = token_texts(study, found)
-    natural = len(tokenizer(study)) >= _NATURAL
+    natural = is_natural_language(study)
     plain = pd.Series({token: token_class(text) for token, text in texts.items()})
     for key, frame in found.items():
         classes = classes_of(frame, texts) if natural else plain[frame["token"]].to_numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenshift_utils.pairs.rules import KINDS
+from tokenshift_utils.pairs.rules import RULE_KINDS
 from tokenshift_utils.sections.cross_sampling.records import (
     mixture_requests,
     own_requests,
@@ -42,7 +42,7 @@ def settings_shown(study: Study) -> list[Setting]:
         and setting.model in study.cross_sampling.pairs
         and setting_requests(study, setting)[0].behind(study) is not None
     ]
-    order = list(KINDS)
+    order = list(RULE_KINDS)
     ways = list(dict.fromkeys(s[:2] for s in found))
 
     def place(setting: Setting) -> tuple:

@@ -27,7 +27,13 @@ from tokenshift_utils.records.requests import (
     verdict,
 )
 from tokenshift_utils.records.rollouts import Rollouts
-from tokenshift_utils.sections.explorer.trees import MEASURED, SIDES, Tree, compare, complete
+from tokenshift_utils.sections.explorer.trees import (
+    MEASURED,
+    SIDES,
+    Tree,
+    complete,
+    score_candidates,
+)
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.store import executor
 from tokenshift_utils.study.study import Study
@@ -109,7 +115,7 @@ class ExplorerResponses(Request):
             if key in by_key:
                 by_key[key].learn(rows)
         whole = [list(some) for some in leaves.values()]
-        compare(trees, whole, policies, self.sampling, study.top_k, study.batch.score)
+        score_candidates(trees, whole, policies, self.sampling, study.top_k, study.batch.score)
         complete(trees, policies, self.sampling, stops, study.batch.rollout)
         whose = {"base": self.base, "tuned": self.tuned, "benchmark": self.benchmark}
         return {

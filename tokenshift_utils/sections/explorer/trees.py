@@ -14,9 +14,9 @@ import pandas as pd
 
 from tokenshift_utils.models.policy import Policy, Sampling
 from tokenshift_utils.pairs.compare import score_pair
+from tokenshift_utils.records.mixture_trees import SIDES
 from tokenshift_utils.records.requests import Item
 
-SIDES = ("base", "tuned")
 MEASURED = ("js", "js_full", "entropy_base", "entropy_tuned")
 LEAST, MOST = 0.01, 8  # candidates shown: as probable as this under a model, at most so many of it
 
@@ -154,7 +154,7 @@ def _candidates(at: dict) -> tuple[list[tuple], tuple[int, int]]:
     return sorted(rows, key=lambda row: -max(p or 0.0 for p in row[1:3])), sizes
 
 
-def compare(
+def score_candidates(
     trees: Sequence[Tree],
     leaves: Sequence[Sequence[int]],
     policies: tuple[Policy, Policy],
@@ -166,10 +166,7 @@ def compare(
     whole = [(tree, tree.path(leaf)) for tree, own in zip(trees, leaves) for leaf in own]
     prompts = [list(tree.item.prompt_ids) for tree, _ in whole]
     responses = [[tree.token[node] for node in path] for tree, path in whole]
-    scored = score_pair
-    if policies[0].top_logprobs != -1:
-        from tokenshift_utils.pairs.compare_top_logprobs import score_pair as scored
-    for owner, columns in scored(*policies, prompts, responses, sampling, top_k, batch):
+    for owner, columns in score_pair(*policies, prompts, responses, sampling, top_k, batch):
         for row in np.unique(owner):
             tree, path = whole[row]
             tree.score(path, {name: column[owner == row] for name, column in columns.items()})

@@ -17,7 +17,7 @@ from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.prompts import prompt_text
 from tokenshift_utils.training.evaluation import Question
 
-BATCH = {"cuda": 512, "cpu": 256}  # responses drawn together
+SAMPLE_BATCH = {"cuda": 512, "cpu": 256}  # responses drawn together
 
 
 def device() -> str:
@@ -47,7 +47,7 @@ class MergedSampler(HFPolicy):
 
     def sample(self, prompts, row_keys, sampling: Sampling) -> list[Continuation]:
         """Responses, as ``policy.Policy.sample`` draws them."""
-        return super().sample(prompts, row_keys, sampling, batch_size=BATCH[device()])
+        return super().sample(prompts, row_keys, sampling, batch_size=SAMPLE_BATCH[device()])
 
 
 def benchmark_questions(study: Study, first: int | None = None) -> list[Question]:

@@ -21,13 +21,13 @@ from typing import Any, ClassVar
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
-from tokenshift_utils.training.runs import ArmRun, Run, digest, training_directory
+from tokenshift_utils.training.runs import ArmRun, TrainingRun, digest, training_directory
 from tokenshift_utils.training.tiny import recipes
 from tokenshift_utils.training.tiny.recipes import Plan, RLRecipe, SupervisedRecipe
 
 
 @dataclass(frozen=True)
-class ModelRun(Run):
+class ModelRun(TrainingRun):
     """A shipped model: next-token training of the base and the SFT controls, or RLVR."""
 
     model: str
