@@ -42,6 +42,7 @@ nb = start("02_cross_sampling", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
+from tokenshift_utils.records.tokens import tokenizer
 from tokenshift_utils.sections.cross_sampling import (
     examples,
     numbers,
@@ -204,7 +205,7 @@ nb.table(swapped, "swaps", "the most frequent replacements")
 
 # %%
 shown, deciding = examples.cross_examples(nb.study, table, effects)
-nb.show(examples.show_trajectories(shown, records.tokenizer(nb.study)))
+nb.show(examples.show_trajectories(shown, tokenizer(nb.study)))
 nb.say(deciding)
 
 # %% [markdown]
