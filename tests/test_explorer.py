@@ -319,7 +319,7 @@ def test_a_study_that_is_not_there_is_refused_in_a_sentence(monkeypatch, capsys)
     assert end.value.code == 2 and "nowhere" in said and len(said.splitlines()) == 1
 
 
-# what takes whole distributions, which lists don't give
+# what takes full distributions, which lists don't give
 LISTS = {"robustness": None, "cross_sampling.rules": {}, "cross_sampling.extrapolation": None}
 
 

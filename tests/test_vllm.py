@@ -360,7 +360,7 @@ def test_a_sweep_from_trees_is_that_of_transformers(theirs, ours, listing, exact
 
 @pytest.mark.parametrize("name", ["js_full", "kl", "entropy"])
 def test_rules_of_whole_distributions_are_refused_on_lists(listing, given, name):
-    with pytest.raises(TokenshiftError, match=f"'{name}' takes whole distributions"):
+    with pytest.raises(TokenshiftError, match=f"'{name}' takes full distributions"):
         cross_sample(*listing, *given, Rule(name, 0.1), SAMPLING, 8)
 
 

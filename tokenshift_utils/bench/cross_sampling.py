@@ -212,7 +212,7 @@ def measure(
 ) -> Iterator[dict]:
     """The rows of ``bench`` of a case, as soon as each is known. ``progress``: see ``Clock``."""
     m = Measurement(case, pair, progress)
-    best, whole = m.clock.best, sorted({block for block in blocks if block != "auto"})
+    best, sizes = m.clock.best, sorted({block for block in blocks if block != "auto"})
 
     def row(method, cost, beside, block=None, rate=None, least=None) -> dict:
         where = (case.pair, case.device, case.batch, method, block, rate)
@@ -236,7 +236,7 @@ def measure(
         threshold = m.threshold(rate, js)
         for _ in range(case.repeats):
             m.clock.time(("plain", rate), m.plain, count)
-            for block in whole:
+            for block in sizes:
                 m.forward(block, responses)
             for block in blocks:
                 mixed = partial(m.mixed, threshold, block)
@@ -244,7 +244,7 @@ def measure(
         beside = best["plain", rate]
         for block in blocks:
             achieved = switched[block]
-            least = {k: floor(k, achieved, case.batch * beside, best["forward", k]) for k in whole}
+            least = {k: floor(k, achieved, case.batch * beside, best["forward", k]) for k in sizes}
             method = "lockstep" if block == 1 else "block"
             lowest = least[block] if block in least else min(least.values())
             yield row(method, best[rate, block], beside, block, achieved, lowest)

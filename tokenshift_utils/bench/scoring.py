@@ -124,7 +124,7 @@ def measure(case: Case, pair: PolicyPair, progress: Callable[[], Any] = lambda: 
     response = torch.randint(vocabulary, (case.length,), generator=generator).tolist()
     blocks = BARE_BLOCKS if case.device == "cpu" else (None,)
     score(pair, response[: WARM_UP[case.device]])
-    with peak(case.device) as whole:
+    with peak(case.device) as full:
         score(pair, response)
     with peak(case.device) as body:
         kept = [policy.scorer([prompt], [response]) for policy in policies]
@@ -147,7 +147,7 @@ def measure(case: Case, pair: PolicyPair, progress: Callable[[], Any] = lambda: 
     return harness.filled(
         *(COLUMNS, case.pair, case.device, vocabulary, case.length),
         *(best / two_bare, 1000 * (best - two_bare) / case.length),
-        *(whole.bytes - hidden, body.bytes - hidden),
+        *(full.bytes - hidden, body.bytes - hidden),
     )
 
 

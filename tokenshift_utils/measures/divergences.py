@@ -214,10 +214,10 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     vocab = rows.shape[-1]
     if 4 * k * BLOCK > vocab:
         return torch.topk(rows, min(k, vocab), dim=-1)
-    whole = vocab // BLOCK * BLOCK
-    blocks = torch.topk(rows[:, :whole].unflatten(-1, (-1, BLOCK)).amax(-1), k, dim=-1).indices
+    blocked = vocab // BLOCK * BLOCK
+    blocks = torch.topk(rows[:, :blocked].unflatten(-1, (-1, BLOCK)).amax(-1), k, dim=-1).indices
     inside = torch.arange(BLOCK, device=rows.device)
-    rest = torch.arange(whole, vocab, device=rows.device).expand(len(rows), -1)
+    rest = torch.arange(blocked, vocab, device=rows.device).expand(len(rows), -1)
     ids = torch.cat([(blocks.unsqueeze(-1) * BLOCK + inside).flatten(1), rest], dim=-1)
     values, place = torch.topk(rows.gather(-1, ids), k, dim=-1)
     return values, ids.gather(-1, place)

@@ -92,12 +92,12 @@ def check_adapter(
             config = peft.PeftConfig.from_pretrained(str(directory))
             if isinstance(getattr(config, "init_lora_weights", None), str):
                 config.init_lora_weights = True  # (others compute with weights; there are none)
-            whole = peft.get_peft_model(model, config, low_cpu_mem_usage=True)
+            wrapped = peft.get_peft_model(model, config, low_cpu_mem_usage=True)
     except ValueError as error:
         raise _misfit(directory, base.name, _said(error)) from error
     except (RuntimeError, KeyError, TypeError, AttributeError, ImportError):
         return  # (some types take weights to be built; their loading looks again)
-    _check_places(directory, base.name, _places(whole, shapes), shapes)
+    _check_places(directory, base.name, _places(wrapped, shapes), shapes)
 
 
 def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
@@ -137,17 +137,17 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # (what it warns of is found below)
-            whole = peft.PeftModel.from_pretrained(own, str(directory), torch_device="cpu").eval()
+            wrapped = peft.PeftModel.from_pretrained(own, str(directory), torch_device="cpu").eval()
     except Exception as error:
         raise misfit(_said(error)) from error
-    places = _places(whole, shapes)
+    places = _places(wrapped, shapes)
     _check_places(directory, base.name, places, shapes)
     for key, tensor in tensors.items():
         if not torch.equal(places[key].cpu(), tensor.to(places[key].dtype)):
             raise misfit(f"its tensor {key} is not what PEFT made of it")
-    policy = type(base)(whole.get_base_model(), base.tokenizer, name)
+    policy = type(base)(wrapped.get_base_model(), base.tokenizer, name)
     try:
-        after, alone = _logits(policy, policy.model), _logits(policy, whole)
+        after, alone = _logits(policy, policy.model), _logits(policy, wrapped)
     except Exception as error:
         raise misfit(f"the model with it runs no text ({first_line(error)})") from error
     if not all(torch.isfinite(logits).all() for logits in after):
@@ -189,7 +189,7 @@ def _beside(model: PreTrainedModel, tensors: Iterable[str], copied: bool) -> Pre
     return beside
 
 
-def _places(whole: Any, names: Iterable[str]) -> dict[str, Tensor]:
+def _places(wrapped: Any, names: Iterable[str]) -> dict[str, Tensor]:
     """An adapter's tensors in a model by their names in a file: what PEFT would save of it.
 
     And tensors of the base by these ``names``, since a file may hold such (embeddings). "default" is
@@ -199,8 +199,8 @@ def _places(whole: Any, names: Iterable[str]) -> dict[str, Tensor]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        places = dict(get_peft_model_state_dict(whole, save_embedding_layers=False))
-    everything = whole.state_dict()
+        places = dict(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    everything = wrapped.state_dict()
     base = [key for key in names if key in everything and ".default" not in key]
     return places | {key: everything[key] for key in base}
 
@@ -372,8 +372,8 @@ def _check_vocabulary(
     """Refuse an adapter that brings embeddings of a vocabulary of another size."""
     size = int(config.get_text_config(decoder=True).vocab_size)
     for key, shape in shapes.items():
-        whole = re.search(r"\.(embed_tokens|lm_head|wte|embed_in|embed_out)\b.*\bweight$", key)
-        if whole and "lora_" not in key and len(shape) == 2 and shape[0] != size:
+        embedding = re.search(r"\.(embed_tokens|lm_head|wte|embed_in|embed_out)\b.*\bweight$", key)
+        if embedding and "lora_" not in key and len(shape) == 2 and shape[0] != size:
             raise TokenshiftError(
                 f"the adapter in {directory} does not fit {base.name}: its vocabulary was resized "
                 f"to {shape[0]} tokens ({key}), the base has {size}; compare it with a base of that "

@@ -57,12 +57,12 @@ class Lanes:
         self._limit, self._stops = limit, torch.tensor(stops, dtype=torch.long, device=device)
         rows = min(rows, len(prompts))
         columns = int(lengths.max()) + limit - int(first.min()) + 1
-        whole = {"dtype": torch.long, "device": device}
-        self.item = torch.full((rows,), -1, **whole)
-        self.text = torch.zeros(rows, columns, **whole)
-        self.size = torch.ones(rows, **whole)
-        self.keys = torch.zeros(rows, **whole)
-        self._origin = torch.zeros(rows, **whole)
+        int64 = {"dtype": torch.long, "device": device}
+        self.item = torch.full((rows,), -1, **int64)
+        self.text = torch.zeros(rows, columns, **int64)
+        self.size = torch.ones(rows, **int64)
+        self.keys = torch.zeros(rows, **int64)
+        self._origin = torch.zeros(rows, **int64)
         self._values = torch.zeros(rows, columns, dtype=torch.float64, device=device)
         self.ids: list[list[int]] = [[] for _ in prompts]
         self.values: list[list[float]] = [[] for _ in prompts]

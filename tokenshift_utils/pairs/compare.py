@@ -203,10 +203,14 @@ def _fill_in(
         columns[name] = np.take_along_axis(names, at, axis=1).reshape(columns[name].shape)
     if not pair.partial:
         return
-    whole = pair.whole_measures()
+    full = pair.full_measures()
     for m in MEASURES:
-        if m.whole != "listed":
-            known = whole[m.whole].numpy() if m.whole else np.full_like(columns[m.name], np.nan)
+        if m.from_lists != "exact":
+            known = (
+                full[m.from_lists].numpy()
+                if m.from_lists
+                else np.full_like(columns[m.name], np.nan)
+            )
             columns[m.name] = known
     columns["unknown_mass"] = pair.unknown_mass.numpy()
     # Tuned's first choice may be on no list of base, which is asked about it then.

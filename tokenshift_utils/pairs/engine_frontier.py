@@ -28,7 +28,7 @@ ENTROPY = ("entropy_base", "entropy_tuned")
 class EngineFrontier(Frontier):
     """The requests that serve some walkers, at most ``rows`` places a round.
 
-    Raises ``TokenshiftError`` where a walk's rule, or the sampling, takes whole distributions and
+    Raises ``TokenshiftError`` where a walk's rule, or the sampling, takes full distributions and
     an engine lists the most probable tokens only.
     """
 
@@ -158,7 +158,7 @@ class EngineFrontier(Frontier):
         self._trees.learn(
             nodes,
             HALF[model],
-            {ENTROPY[model]: own.whole_measures()["entropy_p"].numpy()},
+            {ENTROPY[model]: own.full_measures()["entropy_p"].numpy()},
             {model: tokens.numpy()},
             {(model, model): logp.numpy()},
         )

@@ -124,22 +124,22 @@ class EngineMixer(Mixer):
         columns = pair.columns(token_p), pair.columns(token_q)
         values = describe_switch(p, q, *columns)
         if pair.partial:
-            self._whole(values, pair, before, token_q, columns[1])
+            self._fill_full(values, pair, before, token_q, columns[1])
         self.found.append((items, positions, token_p, token_q, values))
         self.spent[items] += 1
         tokens = tokens.clone()
         tokens[rows, at] = token_q
         return tokens
 
-    def _whole(
+    def _fill_full(
         self, values: Tensor, pair: Aligned, before: list, token_q: Tensor, column: Tensor
     ) -> None:
-        """Put what is known of whole distributions in the place of what was taken from lists."""
-        whole = pair.whole_measures()
+        """Put what is known of full distributions in the place of what was taken from lists."""
+        full = pair.full_measures()
         found = {
-            "js_full": whole["js"],
-            "entropy_primary": whole["entropy_p"],
-            "entropy_intervention": whole["entropy_q"],
+            "js_full": full["js"],
+            "entropy_primary": full["entropy_p"],
+            "entropy_intervention": full["entropy_q"],
             "unknown_mass": pair.unknown_mass,
         }
         for name, value in found.items():
@@ -159,15 +159,15 @@ class EngineMixer(Mixer):
 def check_engines(
     engines: tuple[Engine, Engine], sampling: Sampling, rule: Rule, insertion: Insertion
 ) -> None:
-    """Refuse what takes whole distributions where an engine lists the most probable tokens only."""
+    """Refuse what takes full distributions where an engine lists the most probable tokens only."""
     for engine in engines:
         engine.check(sampling)
     listed = [engine.top_logprobs for engine in engines if engine.top_logprobs != -1]
-    whole = [rule.name] if rule.kind.reads_whole else []
-    whole += ["extrapolated"] if insertion.name == "extrapolated" else []
-    if listed and whole:
+    full = [rule.name] if rule.kind.reads_full else []
+    full += ["extrapolated"] if insertion.name == "extrapolated" else []
+    if listed and full:
         raise TokenshiftError(
-            f"'{whole[0]}' takes whole distributions, and vllm returns {listed[0]} log-probs: set "
+            f"'{full[0]}' takes full distributions, and vllm returns {listed[0]} log-probs: set "
             "vllm.top_logprobs to -1"
         )
 

@@ -56,21 +56,21 @@ class Pair:
         base, tuned = self.nuclei
         partial = self.listed is not None and self.listed.partial
         if partial:
-            whole, unknown = self.listed.whole_measures(), self.listed.unknown_mass
+            full, unknown = self.listed.full_measures(), self.listed.unknown_mass
         else:
-            whole = divergences.pair_measures(base.logp, tuned.logp)._asdict()
-            unknown = torch.zeros_like(whole["js"])
-        tv, independent = (torch.empty_like(whole["js"]) for _ in range(2))
+            full = divergences.pair_measures(base.logp, tuned.logp)._asdict()
+            unknown = torch.zeros_like(full["js"])
+        tv, independent = (torch.empty_like(full["js"]) for _ in range(2))
         for rows, p, q in on_supports(base, tuned):
             tv[rows] = divergences.total_variation(p, q)
             independent[rows] = divergences.independent_disagreement(p, q)
         return {
             "js": nucleus_js(base, tuned),
-            "js_full": whole["js"],
-            "kl_base_tuned": whole["kl_pq"],
-            "kl_tuned_base": whole["kl_qp"],
-            "entropy_base": whole["entropy_p"],
-            "entropy_tuned": whole["entropy_q"],
+            "js_full": full["js"],
+            "kl_base_tuned": full["kl_pq"],
+            "kl_tuned_base": full["kl_qp"],
+            "entropy_base": full["entropy_p"],
+            "entropy_tuned": full["entropy_q"],
             "tv": tv,
             "independent": independent,
             "unknown_mass": unknown,

@@ -123,7 +123,7 @@ def describe_switch(p: Nucleus, q: Nucleus, token_p: Tensor, token_q: Tensor) ->
         at(q.logp, token_q),
         divergences.total_variation(inside_p, inside_q),
         divergences.independent_disagreement(inside_p, inside_q),
-        torch.zeros_like(p.logp[:, 0]),  # both are whole
+        torch.zeros_like(p.logp[:, 0]),  # (no mass is unknown)
     ]
     return torch.stack(values, dim=-1).to(torch.float64)
 
@@ -264,9 +264,9 @@ class Mixer:
 
     def result(self) -> tuple[list[MixedRun], dict[str, Tensor]]:
         """Runs, and switch columns by row and position."""
-        whole = torch.empty(0, dtype=torch.long)
+        none = torch.empty(0, dtype=torch.long)
         values = torch.empty(0, len(SWITCH_COLUMNS), dtype=torch.float64)
-        empty = (whole, whole, whole, whole, values)
+        empty = (none, none, none, none, values)
         joined = [torch.cat(part).cpu() for part in zip(*self.found)] if self.found else list(empty)
         order = torch.argsort(joined[0] * self.sampling.max_new_tokens + joined[1])
         joined = [part[order] for part in joined]

@@ -49,7 +49,7 @@ class RuleKind:
         tuned model writes; None where they hold nothing of it, so that a mixture is decoded by itself
     lowest : the smallest threshold that means something
     reads_intervention : whether the intervention's distribution decides where it fires
-    reads_whole : whether it needs whole distributions, which a list of log-probs does not give
+    reads_full : whether it needs full distributions, which a list of log-probs does not give
     """
 
     name: ClassVar[str]
@@ -58,7 +58,7 @@ class RuleKind:
     columns: ClassVar[tuple[str, str] | None] = None
     lowest: ClassVar[float] = -math.inf
     reads_intervention: ClassVar[bool] = True
-    reads_whole: ClassVar[bool] = True
+    reads_full: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         RULE_KINDS[cls.name] = cls
@@ -93,7 +93,7 @@ class NucleusJS(RuleKind):
 
     name, label = "js", "JS"
     columns = ("js", "js")
-    reads_whole = False
+    reads_full = False
 
     @staticmethod
     def value(at: Places) -> Tensor:
@@ -156,7 +156,7 @@ class SignedLogProb(RuleKind):
 
     name, label = "signed_logp", "signed log-prob"
     columns = ("signed_forward", "signed_reverse")
-    reads_whole = False
+    reads_full = False
 
     @staticmethod
     def value(at: Places) -> Tensor:
@@ -171,7 +171,7 @@ class First(RuleKind):
     name, label = "first", "first n positions"
     columns = ("early", "early")
     lowest = 1.0
-    reads_intervention = reads_whole = False
+    reads_intervention = reads_full = False
 
     @staticmethod
     def value(at: Places) -> Tensor:
@@ -192,7 +192,7 @@ class Random(RuleKind):
     name, label = "random", "random positions"
     takes = "rate"
     columns = ("luck", "luck")
-    reads_intervention = reads_whole = False
+    reads_intervention = reads_full = False
 
     @staticmethod
     def value(at: Places) -> Tensor:
@@ -213,7 +213,7 @@ class Always(RuleKind):
     name, label = "always", "every position"
     takes = None
     columns = ("nothing", "nothing")
-    reads_intervention = reads_whole = False
+    reads_intervention = reads_full = False
 
     @staticmethod
     def value(at: Places) -> Tensor:

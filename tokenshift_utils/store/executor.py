@@ -342,7 +342,7 @@ def missing(study: Study, jobs: Iterable[Job]) -> dict[Job, list[Job]]:
         for need in needs[job]:
             collect(need)
 
-    def whole(job: Job) -> Job:
+    def merged(job: Job) -> Job:
         if not isinstance(job.artefact, Grows):
             return job
         return Job(asked[job.artefact.root, job.shard], job.shard)
@@ -353,14 +353,14 @@ def missing(study: Study, jobs: Iterable[Job]) -> dict[Job, list[Job]]:
     seen: set[Job] = set()
 
     def visit(job: Job) -> None:
-        if whole(job) in seen:
+        if merged(job) in seen:
             return
-        seen.add(whole(job))
-        if is_there(whole(job)):
+        seen.add(merged(job))
+        if is_there(merged(job)):
             return
         for need in needs[job]:
             visit(need)
-        plan[whole(job)] = [whole(need) for need in needs[job] if whole(need) in plan]
+        plan[merged(job)] = [merged(need) for need in needs[job] if merged(need) in plan]
 
     for job in list(needs):
         visit(job)

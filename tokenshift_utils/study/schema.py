@@ -228,8 +228,8 @@ class DataSet(Location):
 
     @model_validator(mode="after")
     def _part_of_a_data_set(self):
-        whole = self.hub is not None and self.split is None
-        refuse(whole, "a data set of the hub needs a 'split'")
+        unsplit = self.hub is not None and self.split is None
+        refuse(unsplit, "a data set of the hub needs a 'split'")
         part = self.hub is None and (self.split or self.config)
         refuse(part, "'split' and 'config' are for data sets of the hub")
         return self

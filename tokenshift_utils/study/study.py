@@ -90,14 +90,14 @@ class Study(schema.Part):
         exact = self.dtype == "float64"
         refuse(exact, "'dtype' is float64, which vllm does not compute in: use float32")
         if self.vllm.top_logprobs != -1:
-            for whole in self._of_whole_distributions():
+            for needed in self._of_full_distributions():
                 raise ValueError(
-                    f"'vllm.top_logprobs' is {self.vllm.top_logprobs}, but {whole} takes the "
+                    f"'vllm.top_logprobs' is {self.vllm.top_logprobs}, but {needed} takes the "
                     "log-probs of the whole vocabulary: set it to -1, or leave the other out"
                 )
         return self
 
-    def _of_whole_distributions(self) -> list[str]:
+    def _of_full_distributions(self) -> list[str]:
         """What this study asks for that a list of the most probable tokens does not give."""
         cross, robust = self.cross_sampling, self.robustness
         temperatures = {self.sampling.temperature, *(robust.temperature if robust else ())}

@@ -57,7 +57,7 @@ def _as_text(value: Any, where: str, column: str) -> str:
         raise TokenshiftError(f"{where}: '{column}' {error}") from None
 
 
-def whole_number(value: Any) -> int | None:
+def as_integer(value: Any) -> int | None:
     """An integer, also one written as 3.0 or "3"; None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value

@@ -119,8 +119,10 @@ def _of_lines(stream: Any, where: str) -> Iterator[tuple[str, dict]]:
         if not text.strip(" \t\r\n"):
             continue
         row += 1
-        whole = line.endswith((b"\n", b"\r"))
-        content = _parsed(text, where, number, "" if whole else "; its last line may be cut short")
+        complete = line.endswith((b"\n", b"\r"))
+        content = _parsed(
+            text, where, number, "" if complete else "; its last line may be cut short"
+        )
         yield _row(content, where, row, f"line {number}")
 
 

@@ -257,11 +257,11 @@ def _equal_percent(own: str, answer: str, mine: bool, asked: bool) -> bool:
     """
     if mine and asked:
         return _equal(own, answer)
-    whole, part = (own, answer) if mine else (answer, own)  # with the sign, without
-    value = number(part)
+    percent, plain = (own, answer) if mine else (answer, own)  # with the sign, without
+    value = number(plain)
     if (value is None or value[1] or not value[2]) and _equal(own, answer):
         return True
-    return _equal(rf"\frac{{{whole}}}{{100}}", part)
+    return _equal(rf"\frac{{{percent}}}{{100}}", plain)
 
 
 # The process that compares expressions ----------------------------------------------------------

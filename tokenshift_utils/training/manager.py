@@ -49,8 +49,8 @@ def train_arms(
     """
     runs = arm_runs(study, arm, seed, named)
     sizes = check_settings(study)
-    whole = study.training.data is not None and study.training.lora is None
-    if whole and (processes or 1) > 1:
+    full_model = study.training.data is not None and study.training.lora is None
+    if full_model and (processes or 1) > 1:
         raise TokenshiftError(
             f"study {study.name} trains whole models, one run at a time: leave --processes out"
         )

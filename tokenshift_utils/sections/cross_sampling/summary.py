@@ -162,14 +162,14 @@ def fewest(
     DataFrame of all responses with `could`, and `fewest`, inf where no path turns the response.
     """
     wanted = way[1] == FORWARD
-    (whole,) = (list(parts.values())[-1] for w, parts in mixed.full.items() if w == way)
+    (full,) = (list(parts.values())[-1] for w, parts in mixed.full.items() if w == way)
     runs = [list(parts.values())[-1] for s, parts in mixed.parts.items() if s[:2] == way]
     runs += [
         f for some in more for s, f in some.items() if s[:2] == way and s.insert == "intervention"
     ]
     turned = pd.concat([f.loc[f["correct"] == wanted, [*KEY, "n_effective"]] for f in runs])
     least = turned.groupby(KEY)["n_effective"].min().rename("fewest")
-    found = whole.assign(could=whole["before"] != wanted).join(least, on=KEY)
+    found = full.assign(could=full["before"] != wanted).join(least, on=KEY)
     return found.assign(fewest=found["fewest"].astype(float).fillna(np.inf))
 
 

@@ -112,10 +112,10 @@ def plot_positions(
             ax.text(0.5, 0.5, "nothing to show", ha="center", transform=ax.transAxes)
         ax.set(xlabel=xlabel)
         ax.set_ylim(bottom=0)
-    whole, start, _ = axes
-    whole.set(ylabel="mean JS (nats)", xlim=(0, 100), xticks=[0, 50, 100])
+    overall, start, _ = axes
+    overall.set(ylabel="mean JS (nats)", xlim=(0, 100), xticks=[0, 50, 100])
     look = {"rotation": 90, "ha": "right", "color": "#666666"}
-    whole.text(0.9, 0.55, "answer opens", transform=whole.transAxes, **look)
+    overall.text(0.9, 0.55, "answer opens", transform=overall.transAxes, **look)
     name_lines(start, looks["color"])
     return fig
 

@@ -35,8 +35,8 @@ def write_explorer(study: Study, data: CrossRecords | None = None) -> Path:
     for problems in range(len(shown), 0, -1):
         responses = [response for some, _ in shown[:problems] for response in some]
         strings = list(shared["strings"])[: shown[problems - 1][1]]
-        whole = {"problems": problems, "strings": strings, "responses": responses}
-        page = render_page(study, shared | whole)
+        rest = {"problems": problems, "strings": strings, "responses": responses}
+        page = render_page(study, shared | rest)
         if len(page.encode()) <= MAX_BYTES:
             break
     target = file_of(study.name)

@@ -87,9 +87,9 @@ class ExplorerResponses(Request):
 
     def _shards(self, study: Study) -> list[list]:
         """The problems shown, in the shards that the trees have."""
-        whole = shards_of(study, self.benchmark, study.problems_per_shard)
+        shards = shards_of(study, self.benchmark, study.problems_per_shard)
         starts = range(0, self.problems, study.problems_per_shard)
-        return [some[: self.problems - start] for start, some in zip(starts, whole)]
+        return [some[: self.problems - start] for start, some in zip(starts, shards)]
 
     def weights(self, study: Study) -> list[int]:
         read = self.samples * (len(self.own) + len(self.mixtures))
@@ -114,8 +114,8 @@ class ExplorerResponses(Request):
         for key, rows in table.groupby(["problem", "sample"]):
             if key in by_key:
                 by_key[key].learn(rows)
-        whole = [list(some) for some in leaves.values()]
-        score_candidates(trees, whole, policies, self.sampling, study.top_k, study.batch.score)
+        ends = [list(some) for some in leaves.values()]
+        score_candidates(trees, ends, policies, self.sampling, study.top_k, study.batch.score)
         complete(trees, policies, self.sampling, stops, study.batch.rollout)
         whose = {"base": self.base, "tuned": self.tuned, "benchmark": self.benchmark}
         return {

@@ -61,7 +61,7 @@ class Tree:
         return node
 
     def ends(self, node: int) -> bool:
-        """Whether a response is whole there."""
+        """Whether a response ends there."""
         return self.token[node] in self.stops or self.length[node] >= self.limit
 
     def path(self, node: int) -> list[int]:
@@ -163,12 +163,12 @@ def score_candidates(
     batch: int,
 ) -> None:
     """Have both models read the responses that end at ``leaves``, by tree, for their candidates."""
-    whole = [(tree, tree.path(leaf)) for tree, own in zip(trees, leaves) for leaf in own]
-    prompts = [list(tree.item.prompt_ids) for tree, _ in whole]
-    responses = [[tree.token[node] for node in path] for tree, path in whole]
+    paths = [(tree, tree.path(leaf)) for tree, own in zip(trees, leaves) for leaf in own]
+    prompts = [list(tree.item.prompt_ids) for tree, _ in paths]
+    responses = [[tree.token[node] for node in path] for tree, path in paths]
     for owner, columns in score_pair(*policies, prompts, responses, sampling, top_k, batch):
         for row in np.unique(owner):
-            tree, path = whole[row]
+            tree, path = paths[row]
             tree.score(path, {name: column[owner == row] for name, column in columns.items()})
 
 

@@ -32,7 +32,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.files import whole_directory, write_text
+from tokenshift_utils.files import atomic_directory, write_text
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import BASE, weights_digest
@@ -90,7 +90,7 @@ def save_adapter(run: AdapterArm, model: peft.PeftModel, directory: Path) -> Non
     content["target_modules"] = sorted(content["target_modules"])
     content = {k: v for k, v in content.items() if v is not None}
     settings = json.dumps(content, indent=1, sort_keys=True, default=str)
-    with whole_directory(directory) as draft:
+    with atomic_directory(directory) as draft:
         save_file(weights, draft / "adapter_model.safetensors", metadata={"format": "pt"})
         write_text(draft / "adapter_config.json", settings + "\n")
         write_text(draft / BASE, json.dumps(base_identity(run.study), indent=1) + "\n")

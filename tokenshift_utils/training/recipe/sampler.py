@@ -42,8 +42,8 @@ class MergedSampler(HFPolicy):
         for name, module in model.get_base_model().named_modules():
             if isinstance(module, LoraLayer):
                 (adapter,) = module.active_adapters
-                whole = module.get_base_layer().weight.float() + module.get_delta_weight(adapter)
-                self.model.get_submodule(name).weight.copy_(whole)
+                merged = module.get_base_layer().weight.float() + module.get_delta_weight(adapter)
+                self.model.get_submodule(name).weight.copy_(merged)
 
     def sample(self, prompts, row_keys, sampling: Sampling) -> list[Continuation]:
         """Responses, as ``policy.Policy.sample`` draws them."""
