@@ -259,7 +259,7 @@ def test_another_choice_of_responses_is_another_record_and_nothing_else_is(made)
     def keys(study):
         own = requests(study)
         beside = {
-            executor.key_of(study, need.artefact.behind(study) if of_trees else need.artefact)
+            executor.key_of(study, need.artefact.underlying(study) if of_trees else need.artefact)
             for request in own
             for need in request.needs(study, 0)
             for of_trees in [isinstance(need.artefact, executor.View)]

@@ -242,7 +242,7 @@ def test_sections_2_and_5_begin_trees_alike(tmp_path, monkeypatch):
     study = load_study("smoke")
     first, other = (
         {
-            (job.artefact.root, job.shard): job.artefact.walks
+            (job.artefact.canonical, job.shard): job.artefact.walks
             for job in executor.missing(study, executor.jobs_of(study, section.requests(study)))
             if isinstance(job.artefact, MixtureTrees)
         }

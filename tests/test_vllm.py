@@ -19,7 +19,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.measures.nucleus import log_softmax32, truncate
 from tokenshift_utils.measures.top_logprobs import align, join
-from tokenshift_utils.models.adapters import put_on
+from tokenshift_utils.models.adapters import load_adapter
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.models.policy import Sampling
@@ -434,7 +434,7 @@ def test_adapter_is_switched_on_and_off_on_one_engine(study, adapter, exact, giv
     base, lora, merged = (load_policy(study, name) for name in ("base", "lora", "merged"))
     assert base.setup == lora.setup != merged.setup
     plain = HFPolicy.load(study.model_path("base"), "base")
-    on = put_on(HFPolicy.load(study.model_path("base"), "base"), adapter[0], "lora")
+    on = load_adapter(HFPolicy.load(study.model_path("base"), "base"), adapter[0], "lora")
     given = given[0][:8], given[1][:8]
     runs = {p.name: p.sample(*given, SAMPLING) for p in (base, lora, merged)}
     runs["off"] = base.sample(*given, SAMPLING)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.models.adapters import put_on
+from tokenshift_utils.models.adapters import load_adapter
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import score_pair
@@ -74,7 +74,7 @@ def study_pair(name: str, rows: int) -> PolicyPair:
     base, tuned = (study.model_path(m) for m in (study.base, study.cross_sampling.pairs[0]))
     primary = HFPolicy.load(base, "base", study.dtype, "cpu")
     intervention = (
-        put_on(primary, tuned, "tuned")
+        load_adapter(primary, tuned, "tuned")
         if is_adapter(tuned)
         else HFPolicy.load(tuned, "tuned", study.dtype, "cpu")
     )

@@ -100,7 +100,7 @@ def check_adapter(
     _check_places(directory, base.name, _places(wrapped, shapes), shapes)
 
 
-def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
+def load_adapter(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
     """The policy of an adapter on a loaded model; ``base`` stays the model without it.
 
     Both run the same weights in memory, and the adapter's own beside them. What the adapter's file

@@ -44,7 +44,7 @@ class EngineMixer(Mixer):
         for policy in self.engines:
             policy.forget()
 
-    def adapted(self) -> int:
+    def adaptive_block(self) -> int:
         """The block that suits the cuts seen so far."""
         return best_request(self.cuts, self.written)
 

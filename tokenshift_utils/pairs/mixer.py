@@ -75,7 +75,7 @@ class Insertion:
         return p if self.name == "own" else q
 
 
-THEIR_TOKEN = Insertion()
+INTERVENTION_TOKEN = Insertion()
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ class Mixer:
         self.found: list[tuple[Tensor, ...]] = []
         self.cuts, self.written = 0, 0
 
-    def settle(self) -> bool:
+    def refill(self) -> bool:
         """Make the sessions and lanes ready for a round; False when all texts are finished."""
         both = self.sessions
         lagging = () if self.rule.kind.reads_intervention else both[1:]
-        return self.lanes.settle(both[:1] if lagging else both, lagging)
+        return self.lanes.refill(both[:1] if lagging else both, lagging)
 
-    def adapted(self) -> int:
+    def adaptive_block(self) -> int:
         """The block that suits the cuts seen so far: a round is one where the rule fires or a text
         ends."""
         return best_block(self.cuts, self.written)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenshift_utils.pairs.mixer import SWITCH_COLUMNS, THEIR_TOKEN, Insertion, MixedRun
+from tokenshift_utils.pairs.mixer import INTERVENTION_TOKEN, SWITCH_COLUMNS, Insertion, MixedRun
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.pairs.tree import (
     BASE,
@@ -34,7 +34,7 @@ class Walk:
 
     rule: Rule
     forward: bool = True
-    insertion: Insertion = THEIR_TOKEN
+    insertion: Insertion = INTERVENTION_TOKEN
 
     @property
     def primary(self) -> int:

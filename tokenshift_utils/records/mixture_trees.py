@@ -45,7 +45,7 @@ class MixtureTrees(Request):
     """The trees of one pair on one benchmark, grown for some walks.
 
     ``walks`` are (walk, samples): each is taken for the first so many samples of every problem. They
-    are no part of the key: the same records answer for all.
+    are no part of the key: the same records hold all.
     """
 
     base: str
@@ -67,12 +67,12 @@ class MixtureTrees(Request):
         }
 
     @property
-    def root(self) -> MixtureTrees:
-        """The same records, whatever is asked of them."""
+    def canonical(self) -> MixtureTrees:
+        """The trees of the same key of which no walk is asked."""
         return replace(self, walks=())
 
-    def joined(self, other: MixtureTrees) -> MixtureTrees:
-        """What answers for both."""
+    def merge(self, other: MixtureTrees) -> MixtureTrees:
+        """The trees that both ask for, with the walks of both."""
         wanted = dict(self.walks)
         for walk, samples in other.walks:
             wanted[walk] = max(samples, wanted.get(walk, 0))
@@ -82,7 +82,7 @@ class MixtureTrees(Request):
         each = sum(samples for _, samples in self.walks)
         return [len(problems) * each for problems in self._shards(study)]
 
-    def answers(self, study: Study, shard: int) -> bool:
+    def covers(self, study: Study, shard: int) -> bool:
         """Whether a shard that is in the store holds all walks."""
         there = _walked(*self._at(study, executor.key_of(study, self), shard))
         return all(there.get(name_of(walk), 0) >= samples for walk, samples in self.walks)
@@ -98,7 +98,7 @@ class MixtureTrees(Request):
         base, tuned = study_policy(study, self.base), study_policy(study, self.tuned)
         made = items(study, base, self.benchmark, self._shards(study)[shard], self.samples)
         trees, there, old = PrefixTrees([item.key for item in made]), {}, None
-        if executor.is_done(study, executor.Job(self.root, shard)):
+        if executor.is_done(study, executor.Job(self.canonical, shard)):
             at = self._at(study, executor.key_of(study, self), shard)
             # (never what is kept for readers: whoever is stopped here must find it as it was)
             trees, there = _trees.__wrapped__(*at), _walked(*at)

@@ -81,7 +81,7 @@ def write_samples(study: Study) -> list[Path]:
         "cross_sampling": mixed,
         "switches": mixed,
     }
-    if trees := [tree for request in mixed if (tree := request.behind(study)) is not None]:
+    if trees := [tree for request in mixed if (tree := request.underlying(study)) is not None]:
         wanted |= dict.fromkeys(MixtureTrees.kinds, trees)
     if study.cross_sampling.single_token:
         wanted["single_token"] = SingleToken.of(study, study.base, tuned)

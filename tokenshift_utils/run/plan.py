@@ -302,12 +302,12 @@ def _trees(planned: Study, assumed: Assumptions) -> str:
             return "Mixture trees: none"
         wanted = [r for r in cross_sampling.requests(study) if isinstance(r, CrossSampling)]
         per_shard: dict[tuple[MixtureTrees, int], int] = Counter()
-        for trees in filter(None, (request.behind(study) for request in wanted)):
+        for trees in filter(None, (request.underlying(study) for request in wanted)):
             for shard, responses in enumerate(trees.weights(study)):
-                asked[trees.root] += responses
-                per_shard[trees.root, shard] += responses
+                asked[trees.canonical] += responses
+                per_shard[trees.canonical, shard] += responses
     length = min(study.sampling.max_new_tokens, assumed.mean_tokens or math.inf)
-    nodes = {root: responses * length * assumed.distinct for root, responses in asked.items()}
+    nodes = {trees: responses * length * assumed.distinct for trees, responses in asked.items()}
     largest = max(per_shard.values(), default=0) * length * assumed.distinct
     disk, memory = row_bytes("mixture_trees", 1), PrefixTrees([0]).row_bytes
     return f"""Mixture trees: at most {sum(nodes.values()):,.0f} distinct prefixes in {len(nodes)} sets \
