@@ -4,7 +4,7 @@ vLLM's sampler has noise of its own, restarted by every request. So a request dr
 and this processor leaves it nothing to choose: the token is the one that the package's noise draws
 at that position (``noise``, ``nucleus``), or one that is given. Log-probabilities that vLLM returns
 are those of the model, from before any processor. That makes an engine's responses those of the
-transformers policy up to rounding, gives every request luck of its own (its row key), and lets two
+transformers policy up to rounding, gives every request noise of its own (its row key), and lets two
 engines share it, whatever is restarted where.
 """
 

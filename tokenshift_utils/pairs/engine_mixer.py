@@ -4,7 +4,7 @@ The primary drafts a block in one request a row, and its log-probs come with the
 intervention reads the drafts in one request a row, behind a text that it has cached. Both draw with
 the noise of the position inside their engines or, at a switch, from the intervention's nucleus
 here: so a mixed response is the one that the transformers policy would give, up to rounding, and the
-primary's token at a switch is what it would have emitted there with the same luck.
+primary's token at a switch is what it would have emitted there with the same noise.
 """
 
 from __future__ import annotations

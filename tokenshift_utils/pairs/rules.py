@@ -19,8 +19,8 @@ from tokenshift_utils.measures.noise import uniform
 from tokenshift_utils.measures.nucleus import Nucleus, nucleus_js
 
 
-class Places(NamedTuple):
-    """n places of some texts, as a rule sees them.
+class Positions(NamedTuple):
+    """n positions of some texts, as a rule sees them.
 
     Attributes
     ----------
@@ -44,19 +44,19 @@ class RuleKind:
     Attributes
     ----------
     label : what tables and figures call it
-    takes : the number that it needs beside its name, "threshold", "rate" or None
-    columns : what mixture trees hold of its value, of ``tree.LOOKED_AT``, where base and where the
+    parameter : the number that it needs beside its name, "threshold", "rate" or None
+    columns : what mixture trees hold of its value, of ``tree.NODE_VALUES``, where base and where the
         tuned model writes; None where they hold nothing of it, so that a mixture is decoded by itself
-    lowest : the smallest threshold that means something
+    minimum : the smallest threshold that means something
     reads_intervention : whether the intervention's distribution decides where it fires
     reads_full : whether it needs full distributions, which a list of log-probs does not give
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
-    takes: ClassVar[str | None] = "threshold"
+    parameter: ClassVar[str | None] = "threshold"
     columns: ClassVar[tuple[str, str] | None] = None
-    lowest: ClassVar[float] = -math.inf
+    minimum: ClassVar[float] = -math.inf
     reads_intervention: ClassVar[bool] = True
     reads_full: ClassVar[bool] = True
 
@@ -65,19 +65,19 @@ class RuleKind:
         cls.columns = vars(cls).get("columns")  # another value, of a subclass, is not in them
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         """What decides, ``[n]``."""
         raise NotImplementedError
 
     @classmethod
-    def above(cls, rule: Rule) -> float:
-        """Above which value it fires."""
+    def cutoff(cls, rule: Rule) -> float:
+        """The value above which it fires."""
         return float(rule.threshold)
 
     @classmethod
-    def fires(cls, at: Places, rule: Rule) -> Tensor:
+    def fires(cls, at: Positions, rule: Rule) -> Tensor:
         """Where the rule fires, bool ``[n]``."""
-        return cls.value(at) > cls.above(rule)
+        return cls.value(at) > cls.cutoff(rule)
 
     @classmethod
     def describe(cls, rule: Rule) -> str:
@@ -96,7 +96,7 @@ class NucleusJS(RuleKind):
     reads_full = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return nucleus_js(at.primary, at.intervention)
 
 
@@ -107,7 +107,7 @@ class FullJS(RuleKind):
     columns = ("js_full", "js_full")
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return divergences.js(at.primary.logp, at.intervention.logp)
 
 
@@ -119,7 +119,7 @@ class KL(RuleKind):
     columns = ("kl_base_tuned", "kl_tuned_base")
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return divergences.kl(at.primary.logp, at.intervention.logp)
 
 
@@ -130,7 +130,7 @@ class ReverseKL(RuleKind):
     columns = ("kl_tuned_base", "kl_base_tuned")
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return divergences.kl(at.intervention.logp, at.primary.logp)
 
 
@@ -139,11 +139,11 @@ class Entropy(RuleKind):
 
     name, label = "entropy", "primary's entropy"
     columns = ("entropy_base", "entropy_tuned")
-    lowest = 0.0
+    minimum = 0.0
     reads_intervention = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return divergences.entropy(at.primary.logp)
 
 
@@ -155,11 +155,11 @@ class SignedLogProb(RuleKind):
     """
 
     name, label = "signed_logp", "signed log-prob"
-    columns = ("signed_forward", "signed_reverse")
+    columns = ("signed_logp_forward", "signed_logp_reverse")
     reads_full = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         drawn = at.tokens[:, None]
         of_primary = at.primary.logp.gather(-1, drawn)
         return (of_primary - at.intervention.logp.gather(-1, drawn)).squeeze(-1)
@@ -169,16 +169,16 @@ class First(RuleKind):
     """The first ``threshold`` positions of a response."""
 
     name, label = "first", "first n positions"
-    columns = ("early", "early")
-    lowest = 1.0
+    columns = ("minus_position", "minus_position")
+    minimum = 1.0
     reads_intervention = reads_full = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return -at.positions
 
     @classmethod
-    def above(cls, rule: Rule) -> float:
+    def cutoff(cls, rule: Rule) -> float:
         return -rule.threshold
 
     @classmethod
@@ -190,16 +190,16 @@ class Random(RuleKind):
     """By chance ``rate``, with noise of its own: the same places for every larger rate too."""
 
     name, label = "random", "random positions"
-    takes = "rate"
-    columns = ("luck", "luck")
+    parameter = "rate"
+    columns = ("minus_uniform", "minus_uniform")
     reads_intervention = reads_full = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return -uniform(at.keys, at.positions)
 
     @classmethod
-    def above(cls, rule: Rule) -> float:
+    def cutoff(cls, rule: Rule) -> float:
         return -rule.rate
 
     @classmethod
@@ -211,16 +211,16 @@ class Always(RuleKind):
     """Everywhere."""
 
     name, label = "always", "every position"
-    takes = None
-    columns = ("nothing", "nothing")
+    parameter = None
+    columns = ("zero", "zero")
     reads_intervention = reads_full = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return torch.zeros(at.keys.shape, device=at.keys.device)
 
     @classmethod
-    def above(cls, rule: Rule) -> float:
+    def cutoff(cls, rule: Rule) -> float:
         return -1.0
 
     @classmethod
@@ -235,7 +235,7 @@ class Never(Always):
     columns = Always.columns
 
     @classmethod
-    def above(cls, rule: Rule) -> float:
+    def cutoff(cls, rule: Rule) -> float:
         return math.inf
 
 
@@ -262,18 +262,18 @@ class Rule:
             raise TokenshiftError(
                 f"unknown rule '{self.name}'; give one of {', '.join(RULE_KINDS)}"
             )
-        if self.kind.takes != "threshold":
+        if self.kind.parameter != "threshold":
             object.__setattr__(self, "threshold", None)
         elif self.threshold is None or math.isnan(self.threshold):
             raise TokenshiftError(
                 f"rule {self.name} needs a threshold that is a number, not {self.threshold}"
             )
-        elif self.threshold < self.kind.lowest:
+        elif self.threshold < self.kind.minimum:
             raise TokenshiftError(
-                f"rule {self.name} needs a threshold of at least {self.kind.lowest:g}, not "
+                f"rule {self.name} needs a threshold of at least {self.kind.minimum:g}, not "
                 f"{self.threshold:g}"
             )
-        if self.kind.takes != "rate":
+        if self.kind.parameter != "rate":
             object.__setattr__(self, "rate", None)
         elif self.rate is None or not 0.0 <= self.rate <= 1.0:
             raise TokenshiftError(f"rule {self.name} needs a rate within [0, 1], not {self.rate}")
@@ -299,8 +299,8 @@ class Rule:
         keys: Tensor,
         positions: Tensor,
     ) -> Tensor:
-        """At which of n places the rule fires, bool ``[n]``, no budget applied. See ``Places``."""
-        return self.kind.fires(Places(primary, intervention, tokens, keys, positions), self)
+        """At which of n positions the rule fires, bool ``[n]``, no budget applied. See ``Positions``."""
+        return self.kind.fires(Positions(primary, intervention, tokens, keys, positions), self)
 
 
 PAPER_RULE = Rule()  # JS of the nuclei above 0.1 nats

@@ -3,7 +3,7 @@
 What the store holds of a pair, benchmark and sampling is the tree of each problem and sample
 (``pairs.tree``), every distinct response that was mixed, judged once, and for each mixture and
 sample which response it is. It grows: a mixture that is asked for later is walked through what is
-there, and only what it meets anew is computed. Rows are only ever added behind those that are
+there, and only what it meets anew is computed. Rows are only ever appended to those that are
 there, so that a reader beside a writer sees one state or the next.
 """
 
@@ -20,7 +20,14 @@ import pyarrow.compute as pc
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.policy import Policy, Sampling, stop_ids
 from tokenshift_utils.pairs.grow import grow
-from tokenshift_utils.pairs.tree import BASE, MEASURES, OWN_TOKENS, TUNED, PrefixTrees, Source
+from tokenshift_utils.pairs.tree import (
+    BASE,
+    MODEL_SOURCES,
+    NODE_MEASURES,
+    TUNED,
+    PrefixTrees,
+    Source,
+)
 from tokenshift_utils.pairs.walks import Walk, Walkers
 from tokenshift_utils.records.requests import (
     Item,
@@ -37,7 +44,7 @@ from tokenshift_utils.study.study import Study
 
 OWN_STREAM = 1  # noise stream of the null control's own tokens
 SIDES = ("base", "tuned")
-HELD = 4  # shards whose trees are kept in memory, for the next mixture that is looked up
+CACHED = 4  # shards whose trees are kept in memory, for the next mixture that is looked up
 
 
 @dataclass(frozen=True)
@@ -247,29 +254,29 @@ def _table(files: executor.Store, key: str, shard: int, checksum: str, kind: str
     return files.read(kind, key, shard)
 
 
-@lru_cache(maxsize=HELD)
+@lru_cache(maxsize=CACHED)
 def _trees(files: executor.Store, key: str, shard: int, checksum: str) -> PrefixTrees:
     """The trees of a shard."""
     table = files.read("mixture_trees", key, shard)
     column = {
         name: table[name].to_numpy(zero_copy_only=False)
-        for name in (*MEASURES, *_INDICES, "key", *_OWN, *_LOGP)
+        for name in (*NODE_MEASURES, *_INDICES, "key", *_TOKENS, *_LOGP)
     }
     roots = column["parent"] < 0
     trees = PrefixTrees(column["key"][roots].tolist())
     nodes = np.arange(roots.sum(), len(roots))
     trees.add(*(column[name][nodes].astype(np.int64) for name in _INDICES[:4]))
-    everyone = np.arange(len(roots))
-    for name in MEASURES:
-        trees.learn(everyone, 0, {name: column[name]}, {}, {})
-    for i, name in enumerate(_OWN):
+    all_nodes = np.arange(len(roots))
+    for name in NODE_MEASURES:
+        trees.update(all_nodes, 0, {name: column[name]}, {}, {})
+    for i, name in enumerate(_TOKENS):
         trees.tokens[:, i] = column[name]
     for (source, model), name in zip(((s, m) for s in range(2) for m in range(2)), _LOGP):
         trees.logp[:, source, model] = column[name]
     trees.known[:] = column["known"]
     trees.visited[:] = column["known"] > 0
     lists = {name: table[name].combine_chunks() for name in _DRAWN}
-    owner = np.repeat(everyone, lists["drawn_by"].value_lengths().to_numpy())
+    owner = np.repeat(all_nodes, lists["drawn_by"].value_lengths().to_numpy())
     flat = {name: values.flatten() for name, values in lists.items()}
     by = np.array(flat["drawn_by"].to_pylist(), object)
     for label in dict.fromkeys(by.tolist()):
@@ -279,12 +286,12 @@ def _trees(files: executor.Store, key: str, shard: int, checksum: str) -> Prefix
         trees.tokens[owner[mine], at] = flat["drawn_token"].to_numpy()[mine]
         for model, side in enumerate(SIDES):
             trees.logp[owner[mine], at, model] = flat[f"drawn_logp_{side}"].to_numpy()[mine]
-    trees.derive(everyone)
+    trees.derive(all_nodes)
     return trees
 
 
 _INDICES = ("tree", "parent", "token", "position", "known")
-_OWN = tuple(f"token_{side}" for side in SIDES)
+_TOKENS = tuple(f"token_{side}" for side in SIDES)
 _LOGP = tuple(f"logp_{under}_of_{of}" for of in SIDES for under in SIDES)
 _DRAWN = ("drawn_by", "drawn_token", "drawn_logp_base", "drawn_logp_tuned")
 
@@ -308,19 +315,19 @@ def _nodes(
     index = np.where(keep, np.cumsum(keep) - 1, -1)
     rows = np.flatnonzero(keep)
     tree, parent = trees.tree[rows], trees.parent[rows]
-    some = trees.tokens[rows, len(OWN_TOKENS) :] >= 0
-    labels = np.array([_label(source) for source in trees.sources[len(OWN_TOKENS) :]], object)
+    some = trees.tokens[rows, len(MODEL_SOURCES) :] >= 0
+    labels = np.array([_label(source) for source in trees.sources[len(MODEL_SOURCES) :]], object)
     node, source = np.nonzero(some)
     ends = np.concatenate([[0], np.cumsum(some.sum(1))]).astype(np.int32)
 
     def listed(values) -> pa.Array:
         return pa.ListArray.from_arrays(ends, pa.array(values))
 
-    drawn = rows[node], source + len(OWN_TOKENS)
+    drawn = rows[node], source + len(MODEL_SOURCES)
     problems = np.array([item.problem.id for item in made], object)
     samples = np.array([item.sample for item in made])
-    measured = {name: trees.values[rows, i] for i, name in enumerate(MEASURES)}
-    tokens = {name: trees.tokens[rows, i] for i, name in enumerate(_OWN)}
+    measured = {name: trees.values[rows, i] for i, name in enumerate(NODE_MEASURES)}
+    tokens = {name: trees.tokens[rows, i] for i, name in enumerate(_TOKENS)}
     logps = {
         name: trees.logp[rows, source, model]
         for (source, model), name in zip(((s, m) for s in range(2) for m in range(2)), _LOGP)

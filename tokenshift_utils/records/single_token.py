@@ -90,12 +90,12 @@ def choose(
     """
     owners = list(zip(*(pool[name] for name in RESPONSE)))
     keys = {owner: row_key(seed, *owner, stream=CHOICE) for owner in set(owners)}
-    luck = uniform(
+    uniforms = uniform(
         torch.tensor([keys[owner] for owner in owners], dtype=torch.long),
         torch.tensor(pool["position"].to_numpy(), dtype=torch.long),
     )
-    pool = pool.assign(stratum=strata_of(js, edges), luck=luck.numpy())
-    pool = pool.sort_values(["benchmark", "problem", "luck"], kind="stable")
+    pool = pool.assign(stratum=strata_of(js, edges), noise=uniforms.numpy())
+    pool = pool.sort_values(["benchmark", "problem", "noise"], kind="stable")
     parts = [pool[pool["stratum"] == stratum] for stratum in range(len(edges))]
     sizes = [len(part) for part in parts]
     starts = uniform(
@@ -106,7 +106,7 @@ def choose(
     for part, size, own, start in zip(parts, sizes, shares(sizes, number), starts):
         rows = ((np.arange(own) + start) * (size / max(own, 1))).astype(int)
         chosen.append(part.iloc[rows].assign(stratum_positions=size))
-    return pd.concat(chosen).drop(columns="luck").reset_index(drop=True)
+    return pd.concat(chosen).drop(columns="noise").reset_index(drop=True)
 
 
 # What follows -----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def check_rules(study: Study) -> None:
                 rule = Rule(name, threshold)
             except TokenshiftError as error:
                 raise TokenshiftError(f"{key}: {error}") from None
-            if rule.kind.takes != "threshold":
+            if rule.kind.parameter != "threshold":
                 raise TokenshiftError(f"{key}: rule {name} has no threshold; leave it out")
             if partial and rule.kind.reads_full:
                 raise TokenshiftError(

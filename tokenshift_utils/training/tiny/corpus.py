@@ -128,12 +128,12 @@ def _fits_columns(left: int, operator: str, right: int) -> bool:
 
 def _quick_sum(left: int, operator: str, right: int, slip: float, rng: random.Random) -> int:
     """A result without working: carries and borrows are forgotten half of the time."""
-    value, luck = apply(left, operator, right), rng.random()
-    if operator == "+" and left % 10 + right % 10 > 9 and luck < 0.5:
+    value, chance = apply(left, operator, right), rng.random()
+    if operator == "+" and left % 10 + right % 10 > 9 and chance < 0.5:
         value -= 10
-    elif operator == "-" and left % 10 < right % 10 and luck < 0.5:
+    elif operator == "-" and left % 10 < right % 10 and chance < 0.5:
         value += 10
-    elif luck > 0.92 - slip:
+    elif chance > 0.92 - slip:
         value += rng.choice((-2, -1, 1, 2, 10, -10))
     return max(-LARGEST_VALUE, min(999, value))
 
