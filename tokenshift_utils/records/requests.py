@@ -21,6 +21,8 @@ from tokenshift_utils.tasks import benchmarks as files
 from tokenshift_utils.tasks.prompts import prompt_parts, prompt_text
 from tokenshift_utils.tasks.verifier import extract_answer, is_correct
 
+RESPONSE_KEY = ["benchmark", "problem", "sample"]  # columns that say whose row it is
+
 
 class Request:
     """What artefacts share. A request is the artefact itself: ask ``fetch`` for it.

@@ -99,7 +99,7 @@ class TrainingArm(Part):
     rollouts: Count | None = None
 
     @model_validator(mode="after")
-    def _whole(self):
+    def _settings_fit(self):
         weighed = self.alpha is not None
         refuse(weighed != (self.scale is not None), "'alpha' and 'scale' go together")
         more = (self.signal, self.normalise, self.shuffle) != ("k3", False, False)
@@ -179,7 +179,7 @@ class Training(Part):
         return self.baseline or [*plain, *self.arms][0]
 
     @model_validator(mode="after")
-    def _whole(self):
+    def _parts_fit(self):
         processes = self.accelerate or self.gpus or self.server
         one = (self.data is None) != (self.task is None)
         refuse(not one, "needs either 'data' or 'task', and not both")

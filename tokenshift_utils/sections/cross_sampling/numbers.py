@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
+from tokenshift_utils.records.requests import RESPONSE_KEY
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.report.seeds import holm
 from tokenshift_utils.sections.claims import PAPER_BUDGET
@@ -33,9 +34,14 @@ from tokenshift_utils.sections.cross_sampling.settings import (
     threshold_name,
 )
 
-KEY = ["benchmark", "problem", "sample"]
 OF_SETTING = ("model", "insert", "gain", "budget")  # more columns of a setting
-RUN_COLUMNS = [*KEY, "correct", "n_tokens", "n_switched", "n_effective"]  # of the columns of runs
+RUN_COLUMNS = [
+    *RESPONSE_KEY,
+    "correct",
+    "n_tokens",
+    "n_switched",
+    "n_effective",
+]  # of the columns of runs
 COMPARED_RANGE = (
     0.1,
     0.9,

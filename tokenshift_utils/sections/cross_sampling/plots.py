@@ -33,7 +33,7 @@ def _models(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["model"])) if len(table) else []
 
 
-def _whole(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def _with_columns(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """The table, with its columns also where it has no rows."""
     needed = ["model", "pair", "direction", *columns]
     return table if len(table) else table.reindex(columns=table.columns.union(needed))
@@ -56,7 +56,7 @@ def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
     """
     rows = pooled(table).dropna(subset=["gap_share", "replaced"])
     models = _models(table)
-    parts = [_whole(oracle, "gap_share_low", "gap_share_high").assign(line="oracle")]
+    parts = [_with_columns(oracle, "gap_share_low", "gap_share_high").assign(line="oracle")]
     for key, here in rows.groupby(["model", "direction"], sort=False):
         where = dict(zip(("model", "direction"), key))
         js, random = (_from_nothing(here[here["rule"] == rule]) for rule in ("js", "random"))
@@ -114,7 +114,7 @@ def _middle(oracle: pd.DataFrame, models, level: float) -> tuple[float, float]:
 
 def plot_matched(study, table: pd.DataFrame) -> Figure:
     """Lead of the JS rule over both kinds of random positions, by how much of full it replaces."""
-    models, rows = _models(table), _whole(table, "replaced", "switched_lead")
+    models, rows = _models(table), _with_columns(table, "replaced", "switched_lead")
     places = {model: 0.6 * k for k, model in enumerate(models)}
     rows = as_interval(rows, "effective_lead").assign(
         x=lambda rows: 100 * rows["replaced"] + rows["model"].map(places),
@@ -145,7 +145,7 @@ def plot_matched(study, table: pd.DataFrame) -> Figure:
 
 def plot_rules(study, summary: pd.DataFrame) -> Figure:
     """A forest: the lead of the JS rule over every other rule, both directions."""
-    rows = _whole(summary, "js_lead", "rule").dropna(subset=["js_lead"])
+    rows = _with_columns(summary, "js_lead", "rule").dropna(subset=["js_lead"])
     models, names = _models(rows), list(dict.fromkeys(rows["rule"]))
     y = [-names.index(r) - 0.2 * models.index(m) for r, m in zip(rows["rule"], rows["model"])]
     looks = model_looks(study, models)
@@ -235,7 +235,7 @@ def plot_effects(study, table: pd.DataFrame) -> Figure:
     Each mark has its number: of positions whose tokens differ (top), of all (bottom). Strata of
     fewer positions than a sentence may quote are open.
     """
-    table = _whole(table, "js_stratum", "positions", "different", "js")
+    table = _with_columns(table, "js_stratum", "positions", "different", "js")
     strata, models = table[table["js_stratum"] != ALL], _models(table)
     shown = {"effect_different": "different", "equal_tokens": "positions"}
     parts = [
@@ -267,7 +267,7 @@ def plot_critical(study, ranking: pd.DataFrame, models: pd.DataFrame) -> Figure:
              ("variance foretold (%)", models, "explained", "known"))  # fmt: skip
     parts, names = [], {}
     for panel, table, value, name in shown:
-        table = _whole(table, name)
+        table = _with_columns(table, name)
         names[panel] = list(dict.fromkeys(table[name]))
         y = [-names[panel].index(n) - 0.22 * DIRECTIONS.index(d)
              for n, d in zip(table[name], table["direction"])]  # fmt: skip

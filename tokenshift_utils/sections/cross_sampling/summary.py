@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tokenshift_utils.records.requests import RESPONSE_KEY
 from tokenshift_utils.report.bootstrap import MIN_DEFINED, Estimate, columns_of
 from tokenshift_utils.report.tables import NO_INTERVAL
 from tokenshift_utils.sections.common import pooled, say
 from tokenshift_utils.sections.cross_sampling.numbers import (
     COMPARED_RANGE,
-    KEY,
     MixtureEstimates,
     is_full,
     smallest_of,
@@ -167,9 +167,11 @@ def fewest(
     runs += [
         f for some in more for s, f in some.items() if s[:2] == way and s.insert == "intervention"
     ]
-    turned = pd.concat([f.loc[f["correct"] == wanted, [*KEY, "n_effective"]] for f in runs])
-    least = turned.groupby(KEY)["n_effective"].min().rename("fewest")
-    found = full.assign(could=full["before"] != wanted).join(least, on=KEY)
+    turned = pd.concat(
+        [f.loc[f["correct"] == wanted, [*RESPONSE_KEY, "n_effective"]] for f in runs]
+    )
+    least = turned.groupby(RESPONSE_KEY)["n_effective"].min().rename("fewest")
+    found = full.assign(could=full["before"] != wanted).join(least, on=RESPONSE_KEY)
     return found.assign(fewest=found["fewest"].astype(float).fillna(np.inf))
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from tokenshift_utils.records.fetch import fetch, fetch_each
 from tokenshift_utils.records.precision import Precision
-from tokenshift_utils.records.requests import Request
+from tokenshift_utils.records.requests import RESPONSE_KEY, Request
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.records.tokens import is_natural_language, token_texts
 from tokenshift_utils.sections.common import of_kind, token_class
@@ -53,7 +53,7 @@ def classed_shifts(
 def precision_shifts(study) -> pd.DataFrame | None:
     """Shifts that bfloat16 alone makes; None where the study asks for none."""
     wanted = Precision.of(study)
-    columns = ["benchmark", "problem", "sample", "js", "js_full"]
+    columns = [*RESPONSE_KEY, "js", "js_full"]
     return fetch(study, wanted, columns=columns) if wanted else None
 
 
@@ -61,10 +61,11 @@ def annotated_response(study) -> tuple[pd.DataFrame, str]:
     """(shifts, title) of one response: of the first RL model's first samples the one with the most
     high-JS positions, the first such in the order of the records."""
     model = of_kind(study, "rl")[0]
-    key = ["benchmark", "problem", "sample"]
-    shifts = fetch(study, Shifts.of(study, model), columns=[*key, "js"])
+    shifts = fetch(study, Shifts.of(study, model), columns=[*RESPONSE_KEY, "js"])
     shifts = shifts[shifts["sample"] == 0]
-    high = (shifts["js"] > study.thresholds.high_js).groupby([shifts[k] for k in key]).sum()
+    high = (
+        (shifts["js"] > study.thresholds.high_js).groupby([shifts[k] for k in RESPONSE_KEY]).sum()
+    )
     benchmark, problem, sample = high.idxmax()
     rows = fetch(study, Shifts.of(study, model, benchmarks=benchmark))
     rows = rows[(rows["problem"] == problem) & (rows["sample"] == sample)]

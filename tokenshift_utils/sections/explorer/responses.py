@@ -113,7 +113,7 @@ class ExplorerResponses(Request):
         table = executor.read_shard(study, stored, "mixture_trees", names).to_pandas()
         for key, rows in table.groupby(["problem", "sample"]):
             if key in by_key:
-                by_key[key].learn(rows)
+                by_key[key].add_measures(rows)
         ends = [list(some) for some in leaves.values()]
         score_candidates(trees, ends, policies, self.sampling, study.top_k, study.batch.score)
         complete(trees, policies, self.sampling, stops, study.batch.rollout)

@@ -76,8 +76,8 @@ class Tree:
         """The tokens of a prefix."""
         return [self.token[n] for n in self.path(node)]
 
-    def learn(self, rows: pd.DataFrame) -> None:
-        """Take measures and both models' tokens from the rows of ``mixture_trees`` of this tree."""
+    def add_measures(self, rows: pd.DataFrame) -> None:
+        """Add measures and both models' tokens from the rows of ``mixture_trees`` of this tree."""
         children = {(p, t): i for i, p, t in zip(rows.index, rows["parent"], rows["token"])}
         at = {0: rows.index[rows["parent"] < 0][0]}
         for node in range(1, self.recorded):
@@ -93,7 +93,7 @@ class Tree:
                     own[node] = self.step(node, int(drawn[row]))
 
     def score(self, path: Sequence[int], columns: dict[str, np.ndarray]) -> None:
-        """Take what ``score_pair`` says of a response whose nodes are ``path``; records go first."""
+        """Take what ``score_pair`` measures of a response whose nodes are ``path``; records go first."""
         for i, position in enumerate(columns["position"]):
             node = self.parent[path[position]]
             if node in self.candidates:
@@ -111,7 +111,7 @@ class Tree:
                 return
             node = child
 
-    def open(self, side: int) -> list[int]:
+    def unfinished(self, side: int) -> list[int]:
         """Where a model's ways from recorded nodes break off.
 
         Nodes below one whose own token is not known wait: its continuation may come by them.
@@ -181,7 +181,7 @@ def complete(
 ) -> None:
     """Draw each model's own continuation, with the trees' noise, from every recorded node."""
     for side, policy in enumerate(policies):
-        while places := [(tree, node) for tree in trees for node in tree.open(side)]:
+        while places := [(tree, node) for tree in trees for node in tree.unfinished(side)]:
             made = policy.sample(
                 [[*tree.item.prompt_ids, *tree.ids(node)] for tree, node in places],
                 [tree.item.key for tree, _ in places],

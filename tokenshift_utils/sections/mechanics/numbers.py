@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from tokenshift_utils.measures.divergences import topk_overlap
+from tokenshift_utils.records.requests import RESPONSE_KEY
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.sections.claims import HIGH_JS
 from tokenshift_utils.sections.common import (
@@ -26,9 +27,9 @@ from tokenshift_utils.sections.common import (
 )
 from tokenshift_utils.sections.seeds import seeds_table
 
-_KEY = ["benchmark", "problem", "sample", "position"]
+_POSITION_KEY = [*RESPONSE_KEY, "position"]
 _LISTS = ("top_ids_base", "top_ids_tuned", "gain_in_base_topk")
-EVOLUTION_COLUMNS = (*_KEY, "js", "js_full")
+EVOLUTION_COLUMNS = (*_POSITION_KEY, "js", "js_full")
 COLUMNS = (
     *(*EVOLUTION_COLUMNS, "tv_full", *_LISTS),
     *("rank_base_of_tuned_top1", "logp_base_of_tuned_top1"),
@@ -130,10 +131,10 @@ def quantities(study, boot: Bootstrap, frame: pd.DataFrame, column: str = "js") 
 
 def _aligned(frames: dict[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:
     """The frames in one order of positions; a ValueError where they are not the same positions."""
-    ordered = {s: f.sort_values(_KEY, ignore_index=True) for s, f in frames.items()}
-    first = next(iter(ordered.values()))[_KEY]
+    ordered = {s: f.sort_values(_POSITION_KEY, ignore_index=True) for s, f in frames.items()}
+    first = next(iter(ordered.values()))[_POSITION_KEY]
     for step, frame in ordered.items():
-        if not frame[_KEY].equals(first):
+        if not frame[_POSITION_KEY].equals(first):
             raise ValueError(f"the checkpoint at step {step} was scored on other positions")
     return ordered
 
