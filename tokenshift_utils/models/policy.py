@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.measures.nucleus import check_temperature, check_top_p
+from tokenshift_utils.measures.nucleus import (
+    Nucleus,
+    check_temperature,
+    check_top_p,
+    log_softmax32,
+    truncate,
+)
 
 if TYPE_CHECKING:
     from tokenshift_utils.measures.top_logprobs import Listed
@@ -33,6 +39,10 @@ class Sampling:
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
         check_top_p(self.top_p)
+
+    def nucleus(self, logits: Tensor) -> Nucleus:
+        """The distributions drawn from, of logits ``[n, V]``."""
+        return truncate(log_softmax32(logits, self.temperature), self.top_p)
         if self.max_new_tokens < 1:
             raise TokenshiftError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
 

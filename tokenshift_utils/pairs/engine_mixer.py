@@ -114,10 +114,9 @@ class EngineMixer(Mixer):
         pair = align(ours, theirs, self.sampling.temperature)
         p, q = (truncate(logp, self.sampling.top_p) for logp in (pair.p, pair.q))
         items, positions = lanes.item[rows], lanes.position[rows] + at
-        own = self.insertion.name == "own"
         token_q = noise.draw(
             self.insertion.source(p, q).log_probs(),
-            self.own_keys[items] if own else lanes.keys[rows],
+            self._insertion_keys(rows),
             positions,
             pair.names,
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures import divergences
-from tokenshift_utils.measures.nucleus import Nucleus, log_softmax32, truncate
+from tokenshift_utils.measures.nucleus import Nucleus, truncate
 from tokenshift_utils.models.decoding import Lanes
 from tokenshift_utils.models.policy import Session, stop_ids
 
@@ -61,14 +61,8 @@ class Insertion:
             return ""
         return self.name if self.gain is None else f"{self.name}:{self.gain:g}"
 
-    def draw(
-        self, p: Nucleus, q: Nucleus, keys: Tensor, own_keys: Tensor, positions: Tensor
-    ) -> Tensor:
-        """The tokens to stand at some places, ids ``[n]``."""
-        return self.source(p, q).draw(own_keys if self.name == "own" else keys, positions)
-
     def source(self, p: Nucleus, q: Nucleus) -> Nucleus:
-        """What they are drawn from."""
+        """The distributions that inserted tokens are drawn from."""
         if self.name == "extrapolated":
             mixed = (1.0 + self.gain) * q.logp - self.gain * p.logp
             return truncate(torch.log_softmax(mixed, dim=-1), q.top_p)
@@ -194,7 +188,7 @@ class Mixer:
         open_rows = lanes.busy
         for i in range(n):
             logits = self.sessions[0].read(token[:, None])[:, 0]
-            p = truncate(log_softmax32(logits, self.sampling.temperature), self.sampling.top_p)
+            p = self.sampling.nucleus(logits)
             token = p.draw(lanes.keys, position + i)
             tokens.append(token)
             nuclei.append(p)
@@ -225,7 +219,7 @@ class Mixer:
         together = max(1, COMPARED_LOGITS // (n * made.shape[-1]))
         for start in range(0, len(chosen), together):
             group = chosen[start : start + together]
-            q = self._nucleus(made[start : start + together].flatten(0, 1))
+            q = self.sampling.nucleus(made[start : start + together].flatten(0, 1))
             positions = lanes.position[group, None] + torch.arange(n, device=tokens.device)
             keys = lanes.keys[group, None].expand(-1, n)
             firings = self.rule.fires(
@@ -235,26 +229,26 @@ class Mixer:
             fired[group] = firings.view(-1, n)
         return made[place] if some else made, fired
 
-    def _nucleus(self, logits: Tensor) -> Nucleus:
-        return truncate(log_softmax32(logits, self.sampling.temperature), self.sampling.top_p)
-
     def _switch(
         self, tokens: Tensor, nuclei: list[Nucleus], logits: Tensor | None, rows: Tensor, at: Tensor
     ) -> Tensor:
         """Tokens with those of the insertion at the draft places ``at`` of ``rows``, ascending."""
         lanes = self.lanes
         logits = self._catch_up(tokens, rows, at) if logits is None else logits[rows, at]
-        q = self._nucleus(logits)
+        q = self.sampling.nucleus(logits)
         p = Nucleus.concat([nuclei[i].select(rows[at == i]) for i in at.unique().tolist()])
-        items, keys, positions = lanes.item[rows], lanes.keys[rows], lanes.position[rows] + at
-        token_p = tokens[rows, at]
-        token_q = self.insertion.draw(p, q, keys, self.own_keys[items], positions)
+        items, positions, token_p = lanes.item[rows], lanes.position[rows] + at, tokens[rows, at]
+        token_q = self.insertion.source(p, q).draw(self._insertion_keys(rows), positions)
         values = describe_switch(p, q, token_p, token_q)
         self.found.append((items, positions, token_p, token_q, values))
         self.spent[items] += 1
         tokens = tokens.clone()
         tokens[rows, at] = token_q
         return tokens
+
+    def _insertion_keys(self, rows: Tensor) -> Tensor:
+        lanes = self.lanes
+        return self.own_keys[lanes.item[rows]] if self.insertion.name == "own" else lanes.keys[rows]
 
     def _catch_up(self, tokens: Tensor, rows: Tensor, at: Tensor) -> Tensor:
         """Let the intervention read all before the draft places; its logits there ``[n, V]``."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tokenshift_utils.measures import divergences
-from tokenshift_utils.measures.nucleus import Nucleus, log_softmax32, truncate
+from tokenshift_utils.measures.nucleus import Nucleus
 from tokenshift_utils.models.decoding import REFILL_AT
 from tokenshift_utils.models.policy import Policy
 from tokenshift_utils.pairs.frontier import ENTROPY, Frontier, PairDistributions
@@ -227,16 +227,15 @@ class SessionFrontier(Frontier):
         token = self._text[rows].gather(1, columns).squeeze(1)
         tokens, nuclei = [], []
         for i in range(n):
-            nuclei.append(self._nucleus(self._sessions[model].read(token[:, None], rows)[:, 0]))
+            nuclei.append(
+                self._sampling.nucleus(self._sessions[model].read(token[:, None], rows)[:, 0])
+            )
             token = nuclei[-1].draw(keys, positions + i)
             tokens.append(token)
         drafts = torch.stack(tokens, dim=1)
         columns = columns + 1 + torch.arange(n, device=self._device)
         self._text[rows] = self._text[rows].scatter(1, columns, drafts)
         return drafts, nuclei
-
-    def _nucleus(self, logits: Tensor) -> Nucleus:
-        return truncate(log_softmax32(logits, self._sampling.temperature), self._sampling.top_p)
 
     def _update_one(
         self, model: int, paths: np.ndarray, tokens: np.ndarray, nuclei: list[Nucleus], some
@@ -292,7 +291,7 @@ class SessionFrontier(Frontier):
             valid = self._tensor(np.flatnonzero(nodes >= 0))
             if len(valid) < len(nodes):
                 theirs = theirs[valid]
-            both = _of_rows(ours, valid), self._nucleus(theirs)
+            both = _of_rows(ours, valid), self._sampling.nucleus(theirs)
             mine = np.isin(lane, first + some[group])
             self._update_pair(
                 model,

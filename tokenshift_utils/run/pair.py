@@ -22,9 +22,7 @@ from tokenshift_utils.study.tokenizers import load_tokenizer, model_ends
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.rows import read_rows
 
-LONG_RESPONSE = (
-    8000  # new tokens a response, as in the paper, of models that think and of competitions
-)
+LONG_RESPONSE = 8000  # new tokens, as in the paper, of models that think and of competitions
 SHORT_RESPONSE = 512  # of problems in plain words, whose solutions are of a few sentences
 SOLUTION_FACTOR = 4  # times the longest solution in the file: models are wordier, some by far
 PROBLEMS_PER_SHARD = 10  # problems, at most

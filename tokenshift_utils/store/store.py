@@ -22,14 +22,14 @@ from tokenshift_utils.store.columns import RECORD_KINDS, schema
 KEY_LENGTH = 16
 
 
-def canonical(parts: dict) -> str:
+def canonical_json(parts: dict) -> str:
     """JSON with sorted keys and no spaces: equal content gives equal text."""
     return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def artefact_key(parts: dict) -> str:
     """The key of an artefact: 16 hex digits of a sha256 over what determined it."""
-    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:KEY_LENGTH]
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:KEY_LENGTH]
 
 
 class Store:
