@@ -132,7 +132,7 @@ def final_table(answers: pd.DataFrame) -> pd.DataFrame:
 def arm_tables(
     run: ArmRun, tokenizer, log: pd.DataFrame, curve: pd.DataFrame, answers: pd.DataFrame
 ) -> dict[str, tuple[pd.DataFrame, str | None]]:
-    """The tables of an arm's run, as ``Run.finish`` takes them.
+    """The tables of an arm's run, as ``TrainingRun.finish`` takes them.
 
     The curve of a run of RL ends with the responses that an evaluation on the way would have drawn.
     """
