@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,9 +21,7 @@ from tokenshift_utils.measures.nucleus import (
     log_softmax32,
     truncate,
 )
-
-if TYPE_CHECKING:
-    from tokenshift_utils.measures.top_logprobs import Listed
+from tokenshift_utils.measures.top_logprobs import Listed, join
 
 Texts = Sequence[Sequence[int]]  # token ids, text by text
 
@@ -200,6 +198,11 @@ class Engine(Policy, Protocol):
         self, prompts: Texts, responses: Texts, top_p: float | None = None
     ) -> list[Listed]:
         """The lists at every position of given responses, one a response."""
+
+
+def list_tokens(engine: Engine, texts: Texts, tokens: Sequence[int]) -> Listed:
+    """What an engine says of one token after each text, which may be on none of its lists."""
+    return join(engine.read(texts, [[int(token)] for token in tokens], None, 1))
 
 
 def stop_ids(*policies: Policy) -> tuple[int, ...]:

@@ -11,9 +11,9 @@ from torch import Tensor
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.nucleus import log_softmax32
 from tokenshift_utils.measures.table import MEASURES, Compared, measure
-from tokenshift_utils.measures.top_logprobs import Aligned, align, join
+from tokenshift_utils.measures.top_logprobs import Aligned, align
 from tokenshift_utils.models.memory import halving, positions_at_once
-from tokenshift_utils.models.policy import Engine, Policy, Sampling
+from tokenshift_utils.models.policy import Engine, Policy, Sampling, list_tokens
 
 
 def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float, k: int) -> dict:
@@ -206,23 +206,13 @@ def _fill_in(
     full = pair.full_measures()
     for m in MEASURES:
         if m.from_lists != "exact":
-            known = (
-                full[m.from_lists].numpy()
-                if m.from_lists
-                else np.full_like(columns[m.name], np.nan)
-            )
-            columns[m.name] = known
+            unknown = np.full_like(columns[m.name], np.nan)
+            columns[m.name] = full[m.from_lists].numpy() if m.from_lists else unknown
     columns["unknown_mass"] = pair.unknown_mass.numpy()
     # Tuned's first choice may be on no list of base, which is asked about it then.
-    unknown = (pair.p.gather(1, best) == -torch.inf).squeeze(1).nonzero().squeeze(1).tolist()
-    if unknown:
-        asked = join(
-            base.read(
-                [[*prompt, *response[:i]] for i in unknown],
-                [[int(columns["top_ids_tuned"][i, 0])] for i in unknown],
-                None,
-                1,
-            )
-        )
-        columns["logp_base_of_tuned_top1"][unknown] = asked.logp[:, 0].numpy()
-        columns["rank_base_of_tuned_top1"][unknown] = asked.rank.numpy()
+    at = (pair.p.gather(1, best) == -torch.inf).squeeze(1).nonzero().squeeze(1).tolist()
+    if at:
+        texts = [[*prompt, *response[:i]] for i in at]
+        listed = list_tokens(base, texts, columns["top_ids_tuned"][at, 0])
+        columns["logp_base_of_tuned_top1"][at] = listed.logp[:, 0].numpy()
+        columns["rank_base_of_tuned_top1"][at] = listed.rank.numpy()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokenshift_utils.measures.nucleus import truncate
 from tokenshift_utils.measures.top_logprobs import Listed, align, join
-from tokenshift_utils.models.policy import Engine
+from tokenshift_utils.models.policy import Engine, list_tokens
 from tokenshift_utils.pairs.engine_mixer import best_request, check_engines
 from tokenshift_utils.pairs.frontier import ENTROPY, Frontier, PairDistributions
 from tokenshift_utils.pairs.mixer import COMPARED_LOGITS
@@ -164,6 +164,5 @@ class EngineFrontier(Frontier):
         if pair.listed.partial and len(lacking):  # on no list of the model, which is asked
             asked = nodes[lacking.numpy()]
             texts = self._prompted(asked, self._trees.texts(asked))
-            given = [[token] for token in tokens[lacking].tolist()]
-            logp[lacking] = join(self._engines[model].read(texts, given, None, 1)).logp[:, 0]
+            logp[lacking] = list_tokens(self._engines[model], texts, tokens[lacking]).logp[:, 0]
         return logp

@@ -18,7 +18,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures import noise
 from tokenshift_utils.measures.nucleus import truncate
 from tokenshift_utils.measures.top_logprobs import Aligned, Listed, align, join
-from tokenshift_utils.models.policy import Engine, Sampling
+from tokenshift_utils.models.policy import Engine, Sampling, list_tokens
 from tokenshift_utils.pairs.mixer import BLOCKS, SWITCH_COLUMNS, Insertion, Mixer, describe_switch
 from tokenshift_utils.pairs.rules import Rule
 
@@ -149,10 +149,9 @@ class EngineMixer(Mixer):
             known = logp.gather(-1, column[:, None]).squeeze(-1) > -torch.inf
             unknown = (~known).nonzero().squeeze(-1).tolist()
             if unknown:
-                texts, tokens = [before[i] for i in unknown], [[int(token_q[i])] for i in unknown]
-                asked = join(policy.read(texts, tokens, None, 1))
+                listed = list_tokens(policy, [before[i] for i in unknown], token_q[unknown])
                 under = SWITCH_COLUMNS.index(f"logp_{name}_of_intervention")
-                values[unknown, under] = asked.logp[:, 0].to(torch.float64)
+                values[unknown, under] = listed.logp[:, 0].to(torch.float64)
 
 
 def check_engines(
