@@ -20,7 +20,7 @@ from tokenshift_utils.measures.nucleus import truncate
 from tokenshift_utils.measures.top_logprobs import Aligned, Listed, align, join
 from tokenshift_utils.models.policy import Engine, Sampling, list_tokens
 from tokenshift_utils.pairs.mixer import BLOCKS, SWITCH_COLUMNS, Insertion, Mixer, describe_switch
-from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.pairs.rules import Positions, Rule
 
 REQUEST = 2.0  # what a round's two requests a row cost beside their tokens, in steps
 
@@ -72,16 +72,15 @@ class EngineMixer(Mixer):
         if not self.rule.kind.reads_intervention:
             where = (place >= 0).nonzero()
             both = align(block.lists, block.lists, self.sampling.temperature)
-            fired[place >= 0] = self._fires(both, where, tokens, place)
+            fired[place >= 0] = self._fires(both, where, tokens)
         return tokens, block, fired
 
-    def _fires(self, pair: Aligned, where: Tensor, tokens: Tensor, place: Tensor) -> Tensor:
+    def _fires(self, pair: Aligned, where: Tensor, tokens: Tensor) -> Tensor:
         """Whether the rule fires at the lanes and drafts ``where`` [m, 2] that ``pair`` is of."""
         row, at = where.T
         p, q = (truncate(logp, self.sampling.top_p) for logp in (pair.p, pair.q))
-        drafted = pair.columns(tokens[row, at])
-        lanes = self.lanes
-        return self.rule.fires(p, q, drafted, lanes.keys[row], lanes.position[row] + at)
+        drafted, lanes = pair.columns(tokens[row, at]), self.lanes
+        return self.rule.fires(Positions(p, q, drafted, lanes.keys[row], lanes.position[row] + at))
 
     def _verify(self, tokens: Tensor, block: Block, active: Tensor) -> tuple[Block, Tensor]:
         """The intervention's lists at the drafts of active lanes, and the firings."""
@@ -94,7 +93,7 @@ class EngineMixer(Mixer):
         made[read] = torch.arange(len(lists))
         fired = torch.zeros_like(read)
         pair = align(block.lists.select(block.place[read]), lists, self.sampling.temperature)
-        fired[read] = self._fires(pair, read.nonzero(), tokens, made)
+        fired[read] = self._fires(pair, read.nonzero(), tokens)
         return Block(lists, made), fired
 
     def _switch(

@@ -23,6 +23,7 @@ from tokenshift_utils.measures import divergences
 from tokenshift_utils.measures.nucleus import Nucleus, truncate
 from tokenshift_utils.models.decoding import Lanes
 from tokenshift_utils.models.policy import Session, stop_ids
+from tokenshift_utils.pairs.rules import Positions
 
 BLOCKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # what an adaptive block may be
 CATCH_UP = (16, 64, 256)  # a lagging intervention reads rows together that miss about as much
@@ -195,7 +196,7 @@ class Mixer:
             if rule.kind.reads_intervention:
                 fired.append(torch.zeros_like(active))
                 continue
-            fired.append(rule.fires(p, None, token, lanes.keys, position + i))
+            fired.append(rule.fires(Positions(p, None, token, lanes.keys, position + i)))
             open_rows = open_rows & ~(fired[-1] & active)
             if not bool(open_rows.any()):
                 break  # every lane waits for the intervention
@@ -222,11 +223,9 @@ class Mixer:
             q = self.sampling.nucleus(made[start : start + together].flatten(0, 1))
             positions = lanes.position[group, None] + torch.arange(n, device=tokens.device)
             keys = lanes.keys[group, None].expand(-1, n)
-            firings = self.rule.fires(
-                Nucleus.stack([p.select(group) if len(group) < rows else p for p in nuclei]),
-                q, tokens[group].flatten(), keys.flatten(), positions.flatten(),
-            )  # fmt: skip
-            fired[group] = firings.view(-1, n)
+            p = Nucleus.stack([p.select(group) if len(group) < rows else p for p in nuclei])
+            at = Positions(p, q, tokens[group].flatten(), keys.flatten(), positions.flatten())
+            fired[group] = self.rule.fires(at).view(-1, n)
         return made[place] if some else made, fired
 
     def _switch(

@@ -291,16 +291,9 @@ class Rule:
         text = self.kind.describe(self)
         return text if self.budget is None else f"{text},budget:{self.budget}"
 
-    def fires(
-        self,
-        primary: Nucleus,
-        intervention: Nucleus | None,
-        tokens: Tensor,
-        keys: Tensor,
-        positions: Tensor,
-    ) -> Tensor:
-        """At which of n positions the rule fires, bool ``[n]``, no budget applied. See ``Positions``."""
-        return self.kind.fires(Positions(primary, intervention, tokens, keys, positions), self)
+    def fires(self, at: Positions) -> Tensor:
+        """At which of n positions the rule fires, bool ``[n]``, no budget applied."""
+        return self.kind.fires(at, self)
 
 
 PAPER_RULE = Rule()  # JS of the nuclei above 0.1 nats
