@@ -140,7 +140,7 @@ class MixtureTrees(Request):
         walkers: Walkers,
         old: dict[str, pa.Table] | None,
     ) -> dict[str, pa.Table]:
-        nodes, index = _nodes(walkers.trees, made, self, study)
+        nodes, index = _nodes(walkers.trees, made, self)
         runs, _ = walkers.result()
         ends = {}  # distinct responses, by where they end
         if old is not None:
@@ -306,9 +306,7 @@ def _source(label: str) -> Source:
     return name, SIDES.index(side), gain
 
 
-def _nodes(
-    trees: PrefixTrees, made: list[Item], of: MixtureTrees, study: Study
-) -> tuple[pa.Table, np.ndarray]:
+def _nodes(trees: PrefixTrees, made: list[Item], of: MixtureTrees) -> tuple[pa.Table, np.ndarray]:
     """The table of the nodes that walks have visited, and where each node stands in it."""
     keep = trees.visited.copy()
     keep[: len(made)] = True  # the roots

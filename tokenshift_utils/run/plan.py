@@ -206,7 +206,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
         *([_time(study)] if study.cost else []),
         _tokens(study, work, assumed),
         _memory(study, shape, assumed),
-        _hours(study, shape, work, assumed),
+        _hours(shape, work, assumed),
         _disk(study, shape, work),
         _trees(study, assumed),
         *([_training(study, shape, assumed)] if study.training and study.training.data else []),
@@ -255,7 +255,7 @@ def _memory(study: Study, shape: Shape, assumed: Assumptions) -> str:
 {assumed.gpu_memory:g} GB used to 90%; what is more serves larger batches"""
 
 
-def _hours(study: Study, shape: Shape, work: list[Work], assumed: Assumptions) -> str:
+def _hours(shape: Shape, work: list[Work], assumed: Assumptions) -> str:
     tflops = assumed.generate_tflops, assumed.score_tflops
     generate, score = (each * 1e12 / (2 * shape.parameters) for each in tflops)  # tokens a second
     hours = {}

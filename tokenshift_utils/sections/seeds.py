@@ -42,7 +42,7 @@ def seeds_table(
     Parameters
     ----------
     runs : shifts by name of the run, as ``seed_requests`` has them
-    measure : what the section measures of a frame: (study, bootstrap, frame) -> {quantity: (estimate, ...)}
+    measure : what the section measures of a frame: (bootstrap, frame) -> {quantity: (estimate, ...)}
     differences : of two recipes: name -> (quantity, recipe, other recipe), paired by seed
 
     Returns
@@ -54,7 +54,7 @@ def seeds_table(
     once = study.with_overrides(**{"statistics.resamples": 1})  # no interval over problems is asked
     for name, frame in runs.items():
         model, _, seed = name.partition("@seed-")
-        for quantity, (estimate, *_) in measure(study, study_bootstrap(once, frame), frame).items():
+        for quantity, (estimate, *_) in measure(study_bootstrap(once, frame), frame).items():
             value = np.nan if estimate is None else estimate.value
             values.setdefault((quantity, model), {})[int(seed or 1)] = value
     notes = {}

@@ -257,7 +257,7 @@ def why_js(top_p: float = 0.7) -> pd.DataFrame:
 # What the claims look at --------------------------------------------------------------------------
 
 
-def quantities(study, boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict[str, tuple]:
+def quantities(boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict[str, tuple]:
     """The quantities of section 1 on one support: name -> (estimate, the same at all positions, note).
 
     The second is the base rate of a share of a subset; None where there is none to compare with.
@@ -320,7 +320,7 @@ def rows_on(study, shifts: dict[str, pd.DataFrame], column: str) -> list[tuple]:
     boot, rows = study_bootstrap(study, *shifts.values()), []
     rl = [m for m in of_kind(study, "rl") if m in shifts]
     for model in rl:
-        found = quantities(study, boot, shifts[model], column)
+        found = quantities(boot, shifts[model], column)
         rows += [(quantity, model, *parts) for quantity, parts in found.items()]
     dense = {m: boot.ratio(f, f[column].to_numpy() > HIGH_JS) for m, f in shifts.items()}
     if rl:

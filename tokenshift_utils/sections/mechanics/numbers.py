@@ -107,7 +107,7 @@ def mass_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return _table(study, shifts, ratios)
 
 
-def quantities(study, boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict[str, tuple]:
+def quantities(boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict[str, tuple]:
     """The quantities on candidates at high JS of one support: name -> (estimate, the same at all
     positions, note)."""
     part = frame[frame[column] > HIGH_JS]
@@ -217,7 +217,7 @@ def section_evidence(
     def rows_on(column: str) -> list[tuple]:
         boot, rows = study_bootstrap(study, *shifts.values()), []
         for model in (m for m in of_kind(study, "rl") if m in shifts):
-            found = quantities(study, boot, shifts[model], column)
+            found = quantities(boot, shifts[model], column)
             rows += [(quantity, model, *parts) for quantity, parts in found.items()]
         if checkpoints:
             rows += evolution_rows(study, checkpoints, study.evolution.model, column)
