@@ -42,12 +42,20 @@ nb = start("02_cross_sampling", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils.sections.cross_sampling import examples, numbers, plots, records, rules
-
-from tokenshift_utils.sections.cross_sampling import single_token, summary, swaps  # isort: skip
+from tokenshift_utils.records.tokens import tokenizer
+from tokenshift_utils.sections.cross_sampling import (
+    examples,
+    numbers,
+    plots,
+    records,
+    rules,
+    single_token,
+    summary,
+    swaps,
+)
 
 data = records.cross_records(nb.study)
-mixed = numbers.Mixed(nb.study, data.runs, data.rollouts)
+mixed = numbers.MixtureEstimates(nb.study, data.runs, data.rollouts)
 table = numbers.curve_table(mixed)
 reach = summary.summary_table(mixed, data.rules, data.interventions)
 oracle = summary.oracle_table(mixed, data.rules, data.interventions)
@@ -108,7 +116,7 @@ nb.table(matched, "random_control", "lead over both kinds of random positions")
 # token that the primary drew), the first n positions, the first n JS switches and random positions.
 
 # %%
-with_rules = numbers.Mixed(nb.study, data.rules, data.rollouts)
+with_rules = numbers.MixtureEstimates(nb.study, data.rules, data.rollouts)
 compared, ahead = rules.rule_table(with_rules), rules.rule_summary(with_rules)
 nb.figure(
     plots.plot_rules(nb.study, ahead), "rules",
@@ -126,7 +134,9 @@ nb.table(compared, "rules", "every rule at every threshold")
 # control the primary's own token drawn with other luck.
 
 # %%
-tokens = rules.intervention_table(numbers.Mixed(nb.study, data.interventions, data.rollouts))
+tokens = rules.intervention_table(
+    numbers.MixtureEstimates(nb.study, data.interventions, data.rollouts)
+)
 nb.figure(
     plots.plot_interventions(nb.study, tokens), "interventions",
     "Accuracy against tokens replaced a response, by whose tokens are put in; dotted lines are the two "
@@ -194,7 +204,7 @@ nb.table(swapped, "swaps", "the most frequent replacements")
 
 # %%
 shown, deciding = examples.cross_examples(nb.study, table, effects)
-nb.show(examples.show_trajectories(shown, records.tokenizer(nb.study)))
+nb.show(examples.show_trajectories(shown, tokenizer(nb.study)))
 nb.say(deciding)
 
 # %% [markdown]

@@ -153,7 +153,7 @@ nb.table(sweep, "alpha_sweep", "gain of the boosts by alpha", rows=None)
 # high JS on base's own responses, beside the overlap of two seeds of one arm.
 
 # %%
-shift = numbers.shift_table(nb.study, runs)
+shift = numbers.objective_shifts(nb.study, runs)
 nb.say(words.say_shift(runs, shift))
 nb.table(shift, "shift", "shares of positions by JS to base, and overlaps of the high ones")
 

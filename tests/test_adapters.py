@@ -21,7 +21,7 @@ from transformers import (
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
-from tokenshift_utils.models.adapters import check_adapter, put_on
+from tokenshift_utils.models.adapters import check_adapter, load_adapter
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.models.policy import Sampling
@@ -64,7 +64,7 @@ def logits(policy):
 
 def test_on_is_the_merged_model_and_off_is_the_base(tiny_pair, base, adapters):
     plain = loaded(tiny_pair.base, "plain")
-    policies = [put_on(base, path, f"lora{i}") for i, (path, _) in enumerate(adapters)]
+    policies = [load_adapter(base, path, f"lora{i}") for i, (path, _) in enumerate(adapters)]
     merged = [loaded(path, "merged") for _, path in adapters]
     for _ in range(2):  # whatever ran before
         assert torch.equal(logits(base), logits(plain))
@@ -76,18 +76,18 @@ def test_on_is_the_merged_model_and_off_is_the_base(tiny_pair, base, adapters):
 
 
 def test_weights_are_in_memory_once(base, adapters):
-    first, second = (put_on(base, path, "lora") for path, _ in adapters)
+    first, second = (load_adapter(base, path, "lora") for path, _ in adapters)
     own = {weight.data_ptr() for weight in base.model.parameters() if weight.dim() > 1}
     assert own <= {weight.data_ptr() for weight in first.model.parameters()}
     assert own <= {weight.data_ptr() for weight in second.model.parameters()}
-    assert put_on(base, adapters[0][0], "lora") is first
+    assert load_adapter(base, adapters[0][0], "lora") is first
     assert len({base.fingerprint, first.fingerprint, second.fingerprint}) == 3
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_mixing_switches_between_steps(tiny_pair, base, adapters, direction):
     path, whole = adapters[0]
-    pairs = [base, put_on(base, path, "lora")], [base, loaded(whole, "merged")]
+    pairs = [base, load_adapter(base, path, "lora")], [base, loaded(whole, "merged")]
     pairs = [pair if direction == "forward" else pair[::-1] for pair in pairs]
     runs = [cross_sample(*pair, PROMPTS, KEYS, Rule("js", 0.02), SAMPLING, 8)[0] for pair in pairs]
     assert [r.ids for r in runs[0]] == [r.ids for r in runs[1]]
@@ -255,7 +255,7 @@ def test_every_option_gives_pefts_own_logits_and_leaves_the_base(name, ends, liv
     kind, settings = OPTIONS[name]
     directory = save_adapter(path, tmp_path, kind, **settings)
     check_adapter(directory, path)
-    on = put_on(base, directory, name)
+    on = load_adapter(base, directory, name)
     fresh = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
     fresh = peft.PeftModel.from_pretrained(fresh, str(directory)).eval()
     fresh.set_attn_implementation(base.model.config._attn_implementation)  # the same rounding
@@ -275,7 +275,7 @@ def test_every_option_gives_pefts_own_logits_and_leaves_the_base(name, ends, liv
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 @torch.no_grad()
 def test_other_dtypes_give_pefts_own_logits(dtype, tiny_pair, adapters):
-    on = put_on(HFPolicy.load(tiny_pair.base, "base", dtype), adapters[0][0], "lora")
+    on = load_adapter(HFPolicy.load(tiny_pair.base, "base", dtype), adapters[0][0], "lora")
     fresh = AutoModelForCausalLM.from_pretrained(tiny_pair.base, dtype=getattr(torch, dtype))
     fresh = peft.PeftModel.from_pretrained(fresh, str(adapters[0][0])).eval()
     assert torch.equal(on.model(input_ids=IDS).logits, fresh(input_ids=IDS).logits)
@@ -284,7 +284,9 @@ def test_other_dtypes_give_pefts_own_logits(dtype, tiny_pair, adapters):
 @torch.no_grad()
 def test_a_base_that_is_spread_keeps_its_devices(tiny_pair, adapters):
     plain, spread = (
-        put_on(HFPolicy.load(tiny_pair.base, "base", device_map=placed), adapters[0][0], "lora")
+        load_adapter(
+            HFPolicy.load(tiny_pair.base, "base", device_map=placed), adapters[0][0], "lora"
+        )
         for placed in (None, {"": "cpu"})
     )
     assert torch.equal(plain.model(input_ids=IDS).logits, spread.model(input_ids=IDS).logits)
@@ -318,7 +320,7 @@ def test_tensors_that_do_not_find_their_modules_are_refused(
     with pytest.raises(TokenshiftError, match=f"does not fit base: .*{said}"):
         check_adapter(directory, tiny_pair.base)
     with pytest.raises(TokenshiftError, match=f"does not fit base: .*{said}"):
-        put_on(base, directory, "lora")
+        load_adapter(base, directory, "lora")
 
 
 NUMBERS = {  # by what the sentence says
@@ -336,7 +338,7 @@ def test_numbers_that_mean_nothing_are_refused(said, base, adapters, tmp_path):
         {k: NUMBERS[said](t) for k, t in weights.items()}, directory / "adapter_model.safetensors"
     )
     with pytest.raises(TokenshiftError, match=f"does not fit base: .*{said}"):
-        put_on(base, directory, "lora")
+        load_adapter(base, directory, "lora")
 
 
 def test_one_whose_model_runs_no_text_is_refused(tmp_path):
@@ -354,26 +356,32 @@ def test_one_whose_model_runs_no_text_is_refused(tmp_path):
     write_tokenizer(base)
     directory = save_adapter(base, tmp_path, **option(layer_replication=[[0, 2], [1, 2]]))
     with pytest.raises(TokenshiftError, match="the model with it runs no text"):
-        put_on(HFPolicy.load(base, "base"), directory, "lora")
+        load_adapter(HFPolicy.load(base, "base"), directory, "lora")
 
 
 def test_a_name_of_the_base_too_long_for_a_path_is_a_name(tiny_pair, base, adapters, tmp_path):
     directory = shutil.copytree(adapters[0][0], tmp_path / "adapter")
     edit(directory, base_model_name_or_path="x" * 5000)
     with pytest.warns(UserWarning, match="was trained on xxx"):
-        put_on(base, directory, "lora")
+        load_adapter(base, directory, "lora")
 
 
 def test_another_shape_or_vocabulary_is_refused(tiny_pair, base, adapters, tmp_path):
     directory = shutil.copytree(adapters[0][0], tmp_path / "adapter")
     edit(directory, r=8)
-    for refuse in (lambda d: check_adapter(d, tiny_pair.base), lambda d: put_on(base, d, "lora")):
+    for refuse in (
+        lambda d: check_adapter(d, tiny_pair.base),
+        lambda d: load_adapter(base, d, "lora"),
+    ):
         with pytest.raises(TokenshiftError, match="does not fit base: .*shape"):
             refuse(directory)
     resized = save_adapter(
         tiny_pair.base, tmp_path / "resized", resize=80, **option(modules_to_save=["lm_head"])
     )
-    for refuse in (lambda d: check_adapter(d, tiny_pair.base), lambda d: put_on(base, d, "lora")):
+    for refuse in (
+        lambda d: check_adapter(d, tiny_pair.base),
+        lambda d: load_adapter(base, d, "lora"),
+    ):
         with pytest.raises(TokenshiftError, match="was resized to 80 tokens"):
             refuse(resized)
 
@@ -396,7 +404,10 @@ KINDS = {  # by what the sentence says
 def test_kinds_that_cannot_be_shown_equal_are_refused(said, tiny_pair, base, tmp_path):
     kind, settings = KINDS[said]
     directory = save_adapter(tiny_pair.base, tmp_path, kind, **settings)
-    for refuse in (lambda d: check_adapter(d, tiny_pair.base), lambda d: put_on(base, d, "lora")):
+    for refuse in (
+        lambda d: check_adapter(d, tiny_pair.base),
+        lambda d: load_adapter(base, d, "lora"),
+    ):
         with pytest.raises(TokenshiftError, match=said):
             refuse(directory)
 
@@ -418,7 +429,10 @@ def test_configurations_that_mean_something_else_are_refused(
 ):
     directory = shutil.copytree(adapters[0][0], tmp_path / "adapter")
     edit(directory, **changes)
-    for refuse in (lambda d: check_adapter(d, tiny_pair.base), lambda d: put_on(base, d, "lora")):
+    for refuse in (
+        lambda d: check_adapter(d, tiny_pair.base),
+        lambda d: load_adapter(base, d, "lora"),
+    ):
         with pytest.raises(TokenshiftError, match=said):
             refuse(directory)
 
@@ -441,7 +455,10 @@ def test_another_base_is_said_and_refused_where_its_weights_are_here(
     tiny_pair, base, adapters, tmp_path
 ):
     directory = shutil.copytree(adapters[0][0], tmp_path / "adapter")
-    looks = (lambda: check_adapter(directory, tiny_pair.base), lambda: put_on(base, directory, "a"))
+    looks = (
+        lambda: check_adapter(directory, tiny_pair.base),
+        lambda: load_adapter(base, directory, "a"),
+    )
     edit(directory, base_model_name_or_path=str(tiny_pair.tuned))
     for look in looks:
         with pytest.raises(TokenshiftError, match="whose weights are not those of"):
@@ -463,7 +480,7 @@ def test_one_that_changes_nothing_is_said(tiny_pair, base, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny_pair.base)
     peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="may never have been trained"):
-        put_on(base, tmp_path, "lora")
+        load_adapter(base, tmp_path, "lora")
 
 
 def test_a_folder_of_adapters_and_one_beside_a_model_are_said(tiny_pair, adapters, tmp_path):

@@ -429,7 +429,9 @@ def test_rank_correlation_of_both_supports(full, expected):
 
 
 def test_plan_covers_problems_of_all_frames():
-    from tokenshift_utils.sections.common import plan
+    from tokenshift_utils.sections.common import study_bootstrap
 
-    boot = plan(STUDY, made_up.rollouts(0.5, problems=3), made_up.rollouts(0.5, problems=5))
+    boot = study_bootstrap(
+        STUDY, made_up.rollouts(0.5, problems=3), made_up.rollouts(0.5, problems=5)
+    )
     assert isinstance(boot, Bootstrap) and len(boot.problems) == 10

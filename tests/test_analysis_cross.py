@@ -97,7 +97,7 @@ def cross_case():
 
 
 def evidence_of(study, runs, rollouts):
-    mixed = cross.Mixed(study, runs, rollouts)
+    mixed = cross.MixtureEstimates(study, runs, rollouts)
     return cross.cross_evidence(
         mixed,
         cross.curve_table(mixed),
@@ -108,7 +108,7 @@ def evidence_of(study, runs, rollouts):
 
 def test_curves_hold_shares_counts_and_levels():
     study, runs, rollouts = cross_case()
-    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
+    table = cross.curve_table(cross.MixtureEstimates(study, runs, rollouts))
     row = table[(table["direction"] == "forward") & (table["threshold"] == 0.1)].iloc[0]
     assert (row["switched_share"], row["effective_share"]) == (0.16, 0.08)
     assert (row["replaced"], row["effective_per_response"]) == (0.4, 8)
@@ -124,14 +124,14 @@ def test_a_mixture_is_compared_with_own_responses_of_the_same_samples():
     few = Setting("dapo", "forward", 0.2, "random")
     runs[few] = runs[few][runs[few]["sample"].isin([2, 3])]
     rollouts["dapo"] = rollouts["dapo"].sample(frac=1, random_state=0)
-    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
+    table = cross.curve_table(cross.MixtureEstimates(study, runs, rollouts))
     row = table[(table["direction"] == "forward") & (table["rule"] == "random")].iloc[0]
     assert (row["responses"], row["before"], row["goal"]) == (12, 0.0, 0.5)
 
 
 def test_the_setting_within_the_budget_is_chosen_by_share_not_accuracy():
     study, runs, rollouts = cross_case()
-    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
+    table = cross.curve_table(cross.MixtureEstimates(study, runs, rollouts))
     assert cross.within_budget(table, "dapo", "forward") == 0.1  # 0.01 replaces 16%
     shuffled = table.assign(after=table["after"].to_numpy()[::-1])
     assert cross.within_budget(shuffled, "dapo", "forward") == 0.1
@@ -146,7 +146,7 @@ def test_the_setting_within_the_budget_is_chosen_by_share_not_accuracy():
 def test_switching_everywhere_is_no_setting_within_the_budget():
     study, runs, rollouts = cross_case()
     runs = {s: frame.assign(n_effective=frame["n_effective"] / 4) for s, frame in runs.items()}
-    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
+    table = cross.curve_table(cross.MixtureEstimates(study, runs, rollouts))
     assert cross.within_budget(table, "dapo", "forward") == 0.01
     assert cross.budget_setting(study, table, "dapo", "forward").level == 0.01
     assert settings.threshold_name(-1.0) == "every position switched"
@@ -172,7 +172,7 @@ def test_nothing_is_recovered_where_there_is_nothing_to_recover():
     rollouts["dapo"] = rollouts["base"]
     row = measured(evidence_of(study, runs, rollouts), "recovered")
     assert math.isnan(row["value"]) and "do not differ" in row["note"]
-    said = summary.say_summary(summary.summary_table(cross.Mixed(study, runs, rollouts)))
+    said = summary.say_summary(summary.summary_table(cross.MixtureEstimates(study, runs, rollouts)))
     assert "do not differ in accuracy" in said
 
 
@@ -183,7 +183,7 @@ def test_a_study_without_random_positions_says_so():
     assert "no random control" in measured(found, "smallest_lead_effective")["note"]
     assert "no random control" in measured(found, "forward_lead_at_95")["note"]
     assert value(found, "forward_share_for_95") == pytest.approx(0.74)
-    table = summary.matched_table(cross.Mixed(study, runs, rollouts))
+    table = summary.matched_table(cross.MixtureEstimates(study, runs, rollouts))
     assert summary.say_matched(table) == "There are no random positions to compare with, or no gap."
 
 
@@ -246,7 +246,7 @@ def row_of(table, direction):
 
 def test_summary_by_hand():
     study, runs, rollouts = cross_case()
-    table = summary.summary_table(cross.Mixed(study, runs, rollouts))
+    table = summary.summary_table(cross.MixtureEstimates(study, runs, rollouts))
     for direction in ("forward", "reverse"):
         row = row_of(table, direction)
         # JS reaches .95 between (.4, 2/3) and (.8, 1); random positions between (.5, 1/3) and (1, 1)
@@ -262,19 +262,19 @@ def test_summary_by_hand():
 def test_the_oracle_takes_the_fewest_replacements_among_all_mixtures():
     study, runs, rollouts = cross_case()
     # sample 0 turns with 2 replacements, 1 with 8, 2 with 16; sample 3 never
-    table = summary.oracle_table(cross.Mixed(study, runs, rollouts))
+    table = summary.oracle_table(cross.MixtureEstimates(study, runs, rollouts))
     forward = table[table["direction"] == "forward"]
     assert list(forward["replaced"]) == pytest.approx([0, 0.5 / 20, 2.5 / 20, 6.5 / 20])
     assert list(forward["gap_share"]) == pytest.approx([0, 1 / 3, 2 / 3, 1])
-    oracle = row_of(summary.summary_table(cross.Mixed(study, runs, rollouts)), "forward")[
-        "oracle_for_95"
-    ]
+    oracle = row_of(
+        summary.summary_table(cross.MixtureEstimates(study, runs, rollouts)), "forward"
+    )["oracle_for_95"]
     assert oracle == pytest.approx(0.125 + 0.2 * (0.95 - 2 / 3) * 3)
     other = {
         Setting("dapo", "forward", 1.0, "first"): made_up.exact_runs([0, 1, 0, 0], 1),
         Setting("dapo", "forward", 0.1, insert="own"): made_up.exact_runs([0, 0, 1, 1], 1),
     }
-    table = summary.oracle_table(cross.Mixed(study, runs, rollouts), other)
+    table = summary.oracle_table(cross.MixtureEstimates(study, runs, rollouts), other)
     forward = table[table["direction"] == "forward"]  # one's own tokens are no replacement by RL's
     assert list(forward["replaced"]) == pytest.approx([0, 0.25 / 20, 0.75 / 20, 4.75 / 20])
 
@@ -283,7 +283,7 @@ def test_not_reached_is_a_result():
     study, runs, rollouts = cross_case()
     for setting in [s for s in runs if s.rule == "js" and s.direction == "forward"]:
         runs[setting] = made_up.exact_runs([1, 0, 0, 0], 5)
-    table = summary.summary_table(cross.Mixed(study, runs, rollouts))
+    table = summary.summary_table(cross.MixtureEstimates(study, runs, rollouts))
     row = row_of(table, "forward")
     assert row["share_for_95"] == math.inf and math.isnan(row["random_at_95"])
     assert "more than all" in summary.say_summary(table)
@@ -308,7 +308,7 @@ def test_summaries_are_computed_again_in_every_resample():
             correct=np.where(noise, 1 - frame["correct"], frame["correct"]),
             n_effective=frame["n_effective"] + rng.integers(0, 3, len(frame)),
         )
-    table = summary.summary_table(cross.Mixed(study, runs, rollouts))
+    table = summary.summary_table(cross.MixtureEstimates(study, runs, rollouts))
     for name in ("lead_over_random", "share_for_95"):
         assert (table[f"{name}_low"] <= table[name]).all()
         assert (table[name] <= table[f"{name}_high"]).all()
@@ -403,12 +403,12 @@ def test_rules_against_js_by_hand():
     forward = {s: f for s, f in runs.items() if s.direction == "forward"}
     forward[Setting("dapo", "forward", 0.2, "kl")] = made_up.exact_runs([1, 1, 1, 0], 4)
     forward[Setting("dapo", "forward", 0.1, budget=1)] = made_up.exact_runs([1, 0, 0, 0], 2)
-    table = rules.rule_table(cross.Mixed(study, forward, rollouts))
+    table = rules.rule_table(cross.MixtureEstimates(study, forward, rollouts))
     assert list(table["rule"].unique()) == [
         "JS", "random positions", "KL(primary || other)", "first n JS switches"
     ]  # fmt: skip
     assert list(table["budget"])[-2:] == ["", "1"]
-    found = rules.rule_summary(cross.Mixed(study, forward, rollouts)).set_index("rule")
+    found = rules.rule_summary(cross.MixtureEstimates(study, forward, rollouts)).set_index("rule")
     # up to .2: JS (.1, 1/3), (.2, 4/9); KL goes straight to (.2, 1)
     kl = found.loc["KL(primary || other)"]
     assert kl["js_lead"] == pytest.approx((0.1 / 6 + 0.1 * 7 / 18) / 0.2 - 0.5)
@@ -428,7 +428,7 @@ def test_interventions_name_whose_tokens_are_put_in():
     runs[Setting("dapo", "forward", 0.1, insert="own")] = made_up.exact_runs([0, 0, 0, 1], 3)
     more = Setting("dapo", "forward", 0.1, insert="extrapolated", gain=0.5)
     runs[more] = made_up.exact_runs([1, 1, 1, 1], 3)
-    table = rules.intervention_table(cross.Mixed(study, runs, rollouts))
+    table = rules.intervention_table(cross.MixtureEstimates(study, runs, rollouts))
     assert list(table["tokens_of"])[-3:] == [
         "Base", "Base, other luck (null)", "DAPO extrapolated, g = 0.5"
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from tokenshift_utils.tasks import verifier
 from tokenshift_utils.tasks.verifier import (
     answer_opening,
     answers_equal,
-    chosen,
+    chosen_option,
     extract_answer,
     is_correct,
 )
@@ -490,7 +490,7 @@ def test_an_equation_is_no_assignment():
 def test_the_letter_of_an_option_with_its_text(own):
     assert is_correct(rf"\boxed{{{own}}}", "C", "last_boxed", choice=True)
     assert is_correct(f"Answer: {own}", "C", "answer_line", choice=True)
-    assert chosen(own) == "C"
+    assert chosen_option(own) == "C"
 
 
 @pytest.mark.parametrize(

@@ -279,11 +279,11 @@ from pathlib import Path
 
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.training.manager import make_runs
-from tokenshift_utils.training.runs import Run
+from tokenshift_utils.training.runs import TrainingRun
 
 
 @dataclass(frozen=True)
-class Slow(Run):
+class Slow(TrainingRun):
     name = key = line = "slow"
     logs = Path(sys.argv[1])
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 
 from tokenshift_utils.bench import cross_sampling, harness, sweep, weighting
 from tokenshift_utils.bench.cross_sampling import Case, Measurement, expected_tokens, floor
-from tokenshift_utils.bench.harness import Pair, chosen, fields, filled
+from tokenshift_utils.bench.harness import PolicyPair, field_names, filled, select_cases
 from tokenshift_utils.bench.sweep import Sweep
 from tokenshift_utils.measures.weighting import SIGNALS
 from tokenshift_utils.models.huggingface import HFPolicy
@@ -25,7 +25,7 @@ def small(tiny_pair):
     policies = [HFPolicy.load(path, "p") for path in (tiny_pair.base, tiny_pair.tuned)]
     for policy in policies:
         policy.eos_ids = (policy.vocab_size,)  # no response ends before the limit
-    return Pair(*policies, [[4, 5, 6, 7 + i] for i in range(4)], 1.0)
+    return PolicyPair(*policies, [[4, 5, 6, 7 + i] for i in range(4)], 1.0)
 
 
 def test_expected_tokens_of_a_round():
@@ -52,7 +52,7 @@ def test_measurements_have_the_form_that_is_promised(small):
     assert len(called) == 2 * 4  # a row comes as soon as it is measured
     rows += measured
     assert len(called) == cross_sampling.calls(SMALL, (0.0, 0.2), (1, 4, "auto"))
-    assert all(tuple(row) == fields(cross_sampling.COLUMNS) for row in rows)
+    assert all(tuple(row) == field_names(cross_sampling.COLUMNS) for row in rows)
     methods = [(row["method"], row["block"]) for row in rows]
     alone = [("plain-fixed", None), ("generate", None), ("plain", None)]
     mixed = [("lockstep", 1), ("block", 4), ("block", "auto")]
@@ -121,12 +121,14 @@ def test_the_tiny_pair_writes_as_in_the_study():
 
 def test_cases_without_their_device_are_left_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert {case.device for case in chosen(cross_sampling.CASES, ())} == {"cpu"}
-    assert [case.pair for case in chosen(cross_sampling.CASES, ["tiny"])] == ["tiny"]
+    assert {case.device for case in select_cases(cross_sampling.CASES, ())} == {"cpu"}
+    assert [case.pair for case in select_cases(cross_sampling.CASES, ["tiny"])] == ["tiny"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    big = chosen(cross_sampling.CASES, ["qwen2.5-7b-shape"])
+    big = select_cases(cross_sampling.CASES, ["qwen2.5-7b-shape"])
     assert [(case.device, case.batch) for case in big] == [("cuda", 16), ("cuda", 64)]
-    assert [case.batch for case in chosen(cross_sampling.CASES, ["qwen2.5-7b-shape"], [64])] == [64]
+    assert [
+        case.batch for case in select_cases(cross_sampling.CASES, ["qwen2.5-7b-shape"], [64])
+    ] == [64]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatc
     assert "small, batch 2" in captured.err  # progress
     if as_json:
         rows = json.loads(captured.out)
-        assert [tuple(row) for row in rows] == [fields(cross_sampling.COLUMNS)] * 8
+        assert [tuple(row) for row in rows] == [field_names(cross_sampling.COLUMNS)] * 8
     else:
         lines = captured.out.strip().splitlines()
         assert "torch" in lines[0] and lines[2].split()[:3] == ["pair", "device", "batch"]
@@ -212,10 +214,10 @@ def test_a_quick_bench_measures_less(small, monkeypatch):
 
 def test_every_signal_of_the_weighted_trainer_is_measured_beside_trls_own():
     rows = list(weighting.bench(repeats=1, rows=2))
-    assert [row["signal"] for row in rows] == [weighting.PLAIN, *SIGNALS]
+    assert [row["signal"] for row in rows] == [weighting.UNWEIGHTED, *SIGNALS]
     assert rows[0]["extra"] == 0 and all(row["ms_per_step"] > 0 for row in rows)
     assert all(0 < row["ms_of_weights"] < row["ms_per_step"] for row in rows[1:])
-    assert all(tuple(row) == fields(weighting.COLUMNS) for row in rows)
+    assert all(tuple(row) == field_names(weighting.COLUMNS) for row in rows)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -230,7 +232,7 @@ def test_a_sweep_is_counted_and_printed(as_json, small, capsys, monkeypatch):
         assert out.strip().splitlines()[-1].split()[:4] == ["small", "cpu", "10", "40"]
         return
     (row,) = json.loads(out)
-    assert tuple(row) == fields(sweep.COLUMNS)
+    assert tuple(row) == field_names(sweep.COLUMNS)
     assert row["settings"] == 2 * (1 + len(sweep.RATES))
     assert row["responses"] == 4 * row["settings"] and row["tokens"] == 20 * row["responses"]
     assert 4 * 20 <= row["distinct_prefixes"] < row["tokens"]

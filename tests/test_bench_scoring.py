@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tokenshift_utils.bench import harness, scoring
-from tokenshift_utils.bench.harness import Pair, chosen, fields, shape
+from tokenshift_utils.bench.harness import PolicyPair, field_names, select_cases, shape
 from tokenshift_utils.bench.scoring import Case, peak
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.run.cli import main
@@ -18,14 +18,14 @@ SMALL = Case("small-152k", "cpu", 30, repeats=2)
 @pytest.fixture
 def small(tiny_pair):
     policies = [HFPolicy.load(d, d.name) for d in (tiny_pair.base, tiny_pair.tuned)]
-    return Pair(*policies, [[4, 5, 6]], 1.0)
+    return PolicyPair(*policies, [[4, 5, 6]], 1.0)
 
 
 def test_a_measurement_has_the_form_that_is_promised(small):
     called = []
     row = scoring.measure(SMALL, small, lambda: called.append(1))
     assert len(called) == scoring.calls(SMALL)
-    assert tuple(row) == fields(scoring.COLUMNS)
+    assert tuple(row) == field_names(scoring.COLUMNS)
     assert (row["device"], row["vocabulary"], row["length"]) == ("cpu", 36, 30)
     assert row["cost_ratio"] > 0
     assert (row["cost_ratio"] > 1) == (row["extra_ms_per_position"] > 0)
@@ -53,9 +53,9 @@ def test_the_peak_of_a_process_is_seen():
 
 def test_cases_without_their_device_are_left_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [case.length for case in chosen(scoring.CASES, ())] == [2048, 8192]
+    assert [case.length for case in select_cases(scoring.CASES, ())] == [2048, 8192]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    big = chosen(scoring.CASES, ["qwen2.5-7b-shape"])
+    big = select_cases(scoring.CASES, ["qwen2.5-7b-shape"])
     assert [(case.device, case.length) for case in big] == [("cuda", 2048), ("cuda", 8192)]
     assert shape("qwen2.5-7b-shape").hidden_size == 3584
 
@@ -71,7 +71,7 @@ def test_the_command_prints_its_results_alone(as_json, small, capsys, monkeypatc
     captured = capsys.readouterr()
     assert "small-152k, 30 tokens" in captured.err  # progress
     if as_json:
-        assert [tuple(row) for row in json.loads(captured.out)] == [fields(scoring.COLUMNS)]
+        assert [tuple(row) for row in json.loads(captured.out)] == [field_names(scoring.COLUMNS)]
     else:
         lines = captured.out.strip().splitlines()
         assert "torch" in lines[0] and lines[2].split()[:3] == ["pair", "device", "vocabulary"]

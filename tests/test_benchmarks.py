@@ -15,7 +15,7 @@ from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.store.store import artefact_key
 from tokenshift_utils.study.schema import Benchmark
 from tokenshift_utils.study.study import load_study
-from tokenshift_utils.tasks.benchmarks import digest, load_benchmark, option_order
+from tokenshift_utils.tasks.benchmarks import load_benchmark, option_order, problems_digest
 
 ROWS = [{"nr": i, "question": f"what is {i}?", "solution": i, "url": "x"} for i in range(3)]
 COLUMNS = {"id": "nr", "problem": "question", "answer": "solution"}
@@ -116,7 +116,7 @@ def test_the_order_is_part_of_the_key_and_of_the_record(study, tmp_path):
     problems = load_benchmark(one, "x")
     assert problems != load_benchmark(other, "x")
     swapped = problems[0].__class__(**vars(problems[0]) | {"options": problems[0].options[::-1]})
-    assert digest(problems) != digest([swapped, problems[1]])
+    assert problems_digest(problems) != problems_digest([swapped, problems[1]])
     keys = {
         artefact_key(Rollouts("base", "x", 1, study_sampling(s)).parts(s)) for s in (one, other)
     }

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.tasks.cells import plain_text, text_of, whole_number
+from tokenshift_utils.tasks.cells import as_integer, plain_text, text_of
 
 
 def message(content, role="user"):
@@ -138,7 +138,7 @@ def test_text_that_a_model_reads_is_taken_only_from_text():
 
 @pytest.mark.parametrize("space", [" ", "\t", "\x1f", "\x1c", "\x85", "\u2003"])
 def test_whole_numbers_amid_any_space(space):
-    assert whole_number(f"{space}3{space}") == 3
+    assert as_integer(f"{space}3{space}") == 3
 
 
 @pytest.mark.parametrize(
@@ -148,4 +148,4 @@ def test_whole_numbers_amid_any_space(space):
      (Decimal("1e999999999"), None), ("9" * 5000, None), ("-1", None)],
 )  # fmt: skip
 def test_whole_numbers(value, number):
-    assert whole_number(value) == number
+    assert as_integer(value) == number

@@ -33,7 +33,7 @@ from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.run.cli import main
-from tokenshift_utils.run.pair import PLAIN, write_pair
+from tokenshift_utils.run.pair import SHORT_RESPONSE, write_pair
 from tokenshift_utils.run.plan import plan
 from tokenshift_utils.study.positions import made_for
 from tokenshift_utils.study.study import load_study
@@ -356,5 +356,5 @@ def test_pair_asks_for_no_more_than_fits(kind, root):
     study_of(root, config)
     file = write_pair(root / "base", root / "tuned", root / "benchmarks/sums.jsonl", "mine")
     asked = yaml.safe_load(file.read_text())["sampling"]["max_new_tokens"]
-    assert asked == (PLAIN if kind == "bloom" else N - PROMPT)
+    assert asked == (SHORT_RESPONSE if kind == "bloom" else N - PROMPT)
     assert check_lengths(load_study("mine")) == ""

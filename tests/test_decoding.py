@@ -87,7 +87,7 @@ class LanesMachine(RuleBasedStateMachine):
             self.prompts, self.keys, self.first, self.limit, STOPS, rows, torch.device("cpu")
         )
         self.eager, self.lagging = TextSession(len(self.lanes)), TextSession(len(self.lanes))
-        self.going = self.lanes.settle([self.eager], [self.lagging])
+        self.going = self.lanes.refill([self.eager], [self.lagging])
 
     @precondition(lambda self: not self.going)
     @rule(data=st.data())
@@ -134,7 +134,7 @@ class LanesMachine(RuleBasedStateMachine):
         done = self.lanes.advance(tokens, counts, tokens.double() / 2)
         assert done == int((before & ~self.lanes.busy).sum())
         assert not bool((self.lanes.busy & ~before).any())
-        self.going = self.lanes.settle([self.eager], [self.lagging])
+        self.going = self.lanes.refill([self.eager], [self.lagging])
 
     @precondition(lambda self: self.going)
     @rule(data=st.data())
@@ -146,8 +146,8 @@ class LanesMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.going)
     @rule()
-    def settle_again(self):
-        self.going = self.lanes.settle([self.eager], [self.lagging])
+    def refill_again(self):
+        self.going = self.lanes.refill([self.eager], [self.lagging])
 
     @invariant()
     def sessions_have_read_all_but_the_last_token(self):
@@ -185,7 +185,7 @@ class LanesMachine(RuleBasedStateMachine):
             tokens, counts = self.drafts(1)
             self.eager.read(self.lanes.pending[:, None])
             self.lanes.advance(tokens, counts, tokens.double() / 2)
-            self.going = self.lanes.settle([self.eager], [self.lagging])
+            self.going = self.lanes.refill([self.eager], [self.lagging])
         self.check_results()
 
     def check_results(self):

@@ -40,7 +40,7 @@ def test_walks_emit_what_mixtures_decoded_by_themselves_emit(case):
 
 
 def test_lists_of_the_most_probable_tokens_give_the_same_responses(pair, prompts):
-    """Nuclei are exact; what is of whole distributions is a lower bound that says how loose."""
+    """Nuclei are exact; what is of full distributions is a lower bound that says how loose."""
     walks = [Walk(Rule("js", t), f) for t in (-1.0, 0.02, 0.05, 0.2) for f in (True, False)]
     walks += [
         Walk(Rule(*r), f) for r in (("random", None, 0.3), ("first", 3)) for f in (True, False)
@@ -65,9 +65,9 @@ def test_lists_of_the_most_probable_tokens_give_the_same_responses(pair, prompts
 
 
 def trees_column(name):
-    from tokenshift_utils.pairs.tree import LOOKED_AT
+    from tokenshift_utils.pairs.tree import NODE_VALUES
 
-    return LOOKED_AT.index(name)
+    return NODE_VALUES.index(name)
 
 
 def test_what_is_there_is_not_asked_again(pair, prompts):
@@ -111,8 +111,8 @@ def test_a_mixture_by_itself_on_engines(pair, prompts):
 @pytest.mark.parametrize(
     ("walk", "message"),
     [
-        (Walk(Rule("js_full", 0.1)), "'js_full' takes whole distributions, and vllm returns 4"),
-        (Walk(Rule("js", 0.1), True, Insertion("extrapolated", 1.0)), "'extrapolated' takes whole"),
+        (Walk(Rule("js_full", 0.1)), "'js_full' takes full distributions, and vllm returns 4"),
+        (Walk(Rule("js", 0.1), True, Insertion("extrapolated", 1.0)), "'extrapolated' takes full"),
     ],
 )
 def test_what_lists_do_not_give_is_refused(pair, prompts, walk, message):

@@ -17,7 +17,7 @@ from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.requests import items
 from tokenshift_utils.records.tokens import tokenizer
 from tokenshift_utils.run.cli import main
-from tokenshift_utils.sections.cross_sampling.numbers import Mixed, run_table
+from tokenshift_utils.sections.cross_sampling.numbers import MixtureEstimates, run_table
 from tokenshift_utils.sections.cross_sampling.records import cross_records, setting_requests
 from tokenshift_utils.sections.explorer import page as pages
 from tokenshift_utils.sections.explorer.content import mixtures
@@ -189,7 +189,7 @@ def test_candidates_are_the_models_probabilities_and_nuclei(made):
 
 
 def test_accuracies_are_those_of_the_whole_study(made):
-    table = run_table(Mixed(made.study, made.mixed, made.data.rollouts))
+    table = run_table(MixtureEstimates(made.study, made.mixed, made.data.rollouts))
     checked = 0
     for row in table.itertuples():
         curve = made.content["curves"][row.model][row.direction]
@@ -259,7 +259,7 @@ def test_another_choice_of_responses_is_another_record_and_nothing_else_is(made)
     def keys(study):
         own = requests(study)
         beside = {
-            executor.key_of(study, need.artefact.behind(study) if of_trees else need.artefact)
+            executor.key_of(study, need.artefact.underlying(study) if of_trees else need.artefact)
             for request in own
             for need in request.needs(study, 0)
             for of_trees in [isinstance(need.artefact, executor.View)]
@@ -294,7 +294,7 @@ def test_only_the_problems_shown_are_computed(mini_root):
 
 
 def test_a_page_that_grows_too_large_shows_fewer_problems(made, monkeypatch):
-    monkeypatch.setattr(pages, "LARGEST", len(made.page.encode()) - 1)
+    monkeypatch.setattr(pages, "MAX_BYTES", len(made.page.encode()) - 1)
     try:
         fewer = content_of(write_explorer(made.study, made.data).read_text(encoding="utf-8"))
     finally:
@@ -319,7 +319,7 @@ def test_a_study_that_is_not_there_is_refused_in_a_sentence(monkeypatch, capsys)
     assert end.value.code == 2 and "nowhere" in said and len(said.splitlines()) == 1
 
 
-# what takes whole distributions, which lists don't give
+# what takes full distributions, which lists don't give
 LISTS = {"robustness": None, "cross_sampling.rules": {}, "cross_sampling.extrapolation": None}
 
 

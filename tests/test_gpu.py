@@ -88,7 +88,7 @@ def test_two_engines_share_a_gpu_or_have_one_each(study, apart):
     own = {n: {"devices": [i]} for i, n in enumerate(NAMES)} if apart else {}
     settings = {"gpu_memory_utilization": 0.2, "models": own}
     served = study.with_overrides(backend="vllm", vllm=settings)
-    vllm_engine.stop_all()
+    vllm_engine.stop_engines()
     pair = [load_policy(served, name) for name in NAMES]
     cpu = pair_on(study, "cpu")
     given = prompts_and_keys(study, cpu[0])

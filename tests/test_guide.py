@@ -69,7 +69,7 @@ def run(copied, code: str) -> str:
 USE = """
 import numpy as np
 from tokenshift_utils import CrossSampling, Rollouts, Rule, Shifts, fetch, load_study
-from tokenshift_utils.run.data_dictionary import render
+from tokenshift_utils.run.data_dictionary import render_dictionary
 from tokenshift_utils.sections.cross_sampling.settings import rule_settings
 
 study = load_study("mini")
@@ -79,7 +79,7 @@ shifts = fetch(study, Shifts.of(study, "tuned"), columns=["hellinger_full", "tv_
 h, tv = (shifts[name].to_numpy(dtype=float) for name in ("hellinger_full", "tv_full"))
 assert len(h) and h.max() > 0.01
 assert (h**2 <= tv + 1e-5).all() and (tv <= h * np.sqrt(2 - h**2) + 1e-5).all()
-assert "`hellinger_full`" in render()
+assert "`hellinger_full`" in render_dictionary()
 
 # the rule: fires where its value is above the threshold, and notebook 02 has it
 mixed = CrossSampling.of(study, "base", "tuned", Rule("hellinger", 0.05))

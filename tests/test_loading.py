@@ -122,7 +122,7 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
             assert len(both) == len(frame) and (both["text"] == both["text_own"]).all()
     everything = [s for s, frame in records.runs.items() if s.level < 0]
     assert all(records.runs[s].eval("n_switched == n_tokens").all() for s in everything)
-    table = cross.curve_table(cross.Mixed(study, records.runs, records.rollouts))
+    table = cross.curve_table(cross.MixtureEstimates(study, records.runs, records.rollouts))
     switches = examples.cross_switches(study, table)
     assert [key[:2] for key in switches] == [("tuned", "forward"), ("tuned", "reverse")]
     shown, said = examples.cross_examples(study, table, pd.DataFrame())
@@ -150,7 +150,7 @@ def test_cross_sampling_has_other_rules_tokens_and_single_tokens(study, monkeypa
     assert sum(frame["n_effective"].sum() for frame in null) > 0
     assert set(records.single_token["direction"]) == {"forward", "reverse"}
     assert set(records.single_token["class_base"]) <= {"number", "sign", "word", "punctuation"}
-    monkeypatch.setattr(cross_records, "NATURAL", 1)
+    monkeypatch.setattr(cross_records, "is_natural_language", lambda study: True)
     assert set(cross_records.cross_records(study).single_token["class_base"]) <= set(CLASSES)
     bare = {"rules": {}, "budgets": [], "null_thresholds": [], "extrapolation": None}
     bare |= {"single_token": None, "random_rates": [], "thresholds": [0.1]}

@@ -224,7 +224,7 @@ def one_by_one(p, q):
 def test_all_measures_of_a_pair_are_those_of_the_functions(dtype, tolerance, noise):
     p, q = both(dtype, noise=noise)
     for name, got, want in zip(
-        divergences.PairMeasures._fields, divergences.pair(p, q), one_by_one(p, q)
+        divergences.PairMeasures._fields, divergences.pair_measures(p, q), one_by_one(p, q)
     ):
         assert got.dtype == dtype
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance, err_msg=name)
@@ -235,7 +235,7 @@ def test_small_divergences_of_a_pair_are_exact():
     p, q = both(torch.float32, noise=2e-3)
     want = divergences.js(p.double(), q.double())
     assert (want < 2e-6).all()
-    np.testing.assert_allclose(divergences.pair(p, q).js, want, rtol=0.05)
+    np.testing.assert_allclose(divergences.pair_measures(p, q).js, want, rtol=0.05)
 
 
 @pytest.mark.slow
@@ -245,28 +245,30 @@ def test_measures_of_a_pair_as_one_kernel():
     with torch.inference_mode():
         kernel = torch.compile(divergences._plain_sums, dynamic=True, fullgraph=True)
         for rows in (7, 3):
-            for got, want in zip(kernel(p[:rows], q[:rows]), divergences.pair(p[:rows], q[:rows])):
+            for got, want in zip(
+                kernel(p[:rows], q[:rows]), divergences.pair_measures(p[:rows], q[:rows])
+            ):
                 np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 @given(distributions())
 def test_measures_of_a_pair_with_impossible_tokens(pair):
     p, q = (x.expand(3, -1) for x in pair)
-    for got, want in zip(divergences.pair(p, q), one_by_one(p, q)):
+    for got, want in zip(divergences.pair_measures(p, q), one_by_one(p, q)):
         np.testing.assert_allclose(got, want, atol=1e-14)
 
 
 def test_measures_of_a_pair_far_apart():
     p, q = both(torch.float32, vocab=50, scale=200.0, noise=300.0)
-    for got, want in zip(divergences.pair(p, q), one_by_one(p, q)):
+    for got, want in zip(divergences.pair_measures(p, q), one_by_one(p, q)):
         np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_measures_of_a_pair_do_not_depend_on_the_rows_beside(monkeypatch):
     p, q = both(torch.float32)
-    whole = divergences.pair(p, q)
+    whole = divergences.pair_measures(p, q)
     monkeypatch.setattr(divergences, "CPU_ROWS", 2 * 3000)
-    for got, want in zip(divergences.pair(p, q), whole):
+    for got, want in zip(divergences.pair_measures(p, q), whole):
         assert torch.equal(got, want)
 
 

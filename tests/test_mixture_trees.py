@@ -146,9 +146,9 @@ def test_a_damaged_file_is_computed_again(study, mini_root):
 
 
 def test_a_rule_that_trees_do_not_know_is_decoded_by_itself(study, mini_root, monkeypatch):
-    monkeypatch.setattr(rules, "KINDS", dict(rules.KINDS))
+    monkeypatch.setattr(rules, "RULE_KINDS", dict(rules.RULE_KINDS))
 
-    class Double(rules.Kind):
+    class Double(rules.RuleKind):
         name, label = "double", "twice JS"
 
         @staticmethod
@@ -242,7 +242,7 @@ def test_sections_2_and_5_begin_trees_alike(tmp_path, monkeypatch):
     study = load_study("smoke")
     first, other = (
         {
-            (job.artefact.root, job.shard): job.artefact.walks
+            (job.artefact.canonical, job.shard): job.artefact.walks
             for job in executor.missing(study, executor.jobs_of(study, section.requests(study)))
             if isinstance(job.artefact, MixtureTrees)
         }

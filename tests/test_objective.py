@@ -208,12 +208,12 @@ def test_the_baseline_alone_is_shown_beside_whatever_is_there(study, tmp_path):
 
 
 def test_overlaps_of_high_positions(study, runs):
-    table = objective.shift_table(study, runs).set_index("arm")
+    table = objective.objective_shifts(study, runs).set_index("arm")
     assert table.loc["high-kl", "overlap_baseline"] == 0.5
     assert table.loc["high-kl", "overlap_seeds"] == 1
     assert np.isnan(table.loc["placebo", "overlap_baseline"])  # no baseline at its seed
     runs["placebo"][1] = runs["placebo"].pop(4)  # which is of other responses than the baseline
-    table = objective.shift_table(study, runs).set_index("arm")
+    table = objective.objective_shifts(study, runs).set_index("arm")
     assert np.isnan(table.loc["placebo", "overlap_baseline"])
 
 
@@ -237,7 +237,7 @@ def everything(study, runs):
     table, met = objective.objective_table(study, runs), objective.weights_table(runs)
     tokens, shift = (
         objective.token_table(runs, runs.boost("high-kl")),
-        objective.shift_table(study, runs),
+        objective.objective_shifts(study, runs),
     )
     objective.pass_table(study, runs), objective.runs_table(runs)
     objective.configuration_table(study, runs)

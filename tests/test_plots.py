@@ -163,18 +163,20 @@ def test_figures_of_cross_sampling(base, rl, benchmarks, tmp_path):
 
 def drawn_and_said(study, rollouts, runs, focus, tmp_path) -> list[str]:
     """All figures of section 2 saved but those of single tokens, and all its sentences."""
-    table = cross.curve_table(cross.Mixed(study, runs, rollouts))
-    reach = summary.summary_table(cross.Mixed(study, runs, rollouts), focus)
-    oracle = summary.oracle_table(cross.Mixed(study, runs, rollouts), focus)
-    matched = summary.matched_table(cross.Mixed(study, runs, rollouts))
-    found = cross.cross_evidence(cross.Mixed(study, runs, rollouts), table, reach, matched)
+    table = cross.curve_table(cross.MixtureEstimates(study, runs, rollouts))
+    reach = summary.summary_table(cross.MixtureEstimates(study, runs, rollouts), focus)
+    oracle = summary.oracle_table(cross.MixtureEstimates(study, runs, rollouts), focus)
+    matched = summary.matched_table(cross.MixtureEstimates(study, runs, rollouts))
+    found = cross.cross_evidence(
+        cross.MixtureEstimates(study, runs, rollouts), table, reach, matched
+    )
     assert set(found["subject"]) == set(study.cross_sampling.pairs)
     save(draw_cross.plot_curves(study, table, oracle), tmp_path)
     save(draw_cross.plot_matched(study, matched), tmp_path)
     rule_runs, token_runs = loading_cross.on_focus(study, runs, focus)
-    ahead = rules.rule_summary(cross.Mixed(study, rule_runs, rollouts))
+    ahead = rules.rule_summary(cross.MixtureEstimates(study, rule_runs, rollouts))
     save(draw_cross.plot_rules(study, ahead), tmp_path)
-    tokens = rules.intervention_table(cross.Mixed(study, token_runs, rollouts))
+    tokens = rules.intervention_table(cross.MixtureEstimates(study, token_runs, rollouts))
     save(draw_cross.plot_interventions(study, tokens), tmp_path)
     return [
         cross.say_budget(cross.budget_table(study, table)),
@@ -270,5 +272,5 @@ def test_a_table_without_rows_beside_others_leaves_numbers():
     """As of a study none of whose responses reaches its answer: seaborn refuses objects as places."""
     found = pd.DataFrame({"x": [0.5], "mean": [0.1], "mean_low": [0.0], "mean_high": [0.2]})
     none = pd.DataFrame({name: [] for name in found}, dtype=object)
-    rows = style.estimates(pd.concat([none, found]), "mean")
+    rows = style.as_interval(pd.concat([none, found]), "mean")
     assert rows["x"].dtype == float and rows["value"].tolist() == pytest.approx([10.0])

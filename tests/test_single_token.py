@@ -326,7 +326,7 @@ def test_shards_share_the_work_and_change_nothing(study, monkeypatch):
     )
     counts = [part["stratum"].value_counts().sort_index() for part in (first, second)]
     assert (counts[0] - counts[1]).abs().max() <= 1
-    monkeypatch.setattr(single_token, "PER_SHARD", 7)
+    monkeypatch.setattr(single_token, "POSITIONS_PER_SHARD", 7)
     monkeypatch.setattr("tokenshift_utils.records.requests.code_version", lambda *_: "another")
     again = fetch(study, SingleToken.of(study, "base", "tuned"))
     numbers = ["logp_primary_of_primary", "logp_intervention_of_intervention"]

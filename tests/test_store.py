@@ -442,7 +442,7 @@ def test_an_executor_that_cannot_be_is_refused(mini_root, monkeypatch):
 # Schemas ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", records.KINDS)
+@pytest.mark.parametrize("kind", records.RECORD_KINDS)
 def test_every_column_is_described(kind):
     columns = records.describe(kind)
     assert len({c.name for c in columns}) == len(columns)

@@ -11,10 +11,10 @@ from tokenshift_utils.training.tiny import corpus, demonstrations, recipes, supe
 from tokenshift_utils.training.tiny.problems import (
     BENCHMARK_SIZE,
     TIERS,
-    Problem,
+    ArithmeticProblem,
     benchmark,
     chain_values,
-    held_out,
+    held_out_expressions,
     mentions_held_out,
     sample_problem,
     training_problems,
@@ -37,7 +37,7 @@ def test_answers_agree_with_python(tier):
 def test_benchmarks_are_distinct_and_fixed():
     expressions = [p.expression for tier in TIERS for p in benchmark(tier)]
     assert len(expressions) == len(set(expressions)) == BENCHMARK_SIZE * len(TIERS)
-    assert held_out() == set(expressions)
+    assert held_out_expressions() == set(expressions)
 
 
 def test_held_out_expressions_are_found_wherever_they_stand():
@@ -56,7 +56,7 @@ def test_no_evaluation_problem_in_training_documents(style):
 def test_no_evaluation_problem_among_training_problems():
     mix = {"easy": 1.0}  # the tier with the fewest problems, where collisions are likely
     drawn = list(itertools.islice(training_problems(mix, random.Random(0)), 20_000))
-    assert not held_out() & {problem.expression for problem in drawn}
+    assert not held_out_expressions() & {problem.expression for problem in drawn}
 
 
 @pytest.mark.parametrize("write", [demonstrations.write_far, demonstrations.write_near])
@@ -142,7 +142,7 @@ def test_decoded_answers_are_read_by_math_verify(loaded, answer):
 
 
 def test_prompt_words():
-    problem = Problem("easy", (17, 6, 8), ("+", "*"), wording=0)
+    problem = ArithmeticProblem("easy", (17, 6, 8), ("+", "*"), wording=0)
     assert problem.prompt == "question: what is 17+6*8?\n"
     assert problem.answer == 65
 

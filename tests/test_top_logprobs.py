@@ -65,7 +65,7 @@ def test_covered_nuclei_are_exact_and_others_are_known_to_be_short(case):
 def test_whole_measures_are_lower_bounds_by_the_mass_that_is_not_known(case):
     both, _, _, pair, k = case
     p, q = both
-    found, unknown = pair.whole_measures(), pair.unknown_mass
+    found, unknown = pair.full_measures(), pair.unknown_mass
     exact = {
         "js": divergences.js(p, q),
         "kl_pq": divergences.kl(p, q),

@@ -19,7 +19,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.measures.nucleus import log_softmax32, truncate
 from tokenshift_utils.measures.top_logprobs import align, join
-from tokenshift_utils.models.adapters import put_on
+from tokenshift_utils.models.adapters import load_adapter
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.models.policy import Sampling
@@ -360,7 +360,7 @@ def test_a_sweep_from_trees_is_that_of_transformers(theirs, ours, listing, exact
 
 @pytest.mark.parametrize("name", ["js_full", "kl", "entropy"])
 def test_rules_of_whole_distributions_are_refused_on_lists(listing, given, name):
-    with pytest.raises(TokenshiftError, match=f"'{name}' takes whole distributions"):
+    with pytest.raises(TokenshiftError, match=f"'{name}' takes full distributions"):
         cross_sample(*listing, *given, Rule(name, 0.1), SAMPLING, 8)
 
 
@@ -400,7 +400,7 @@ def test_next_distributions_for_the_effects_of_single_tokens(theirs, listing, gi
 def test_engines_keep_to_their_shares(study, given):
     from tokenshift_utils.models import vllm_engine as engines
 
-    engines.stop_all()  # those of other tests
+    engines.stop_engines()  # those of other tests
     prompts, keys = given[0][:2], given[1][:2]
     half = [
         load_policy(engines_of(study, gpu_memory_utilization=0.45), name)
@@ -434,7 +434,7 @@ def test_adapter_is_switched_on_and_off_on_one_engine(study, adapter, exact, giv
     base, lora, merged = (load_policy(study, name) for name in ("base", "lora", "merged"))
     assert base.setup == lora.setup != merged.setup
     plain = HFPolicy.load(study.model_path("base"), "base")
-    on = put_on(HFPolicy.load(study.model_path("base"), "base"), adapter[0], "lora")
+    on = load_adapter(HFPolicy.load(study.model_path("base"), "base"), adapter[0], "lora")
     given = given[0][:8], given[1][:8]
     runs = {p.name: p.sample(*given, SAMPLING) for p in (base, lora, merged)}
     runs["off"] = base.sample(*given, SAMPLING)

@@ -9,7 +9,14 @@ from conftest import CHECKOUT
 
 from tokenshift_utils.tasks import word_problems
 from tokenshift_utils.tasks.verifier import is_correct
-from tokenshift_utils.tasks.word_problems import LEVELS, SETS, draw, held_out, problem_set, problems
+from tokenshift_utils.tasks.word_problems import (
+    LEVELS,
+    SETS,
+    draw_problem,
+    is_held_out,
+    problem_set,
+    problems,
+)
 
 MORE = {"taller", "older", "faster", "stronger", "heavier", "richer"}
 TOP = {"tallest", "oldest", "fastest", "strongest", "heaviest", "richest"}
@@ -45,7 +52,7 @@ def solve(text):
 def test_answers_are_those_of_an_independent_solver(level):
     rng = random.Random(f"test {level}")
     for _ in range(400):
-        problem = draw(level, rng)
+        problem = draw_problem(level, rng)
         assert solve(problem.text) == problem.answer, problem.text
         assert is_correct(problem.solution, problem.answer, "the_answer_is")
 
@@ -58,7 +65,7 @@ def test_benchmarks_share_no_text_and_no_numbers_with_training():
         chosen = problem_set(name)
         assert len({p.text for p in chosen}) == len(chosen)
         assert not texts & {p.text for p in chosen} and not keys & {p.key for p in chosen}
-        assert all(held_out(p.key) for p in chosen)
+        assert all(is_held_out(p.key) for p in chosen)
     assert {p.level for p in problem_set("larger")} & set(SETS["train"].mix) == set()
 
 
@@ -67,7 +74,7 @@ def test_a_pair_of_numbers_has_one_key_whichever_comes_first():
     for _ in range(100):
         problem = next(stream)
         a, b = map(int, re.findall(r"\d+", problem.text))
-        assert problem.key == f"{min(a, b)} * {max(a, b)}" and held_out(problem.key)
+        assert problem.key == f"{min(a, b)} * {max(a, b)}" and is_held_out(problem.key)
 
 
 def test_the_committed_files_are_the_generators(tmp_path):

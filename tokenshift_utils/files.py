@@ -59,7 +59,7 @@ def read_csv(file: Path, remedy: str, **options):
 
 
 @contextmanager
-def whole_directory(directory: Path) -> Iterator[Path]:
+def atomic_directory(directory: Path) -> Iterator[Path]:
     """A draft to fill, that then takes the place of a directory: whole, or not at all."""
     draft = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)

@@ -21,7 +21,7 @@ import torch
 from transformers import GenerationConfig
 
 from tokenshift_utils.bench import harness
-from tokenshift_utils.bench.harness import TOP_P, Clock, Column, Pair
+from tokenshift_utils.bench.harness import TOP_P, Clock, PolicyPair, PrintedColumn
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.policy import Sampling, stop_ids
 from tokenshift_utils.pairs.cross_sample import cross_sample
@@ -36,15 +36,15 @@ NEVER = 0.7  # nats, above what JS can be
 TRIALS = 6  # to meet a switch rate
 CLOSE = 0.15  # relative error at which a switch rate is met
 COLUMNS = (
-    Column("pair", "pair", width="<18"),
-    Column("device", "device", width="<6"),
-    Column("batch", "batch", width=">5"),
-    Column("method", "method", width="<11"),
-    Column("block", "block", width=">5"),
-    Column("switch_rate", "switched", ".1%"),
-    Column("tokens_per_s", "tokens/s", ".0f"),
-    Column("cost_ratio", "cost", ".2f", ">5"),
-    Column("floor", "floor", ".2f", ">5"),
+    PrintedColumn("pair", "pair", width="<18"),
+    PrintedColumn("device", "device", width="<6"),
+    PrintedColumn("batch", "batch", width=">5"),
+    PrintedColumn("method", "method", width="<11"),
+    PrintedColumn("block", "block", width=">5"),
+    PrintedColumn("switch_rate", "switched", ".1%"),
+    PrintedColumn("tokens_per_s", "tokens/s", ".0f"),
+    PrintedColumn("cost_ratio", "cost", ".2f", ">5"),
+    PrintedColumn("floor", "floor", ".2f", ">5"),
 )
 
 
@@ -109,7 +109,9 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tens
 class Measurement:
     """One case being measured: what takes turns, and the best time a token of each (``clock``)."""
 
-    def __init__(self, case: Case, pair: Pair, progress: Callable[[], Any] = lambda: None) -> None:
+    def __init__(
+        self, case: Case, pair: PolicyPair, progress: Callable[[], Any] = lambda: None
+    ) -> None:
         self.case = case
         self.pair = pair
         self.sampling = Sampling(pair.temperature, TOP_P, case.tokens)
@@ -203,14 +205,14 @@ def attentions(case: Case) -> tuple[str, ...]:
 
 def measure(
     case: Case,
-    pair: Pair,
+    pair: PolicyPair,
     rates: Sequence[float],
     blocks: Sequence[int | str],
     progress: Callable[[], Any] = lambda: None,
 ) -> Iterator[dict]:
     """The rows of ``bench`` of a case, as soon as each is known. ``progress``: see ``Clock``."""
     m = Measurement(case, pair, progress)
-    best, whole = m.clock.best, sorted({block for block in blocks if block != "auto"})
+    best, sizes = m.clock.best, sorted({block for block in blocks if block != "auto"})
 
     def row(method, cost, beside, block=None, rate=None, least=None) -> dict:
         where = (case.pair, case.device, case.batch, method, block, rate)
@@ -234,7 +236,7 @@ def measure(
         threshold = m.threshold(rate, js)
         for _ in range(case.repeats):
             m.clock.time(("plain", rate), m.plain, count)
-            for block in whole:
+            for block in sizes:
                 m.forward(block, responses)
             for block in blocks:
                 mixed = partial(m.mixed, threshold, block)
@@ -242,7 +244,7 @@ def measure(
         beside = best["plain", rate]
         for block in blocks:
             achieved = switched[block]
-            least = {k: floor(k, achieved, case.batch * beside, best["forward", k]) for k in whole}
+            least = {k: floor(k, achieved, case.batch * beside, best["forward", k]) for k in sizes}
             method = "lockstep" if block == 1 else "block"
             lowest = least[block] if block in least else min(least.values())
             yield row(method, best[rate, block], beside, block, achieved, lowest)
@@ -275,7 +277,7 @@ def bench(
     plain-fixed); ``floor`` its least by the models' forwards alone, for "auto" that of the best of
     the fixed blocks. None where a column has no meaning.
     """
-    cases, rates, blocks = harness.chosen(CASES, pairs, batches), RATES, BLOCKS
+    cases, rates, blocks = harness.select_cases(CASES, pairs, batches), RATES, BLOCKS
     if quick:
         rates, blocks = QUICK_RATES, QUICK_BLOCKS
         sizes = [min(case.batch, QUICK_BATCH) for case in cases]

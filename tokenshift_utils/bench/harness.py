@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.models.adapters import put_on
+from tokenshift_utils.models.adapters import load_adapter
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import score_pair
@@ -47,7 +47,7 @@ SHAPES: dict[str, tuple] = {
 
 
 @dataclass(frozen=True)
-class Pair:
+class PolicyPair:
     """Two policies, prompts for them, and the temperature at which they are sampled."""
 
     primary: HFPolicy
@@ -68,13 +68,13 @@ class _NoTokenizer:
     eos_token_id = None
 
 
-def study_pair(name: str, rows: int) -> Pair:
+def study_pair(name: str, rows: int) -> PolicyPair:
     """A study's base and first RL model on a CPU, on its last benchmark's problems."""
     study = load_study(name)
     base, tuned = (study.model_path(m) for m in (study.base, study.cross_sampling.pairs[0]))
     primary = HFPolicy.load(base, "base", study.dtype, "cpu")
     intervention = (
-        put_on(primary, tuned, "tuned")
+        load_adapter(primary, tuned, "tuned")
         if is_adapter(tuned)
         else HFPolicy.load(tuned, "tuned", study.dtype, "cpu")
     )
@@ -82,10 +82,10 @@ def study_pair(name: str, rows: int) -> Pair:
     texts = [prompt_text(study, problem.problem) for problem in problems]
     prompts = [primary.tokenizer.encode(text, add_special_tokens=False) for text in texts]
     several = [prompts[i % len(prompts)] for i in range(rows)]
-    return Pair(primary, intervention, several, study.sampling.temperature)
+    return PolicyPair(primary, intervention, several, study.sampling.temperature)
 
 
-def random_pair(config: Any, device: str, rows: int) -> Pair:
+def random_pair(config: Any, device: str, rows: int) -> PolicyPair:
     """Random weights of a given shape, and the same with a little noise; bfloat16 on a GPU.
 
     Input and output embeddings are not tied, since a random model with tied ones only repeats
@@ -114,10 +114,10 @@ def random_pair(config: Any, device: str, rows: int) -> Pair:
     with torch.inference_mode():
         some = torch.tensor(prompts[:8], device=device)
         spread = float(policies[0].model(some, logits_to_keep=1).logits.float().std())
-    return Pair(*policies, prompts, spread / SURENESS)
+    return PolicyPair(*policies, prompts, spread / SURENESS)
 
 
-def make_pair(name: str, device: str, rows: int) -> Pair:
+def make_pair(name: str, device: str, rows: int) -> PolicyPair:
     """The pair of a case: of a study of that name, or random models of a shape of that name."""
     if name in SHAPES:
         return random_pair(shape(name), device, rows)
@@ -127,7 +127,9 @@ def make_pair(name: str, device: str, rows: int) -> Pair:
 # Measuring --------------------------------------------------------------------------------------
 
 
-def js_along(pair: Pair, responses: list[list[int]], sampling: Sampling, batch: int) -> np.ndarray:
+def js_along(
+    pair: PolicyPair, responses: list[list[int]], sampling: Sampling, batch: int
+) -> np.ndarray:
     """[positions] JS between a pair at every position of the primary's own responses."""
     policies = pair.primary, pair.intervention
     scored = score_pair(*policies, pair.prompts, responses, sampling, 1, batch)
@@ -170,7 +172,9 @@ class Clock:
 # The command ------------------------------------------------------------------------------------
 
 
-def chosen(cases: Sequence[Any], pairs: Sequence[str], batches: Sequence[int] = ()) -> list[Any]:
+def select_cases(
+    cases: Sequence[Any], pairs: Sequence[str], batches: Sequence[int] = ()
+) -> list[Any]:
     """The cases of some pairs and batch sizes, all where none is named.
 
     Those that need a CUDA device are left out where there is none.
@@ -205,7 +209,7 @@ def describe_machine() -> str:
 
 
 @dataclass(frozen=True)
-class Column:
+class PrintedColumn:
     """How a field is printed: under which title, in which format and width ("<8": flush left)."""
 
     field: str
@@ -223,22 +227,22 @@ class Column:
         return format(text, self.width)
 
 
-def fields(columns: Sequence[Column]) -> tuple[str, ...]:
+def field_names(columns: Sequence[PrintedColumn]) -> tuple[str, ...]:
     """What rows hold: the columns' fields."""
     return tuple(column.field for column in columns)
 
 
-def filled(columns: Sequence[Column], *values) -> dict:
+def filled(columns: Sequence[PrintedColumn], *values) -> dict:
     """A row: values in the order of the columns, by their fields."""
-    return dict(zip(fields(columns), values, strict=True))
+    return dict(zip(field_names(columns), values, strict=True))
 
 
-def line(columns: Sequence[Column], row: dict) -> str:
+def line(columns: Sequence[PrintedColumn], row: dict) -> str:
     """A row of a table: fields that the columns don't name are not shown."""
     return "  ".join(column.cell(row) for column in columns).rstrip()
 
 
-def show(columns: Sequence[Column], rows: Iterator[dict], as_json: bool = False) -> None:
+def show(columns: Sequence[PrintedColumn], rows: Iterator[dict], as_json: bool = False) -> None:
     """Print each row as soon as it is measured: a table of text, or a JSON list with all fields.
 
     The list is closed also where measuring is stopped.

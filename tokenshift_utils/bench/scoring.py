@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from tokenshift_utils.bench import harness
-from tokenshift_utils.bench.harness import TOP_P, Clock, Column, Pair
+from tokenshift_utils.bench.harness import TOP_P, Clock, PolicyPair, PrintedColumn
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.compare import score_pair
@@ -34,14 +34,14 @@ BARE_BLOCKS = (32, 256)  # positions, on a CPU
 WARM_UP = {"cpu": 1, "cuda": 600}
 POLL = 0.001  # seconds between two looks at the memory of a process
 COLUMNS = (
-    Column("pair", "pair", width="<18"),
-    Column("device", "device", width="<6"),
-    Column("vocabulary", "vocabulary", width=">10"),
-    Column("length", "length", width=">6"),
-    Column("cost_ratio", "cost", ".2f", ">5"),
-    Column("extra_ms_per_position", "extra ms", ".3f"),
-    Column("extra_peak_bytes", "extra MiB", ".0f", ">9", 2**-20),
-    Column("body_peak_bytes", "body MiB", ".0f", scale=2**-20),
+    PrintedColumn("pair", "pair", width="<18"),
+    PrintedColumn("device", "device", width="<6"),
+    PrintedColumn("vocabulary", "vocabulary", width=">10"),
+    PrintedColumn("length", "length", width=">6"),
+    PrintedColumn("cost_ratio", "cost", ".2f", ">5"),
+    PrintedColumn("extra_ms_per_position", "extra ms", ".3f"),
+    PrintedColumn("extra_peak_bytes", "extra MiB", ".0f", ">9", 2**-20),
+    PrintedColumn("body_peak_bytes", "body MiB", ".0f", scale=2**-20),
 )
 
 
@@ -68,7 +68,7 @@ CASES = (
 # Measuring --------------------------------------------------------------------------------------
 
 
-def score(pair: Pair, response: list[int]) -> int:
+def score(pair: PolicyPair, response: list[int]) -> int:
     """Compare the two models at every position of a response; returns how many there were."""
     sampling = Sampling(pair.temperature, TOP_P)
     policies = pair.primary, pair.intervention
@@ -116,7 +116,7 @@ def peak(device: str) -> Iterator[Peak]:
         yield found
 
 
-def measure(case: Case, pair: Pair, progress: Callable[[], Any] = lambda: None) -> dict:
+def measure(case: Case, pair: PolicyPair, progress: Callable[[], Any] = lambda: None) -> dict:
     """A row of ``bench``. ``progress`` is called once a timed call."""
     policies, prompt = (pair.primary, pair.intervention), pair.prompts[0]
     vocabulary = pair.primary.vocab_size
@@ -124,7 +124,7 @@ def measure(case: Case, pair: Pair, progress: Callable[[], Any] = lambda: None) 
     response = torch.randint(vocabulary, (case.length,), generator=generator).tolist()
     blocks = BARE_BLOCKS if case.device == "cpu" else (None,)
     score(pair, response[: WARM_UP[case.device]])
-    with peak(case.device) as whole:
+    with peak(case.device) as full:
         score(pair, response)
     with peak(case.device) as body:
         kept = [policy.scorer([prompt], [response]) for policy in policies]
@@ -147,7 +147,7 @@ def measure(case: Case, pair: Pair, progress: Callable[[], Any] = lambda: None) 
     return harness.filled(
         *(COLUMNS, case.pair, case.device, vocabulary, case.length),
         *(best / two_bare, 1000 * (best - two_bare) / case.length),
-        *(whole.bytes - hidden, body.bytes - hidden),
+        *(full.bytes - hidden, body.bytes - hidden),
     )
 
 
@@ -183,7 +183,7 @@ def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
     of that is held already while the bodies alone read the response, one after the other, as bare
     passes do.
     """
-    cases = harness.chosen(CASES, pairs)
+    cases = harness.select_cases(CASES, pairs)
     if quick:
         least = min(case.length for case in cases)
         cases = [replace(case, repeats=1) for case in cases if case.length == least]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokenshift_utils.bench import harness
-from tokenshift_utils.bench.harness import TOP_P, Column, Pair
+from tokenshift_utils.bench.harness import TOP_P, PolicyPair, PrintedColumn
 from tokenshift_utils.models.policy import Sampling, stop_ids
 from tokenshift_utils.pairs.cross_sample import cross_sample
 from tokenshift_utils.pairs.grow import grow
@@ -26,14 +26,14 @@ from tokenshift_utils.study.study import load_study
 RATES = (0.01, 0.02, 0.04, 0.1)  # shares of base's positions above the thresholds of a random pair
 QUICK = 5  # a rough measurement takes so many times fewer responses, and mixtures by themselves
 COLUMNS = (
-    Column("pair", "pair", width="<18"),
-    Column("device", "device", width="<6"),
-    Column("settings", "settings"),
-    Column("responses", "responses", width=">9"),
-    Column("tokens", "tokens"),
-    Column("distinct_prefixes", "prefixes"),
-    Column("cost_ratio", "cost", ".2f", ">5"),
-    Column("cost_ratio_separate", "separate", ".2f"),
+    PrintedColumn("pair", "pair", width="<18"),
+    PrintedColumn("device", "device", width="<6"),
+    PrintedColumn("settings", "settings"),
+    PrintedColumn("responses", "responses", width=">9"),
+    PrintedColumn("tokens", "tokens"),
+    PrintedColumn("distinct_prefixes", "prefixes"),
+    PrintedColumn("cost_ratio", "cost", ".2f", ">5"),
+    PrintedColumn("cost_ratio_separate", "separate", ".2f"),
 )
 
 
@@ -68,7 +68,7 @@ def study_walks() -> list[Walk]:
     ]
 
 
-def random_walks(pair: Pair, sampling: Sampling, responses: list[list[int]]) -> list[Walk]:
+def random_walks(pair: PolicyPair, sampling: Sampling, responses: list[list[int]]) -> list[Walk]:
     """Both directions of JS rules at quantiles of JS along base's own responses, and of always."""
     js = harness.js_along(pair, responses, sampling, len(responses))
     thresholds = [-1.0, *(float(np.quantile(js, 1.0 - rate)) for rate in RATES)]
@@ -87,7 +87,7 @@ def controls(walkers: Walkers) -> list[Walk]:
     return made
 
 
-def measure(sweep: Sweep, pair: Pair, progress: Callable[[], Any] = lambda: None) -> dict:
+def measure(sweep: Sweep, pair: PolicyPair, progress: Callable[[], Any] = lambda: None) -> dict:
     """A row of ``bench``; ``progress`` is called thrice."""
     sampling = Sampling(pair.temperature, TOP_P, sweep.tokens)
     policies = pair.primary, pair.intervention
@@ -148,7 +148,7 @@ def bench(pairs: Sequence[str] = (), quick: bool = False) -> Iterator[dict]:
     ``cost_ratio`` is the time of all mixtures from one set of trees over that of plain generation
     of as many responses, ``cost_ratio_separate`` that of each mixture decoded by itself.
     """
-    sweeps = harness.chosen(SWEEPS, pairs)
+    sweeps = harness.select_cases(SWEEPS, pairs)
     if quick:
         sweeps = [
             replace(s, rows=max(1, s.rows // QUICK), tokens=s.tokens // 2, every=QUICK)

@@ -14,21 +14,21 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from tokenshift_utils.bench.harness import Clock, Column, seconds
+from tokenshift_utils.bench.harness import Clock, PrintedColumn, seconds
 from tokenshift_utils.measures.weighting import SIGNALS, Weighting
 from tokenshift_utils.store.executor import one_thread
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
-PLAIN = "none (TRL's own)"
+UNWEIGHTED = "none (TRL's own)"
 ROWS, PROMPT, WIDTH = 32, 16, 96  # of the micro-batch: responses, their prompts and their tokens
 REPEATS, QUICK_REPEATS = 40, 3
 COLUMNS = (
-    Column("signal", "signal", width="<16"),
-    Column("ms_per_step", "ms a step", ".1f", ">9"),
-    Column("ms_of_weights", "of that for weights", ".2f", ">19"),
-    Column("extra", "of TRL's own step", ".2%", ">17"),
+    PrintedColumn("signal", "signal", width="<16"),
+    PrintedColumn("ms_per_step", "ms a step", ".1f", ">9"),
+    PrintedColumn("ms_of_weights", "of that for weights", ".2f", ">19"),
+    PrintedColumn("extra", "of TRL's own step", ".2%", ">17"),
 )
 
 
@@ -44,8 +44,8 @@ def bench(repeats: int = REPEATS, rows: int = ROWS, quick: bool = False) -> Iter
     repeats = min(repeats, QUICK_REPEATS) if quick else repeats
     clock, parts = Clock("cpu"), {}
     with one_thread(), tempfile.TemporaryDirectory() as scratch:
-        trainers = {n: _trainer(directory, scratch, n, rows) for n in (PLAIN, *SIGNALS)}
-        inputs = _micro_batch(trainers[PLAIN], rows)
+        trainers = {n: _trainer(directory, scratch, n, rows) for n in (UNWEIGHTED, *SIGNALS)}
+        inputs = _micro_batch(trainers[UNWEIGHTED], rows)
         for _, (name, trainer) in product(range(repeats), trainers.items()):
             spent = _time_weights(trainer)
             clock.time(name, partial(_step, trainer, inputs))
@@ -55,7 +55,7 @@ def bench(repeats: int = REPEATS, rows: int = ROWS, quick: bool = False) -> Iter
             "signal": name,
             "ms_per_step": 1000 * step,
             "ms_of_weights": 1000 * parts[name],
-            "extra": parts[name] / clock.best[PLAIN],
+            "extra": parts[name] / clock.best[UNWEIGHTED],
         }
 
 
@@ -79,7 +79,7 @@ def _trainer(directory, scratch: str, name: str, rows: int) -> GRPOTrainer:
         directory, dtype=torch.float32, attn_implementation="eager"
     )
     own = {}
-    if name != PLAIN:
+    if name != UNWEIGHTED:
         own = {"weighting": Weighting(alpha=1.0, scale=1.0, signal=name)}
     if name in ("kl_ref", "js_ref"):
         own["reference"] = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)

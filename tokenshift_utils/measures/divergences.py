@@ -22,7 +22,7 @@ from torch import Tensor
 from tokenshift_utils.errors import TokenshiftError
 
 LN2 = math.log(2.0)
-CPU_ROWS = 2**18  # log-probabilities that ``pair`` works on at once, on a CPU
+CPU_ROWS = 2**18  # log-probabilities that ``pair_measures`` works on at once, on a CPU
 DENSE = 2**22  # log-probabilities that ways with many intermediate results work on at once
 BLOCK = 128  # tokens; ``largest`` first looks for the blocks that can hold the largest entries
 
@@ -118,7 +118,7 @@ def independent_disagreement(logp: Tensor, logq: Tensor) -> Tensor:
 
 
 class PairMeasures(NamedTuple):
-    """What ``pair`` finds, each ``[n]``: nats, but for the total variation distance ``tv``."""
+    """What ``pair_measures`` finds, each ``[n]``: nats, but for the total variation distance ``tv``."""
 
     entropy_p: Tensor
     entropy_q: Tensor
@@ -128,7 +128,7 @@ class PairMeasures(NamedTuple):
     tv: Tensor
 
 
-def pair(logp: Tensor, logq: Tensor) -> PairMeasures:
+def pair_measures(logp: Tensor, logq: Tensor) -> PairMeasures:
     """All measures between the rows of ``logp`` and ``logq`` [n, V] in few passes over them.
 
     The same as the functions above up to rounding. Rows with impossible tokens, or with tokens
@@ -139,12 +139,14 @@ def pair(logp: Tensor, logq: Tensor) -> PairMeasures:
     odd = (~torch.stack(found).isfinite().all(0)).nonzero().squeeze(-1)
     for rows in odd.split(max(1, DENSE // logp.shape[-1])):
         if len(rows):
-            for values, some in zip(found, exact_pair(logp[rows], logq[rows]), strict=True):
+            for values, some in zip(
+                found, exact_pair_measures(logp[rows], logq[rows]), strict=True
+            ):
                 values[rows] = some
     return found
 
 
-def exact_pair(p: Tensor, q: Tensor) -> PairMeasures:
+def exact_pair_measures(p: Tensor, q: Tensor) -> PairMeasures:
     """All measures between log-probabilities ``[..., V]``, by the functions above one by one."""
     return PairMeasures(entropy(p), entropy(q), kl(p, q), kl(q, p), js(p, q), total_variation(p, q))
 
@@ -212,10 +214,10 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     vocab = rows.shape[-1]
     if 4 * k * BLOCK > vocab:
         return torch.topk(rows, min(k, vocab), dim=-1)
-    whole = vocab // BLOCK * BLOCK
-    blocks = torch.topk(rows[:, :whole].unflatten(-1, (-1, BLOCK)).amax(-1), k, dim=-1).indices
+    blocked = vocab // BLOCK * BLOCK
+    blocks = torch.topk(rows[:, :blocked].unflatten(-1, (-1, BLOCK)).amax(-1), k, dim=-1).indices
     inside = torch.arange(BLOCK, device=rows.device)
-    rest = torch.arange(whole, vocab, device=rows.device).expand(len(rows), -1)
+    rest = torch.arange(blocked, vocab, device=rows.device).expand(len(rows), -1)
     ids = torch.cat([(blocks.unsqueeze(-1) * BLOCK + inside).flatten(1), rest], dim=-1)
     values, place = torch.topk(rows.gather(-1, ids), k, dim=-1)
     return values, ids.gather(-1, place)

@@ -3,7 +3,7 @@
 A token is drawn by Gumbel-max with noise that is a hash of (run seed, benchmark, problem, sample,
 stream, position, token id), as DESIGN "Measures, exactly" asks. So a draw does not depend on batch
 size, on block size, on the order of the work or on what else the process did, and two policies can
-share their luck. Stream 0 is the run's own; other streams give independent second draws.
+share their noise. Stream 0 is the run's own; other streams give independent second draws.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def draw(
     >>> key = torch.tensor([row_key(0, "aime", "p1", sample) for sample in range(2)])
     >>> same = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
     >>> first = draw(same, key, torch.tensor([0, 0]))
-    >>> bool((draw(same, key, torch.tensor([0, 0])) == first).all())  # the same luck, the same token
+    >>> bool((draw(same, key, torch.tensor([0, 0])) == first).all())  # the same noise, the same token
     True
     """
     if token_ids is None:

@@ -31,7 +31,7 @@ class Compared:
     @cached_property
     def full(self) -> divergences.PairMeasures:
         """JS, KL both ways, entropies and total variation distance of the full distributions."""
-        return divergences.pair(self.base, self.tuned)
+        return divergences.pair_measures(self.base, self.tuned)
 
     @cached_property
     def nuclei(self) -> tuple[Nucleus, Nucleus]:
@@ -84,8 +84,8 @@ class Measure(NamedTuple):
     type : "real", "count", "reals" or "ids": a number a position, or a list of them
     of : what computes it, ``[n]`` or ``[n, k]``
     doc : what it is, with its unit, for the data dictionary
-    whole : where an engine gives the most probable tokens only: the name in
-        ``Aligned.whole_measures`` of what is known then; "listed" where the lists suffice; "" where
+    from_lists : where an engine gives the most probable tokens only: the name in
+        ``Aligned.full_measures`` of what is known then; "exact" where the lists suffice; "" where
         nothing is known, so that it is NaN there
     """
 
@@ -93,12 +93,12 @@ class Measure(NamedTuple):
     type: Literal["real", "count", "reals", "ids"]
     of: Callable[[Compared], Tensor]
     doc: str
-    whole: str = ""
+    from_lists: str = ""
 
 
 MEASURES = (
     Measure("js", "real", lambda at: at.sampled[0],
-            "JS divergence of the nucleus distributions, nats, the paper's measure", "listed"),
+            "JS divergence of the nucleus distributions, nats, the paper's measure", "exact"),
     Measure("js_full", "real", lambda at: at.full.js,
             "JS divergence of the full distributions, nats", "js"),
     Measure("kl_base_tuned", "real", lambda at: at.full.kl_pq,
@@ -110,42 +110,42 @@ MEASURES = (
     Measure("entropy_tuned", "real", lambda at: at.full.entropy_q,
             "Entropy of the tuned model's full distribution, nats", "entropy_q"),
     Measure("logp_base", "real", lambda at: _logp(at.base, at.tokens),
-            "Log-probability of the token under base, full", "listed"),
+            "Log-probability of the token under base, full", "exact"),
     Measure("logp_tuned", "real", lambda at: _logp(at.tuned, at.tokens),
-            "Log-probability of the token under tuned, full", "listed"),
+            "Log-probability of the token under tuned, full", "exact"),
     Measure("tv", "real", lambda at: at.sampled[1],
-            "Total variation distance of the nucleus distributions", "listed"),
+            "Total variation distance of the nucleus distributions", "exact"),
     Measure("tv_full", "real", lambda at: at.full.tv,
             "Total variation distance of the full distributions", "tv"),
     Measure("nucleus_base", "count", lambda at: at.nuclei[0].size,
-            "Tokens in base's nucleus", "listed"),
+            "Tokens in base's nucleus", "exact"),
     Measure("nucleus_tuned", "count", lambda at: at.nuclei[1].size,
-            "Tokens in tuned's nucleus", "listed"),
+            "Tokens in tuned's nucleus", "exact"),
     Measure("rank_base_of_tuned_top1", "count",
             lambda at: _rank(at.base, at.tops[0][0], at.tuned_top1),
             "Rank under base of tuned's most probable token; 1 is the top, ties by lower id",
-            "listed"),
+            "exact"),
     Measure("logp_base_of_tuned_top1", "real", lambda at: _logp(at.base, at.tuned_top1),
-            "Log-probability of that token under base, full", "listed"),
+            "Log-probability of that token under base, full", "exact"),
     Measure("top_ids_base", "ids", lambda at: at.tops[0][0],
-            "Base's most probable tokens, descending, ties by lower id", "listed"),
+            "Base's most probable tokens, descending, ties by lower id", "exact"),
     Measure("top_logp_base", "reals", lambda at: at.tops[0][1],
-            "Their log-probabilities, full", "listed"),
+            "Their log-probabilities, full", "exact"),
     Measure("top_ids_tuned", "ids", lambda at: at.tops[1][0],
-            "Tuned's most probable tokens, descending, ties by lower id", "listed"),
+            "Tuned's most probable tokens, descending, ties by lower id", "exact"),
     Measure("top_logp_tuned", "reals", lambda at: at.tops[1][1],
-            "Their log-probabilities, full", "listed"),
+            "Their log-probabilities, full", "exact"),
     Measure("gain_in_base_topk", "reals",
             lambda at: divergences.mass_gained(at.base, at.tuned, at.tops[0][0]),
             "Entry k-1: probability gained from base to tuned by tokens"
-            " within base's top k, full; tv_full less this came from outside", "listed"),
+            " within base's top k, full; tv_full less this came from outside", "exact"),
 )  # fmt: skip
 
 
 def measure(at: Compared) -> dict[str, Tensor]:
     """Every measure at n positions by name, ``[n]`` or ``[n, min(k, V)]``, and the token there.
 
-    The distributions are taken to be whole: ``unknown_mass`` is 0.
+    Nothing of the distributions is unknown: ``unknown_mass`` is 0.
     """
     columns = {"token": at.tokens} | {m.name: m.of(at) for m in MEASURES}
     return columns | {"unknown_mass": torch.zeros(len(at.tokens), device=at.tokens.device)}

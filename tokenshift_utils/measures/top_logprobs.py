@@ -1,7 +1,7 @@
 """Distributions of which an engine gave only the most probable tokens.
 
 What is known is used as it is, and nothing is made up for the rest. A nucleus inside the list is
-exact, and so is every measure between two such nuclei. Measures of whole distributions are taken of
+exact, and so is every measure between two such nuclei. Measures of full distributions are taken of
 what is known of both, with all that is left as one more token: by the data processing inequality
 JS, KL and total variation are then lower bounds. ``unknown_mass``, the larger of the two
 probabilities that are left, says how loose: JS is short by at most ln 2 times it, total variation
@@ -19,7 +19,7 @@ from torch import Tensor
 from tokenshift_utils.measures import divergences
 from tokenshift_utils.measures.nucleus import log_softmax32
 
-ROUNDING = 1e-6  # mass left of a whole distribution in float32 by rounding alone, at most
+ROUNDING = 1e-6  # mass left of a full distribution in float32 by rounding alone, at most
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Listed:
     def covers(self, top_p: float) -> Tensor:
         """Where the list holds the whole nucleus, bool ``[n]``."""
         best = self.ids[:, 1:]
-        whole = (best < self.vocabulary).sum(-1) >= self.vocabulary
-        return whole | (self.logp[:, 1:].to(torch.float64).exp().sum(-1) >= top_p)
+        complete = (best < self.vocabulary).sum(-1) >= self.vocabulary
+        return complete | (self.logp[:, 1:].to(torch.float64).exp().sum(-1) >= top_p)
 
     def select(self, rows: Tensor | slice) -> Listed:
         """Some places, by index."""
@@ -86,7 +86,7 @@ class Aligned:
         """Where the tokens ``[n]`` or ``[n, k]``, all known, stand in ``names``."""
         return torch.searchsorted(self.names, tokens.view(len(tokens), -1)).view(tokens.shape)
 
-    def whole(self) -> tuple[Tensor, Tensor]:
+    def coarsened(self) -> tuple[Tensor, Tensor]:
         """Both distributions on what is known of both, and what is left as one more token."""
         if not self.partial:
             return self.p, self.q
@@ -109,15 +109,15 @@ class Aligned:
         left = 1.0 - torch.minimum(*known)
         return left.masked_fill(left <= ROUNDING, 0.0)
 
-    def whole_measures(self) -> dict[str, Tensor]:
-        """The fields of ``divergences.PairMeasures`` by name, as ``whole`` has them."""
-        return divergences.exact_pair(*self.whole())._asdict()
+    def full_measures(self) -> dict[str, Tensor]:
+        """The fields of ``divergences.PairMeasures`` by name, of what ``coarsened`` gives."""
+        return divergences.exact_pair_measures(*self.coarsened())._asdict()
 
 
 def align(p: Listed, q: Listed, temperature: float) -> Aligned:
     """Two lists over the same places side by side, at ``temperature``.
 
-    A temperature other than 1 takes whole distributions.
+    A temperature other than 1 takes full distributions.
     """
     ids = torch.cat([p.ids, q.ids], dim=-1).sort(-1).values
     repeated = torch.zeros_like(ids, dtype=torch.bool)

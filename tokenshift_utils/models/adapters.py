@@ -33,8 +33,8 @@ from tokenshift_utils.study.weights import check_files, file_shapes, wrapped
 if TYPE_CHECKING:
     from tokenshift_utils.models.huggingface import HFPolicy
 
-WEIGHTS = "adapter_model.safetensors"
-KEPT = 4  # adapters that stay on a base
+WEIGHTS_FILE = "adapter_model.safetensors"
+MAX_ADAPTERS = 4  # adapters that stay on a base
 # Types that are shown (in the tests) to give PEFT's own logits here.
 TYPES = (
     *("ADALORA", "BOFT", "C3A", "DELORA", "FOURIERFT", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR"),
@@ -47,7 +47,7 @@ PROMPTS = (
 )
 INITS = (True, False, None, "gaussian", "orthogonal", "eva", "pissa", "olora")
 CHANGING_INITS = ("pissa", "olora")  # they change the base's weights too, when they are loaded
-TEXTS = ("What is 12 + 34? The answer is", "Let x = 3.\n\nThen", "def f(n):\n    return n")
+PROBE_TEXTS = ("What is 12 + 34? The answer is", "Let x = 3.\n\nThen", "def f(n):\n    return n")
 # Options of LoRA that vLLM has no place for, or reads over.
 NOT_IN_VLLM = (
     *("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters"),
@@ -79,7 +79,7 @@ def check_adapter(
     _check_kind(directory, content)
     if vllm:
         _check_engine(directory, content)
-    shapes = file_shapes(directory / WEIGHTS)
+    shapes = file_shapes(directory / WEIGHTS_FILE)
     _check_base(directory, content, base)
     _check_vocabulary(directory, shapes, load_config(base, trust_remote_code), base)
     peft = _peft(directory)
@@ -92,15 +92,15 @@ def check_adapter(
             config = peft.PeftConfig.from_pretrained(str(directory))
             if isinstance(getattr(config, "init_lora_weights", None), str):
                 config.init_lora_weights = True  # (others compute with weights; there are none)
-            whole = peft.get_peft_model(model, config, low_cpu_mem_usage=True)
+            wrapped = peft.get_peft_model(model, config, low_cpu_mem_usage=True)
     except ValueError as error:
         raise _misfit(directory, base.name, _said(error)) from error
     except (RuntimeError, KeyError, TypeError, AttributeError, ImportError):
         return  # (some types take weights to be built; their loading looks again)
-    _check_places(directory, base.name, _places(whole, shapes), shapes)
+    _check_places(directory, base.name, _places(wrapped, shapes), shapes)
 
 
-def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
+def load_adapter(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
     """The policy of an adapter on a loaded model; ``base`` stays the model without it.
 
     Both run the same weights in memory, and the adapter's own beside them. What the adapter's file
@@ -123,7 +123,7 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
             "device_map of devices with memory enough, or merge the adapter in "
             f"{directory} into it"
         )
-    tensors = load_file(directory / WEIGHTS)
+    tensors = load_file(directory / WEIGHTS_FILE)
     for key, tensor in tensors.items():
         if content["peft_type"] == "LORA" and not tensor.is_floating_point():
             raise misfit(f"its tensor {key} is of {tensor.dtype}")
@@ -137,17 +137,17 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # (what it warns of is found below)
-            whole = peft.PeftModel.from_pretrained(own, str(directory), torch_device="cpu").eval()
+            wrapped = peft.PeftModel.from_pretrained(own, str(directory), torch_device="cpu").eval()
     except Exception as error:
         raise misfit(_said(error)) from error
-    places = _places(whole, shapes)
+    places = _places(wrapped, shapes)
     _check_places(directory, base.name, places, shapes)
     for key, tensor in tensors.items():
         if not torch.equal(places[key].cpu(), tensor.to(places[key].dtype)):
             raise misfit(f"its tensor {key} is not what PEFT made of it")
-    policy = type(base)(whole.get_base_model(), base.tokenizer, name)
+    policy = type(base)(wrapped.get_base_model(), base.tokenizer, name)
     try:
-        after, alone = _logits(policy, policy.model), _logits(policy, whole)
+        after, alone = _logits(policy, policy.model), _logits(policy, wrapped)
     except Exception as error:
         raise misfit(f"the model with it runs no text ({first_line(error)})") from error
     if not all(torch.isfinite(logits).all() for logits in after):
@@ -163,7 +163,7 @@ def put_on(base: HFPolicy, directory: Path, name: str) -> HFPolicy:
             stacklevel=2,
         )
     policy.fingerprint = f"{base.fingerprint}+{fingerprint}"
-    while len(kept) >= KEPT:
+    while len(kept) >= MAX_ADAPTERS:
         del kept[next(iter(kept))]
     kept[name, fingerprint] = policy
     return policy
@@ -189,7 +189,7 @@ def _beside(model: PreTrainedModel, tensors: Iterable[str], copied: bool) -> Pre
     return beside
 
 
-def _places(whole: Any, names: Iterable[str]) -> dict[str, Tensor]:
+def _places(wrapped: Any, names: Iterable[str]) -> dict[str, Tensor]:
     """An adapter's tensors in a model by their names in a file: what PEFT would save of it.
 
     And tensors of the base by these ``names``, since a file may hold such (embeddings). "default" is
@@ -199,8 +199,8 @@ def _places(whole: Any, names: Iterable[str]) -> dict[str, Tensor]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        places = dict(get_peft_model_state_dict(whole, save_embedding_layers=False))
-    everything = whole.state_dict()
+        places = dict(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    everything = wrapped.state_dict()
     base = [key for key in names if key in everything and ".default" not in key]
     return places | {key: everything[key] for key in base}
 
@@ -297,8 +297,8 @@ def _check_kind(directory: Path, content: dict[str, Any]) -> None:
             f"{what} has an option that the installed peft does not know ({foreign[0]}); install "
             f"the peft that saved it, or {merge}"
         )
-    if not (directory / WEIGHTS).is_file():
-        raise TokenshiftError(f"{what} has no {WEIGHTS}; save it again as safetensors")
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise TokenshiftError(f"{what} has no {WEIGHTS_FILE}; save it again as safetensors")
 
 
 def _check_engine(directory: Path, content: dict[str, Any]) -> None:
@@ -372,8 +372,8 @@ def _check_vocabulary(
     """Refuse an adapter that brings embeddings of a vocabulary of another size."""
     size = int(config.get_text_config(decoder=True).vocab_size)
     for key, shape in shapes.items():
-        whole = re.search(r"\.(embed_tokens|lm_head|wte|embed_in|embed_out)\b.*\bweight$", key)
-        if whole and "lora_" not in key and len(shape) == 2 and shape[0] != size:
+        embedding = re.search(r"\.(embed_tokens|lm_head|wte|embed_in|embed_out)\b.*\bweight$", key)
+        if embedding and "lora_" not in key and len(shape) == 2 and shape[0] != size:
             raise TokenshiftError(
                 f"the adapter in {directory} does not fit {base.name}: its vocabulary was resized "
                 f"to {shape[0]} tokens ({key}), the base has {size}; compare it with a base of that "
@@ -385,7 +385,7 @@ def _check_vocabulary(
 def _logits(policy: HFPolicy, model: Any) -> list[Tensor]:
     """Logits of a few texts, ``[n, V]`` each."""
     device = input_device(policy.model)
-    texts = [policy.tokenizer.encode(text, add_special_tokens=False)[:64] for text in TEXTS]
+    texts = [policy.tokenizer.encode(text, add_special_tokens=False)[:64] for text in PROBE_TEXTS]
     texts.append([i * 7919 % policy.vocab_size for i in range(1, 33)])
     return [
         model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0]

@@ -57,12 +57,12 @@ class Lanes:
         self._limit, self._stops = limit, torch.tensor(stops, dtype=torch.long, device=device)
         rows = min(rows, len(prompts))
         columns = int(lengths.max()) + limit - int(first.min()) + 1
-        whole = {"dtype": torch.long, "device": device}
-        self.item = torch.full((rows,), -1, **whole)
-        self.text = torch.zeros(rows, columns, **whole)
-        self.size = torch.ones(rows, **whole)
-        self.keys = torch.zeros(rows, **whole)
-        self._origin = torch.zeros(rows, **whole)
+        int64 = {"dtype": torch.long, "device": device}
+        self.item = torch.full((rows,), -1, **int64)
+        self.text = torch.zeros(rows, columns, **int64)
+        self.size = torch.ones(rows, **int64)
+        self.keys = torch.zeros(rows, **int64)
+        self._origin = torch.zeros(rows, **int64)
         self._values = torch.zeros(rows, columns, dtype=torch.float64, device=device)
         self.ids: list[list[int]] = [[] for _ in prompts]
         self.values: list[list[float]] = [[] for _ in prompts]
@@ -120,7 +120,7 @@ class Lanes:
             self.size[lanes], self._origin[lanes] = 1, 0
         return len(lanes)
 
-    def settle(self, eager: Sequence[Session], lagging: Sequence[Session] = ()) -> bool:
+    def refill(self, eager: Sequence[Session], lagging: Sequence[Session] = ()) -> bool:
         """Let sessions forget what was not taken, and texts enter; False when all are finished.
 
         ``eager`` sessions have read as far as the texts go, ``lagging`` ones read when asked to.
@@ -238,7 +238,7 @@ def generate(
         return []
     session = policy.open(min(batch_size, len(prompts)))
     lanes = Lanes(prompts, row_keys, first, limit, stop_ids, batch_size, session.device)
-    while lanes.settle([session]):
+    while lanes.refill([session]):
         logp = log_softmax32(session.read(lanes.pending[:, None])[:, 0], sampling.temperature)
         tokens = truncate(logp, sampling.top_p).draw(lanes.keys, lanes.position)[:, None]
         lanes.advance(tokens, torch.ones_like(lanes.size), logp.gather(1, tokens))

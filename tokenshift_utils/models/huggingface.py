@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.models.adapters import put_on
+from tokenshift_utils.models.adapters import load_adapter
 from tokenshift_utils.models.attention import group_queries
 from tokenshift_utils.models.decoding import check_positions, check_prompts, generate
 from tokenshift_utils.models.kv_cache import attention_windows
@@ -237,7 +237,7 @@ def load(study: Study, model_name: str) -> HFPolicy:
     path, trusted = study.model_path(model_name), study.model(model_name).trust_remote_code
     if is_adapter(path):
         try:
-            return put_on(load(study, study.base), path, model_name)
+            return load_adapter(load(study, study.base), path, model_name)
         except TokenshiftError:
             _loaded.forget()  # (the base may not be what it was)
             raise

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.measures.nucleus import check_temperature, check_top_p
-
-if TYPE_CHECKING:
-    from tokenshift_utils.measures.top_logprobs import Listed
+from tokenshift_utils.measures.nucleus import (
+    Nucleus,
+    check_temperature,
+    check_top_p,
+    log_softmax32,
+    truncate,
+)
+from tokenshift_utils.measures.top_logprobs import Listed, join
 
 Texts = Sequence[Sequence[int]]  # token ids, text by text
 
@@ -33,6 +37,10 @@ class Sampling:
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
         check_top_p(self.top_p)
+
+    def nucleus(self, logits: Tensor) -> Nucleus:
+        """The distributions drawn from, of logits ``[n, V]``."""
+        return truncate(log_softmax32(logits, self.temperature), self.top_p)
         if self.max_new_tokens < 1:
             raise TokenshiftError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
 
@@ -190,6 +198,11 @@ class Engine(Policy, Protocol):
         self, prompts: Texts, responses: Texts, top_p: float | None = None
     ) -> list[Listed]:
         """The lists at every position of given responses, one a response."""
+
+
+def list_tokens(engine: Engine, texts: Texts, tokens: Sequence[int]) -> Listed:
+    """What an engine says of one token after each text, which may be on none of its lists."""
+    return join(engine.read(texts, [[int(token)] for token in tokens], None, 1))
 
 
 def stop_ids(*policies: Policy) -> tuple[int, ...]:

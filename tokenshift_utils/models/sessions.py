@@ -227,9 +227,9 @@ def _cache_fault(model: PreTrainedModel, windows: dict[str, int | None], vocabul
         session.rewind(torch.tensor([2, 3], device=device))
         mine = session.read(ids[:, 3:], both, torch.tensor([2, 3], device=device))
         for row, count in enumerate((2, 3)):
-            whole = torch.tensor([texts[row] + ids[row, 3 : 3 + count].tolist()])
+            text = torch.tensor([texts[row] + ids[row, 3 : 3 + count].tolist()])
             with torch.inference_mode():
-                plain = model(input_ids=whole.to(device), use_cache=False).logits[0, -count:]
+                plain = model(input_ids=text.to(device), use_cache=False).logits[0, -count:]
             if not bool(plain.isfinite().all()):
                 return ""  # a damaged model, as whoever reads its logits will say
             difference = (mine[row, :count] - plain).abs().max()

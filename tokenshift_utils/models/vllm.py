@@ -77,7 +77,7 @@ class VLLMPolicy:
 
     def _run(self, asks: Sequence[Ask]) -> Iterator[Any]:
         vllm_engine.engine(self.setup)  # (its environment comes before the first import of vllm)
-        return vllm_engine.run(self.setup, asks, self._lora, self.vocab_size)
+        return vllm_engine.run_requests(self.setup, asks, self._lora, self.vocab_size)
 
     def check(self, sampling: Sampling) -> None:
         """Refuse distributions that a list of the most probable tokens does not give."""
@@ -244,18 +244,18 @@ class VLLMPolicy:
         check_prompts(prompts, responses=responses)
         if self.top_logprobs != -1:
             raise TokenshiftError(
-                f"{self.name} gives {self.top_logprobs} log-probs a position, and whole "
+                f"{self.name} gives {self.top_logprobs} log-probs a position, and full "
                 "distributions were asked for: set vllm.top_logprobs to -1"
             )
         self.forget()
         some = [i for i, response in enumerate(responses) if len(response)]
         lists = self.score_listed([prompts[i] for i in some], [responses[i] for i in some])
-        whole = {i: _spread(found) for i, found in zip(some, lists)}
+        logps = {i: _spread(found) for i, found in zip(some, lists)}
         longest = max(map(len, responses), default=0)
         for start in range(0, longest, block):
             stop = min(start + block, longest)
             logp = torch.zeros(len(prompts), stop - start, self.vocab_size)
-            for i, values in whole.items():
+            for i, values in logps.items():
                 here = values[start:stop]
                 logp[i, : len(here)] = here
             yield slice(start, stop), logp
@@ -295,10 +295,10 @@ def _draw(key: int, position: int, sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def _spread(whole: Listed) -> Tensor:
+def _spread(listed: Listed) -> Tensor:
     """Lists of the whole vocabulary in the order of ids, ``[n, V]``."""
-    logp = torch.empty(len(whole), whole.vocabulary)
-    return logp.scatter_(1, whole.ids[:, 1:], whole.logp[:, 1:])
+    logp = torch.empty(len(listed), listed.vocabulary)
+    return logp.scatter_(1, listed.ids[:, 1:], listed.logp[:, 1:])
 
 
 def load(study: Study, model: str) -> VLLMPolicy:

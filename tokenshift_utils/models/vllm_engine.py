@@ -101,7 +101,7 @@ def _prepare() -> None:
         os.environ.setdefault(name, value)
 
 
-def stop_all() -> None:
+def stop_engines() -> None:
     """End every engine."""
     for engine in _running.values():
         engine.llm_engine.engine_core.shutdown()
@@ -117,7 +117,7 @@ def _make_room(setup: Setup) -> None:
 
     while any(taken(place) + setup.memory > 1.0 + 1e-9 for place in setup.places) and _running:
         if _in_process():
-            stop_all()  # they share what ending one of them takes down
+            stop_engines()  # they share what ending one of them takes down
             return
         oldest = next(other for other in _running if set(other.places) & set(setup.places))
         _running.pop(oldest).llm_engine.engine_core.shutdown()
@@ -184,7 +184,7 @@ def _threads_kept() -> Iterator[None]:
         torch.set_num_threads = setter
 
 
-def run(
+def run_requests(
     setup: Setup, asks: Sequence[Ask], adapter: LoRARequest | None = None, vocabulary: int = 1
 ) -> Iterator[RequestOutput]:
     """Answers in the order of the asks, as many at a time as return a bearable number of log-probs."""

@@ -4,7 +4,7 @@ vLLM's sampler has noise of its own, restarted by every request. So a request dr
 and this processor leaves it nothing to choose: the token is the one that the package's noise draws
 at that position (``noise``, ``nucleus``), or one that is given. Log-probabilities that vLLM returns
 are those of the model, from before any processor. That makes an engine's responses those of the
-transformers policy up to rounding, gives every request luck of its own (its row key), and lets two
+transformers policy up to rounding, gives every request noise of its own (its row key), and lets two
 engines share it, whatever is restarted where.
 """
 
@@ -16,8 +16,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from tokenshift_utils.measures.nucleus import log_softmax32, truncate
-
-ORDER = "tokenshift"  # the key under a request's `extra_args`
+from tokenshift_utils.models.vllm_engine import ORDER
 
 
 class SharedNoise(LogitsProcessor):

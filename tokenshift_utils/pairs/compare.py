@@ -10,9 +10,10 @@ from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.nucleus import log_softmax32
-from tokenshift_utils.measures.table import Compared, measure
+from tokenshift_utils.measures.table import MEASURES, Compared, measure
+from tokenshift_utils.measures.top_logprobs import Aligned, align
 from tokenshift_utils.models.memory import halving, positions_at_once
-from tokenshift_utils.models.policy import Policy, Sampling
+from tokenshift_utils.models.policy import Engine, Policy, Sampling, list_tokens
 
 
 def compare(logp_base: Tensor, logp_tuned: Tensor, tokens: Tensor, top_p: float, k: int) -> dict:
@@ -95,19 +96,28 @@ def score_pair(
     columns of ``compare`` with ``position`` beside them. Rows of like length share a batch; within
     a response, positions come in order. How many positions are compared at once follows the memory
     there is, and changes no result by more than rounding.
+
+    Of engines that list the most probable tokens only, nuclei are covered, so that what is measured
+    between them is exact; measures of full distributions are those of ``measures.top_logprobs``.
     """
     if base.vocab_size != tuned.vocab_size:
         raise TokenshiftError(
             f"{base.name} and {tuned.name} have vocabularies of different sizes "
             f"({base.vocab_size} and {tuned.vocab_size}); compare models that share one"
         )
-    order = sorted(range(len(prompts)), key=lambda i: (len(responses[i]), len(prompts[i])))
+    score_batch, order = _score_batch, [i for i, response in enumerate(responses) if len(response)]
+    if base.top_logprobs != -1:
+        score_batch = _score_listed
+        for engine in (base, tuned):
+            engine.check(sampling)
+            engine.forget()
+    else:
+        order.sort(key=lambda i: (len(responses[i]), len(prompts[i])))
     for start in range(0, len(order), batch_size):
-        rows = [i for i in order[start : start + batch_size] if len(responses[i])]
-        if rows:
-            some = [prompts[i] for i in rows], [responses[i] for i in rows]
-            for owner, columns in _score_batch((base, tuned), *some, sampling, top_k):
-                yield np.array(rows)[owner], columns
+        rows = order[start : start + batch_size]
+        some = [prompts[i] for i in rows], [responses[i] for i in rows]
+        for owner, columns in score_batch((base, tuned), *some, sampling, top_k):
+            yield np.array(rows)[owner], columns
 
 
 def _score_batch(
@@ -159,3 +169,50 @@ def _compared(
     for start, stop, columns in halving(len(row), size, compared):
         columns["position"] = position[start:stop].numpy()
         yield slice(start, stop), columns
+
+
+# The most probable tokens only ------------------------------------------------------------------
+
+
+def _score_listed(
+    engines: Sequence[Engine],
+    prompts: Sequence[list[int]],
+    responses: Sequence[list[int]],
+    sampling: Sampling,
+    top_k: int,
+) -> Iterator[tuple[np.ndarray, dict]]:
+    """``_score_batch`` of engines that list the most probable tokens' log-probs."""
+    lists = [engine.score_listed(prompts, responses, sampling.top_p) for engine in engines]
+    for row, (of_base, of_tuned) in enumerate(zip(*lists)):
+        pair = align(of_base, of_tuned, sampling.temperature)
+        tokens = torch.tensor(responses[row], dtype=torch.long)
+        columns = compare(pair.p, pair.q, pair.columns(tokens), sampling.top_p, top_k)
+        _fill_in(columns, pair, engines[0], prompts[row], responses[row])
+        columns["position"] = np.arange(len(tokens))
+        yield np.full(len(tokens), row), columns
+
+
+def _fill_in(
+    columns: dict, pair: Aligned, base: Engine, prompt: Sequence[int], response: Sequence[int]
+) -> None:
+    """Give tokens their ids, and measures of full distributions what is known of these."""
+    names = pair.names.numpy()
+    best = torch.from_numpy(columns["top_ids_tuned"][:, :1])
+    for name in ("token", "top_ids_base", "top_ids_tuned"):
+        at = columns[name].reshape(len(names), -1)
+        columns[name] = np.take_along_axis(names, at, axis=1).reshape(columns[name].shape)
+    if not pair.partial:
+        return
+    full = pair.full_measures()
+    for m in MEASURES:
+        if m.from_lists != "exact":
+            unknown = np.full_like(columns[m.name], np.nan)
+            columns[m.name] = full[m.from_lists].numpy() if m.from_lists else unknown
+    columns["unknown_mass"] = pair.unknown_mass.numpy()
+    # Tuned's first choice may be on no list of base, which is asked about it then.
+    at = (pair.p.gather(1, best) == -torch.inf).squeeze(1).nonzero().squeeze(1).tolist()
+    if at:
+        texts = [[*prompt, *response[:i]] for i in at]
+        listed = list_tokens(base, texts, columns["top_ids_tuned"][at, 0])
+        columns["logp_base_of_tuned_top1"][at] = listed.logp[:, 0].numpy()
+        columns["rank_base_of_tuned_top1"][at] = listed.rank.numpy()

@@ -12,7 +12,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.decoding import check_positions
 from tokenshift_utils.models.policy import Policy, Sampling
 from tokenshift_utils.pairs.engine_mixer import EngineMixer
-from tokenshift_utils.pairs.mixer import THEIR_TOKEN, Insertion, MixedRun, Mixer
+from tokenshift_utils.pairs.mixer import INTERVENTION_TOKEN, Insertion, MixedRun, Mixer
 from tokenshift_utils.pairs.rules import Rule
 
 
@@ -41,7 +41,7 @@ def cross_sample(
     sampling: Sampling,
     batch_size: int,
     block: int | Literal["auto"] = "auto",
-    insertion: Insertion = THEIR_TOKEN,
+    insertion: Insertion = INTERVENTION_TOKEN,
     own_keys: Sequence[int] | None = None,
 ) -> tuple[list[MixedRun], dict[str, Tensor]]:
     """Mixed responses to ``prompts``, and every switch in them.
@@ -73,6 +73,6 @@ def cross_sample(
     mixer = kind(primary, intervention, prompts, row_keys, rule, sampling, batch_size, insertion)
     if own_keys is not None:
         mixer.own_keys = torch.tensor(own_keys, dtype=torch.long, device=mixer.lanes.item.device)
-    while mixer.settle():
-        mixer.round(mixer.adapted() if block == "auto" else block)
+    while mixer.refill():
+        mixer.round(mixer.adaptive_block() if block == "auto" else block)
     return mixer.result()

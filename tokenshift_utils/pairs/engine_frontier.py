@@ -1,9 +1,9 @@
-"""Running two engines where walks wait, in rounds of requests. ``frontier`` says what for.
+"""Running two engines where walks wait, in rounds of requests; see ``frontier``.
 
-A place is served by three requests at most: the model that most walks follow drafts a block behind
-its text, the other reads the block behind the same text, and where one draws a token that is on no
-list of the other, that one is asked about it. Engines keep the texts that they have read, so that
-places of one tree are served together, and the first trees before the others.
+A node is expanded by three requests at most: the model that most walks follow drafts a block from its
+text on, the other reads the block after the same text, and where one draws a token that is on no list
+of the other, that one is asked about it. Engines cache the prefixes that they have read, so that nodes
+of one tree are expanded together, and the first trees before the others.
 """
 
 from __future__ import annotations
@@ -16,19 +16,17 @@ from torch import Tensor
 
 from tokenshift_utils.measures.nucleus import truncate
 from tokenshift_utils.measures.top_logprobs import Listed, align, join
-from tokenshift_utils.models.policy import Engine
+from tokenshift_utils.models.policy import Engine, list_tokens
 from tokenshift_utils.pairs.engine_mixer import best_request, check_engines
-from tokenshift_utils.pairs.frontier import Frontier, Pair
+from tokenshift_utils.pairs.frontier import ENTROPY, Frontier, PairDistributions
 from tokenshift_utils.pairs.mixer import COMPARED_LOGITS
-from tokenshift_utils.pairs.tree import BASE, HALF, TUNED
-
-ENTROPY = ("entropy_base", "entropy_tuned")
+from tokenshift_utils.pairs.tree import BASE, MODEL_KNOWN, TUNED
 
 
 class EngineFrontier(Frontier):
-    """The requests that serve some walkers, at most ``rows`` places a round.
+    """Expands nodes by requests to two engines, at most ``rows`` nodes a round.
 
-    Raises ``TokenshiftError`` where a walk's rule, or the sampling, takes whole distributions and
+    Raises ``TokenshiftError`` where a walk's rule, or the sampling, takes full distributions and
     an engine lists the most probable tokens only.
     """
 
@@ -38,12 +36,12 @@ class EngineFrontier(Frontier):
         for engine in policies:
             engine.forget()
         self._engines, self._rows = policies, rows
-        self._texts: dict[int, np.ndarray] = {}  # responses up to the places reached last
+        self._texts: dict[int, np.ndarray] = {}  # responses up to the nodes that wait, by node
         return torch.device("cpu")
 
-    def run(self, who: np.ndarray) -> None:
-        self._walkers.advance(who)
-        self._wait(who)
+    def run(self, walker: np.ndarray) -> None:
+        self._walkers.advance(walker)
+        self._enqueue(walker)
         while self._waiting:
             self._round()
 
@@ -51,45 +49,44 @@ class EngineFrontier(Frontier):
         nodes = np.array(list(self._waiting), np.int64)
         order = np.lexsort((self._trees.position[nodes], self._trees.tree[nodes]))
         nodes = nodes[order][: self._rows]
-        texts = self._written_before(nodes)
+        texts = self._responses(nodes)
         groups = [self._waiting.pop(node) for node in nodes.tolist()]
-        who = np.concatenate(groups)
+        walker = np.concatenate(groups)
         lane = np.repeat(np.arange(len(nodes)), [len(group) for group in groups])
-        drafter, alone = self._walkers.followed(groups)
-        paths = []
+        drafter, alone = self._walkers.choose_drafters(groups)
+        drafted = []
         for model in (BASE, TUNED):
             some = np.flatnonzero(drafter == model)
             if len(some):
                 mine = np.isin(lane, some)
                 at = np.searchsorted(some, lane[mine])
                 given = [texts[i] for i in some]
-                paths.append(
-                    (model, self._serve(model, nodes[some], given, alone[some], who[mine], at))
+                drafted.append(
+                    (model, self._expand(model, nodes[some], given, alone[some], walker[mine], at))
                 )
-        self._walkers.advance(who)
-        for model, drafted in paths:
-            self._count_kept(model, drafted)
-        found = self._wait(who)
-        served = {int(w): i for w, i in zip(who, lane)}
+        self._walkers.advance(walker)
+        for model, paths in drafted:
+            self._count_accepted(model, paths)
+        found = self._enqueue(walker)
+        served = {int(w): i for w, i in zip(walker, lane)}
         self._texts = {
-            place: self._longer(texts[served[int(group[0])]], place)
-            for place, group in found.items()
+            node: self._extend(texts[served[int(group[0])]], node) for node, group in found.items()
         }
 
     # Texts --------------------------------------------------------------------------------------
 
-    def _written_before(self, nodes: np.ndarray) -> list[np.ndarray]:
-        """The response tokens before each of some places."""
+    def _responses(self, nodes: np.ndarray) -> list[np.ndarray]:
+        """The response tokens up to each of some nodes."""
         away = np.array([node for node in nodes.tolist() if node not in self._texts], np.int64)
         texts = self._texts | dict(zip(away.tolist(), self._trees.texts(away)))
         return [texts[node] for node in nodes.tolist()]
 
-    def _longer(self, text: np.ndarray, place: int) -> np.ndarray:
-        """The response tokens before ``place``, which ``text`` begins with."""
+    def _extend(self, text: np.ndarray, node: int) -> np.ndarray:
+        """The response tokens up to ``node``, which begin with ``text``."""
         more = []
-        while self._trees.position[place] > len(text):
-            more.append(self._trees.token[place])
-            place = self._trees.parent[place]
+        while self._trees.position[node] > len(text):
+            more.append(self._trees.token[node])
+            node = self._trees.parent[node]
         return np.concatenate([text, np.array(more[::-1], np.int64)])
 
     def _prompted(self, nodes: np.ndarray, texts: Sequence[np.ndarray]) -> list[list[int]]:
@@ -98,21 +95,21 @@ class EngineFrontier(Frontier):
 
     # Requests -----------------------------------------------------------------------------------
 
-    def _serve(
+    def _expand(
         self,
         model: int,
         start: np.ndarray,
         written: list[np.ndarray],
         alone: np.ndarray,
-        who: np.ndarray,
+        walker: np.ndarray,
         lane: np.ndarray,
     ) -> np.ndarray:
-        """Draft behind ``start`` [b] with ``model``, let the other read, and learn what they say.
+        """Draft from ``start`` [b] on with ``model``, let the other read, and update the trees.
 
-        Returns the nodes ``[b, n]`` at which tokens were drafted, -1 behind a text's end.
+        Returns the nodes ``[b, n]`` at which tokens were drafted, -1 after a text's end.
         """
         position = self._trees.position[start]
-        n = self._block or best_request(self._cuts[model], self._written[model])
+        n = self._block or best_request(self._cuts[model], self._accepted[model])
         counts = np.minimum(n, self._sampling.max_new_tokens - position).tolist()
         keys = self._keys[self._tensor(self._trees.tree[start])].tolist()
         texts = self._prompted(start, written)
@@ -122,53 +119,50 @@ class EngineFrontier(Frontier):
         tokens = np.full((len(start), max(counts)), -1)
         for row, (ids, _) in enumerate(drafts):
             tokens[row, : len(ids)] = ids
-        nodes = self._chain(start, tokens)
+        paths = self._draft_paths(start, tokens)
         lists = [found for _, found in drafts]
         for row in np.flatnonzero(alone):
-            self._learn_alone(model, nodes[row], tokens[row], lists[row])
-        fired = self._firing(nodes, who, lane) & alone
+            self._update_one(model, paths[row], tokens[row], lists[row])
+        fired = self._fires_in(paths, walker, lane) & alone
         read = np.flatnonzero(~alone | fired)
         if len(read):
             given = [drafts[row][0] for row in read]
-            behind = [texts[row] for row in read]
-            theirs = join(self._engines[1 - model].read(behind, given, self._sampling.top_p))
-            ours, inside = join([lists[row] for row in read]), nodes[read] >= 0
-            places, drafted = nodes[read][inside], tokens[read][inside]
+            contexts = [texts[row] for row in read]
+            theirs = join(self._engines[1 - model].read(contexts, given, self._sampling.top_p))
+            ours, valid = join([lists[row] for row in read]), paths[read] >= 0
+            nodes, drafted = paths[read][valid], tokens[read][valid]
             mine = np.isin(lane, read)
             width = ours.ids.shape[1] + theirs.ids.shape[1]
             together = max(1, COMPARED_LOGITS // width)
-            for first in range(0, len(places), together):
+            for first in range(0, len(nodes), together):
                 some = slice(first, first + together)
                 both = ours.select(some), theirs.select(some)
                 listed = align(*(both if model == BASE else both[::-1]), self._sampling.temperature)
                 nuclei = (truncate(p, self._sampling.top_p) for p in (listed.p, listed.q))
-                pair, tokens_here = Pair(tuple(nuclei), listed), self._tensor(drafted[some])
-                self._learn_pair(
-                    model, places[some], tokens_here, pair, who[mine], lane[mine], nodes
-                )
-        return nodes
+                pair, drawn = PairDistributions(tuple(nuclei), listed), self._tensor(drafted[some])
+                self._update_pair(model, nodes[some], drawn, pair, walker[mine], lane[mine], paths)
+        return paths
 
-    def _learn_alone(
-        self, model: int, nodes: np.ndarray, tokens: np.ndarray, lists: Listed
-    ) -> None:
-        """What ``model`` alone says at the ``nodes`` [n] of a draft that its ``lists`` are of."""
-        nodes, tokens = nodes[nodes >= 0], self._tensor(tokens[nodes >= 0])
+    def _update_one(self, model: int, path: np.ndarray, tokens: np.ndarray, lists: Listed) -> None:
+        """Write what follows from ``model`` alone along the ``path`` [n] that its ``lists`` are of."""
+        nodes, tokens = path[path >= 0], self._tensor(tokens[path >= 0])
         own = align(lists, lists, self._sampling.temperature)
         logp = own.p.gather(1, own.columns(tokens)[:, None]).squeeze(1)
-        self._trees.learn(
+        self._trees.update(
             nodes,
-            HALF[model],
-            {ENTROPY[model]: own.whole_measures()["entropy_p"].numpy()},
+            MODEL_KNOWN[model],
+            {ENTROPY[model]: own.full_measures()["entropy_p"].numpy()},
             {model: tokens.numpy()},
             {(model, model): logp.numpy()},
         )
 
-    def _log_probs(self, model: int, places: np.ndarray, tokens: Tensor, pair: Pair) -> Tensor:
-        logp = super()._log_probs(model, places, tokens, pair)
+    def _log_probs(
+        self, model: int, nodes: np.ndarray, tokens: Tensor, pair: PairDistributions
+    ) -> Tensor:
+        logp = super()._log_probs(model, nodes, tokens, pair)
         lacking = torch.isneginf(logp).nonzero().squeeze(-1)
         if pair.listed.partial and len(lacking):  # on no list of the model, which is asked
-            nodes = places[lacking.numpy()]
-            texts = self._prompted(nodes, self._trees.texts(nodes))
-            given = [[token] for token in tokens[lacking].tolist()]
-            logp[lacking] = join(self._engines[model].read(texts, given, None, 1)).logp[:, 0]
+            asked = nodes[lacking.numpy()]
+            texts = self._prompted(asked, self._trees.texts(asked))
+            logp[lacking] = list_tokens(self._engines[model], texts, tokens[lacking]).logp[:, 0]
         return logp

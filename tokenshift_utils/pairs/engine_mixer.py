@@ -4,7 +4,7 @@ The primary drafts a block in one request a row, and its log-probs come with the
 intervention reads the drafts in one request a row, behind a text that it has cached. Both draw with
 the noise of the position inside their engines or, at a switch, from the intervention's nucleus
 here: so a mixed response is the one that the transformers policy would give, up to rounding, and the
-primary's token at a switch is what it would have emitted there with the same luck.
+primary's token at a switch is what it would have emitted there with the same noise.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures import noise
 from tokenshift_utils.measures.nucleus import truncate
 from tokenshift_utils.measures.top_logprobs import Aligned, Listed, align, join
-from tokenshift_utils.models.policy import Engine, Sampling
+from tokenshift_utils.models.policy import Engine, Sampling, list_tokens
 from tokenshift_utils.pairs.mixer import BLOCKS, SWITCH_COLUMNS, Insertion, Mixer, describe_switch
-from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.pairs.rules import Positions, Rule
 
 REQUEST = 2.0  # what a round's two requests a row cost beside their tokens, in steps
 
@@ -44,7 +44,7 @@ class EngineMixer(Mixer):
         for policy in self.engines:
             policy.forget()
 
-    def adapted(self) -> int:
+    def adaptive_block(self) -> int:
         """The block that suits the cuts seen so far."""
         return best_request(self.cuts, self.written)
 
@@ -72,16 +72,15 @@ class EngineMixer(Mixer):
         if not self.rule.kind.reads_intervention:
             where = (place >= 0).nonzero()
             both = align(block.lists, block.lists, self.sampling.temperature)
-            fired[place >= 0] = self._fires(both, where, tokens, place)
+            fired[place >= 0] = self._fires(both, where, tokens)
         return tokens, block, fired
 
-    def _fires(self, pair: Aligned, where: Tensor, tokens: Tensor, place: Tensor) -> Tensor:
+    def _fires(self, pair: Aligned, where: Tensor, tokens: Tensor) -> Tensor:
         """Whether the rule fires at the lanes and drafts ``where`` [m, 2] that ``pair`` is of."""
         row, at = where.T
         p, q = (truncate(logp, self.sampling.top_p) for logp in (pair.p, pair.q))
-        drafted = pair.columns(tokens[row, at])
-        lanes = self.lanes
-        return self.rule.fires(p, q, drafted, lanes.keys[row], lanes.position[row] + at)
+        drafted, lanes = pair.columns(tokens[row, at]), self.lanes
+        return self.rule.fires(Positions(p, q, drafted, lanes.keys[row], lanes.position[row] + at))
 
     def _verify(self, tokens: Tensor, block: Block, active: Tensor) -> tuple[Block, Tensor]:
         """The intervention's lists at the drafts of active lanes, and the firings."""
@@ -94,7 +93,7 @@ class EngineMixer(Mixer):
         made[read] = torch.arange(len(lists))
         fired = torch.zeros_like(read)
         pair = align(block.lists.select(block.place[read]), lists, self.sampling.temperature)
-        fired[read] = self._fires(pair, read.nonzero(), tokens, made)
+        fired[read] = self._fires(pair, read.nonzero(), tokens)
         return Block(lists, made), fired
 
     def _switch(
@@ -114,32 +113,31 @@ class EngineMixer(Mixer):
         pair = align(ours, theirs, self.sampling.temperature)
         p, q = (truncate(logp, self.sampling.top_p) for logp in (pair.p, pair.q))
         items, positions = lanes.item[rows], lanes.position[rows] + at
-        own = self.insertion.name == "own"
         token_q = noise.draw(
             self.insertion.source(p, q).log_probs(),
-            self.own_keys[items] if own else lanes.keys[rows],
+            self._insertion_keys(rows),
             positions,
             pair.names,
         )
         columns = pair.columns(token_p), pair.columns(token_q)
         values = describe_switch(p, q, *columns)
         if pair.partial:
-            self._whole(values, pair, before, token_q, columns[1])
+            self._fill_full(values, pair, before, token_q, columns[1])
         self.found.append((items, positions, token_p, token_q, values))
         self.spent[items] += 1
         tokens = tokens.clone()
         tokens[rows, at] = token_q
         return tokens
 
-    def _whole(
+    def _fill_full(
         self, values: Tensor, pair: Aligned, before: list, token_q: Tensor, column: Tensor
     ) -> None:
-        """Put what is known of whole distributions in the place of what was taken from lists."""
-        whole = pair.whole_measures()
+        """Put what is known of full distributions in the place of what was taken from lists."""
+        full = pair.full_measures()
         found = {
-            "js_full": whole["js"],
-            "entropy_primary": whole["entropy_p"],
-            "entropy_intervention": whole["entropy_q"],
+            "js_full": full["js"],
+            "entropy_primary": full["entropy_p"],
+            "entropy_intervention": full["entropy_q"],
             "unknown_mass": pair.unknown_mass,
         }
         for name, value in found.items():
@@ -150,24 +148,23 @@ class EngineMixer(Mixer):
             known = logp.gather(-1, column[:, None]).squeeze(-1) > -torch.inf
             unknown = (~known).nonzero().squeeze(-1).tolist()
             if unknown:
-                texts, tokens = [before[i] for i in unknown], [[int(token_q[i])] for i in unknown]
-                asked = join(policy.read(texts, tokens, None, 1))
+                listed = list_tokens(policy, [before[i] for i in unknown], token_q[unknown])
                 under = SWITCH_COLUMNS.index(f"logp_{name}_of_intervention")
-                values[unknown, under] = asked.logp[:, 0].to(torch.float64)
+                values[unknown, under] = listed.logp[:, 0].to(torch.float64)
 
 
 def check_engines(
     engines: tuple[Engine, Engine], sampling: Sampling, rule: Rule, insertion: Insertion
 ) -> None:
-    """Refuse what takes whole distributions where an engine lists the most probable tokens only."""
+    """Refuse what takes full distributions where an engine lists the most probable tokens only."""
     for engine in engines:
         engine.check(sampling)
     listed = [engine.top_logprobs for engine in engines if engine.top_logprobs != -1]
-    whole = [rule.name] if rule.kind.reads_whole else []
-    whole += ["extrapolated"] if insertion.name == "extrapolated" else []
-    if listed and whole:
+    full = [rule.name] if rule.kind.reads_full else []
+    full += ["extrapolated"] if insertion.name == "extrapolated" else []
+    if listed and full:
         raise TokenshiftError(
-            f"'{whole[0]}' takes whole distributions, and vllm returns {listed[0]} log-probs: set "
+            f"'{full[0]}' takes full distributions, and vllm returns {listed[0]} log-probs: set "
             "vllm.top_logprobs to -1"
         )
 

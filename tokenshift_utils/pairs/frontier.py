@@ -1,8 +1,8 @@
-"""Tree nodes that lack what a walk must know there, and what is learnt at them.
+"""Tree nodes that lack what a walk must know there, and what is computed at them.
 
 Two classes run the models: ``session_frontier`` on cached sessions, ``engine_frontier`` on engines. Each
-lets one model draft tokens behind such a node and the other read the drafts, and hands over what both say
-of every prefix on the way, from which the measures and tokens of the trees are made here.
+lets one model draft tokens from such a node on and the other read the drafts; from both distributions at
+every prefix on the way, the measures and tokens of the tree's nodes are made here.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from tokenshift_utils.measures.top_logprobs import Aligned
 from tokenshift_utils.models.decoding import check_prompts
 from tokenshift_utils.models.policy import Policy, Sampling
 from tokenshift_utils.pairs.mixer import Insertion
-from tokenshift_utils.pairs.tree import BASE, OWN_TOKENS, TUNED, WHOLE
+from tokenshift_utils.pairs.tree import ALL_KNOWN, BASE, MODEL_SOURCES, TUNED
 from tokenshift_utils.pairs.walks import Walkers
+
+ENTROPY = ("entropy_base", "entropy_tuned")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What base and tuned model say at m places.
+class PairDistributions:
+    """Base's and tuned's next-token distributions at m nodes.
 
     ``nuclei`` are of the whole vocabulary, or of the tokens that ``listed`` names.
     """
@@ -35,13 +37,13 @@ class Pair:
     nuclei: tuple[Nucleus, Nucleus]
     listed: Aligned | None = None
 
-    def select(self, rows: Tensor) -> Pair:
-        """Some places, by index."""
+    def select(self, rows: Tensor) -> PairDistributions:
+        """Some nodes, by index."""
         listed = None if self.listed is None else self.listed.select(rows)
-        return Pair(tuple(nucleus.select(rows) for nucleus in self.nuclei), listed)
+        return PairDistributions(tuple(nucleus.select(rows) for nucleus in self.nuclei), listed)
 
     def draw(self, nucleus: Nucleus, keys: Tensor, positions: Tensor) -> Tensor:
-        """A token at each place from a nucleus over the same tokens, ids ``[m]``."""
+        """A token at each node from a nucleus over the same tokens, ids ``[m]``."""
         if self.listed is None:
             return nucleus.draw(keys, positions)
         return noise.draw(nucleus.log_probs(), keys, positions, self.listed.names)
@@ -52,25 +54,25 @@ class Pair:
         return self.nuclei[model].logp.gather(1, columns[:, None]).squeeze(1)
 
     def measures(self) -> dict[str, Tensor]:
-        """``tree.MEASURES`` at each place, ``[m]``."""
+        """``tree.NODE_MEASURES`` at each node, ``[m]``."""
         base, tuned = self.nuclei
         partial = self.listed is not None and self.listed.partial
         if partial:
-            whole, unknown = self.listed.whole_measures(), self.listed.unknown_mass
+            full, unknown = self.listed.full_measures(), self.listed.unknown_mass
         else:
-            whole = divergences.pair(base.logp, tuned.logp)._asdict()
-            unknown = torch.zeros_like(whole["js"])
-        tv, independent = (torch.empty_like(whole["js"]) for _ in range(2))
+            full = divergences.pair_measures(base.logp, tuned.logp)._asdict()
+            unknown = torch.zeros_like(full["js"])
+        tv, independent = (torch.empty_like(full["js"]) for _ in range(2))
         for rows, p, q in on_supports(base, tuned):
             tv[rows] = divergences.total_variation(p, q)
             independent[rows] = divergences.independent_disagreement(p, q)
         return {
             "js": nucleus_js(base, tuned),
-            "js_full": whole["js"],
-            "kl_base_tuned": whole["kl_pq"],
-            "kl_tuned_base": whole["kl_qp"],
-            "entropy_base": whole["entropy_p"],
-            "entropy_tuned": whole["entropy_q"],
+            "js_full": full["js"],
+            "kl_base_tuned": full["kl_pq"],
+            "kl_tuned_base": full["kl_qp"],
+            "entropy_base": full["entropy_p"],
+            "entropy_tuned": full["entropy_q"],
             "tv": tv,
             "independent": independent,
             "unknown_mass": unknown,
@@ -78,10 +80,12 @@ class Pair:
 
 
 class Frontier(ABC):
-    """The places at which some walkers wait, at most ``rows`` of which are served at once.
+    """The nodes at which walkers wait for the models, at most ``rows`` of which are expanded at once.
 
-    A ``lane`` is a place that is served and the drafts behind it, a row of ``nodes`` [b, n]; ``block`` are
-    the tokens drafted a round, None: as many as promise the least work.
+    A lane expands one node: the drafts from there on are a path in the tree, a row of ``paths`` [b, n].
+    ``block`` is how many tokens are drafted a round, None: as many as promise the least work.
+
+    ``walker`` and ``lane`` [m] say which walkers wait in which lanes, by index.
     """
 
     def __init__(
@@ -99,129 +103,132 @@ class Frontier(ABC):
         self._walkers, self._trees, self._sampling = walkers, walkers.trees, sampling
         self._prompts, self._block = prompts, block
         self._stops = np.array(sorted(stops), np.int64)
-        self._waiting: dict[int, np.ndarray] = {}  # walkers by place
-        self._cuts, self._written = [0, 0], [0, 0]  # of drafts by each model
+        self._waiting: dict[int, np.ndarray] = {}  # walkers by node
+        self._cuts, self._accepted = [0, 0], [0, 0]  # of drafts by each model
         self._device = self._open(policies, rows)
         self._keys = self._trees.keys.to(self._device)
         self._own_keys = None if own_keys is None else torch.tensor(own_keys, device=self._device)
 
     @abstractmethod
     def _open(self, policies: tuple[Policy, Policy], rows: int) -> torch.device:
-        """Make the models ready for so many rows; where their answers are."""
+        """Make the models ready for so many rows; the device of their outputs."""
 
     @abstractmethod
-    def run(self, who: np.ndarray) -> None:
-        """Let the walkers ``who`` go on until all are done."""
+    def run(self, walker: np.ndarray) -> None:
+        """Let these walkers go on until all are done."""
 
     def _tensor(self, values) -> Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self._device)
 
-    def _wait(self, who: np.ndarray) -> dict[int, np.ndarray]:
-        """Note where the walkers that are not done wait; walkers by place, where none waited before."""
-        who = who[~self._walkers.done[who]]
-        if not len(who):
+    def _enqueue(self, walker: np.ndarray) -> dict[int, np.ndarray]:
+        """Note where the walkers that are not done wait; walkers by node, where none waited before."""
+        walker = walker[~self._walkers.done[walker]]
+        if not len(walker):
             return {}
-        nodes = self._walkers.node[who]
-        order = np.argsort(nodes, kind="stable")
-        places, starts = np.unique(nodes[order], return_index=True)
+        at = self._walkers.node[walker]
+        order = np.argsort(at, kind="stable")
+        nodes, starts = np.unique(at[order], return_index=True)
         found = {}
-        for place, group in zip(places.tolist(), np.split(who[order], starts[1:])):
-            if place in self._waiting:  # others wait there already, and a lane will come
-                self._waiting[place] = np.concatenate([self._waiting[place], group])
+        for node, group in zip(nodes.tolist(), np.split(walker[order], starts[1:])):
+            if node in self._waiting:  # others wait there already, and a lane will come
+                self._waiting[node] = np.concatenate([self._waiting[node], group])
             else:
-                self._waiting[place] = found[place] = group
+                self._waiting[node] = found[node] = group
         return found
 
-    def _chain(self, start: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """The nodes ``[b, n]`` at which ``tokens`` [b, n] were drafted; -1 behind a text's end."""
-        nodes = np.full(tokens.shape, -1)
-        nodes[:, 0] = start
+    def _draft_paths(self, start: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The nodes ``[b, n]`` at which ``tokens`` [b, n] were drafted; -1 after a text's end."""
+        paths = np.full(tokens.shape, -1)
+        paths[:, 0] = start
         limit = self._sampling.max_new_tokens
         for i in range(1, tokens.shape[1]):
-            on = np.flatnonzero((nodes[:, i - 1] >= 0) & ~np.isin(tokens[:, i - 1], self._stops))
-            on = on[self._trees.position[nodes[on, i - 1]] + 1 < limit]
-            nodes[on, i] = self._trees.descend(nodes[on, i - 1], tokens[on, i - 1])
-        return nodes
+            on = np.flatnonzero((paths[:, i - 1] >= 0) & ~np.isin(tokens[:, i - 1], self._stops))
+            on = on[self._trees.position[paths[on, i - 1]] + 1 < limit]
+            paths[on, i] = self._trees.descend(paths[on, i - 1], tokens[on, i - 1])
+        return paths
 
-    def _firing(self, nodes: np.ndarray, who: np.ndarray, lane: np.ndarray) -> np.ndarray:
+    def _fires_in(self, paths: np.ndarray, walker: np.ndarray, lane: np.ndarray) -> np.ndarray:
         """In which lanes ``[b]`` a walker's rule would fire on the drafts, as far as is known."""
-        found = np.zeros(len(nodes), bool)
-        for i in range(nodes.shape[1]):
-            there = nodes[lane, i] >= 0
-            found[lane[there][self._walkers.fires(who[there], nodes[lane[there], i])]] = True
+        found = np.zeros(len(paths), bool)
+        for i in range(paths.shape[1]):
+            valid = paths[lane, i] >= 0
+            found[lane[valid][self._walkers.fires(walker[valid], paths[lane[valid], i])]] = True
         return found
 
-    def _learn_pair(
+    def _update_pair(
         self,
         model: int,
-        places: np.ndarray,
-        drafted: Tensor,
-        pair: Pair,
-        who: np.ndarray,
-        lane: np.ndarray,
         nodes: np.ndarray,
+        drafted: Tensor,
+        pair: PairDistributions,
+        walker: np.ndarray,
+        lane: np.ndarray,
+        paths: np.ndarray,
     ) -> None:
-        """Write all about ``places`` [m], where ``model`` drafted tokens, into the trees.
+        """Write all about ``nodes`` [m], where ``model`` drafted tokens, into the trees.
 
-        Where walkers ``who`` of the lanes ``lane`` switch to a token that is neither model's own, it is
-        drawn too. ``nodes`` [b, n] are those of all lanes.
+        Where walkers of these lanes switch to a token that is neither model's own, it is drawn too.
         """
-        keys, positions = self._luck(self._keys, places), self._tensor(self._trees.position[places])
+        keys, positions = (
+            self._noise_keys(self._keys, nodes),
+            self._tensor(self._trees.position[nodes]),
+        )
         other = pair.draw(pair.nuclei[1 - model], keys, positions)
-        drawn = {model: drafted, 1 - model: other}
-        self._learn(places, WHOLE, pair.measures(), drawn, pair)
-        for source, some in self._wanted(places, who, lane, nodes):
+        self._update(nodes, ALL_KNOWN, pair.measures(), {model: drafted, 1 - model: other}, pair)
+        for source, some in self._inserted(nodes, walker, lane, paths):
             name, primary, gain = self._trees.sources[source]
             rows = self._tensor(some)
             here = pair.select(rows)
             p, q = here.nuclei[primary], here.nuclei[1 - primary]
-            luck = self._luck(self._own_keys if name == "own" else self._keys, places[some])
-            inserted = here.draw(Insertion(name, gain).source(p, q), luck, positions[rows])
-            self._learn(places[some], 0, {}, {source: inserted}, here)
+            keys = self._noise_keys(self._own_keys if name == "own" else self._keys, nodes[some])
+            inserted = here.draw(Insertion(name, gain).source(p, q), keys, positions[rows])
+            self._update(nodes[some], 0, {}, {source: inserted}, here)
 
-    def _luck(self, keys: Tensor, places: np.ndarray) -> Tensor:
-        return keys[self._tensor(self._trees.tree[places])]
+    def _noise_keys(self, keys: Tensor, nodes: np.ndarray) -> Tensor:
+        return keys[self._tensor(self._trees.tree[nodes])]
 
-    def _learn(
+    def _update(
         self,
-        places: np.ndarray,
+        nodes: np.ndarray,
         bits: int,
-        found: dict[str, Tensor],
+        measures: dict[str, Tensor],
         drawn: dict[int, Tensor],
-        pair: Pair,
+        pair: PairDistributions,
     ) -> None:
         logp = {
-            (source, model): self._log_probs(model, places, tokens, pair).cpu().numpy()
+            (source, model): self._log_probs(model, nodes, tokens, pair).cpu().numpy()
             for source, tokens in drawn.items()
             for model in (BASE, TUNED)
         }
         drawn = {source: tokens.cpu().numpy() for source, tokens in drawn.items()}
-        found = {name: values.cpu().numpy() for name, values in found.items()}
-        self._trees.learn(places, bits, found, drawn, logp)
+        measures = {name: values.cpu().numpy() for name, values in measures.items()}
+        self._trees.update(nodes, bits, measures, drawn, logp)
 
-    def _log_probs(self, model: int, places: np.ndarray, tokens: Tensor, pair: Pair) -> Tensor:
-        """Log-probabilities of ``tokens`` [m] at ``places``."""
+    def _log_probs(
+        self, model: int, nodes: np.ndarray, tokens: Tensor, pair: PairDistributions
+    ) -> Tensor:
+        """Log-probabilities of ``tokens`` [m] at ``nodes``."""
         return pair.log_probs(model, tokens)
 
-    def _wanted(
-        self, places: np.ndarray, who: np.ndarray, lane: np.ndarray, nodes: np.ndarray
+    def _inserted(
+        self, nodes: np.ndarray, walker: np.ndarray, lane: np.ndarray, paths: np.ndarray
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Sources of tokens that are neither model's own, by column of ``PrefixTrees.tokens``, and at
-        which of ``places`` walkers would switch to them."""
-        column = self._walkers.source_column(who)
-        for source in np.unique(column[column >= len(OWN_TOKENS)]).tolist():
+        which of ``nodes`` walkers would switch to them."""
+        column = self._walkers.source_column(walker)
+        for source in np.unique(column[column >= len(MODEL_SOURCES)]).tolist():
             mine = column == source
-            wanted = []
-            for i in range(nodes.shape[1]):
-                at = nodes[lane[mine], i]
-                there = at >= 0
-                wanted.append(at[there][self._walkers.fires(who[mine][there], at[there])])
-            some = np.flatnonzero(np.isin(places, np.concatenate(wanted)))
+            switched = []
+            for i in range(paths.shape[1]):
+                at = paths[lane[mine], i]
+                valid = at >= 0
+                switched.append(at[valid][self._walkers.fires(walker[mine][valid], at[valid])])
+            some = np.flatnonzero(np.isin(nodes, np.concatenate(switched)))
             if len(some):
                 yield source, some
 
-    def _count_kept(self, model: int, nodes: np.ndarray) -> None:
-        """Note how far walkers went along the drafts of ``model`` at ``nodes`` [b, n]."""
-        kept = (self._trees.visited[nodes] & (nodes >= 0)).sum(1)
-        self._cuts[model] += int((kept < nodes.shape[1]).sum())
-        self._written[model] += int(kept.sum())
+    def _count_accepted(self, model: int, paths: np.ndarray) -> None:
+        """Note how many drafts of ``model`` along ``paths`` [b, n] walkers took."""
+        accepted = (self._trees.visited[paths] & (paths >= 0)).sum(1)
+        self._cuts[model] += int((accepted < paths.shape[1]).sum())
+        self._accepted[model] += int(accepted.sum())

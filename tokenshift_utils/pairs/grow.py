@@ -64,6 +64,6 @@ def grow(
     rows = min(batch_size, len(walkers.tree))
     given = None if block == "auto" else block
     kind = EngineFrontier if base.draws_inside else SessionFrontier
-    served = kind((base, tuned), prompts, own_keys, walkers, sampling, stops, rows, given)
-    served.run(np.arange(len(walkers.tree)))
+    frontier = kind((base, tuned), prompts, own_keys, walkers, sampling, stops, rows, given)
+    frontier.run(np.arange(len(walkers.tree)))
     return walkers

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures import divergences
-from tokenshift_utils.measures.nucleus import Nucleus, log_softmax32, truncate
+from tokenshift_utils.measures.nucleus import Nucleus, truncate
 from tokenshift_utils.models.decoding import Lanes
 from tokenshift_utils.models.policy import Session, stop_ids
+from tokenshift_utils.pairs.rules import Positions
 
 BLOCKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # what an adaptive block may be
 CATCH_UP = (16, 64, 256)  # a lagging intervention reads rows together that miss about as much
@@ -61,21 +62,15 @@ class Insertion:
             return ""
         return self.name if self.gain is None else f"{self.name}:{self.gain:g}"
 
-    def draw(
-        self, p: Nucleus, q: Nucleus, keys: Tensor, own_keys: Tensor, positions: Tensor
-    ) -> Tensor:
-        """The tokens to stand at some places, ids ``[n]``."""
-        return self.source(p, q).draw(own_keys if self.name == "own" else keys, positions)
-
     def source(self, p: Nucleus, q: Nucleus) -> Nucleus:
-        """What they are drawn from."""
+        """The distributions that inserted tokens are drawn from."""
         if self.name == "extrapolated":
             mixed = (1.0 + self.gain) * q.logp - self.gain * p.logp
             return truncate(torch.log_softmax(mixed, dim=-1), q.top_p)
         return p if self.name == "own" else q
 
 
-THEIR_TOKEN = Insertion()
+INTERVENTION_TOKEN = Insertion()
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ def describe_switch(p: Nucleus, q: Nucleus, token_p: Tensor, token_q: Tensor) ->
         at(q.logp, token_q),
         divergences.total_variation(inside_p, inside_q),
         divergences.independent_disagreement(inside_p, inside_q),
-        torch.zeros_like(p.logp[:, 0]),  # both are whole
+        torch.zeros_like(p.logp[:, 0]),  # (no mass is unknown)
     ]
     return torch.stack(values, dim=-1).to(torch.float64)
 
@@ -151,13 +146,13 @@ class Mixer:
         self.found: list[tuple[Tensor, ...]] = []
         self.cuts, self.written = 0, 0
 
-    def settle(self) -> bool:
+    def refill(self) -> bool:
         """Make the sessions and lanes ready for a round; False when all texts are finished."""
         both = self.sessions
         lagging = () if self.rule.kind.reads_intervention else both[1:]
-        return self.lanes.settle(both[:1] if lagging else both, lagging)
+        return self.lanes.refill(both[:1] if lagging else both, lagging)
 
-    def adapted(self) -> int:
+    def adaptive_block(self) -> int:
         """The block that suits the cuts seen so far: a round is one where the rule fires or a text
         ends."""
         return best_block(self.cuts, self.written)
@@ -194,14 +189,14 @@ class Mixer:
         open_rows = lanes.busy
         for i in range(n):
             logits = self.sessions[0].read(token[:, None])[:, 0]
-            p = truncate(log_softmax32(logits, self.sampling.temperature), self.sampling.top_p)
+            p = self.sampling.nucleus(logits)
             token = p.draw(lanes.keys, position + i)
             tokens.append(token)
             nuclei.append(p)
             if rule.kind.reads_intervention:
                 fired.append(torch.zeros_like(active))
                 continue
-            fired.append(rule.fires(p, None, token, lanes.keys, position + i))
+            fired.append(rule.fires(Positions(p, None, token, lanes.keys, position + i)))
             open_rows = open_rows & ~(fired[-1] & active)
             if not bool(open_rows.any()):
                 break  # every lane waits for the intervention
@@ -225,18 +220,13 @@ class Mixer:
         together = max(1, COMPARED_LOGITS // (n * made.shape[-1]))
         for start in range(0, len(chosen), together):
             group = chosen[start : start + together]
-            q = self._nucleus(made[start : start + together].flatten(0, 1))
+            q = self.sampling.nucleus(made[start : start + together].flatten(0, 1))
             positions = lanes.position[group, None] + torch.arange(n, device=tokens.device)
             keys = lanes.keys[group, None].expand(-1, n)
-            firings = self.rule.fires(
-                Nucleus.stack([p.select(group) if len(group) < rows else p for p in nuclei]),
-                q, tokens[group].flatten(), keys.flatten(), positions.flatten(),
-            )  # fmt: skip
-            fired[group] = firings.view(-1, n)
+            p = Nucleus.stack([p.select(group) if len(group) < rows else p for p in nuclei])
+            at = Positions(p, q, tokens[group].flatten(), keys.flatten(), positions.flatten())
+            fired[group] = self.rule.fires(at).view(-1, n)
         return made[place] if some else made, fired
-
-    def _nucleus(self, logits: Tensor) -> Nucleus:
-        return truncate(log_softmax32(logits, self.sampling.temperature), self.sampling.top_p)
 
     def _switch(
         self, tokens: Tensor, nuclei: list[Nucleus], logits: Tensor | None, rows: Tensor, at: Tensor
@@ -244,17 +234,20 @@ class Mixer:
         """Tokens with those of the insertion at the draft places ``at`` of ``rows``, ascending."""
         lanes = self.lanes
         logits = self._catch_up(tokens, rows, at) if logits is None else logits[rows, at]
-        q = self._nucleus(logits)
+        q = self.sampling.nucleus(logits)
         p = Nucleus.concat([nuclei[i].select(rows[at == i]) for i in at.unique().tolist()])
-        items, keys, positions = lanes.item[rows], lanes.keys[rows], lanes.position[rows] + at
-        token_p = tokens[rows, at]
-        token_q = self.insertion.draw(p, q, keys, self.own_keys[items], positions)
+        items, positions, token_p = lanes.item[rows], lanes.position[rows] + at, tokens[rows, at]
+        token_q = self.insertion.source(p, q).draw(self._insertion_keys(rows), positions)
         values = describe_switch(p, q, token_p, token_q)
         self.found.append((items, positions, token_p, token_q, values))
         self.spent[items] += 1
         tokens = tokens.clone()
         tokens[rows, at] = token_q
         return tokens
+
+    def _insertion_keys(self, rows: Tensor) -> Tensor:
+        lanes = self.lanes
+        return self.own_keys[lanes.item[rows]] if self.insertion.name == "own" else lanes.keys[rows]
 
     def _catch_up(self, tokens: Tensor, rows: Tensor, at: Tensor) -> Tensor:
         """Let the intervention read all before the draft places; its logits there ``[n, V]``."""
@@ -264,9 +257,9 @@ class Mixer:
 
     def result(self) -> tuple[list[MixedRun], dict[str, Tensor]]:
         """Runs, and switch columns by row and position."""
-        whole = torch.empty(0, dtype=torch.long)
+        none = torch.empty(0, dtype=torch.long)
         values = torch.empty(0, len(SWITCH_COLUMNS), dtype=torch.float64)
-        empty = (whole, whole, whole, whole, values)
+        empty = (none, none, none, none, values)
         joined = [torch.cat(part).cpu() for part in zip(*self.found)] if self.found else list(empty)
         order = torch.argsort(joined[0] * self.sampling.max_new_tokens + joined[1])
         joined = [part[order] for part in joined]

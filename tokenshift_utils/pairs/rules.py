@@ -19,8 +19,8 @@ from tokenshift_utils.measures.noise import uniform
 from tokenshift_utils.measures.nucleus import Nucleus, nucleus_js
 
 
-class Places(NamedTuple):
-    """n places of some texts, as a rule sees them.
+class Positions(NamedTuple):
+    """n positions of some texts, as a rule sees them.
 
     Attributes
     ----------
@@ -38,46 +38,46 @@ class Places(NamedTuple):
     positions: Tensor
 
 
-class Kind:
+class RuleKind:
     """A rule without its numbers. A subclass is known by its ``name`` from then on.
 
     Attributes
     ----------
     label : what tables and figures call it
-    takes : the number that it needs beside its name, "threshold", "rate" or None
-    columns : what mixture trees hold of its value, of ``tree.LOOKED_AT``, where base and where the
+    parameter : the number that it needs beside its name, "threshold", "rate" or None
+    columns : what mixture trees hold of its value, of ``tree.NODE_VALUES``, where base and where the
         tuned model writes; None where they hold nothing of it, so that a mixture is decoded by itself
-    lowest : the smallest threshold that means something
+    minimum : the smallest threshold that means something
     reads_intervention : whether the intervention's distribution decides where it fires
-    reads_whole : whether it needs whole distributions, which a list of log-probs does not give
+    reads_full : whether it needs full distributions, which a list of log-probs does not give
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
-    takes: ClassVar[str | None] = "threshold"
+    parameter: ClassVar[str | None] = "threshold"
     columns: ClassVar[tuple[str, str] | None] = None
-    lowest: ClassVar[float] = -math.inf
+    minimum: ClassVar[float] = -math.inf
     reads_intervention: ClassVar[bool] = True
-    reads_whole: ClassVar[bool] = True
+    reads_full: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
-        KINDS[cls.name] = cls
+        RULE_KINDS[cls.name] = cls
         cls.columns = vars(cls).get("columns")  # another value, of a subclass, is not in them
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         """What decides, ``[n]``."""
         raise NotImplementedError
 
     @classmethod
-    def above(cls, rule: Rule) -> float:
-        """Above which value it fires."""
+    def cutoff(cls, rule: Rule) -> float:
+        """The value above which it fires."""
         return float(rule.threshold)
 
     @classmethod
-    def fires(cls, at: Places, rule: Rule) -> Tensor:
+    def fires(cls, at: Positions, rule: Rule) -> Tensor:
         """Where the rule fires, bool ``[n]``."""
-        return cls.value(at) > cls.above(rule)
+        return cls.value(at) > cls.cutoff(rule)
 
     @classmethod
     def describe(cls, rule: Rule) -> str:
@@ -85,33 +85,33 @@ class Kind:
         return f"{cls.name}>{rule.threshold:g}"
 
 
-KINDS: dict[str, type[Kind]] = {}
+RULE_KINDS: dict[str, type[RuleKind]] = {}
 
 
-class NucleusJS(Kind):
+class NucleusJS(RuleKind):
     """JS of the nucleus distributions, as in the paper; below 0 always fires, ``inf`` never."""
 
     name, label = "js", "JS"
     columns = ("js", "js")
-    reads_whole = False
+    reads_full = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return nucleus_js(at.primary, at.intervention)
 
 
-class FullJS(Kind):
+class FullJS(RuleKind):
     """JS of the full distributions."""
 
     name, label = "js_full", "JS, full"
     columns = ("js_full", "js_full")
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return divergences.js(at.primary.logp, at.intervention.logp)
 
 
-class KL(Kind):
+class KL(RuleKind):
     """KL(primary || intervention) of the full distributions: truncated ones have infinite KL
     wherever a nucleus lacks a token of the other."""
 
@@ -119,35 +119,35 @@ class KL(Kind):
     columns = ("kl_base_tuned", "kl_tuned_base")
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return divergences.kl(at.primary.logp, at.intervention.logp)
 
 
-class ReverseKL(Kind):
+class ReverseKL(RuleKind):
     """KL(intervention || primary) of the full distributions."""
 
     name, label = "kl_reverse", "KL(other || primary)"
     columns = ("kl_tuned_base", "kl_base_tuned")
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return divergences.kl(at.intervention.logp, at.primary.logp)
 
 
-class Entropy(Kind):
+class Entropy(RuleKind):
     """The primary's own entropy, of its full distribution."""
 
     name, label = "entropy", "primary's entropy"
     columns = ("entropy_base", "entropy_tuned")
-    lowest = 0.0
+    minimum = 0.0
     reads_intervention = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return divergences.entropy(at.primary.logp)
 
 
-class SignedLogProb(Kind):
+class SignedLogProb(RuleKind):
     """log p_primary(y) - log p_intervention(y), full, for the token y that the primary drew.
 
     With base as primary, minus the sister paper's signed log-prob difference. It depends on the
@@ -155,30 +155,30 @@ class SignedLogProb(Kind):
     """
 
     name, label = "signed_logp", "signed log-prob"
-    columns = ("signed_forward", "signed_reverse")
-    reads_whole = False
+    columns = ("signed_logp_forward", "signed_logp_reverse")
+    reads_full = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         drawn = at.tokens[:, None]
         of_primary = at.primary.logp.gather(-1, drawn)
         return (of_primary - at.intervention.logp.gather(-1, drawn)).squeeze(-1)
 
 
-class First(Kind):
+class First(RuleKind):
     """The first ``threshold`` positions of a response."""
 
     name, label = "first", "first n positions"
-    columns = ("early", "early")
-    lowest = 1.0
-    reads_intervention = reads_whole = False
+    columns = ("minus_position", "minus_position")
+    minimum = 1.0
+    reads_intervention = reads_full = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return -at.positions
 
     @classmethod
-    def above(cls, rule: Rule) -> float:
+    def cutoff(cls, rule: Rule) -> float:
         return -rule.threshold
 
     @classmethod
@@ -186,20 +186,20 @@ class First(Kind):
         return f"first:{rule.threshold:g}"
 
 
-class Random(Kind):
+class Random(RuleKind):
     """By chance ``rate``, with noise of its own: the same places for every larger rate too."""
 
     name, label = "random", "random positions"
-    takes = "rate"
-    columns = ("luck", "luck")
-    reads_intervention = reads_whole = False
+    parameter = "rate"
+    columns = ("minus_uniform", "minus_uniform")
+    reads_intervention = reads_full = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return -uniform(at.keys, at.positions)
 
     @classmethod
-    def above(cls, rule: Rule) -> float:
+    def cutoff(cls, rule: Rule) -> float:
         return -rule.rate
 
     @classmethod
@@ -207,20 +207,20 @@ class Random(Kind):
         return f"random:{rule.rate:g}"
 
 
-class Always(Kind):
+class Always(RuleKind):
     """Everywhere."""
 
     name, label = "always", "every position"
-    takes = None
-    columns = ("nothing", "nothing")
-    reads_intervention = reads_whole = False
+    parameter = None
+    columns = ("zero", "zero")
+    reads_intervention = reads_full = False
 
     @staticmethod
-    def value(at: Places) -> Tensor:
+    def value(at: Positions) -> Tensor:
         return torch.zeros(at.keys.shape, device=at.keys.device)
 
     @classmethod
-    def above(cls, rule: Rule) -> float:
+    def cutoff(cls, rule: Rule) -> float:
         return -1.0
 
     @classmethod
@@ -235,7 +235,7 @@ class Never(Always):
     columns = Always.columns
 
     @classmethod
-    def above(cls, rule: Rule) -> float:
+    def cutoff(cls, rule: Rule) -> float:
         return math.inf
 
 
@@ -258,20 +258,22 @@ class Rule:
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in KINDS:
-            raise TokenshiftError(f"unknown rule '{self.name}'; give one of {', '.join(KINDS)}")
-        if self.kind.takes != "threshold":
+        if self.name not in RULE_KINDS:
+            raise TokenshiftError(
+                f"unknown rule '{self.name}'; give one of {', '.join(RULE_KINDS)}"
+            )
+        if self.kind.parameter != "threshold":
             object.__setattr__(self, "threshold", None)
         elif self.threshold is None or math.isnan(self.threshold):
             raise TokenshiftError(
                 f"rule {self.name} needs a threshold that is a number, not {self.threshold}"
             )
-        elif self.threshold < self.kind.lowest:
+        elif self.threshold < self.kind.minimum:
             raise TokenshiftError(
-                f"rule {self.name} needs a threshold of at least {self.kind.lowest:g}, not "
+                f"rule {self.name} needs a threshold of at least {self.kind.minimum:g}, not "
                 f"{self.threshold:g}"
             )
-        if self.kind.takes != "rate":
+        if self.kind.parameter != "rate":
             object.__setattr__(self, "rate", None)
         elif self.rate is None or not 0.0 <= self.rate <= 1.0:
             raise TokenshiftError(f"rule {self.name} needs a rate within [0, 1], not {self.rate}")
@@ -279,9 +281,9 @@ class Rule:
             raise TokenshiftError(f"budget is {self.budget}; give a whole number of at least 0")
 
     @property
-    def kind(self) -> type[Kind]:
+    def kind(self) -> type[RuleKind]:
         """The class that the name stands for."""
-        return KINDS[self.name]
+        return RULE_KINDS[self.name]
 
     @property
     def label(self) -> str:
@@ -289,16 +291,9 @@ class Rule:
         text = self.kind.describe(self)
         return text if self.budget is None else f"{text},budget:{self.budget}"
 
-    def fires(
-        self,
-        primary: Nucleus,
-        intervention: Nucleus | None,
-        tokens: Tensor,
-        keys: Tensor,
-        positions: Tensor,
-    ) -> Tensor:
-        """At which of n places the rule fires, bool ``[n]``, no budget applied. See ``Places``."""
-        return self.kind.fires(Places(primary, intervention, tokens, keys, positions), self)
+    def fires(self, at: Positions) -> Tensor:
+        """At which of n positions the rule fires, bool ``[n]``, no budget applied."""
+        return self.kind.fires(at, self)
 
 
 PAPER_RULE = Rule()  # JS of the nuclei above 0.1 nats

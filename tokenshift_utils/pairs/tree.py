@@ -1,4 +1,4 @@
-"""Trees of prefixes: what two models' distributions say after each, once.
+"""Trees of prefixes: two models' distributions at each, computed once.
 
 Noise depends on the position only, so mixtures of one problem and sample are one text until they
 take different tokens, whatever their rule, threshold or direction. A node is a prefix, prompt and
@@ -16,26 +16,28 @@ from tokenshift_utils.measures.noise import uniform
 from tokenshift_utils.pairs.mixer import Insertion
 
 BASE, TUNED = 0, 1
-HALF = (1, 2)  # bits of ``known``: what one model alone says
-PAIR = 4  # and what the two say about each other
-WHOLE = HALF[BASE] | HALF[TUNED] | PAIR
+MODEL_KNOWN = (1, 2)  # bits of ``known``: what follows from one model's distribution
+PAIR_KNOWN = 4  # and what compares the two
+ALL_KNOWN = MODEL_KNOWN[BASE] | MODEL_KNOWN[TUNED] | PAIR_KNOWN
 
-MEASURES = (
+NODE_MEASURES = (
     *("js", "js_full", "kl_base_tuned", "kl_tuned_base", "entropy_base", "entropy_tuned"),
     *("tv", "independent", "unknown_mass"),
 )
-# What rules compare beside measures; made from the rest, so that records need not hold them.
-DERIVED = ("signed_forward", "signed_reverse", "luck", "early", "nothing")
-LOOKED_AT = (*MEASURES, *DERIVED)
+# What rules compare beside measures; derived from other columns, so that records need not hold them.
+DERIVED_VALUES = (
+    *("signed_logp_forward", "signed_logp_reverse", "minus_uniform", "minus_position", "zero"),
+)
+NODE_VALUES = (*NODE_MEASURES, *DERIVED_VALUES)
 
 Source = tuple[str, int, float | None]  # insertion's name, the primary's side, gain
-OWN_TOKENS: tuple[Source, ...] = (("model", BASE, None), ("model", TUNED, None))
+MODEL_SOURCES: tuple[Source, ...] = (("model", BASE, None), ("model", TUNED, None))
 
 
 def source_of(insertion: Insertion, primary: int) -> Source:
     """Where the token of a switched position comes from, if ``primary`` writes."""
     if insertion.name == "intervention":
-        return OWN_TOKENS[1 - primary]
+        return MODEL_SOURCES[1 - primary]
     return (insertion.name, primary, insertion.gain)
 
 
@@ -46,16 +48,16 @@ class PrefixTrees:
     ----------
     tree, parent, token, position : int64 [n]; the parent's index (-1: a root), the token that leads
         from it here (-1), and the response position of the token that comes next
-    known : uint8 [n], bits of ``HALF`` and ``PAIR``; 0 where no model has read the prefix
+    known : uint8 [n], bits of ``MODEL_KNOWN`` and ``PAIR_KNOWN``; 0 where no model has read the prefix
     visited : bool [n], whether a walk took a token here
-    values : float64 [n, len(LOOKED_AT)], of float32 precision but for ``luck``; NaN: not known
+    values : float64 [n, len(NODE_VALUES)], of float32 precision but for ``minus_uniform``; NaN: not known
     tokens : int64 [n, sources], what each source draws here, -1: not known
     logp : float32 [n, sources, 2], log-probability of these under base and tuned, full
     """
 
     def __init__(self, keys: Sequence[int]) -> None:
         self.keys = torch.tensor(keys, dtype=torch.long)
-        self.sources: tuple[Source, ...] = OWN_TOKENS
+        self.sources: tuple[Source, ...] = MODEL_SOURCES
         self._size = 0
         self._columns = {
             "tree": np.zeros(0, np.int64),
@@ -64,7 +66,7 @@ class PrefixTrees:
             "position": np.zeros(0, np.int64),
             "known": np.zeros(0, np.uint8),
             "visited": np.zeros(0, bool),
-            "values": np.zeros((0, len(LOOKED_AT))),
+            "values": np.zeros((0, len(NODE_VALUES))),
             "tokens": np.zeros((0, len(self.sources)), np.int64),
             "logp": np.zeros((0, len(self.sources), 2), np.float32),
             "_first": np.zeros(0, np.int64),  # a node's child made last, and that made before it
@@ -96,9 +98,9 @@ class PrefixTrees:
         if source in self.sources:
             return
         self.sources = (*self.sources, source)
-        for name, nothing in (("tokens", -1), ("logp", np.nan)):
+        for name, missing in (("tokens", -1), ("logp", np.nan)):
             old = self._columns[name]
-            more = np.full((len(old), 1, *old.shape[2:]), nothing, old.dtype)
+            more = np.full((len(old), 1, *old.shape[2:]), missing, old.dtype)
             self._columns[name] = np.concatenate([old, more], axis=1)
 
     def add(
@@ -116,16 +118,17 @@ class PrefixTrees:
         self.tree[made], self.parent[made], self.token[made] = tree, parent, token
         self.position[made] = position
         self.values[made], self.tokens[made], self.logp[made] = np.nan, -1, np.nan
-        luck = uniform(self.keys[torch.from_numpy(tree)], torch.from_numpy(position))
-        self.values[made, LOOKED_AT.index("luck")] = -luck.numpy()  # rules fire above a threshold
-        self.values[made, LOOKED_AT.index("early")] = -position
-        self.values[made, LOOKED_AT.index("nothing")] = 0.0
+        noise = uniform(self.keys[torch.from_numpy(tree)], torch.from_numpy(position))
+        # (negative, since rules fire above a threshold)
+        self.values[made, NODE_VALUES.index("minus_uniform")] = -noise.numpy()
+        self.values[made, NODE_VALUES.index("minus_position")] = -position
+        self.values[made, NODE_VALUES.index("zero")] = 0.0
         self._first[made] = -1
         self._link(made)
         return made
 
     def _link(self, made: np.ndarray) -> None:
-        """Hang new nodes on their parents, of which several may share one."""
+        """Link new nodes to their parents, of which several may share one."""
         made = made[self.parent[made] >= 0]
         order = np.argsort(self.parent[made], kind="stable")
         made = made[order]
@@ -161,7 +164,7 @@ class PrefixTrees:
             ]
         return found
 
-    def learn(
+    def update(
         self,
         nodes: np.ndarray,
         bits: int,
@@ -177,7 +180,7 @@ class PrefixTrees:
         for name, column in measures.items():
             values = column.astype(np.float32)  # as precise as records are, so that both agree
             some = ~np.isnan(values)
-            self.values[nodes[some], LOOKED_AT.index(name)] = values[some]
+            self.values[nodes[some], NODE_VALUES.index(name)] = values[some]
         for source, column in tokens.items():
             some = column >= 0
             self.tokens[nodes[some], source] = column[some]
@@ -188,10 +191,14 @@ class PrefixTrees:
         self.derive(nodes)
 
     def derive(self, nodes: np.ndarray) -> None:
-        """What rules look at and is made from the rest."""
+        """Compute the ``DERIVED_VALUES`` that follow from log-probabilities."""
         own = self.logp[nodes].astype(np.float64)
-        self.values[nodes, LOOKED_AT.index("signed_forward")] = own[:, BASE, 0] - own[:, BASE, 1]
-        self.values[nodes, LOOKED_AT.index("signed_reverse")] = own[:, TUNED, 1] - own[:, TUNED, 0]
+        self.values[nodes, NODE_VALUES.index("signed_logp_forward")] = (
+            own[:, BASE, 0] - own[:, BASE, 1]
+        )
+        self.values[nodes, NODE_VALUES.index("signed_logp_reverse")] = (
+            own[:, TUNED, 1] - own[:, TUNED, 0]
+        )
 
     def texts(self, last: np.ndarray) -> list[np.ndarray]:
         """The response tokens that lead to each of some nodes."""

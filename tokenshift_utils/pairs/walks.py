@@ -1,7 +1,8 @@
 """Walks through trees of prefixes: each is one mixture of two models.
 
-From the root a walk's rule reads the node and takes one of the node's tokens. Where a node lacks
-what the rule must know, the walk waits there until the models have been run (``frontier.Frontier``).
+From the root on, a walk's rule reads the node and takes one of the node's tokens, which leads to the
+next. Where a node lacks what the rule reads, the walk waits until the models have been run there
+(``frontier.Frontier``).
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenshift_utils.pairs.mixer import SWITCH_COLUMNS, THEIR_TOKEN, Insertion, MixedRun
+from tokenshift_utils.pairs.mixer import INTERVENTION_TOKEN, SWITCH_COLUMNS, Insertion, MixedRun
 from tokenshift_utils.pairs.rules import Rule
 from tokenshift_utils.pairs.tree import (
     BASE,
-    HALF,
-    LOOKED_AT,
-    PAIR,
+    MODEL_KNOWN,
+    NODE_VALUES,
+    PAIR_KNOWN,
     TUNED,
     PrefixTrees,
     Source,
     source_of,
 )
 
-OFTEN = 0.1  # share of positions at which a rule fires: above, both models read everything
+FREQUENT = 0.1  # share of positions at which a rule fires, above which both models read everything
 UNLIMITED = np.iinfo(np.int64).max
 
 
@@ -34,7 +35,7 @@ class Walk:
 
     rule: Rule
     forward: bool = True
-    insertion: Insertion = THEIR_TOKEN
+    insertion: Insertion = INTERVENTION_TOKEN
 
     @property
     def primary(self) -> int:
@@ -68,19 +69,19 @@ class Walkers:
         self.trees, self.walks = trees, tuple(walks)
         self._stops, self._limit = np.array(sorted(stops), np.int64), limit
         columns = [walk.rule.kind.columns[walk.primary] for walk in walks]
-        self._column = np.array([LOOKED_AT.index(name) for name in columns])
-        self._threshold = np.array([walk.rule.kind.above(walk.rule) for walk in walks])
+        self._column = np.array([NODE_VALUES.index(name) for name in columns])
+        self._threshold = np.array([walk.rule.kind.cutoff(walk.rule) for walk in walks])
         budgets = [walk.rule.budget for walk in walks]
         self._budget = np.array([UNLIMITED if b is None else int(b) for b in budgets])
-        self._alone = np.array([not walk.rule.kind.reads_intervention for walk in walks])
+        self._primary_only = np.array([not walk.rule.kind.reads_intervention for walk in walks])
         self._primary = np.array([walk.primary for walk in walks])
         self._source = np.array([trees.source(walk.source) for walk in walks])
         number = len(walks)
         # How often each walk fired, and which model's token it took where they differ: so that
         # drafts come from the model that it is likely to follow.
         self._steps, self._fired = np.ones(number), np.zeros(number)
-        self._took = np.zeros((number, 2))
-        self._took[np.arange(number), self._primary] = 4.0
+        self._taken = np.zeros((number, 2))
+        self._taken[np.arange(number), self._primary] = 4.0
 
         self.tree, self.walk = owners
         self.node = self.tree.copy()  # the roots come first
@@ -89,40 +90,44 @@ class Walkers:
         self.final = np.full(len(self.tree), -1)
         self._switches: list[tuple[np.ndarray, ...]] = []
 
-    def advance(self, who: np.ndarray) -> None:
-        """Let the walkers ``who`` go on until each is done or waits."""
+    def advance(self, walker: np.ndarray) -> None:
+        """Let these walkers go on until each is done or waits."""
         trees = self.trees
-        while len(who):
-            node, walk = self.node[who], self.walk[who]
-            fires, needs, token = self._decide(who, node)
+        while len(walker):
+            node, walk = self.node[walker], self.walk[walker]
+            fires, needs, token = self._decide(walker, node)
             ready = ((trees.known[node] & needs) == needs) & (token >= 0)
-            who, node, walk, fires, token = (x[ready] for x in (who, node, walk, fires, token))
-            if not len(who):
+            walker, node, walk, fires, token = (
+                x[ready] for x in (walker, node, walk, fires, token)
+            )
+            if not len(walker):
                 return
             trees.visited[node] = True
-            self.spent[who] += fires
+            self.spent[walker] += fires
             self._count(walk, node, fires, token)
             if fires.any():
-                self._switches.append((who[fires], node[fires]))
+                self._switches.append((walker[fires], node[fires]))
             ended = np.isin(token, self._stops) | (trees.position[node] + 1 >= self._limit)
-            self.done[who[ended]], self.final[who[ended]] = True, token[ended]
-            who = who[~ended]
-            self.node[who] = trees.descend(node[~ended], token[~ended])
+            self.done[walker[ended]], self.final[walker[ended]] = True, token[ended]
+            walker = walker[~ended]
+            self.node[walker] = trees.descend(node[~ended], token[~ended])
 
-    def _decide(self, who: np.ndarray, node: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _decide(self, walker: np.ndarray, node: np.ndarray) -> tuple[np.ndarray, ...]:
         """(whether the rule fires, what must be known, the token taken) for walkers at ``node``."""
-        trees, walk = self.trees, self.walk[who]
-        within = self.spent[who] < self._budget[walk]
-        fires = self.fires(who, node)
+        trees, walk = self.trees, self.walk[walker]
+        within = self.spent[walker] < self._budget[walk]
+        fires = self.fires(walker, node)
         primary = self._primary[walk]
-        needs = np.where(fires | (within & ~self._alone[walk]), PAIR, np.array(HALF)[primary])
+        needs = np.where(
+            fires | (within & ~self._primary_only[walk]), PAIR_KNOWN, np.array(MODEL_KNOWN)[primary]
+        )
         token = trees.tokens[node, np.where(fires, self._source[walk], primary)]
         return fires, needs, token
 
-    def fires(self, who: np.ndarray, node: np.ndarray) -> np.ndarray:
+    def fires(self, walker: np.ndarray, node: np.ndarray) -> np.ndarray:
         """Whether the walkers' rules would fire at ``node``, as far as is known."""
-        walk = self.walk[who]
-        within = self.spent[who] < self._budget[walk]
+        walk = self.walk[walker]
+        within = self.spent[walker] < self._budget[walk]
         value = self.trees.values[node, self._column[walk]]
         return within & (value > self._threshold[walk])  # NaN is not above
 
@@ -135,35 +140,35 @@ class Walkers:
             apart = (token == both[:, model]) & (both[:, 1 - model] >= 0) & (
                 token != both[:, 1 - model]
             )  # fmt: skip
-            self._took[:, model] += np.bincount(walk[apart], minlength=number)
+            self._taken[:, model] += np.bincount(walk[apart], minlength=number)
 
-    # What those who run the models must know ----------------------------------------------------
+    # For frontiers ----------------------------------------------------------------------------------
 
-    def source_column(self, who: np.ndarray) -> np.ndarray:
+    def source_column(self, walker: np.ndarray) -> np.ndarray:
         """The column of ``PrefixTrees.tokens`` that a switch of each walker takes."""
-        return self._source[self.walk[who]]
+        return self._source[self.walk[walker]]
 
-    def followed(self, groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The model that most of each group of walkers will follow, and whether it suffices.
+    def choose_drafters(self, groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The model that most of each group of walkers will follow, and whether it suffices alone.
 
-        It does where they are of one primary and seldom look at the other model.
+        It does where they are of one primary and their rules rarely read the other model.
         """
         if not groups:
             return np.zeros(0, np.int64), np.zeros(0, bool)
-        who = np.concatenate(groups)
+        walker = np.concatenate(groups)
         starts = np.cumsum([0, *map(len, groups[:-1])])
-        walk = self.walk[who]
+        walk = self.walk[walker]
         primary = self._primary[walk]
         least = np.minimum.reduceat(primary, starts)
-        seldom = self._fired / self._steps <= OFTEN
-        alone = (self._alone & seldom)[walk] | (self.spent[who] >= self._budget[walk])
+        rare = self._fired / self._steps <= FREQUENT
+        alone = (self._primary_only & rare)[walk] | (self.spent[walker] >= self._budget[walk])
         alone = np.logical_and.reduceat(alone, starts)
         alone &= least == np.maximum.reduceat(primary, starts)
-        lean = (self._took[:, TUNED] - self._took[:, BASE]) / self._took.sum(1)
-        favourite = np.where(np.add.reduceat(lean[walk], starts) > 0, TUNED, BASE)
-        return np.where(alone, least, favourite), alone
+        lean = (self._taken[:, TUNED] - self._taken[:, BASE]) / self._taken.sum(1)
+        preferred = np.where(np.add.reduceat(lean[walk], starts) > 0, TUNED, BASE)
+        return np.where(alone, least, preferred), alone
 
-    # What came out ------------------------------------------------------------------------------
+    # Results ------------------------------------------------------------------------------------
 
     def result(self) -> tuple[list[MixedRun], dict[str, np.ndarray]]:
         """Runs, one a walker, and every switch in them by walker and position.
@@ -172,19 +177,19 @@ class Walkers:
         """
         trees = self.trees
         texts = trees.texts(self.node)
-        who = np.concatenate([w for w, _ in self._switches] or [np.zeros(0, np.int64)])
+        walker = np.concatenate([w for w, _ in self._switches] or [np.zeros(0, np.int64)])
         node = np.concatenate([n for _, n in self._switches] or [np.zeros(0, np.int64)])
-        order = np.lexsort((trees.position[node], who))
-        who, node = who[order], node[order]
-        walk = self.walk[who]
+        order = np.lexsort((trees.position[node], walker))
+        walker, node = walker[order], node[order]
+        walk = self.walk[walker]
         primary, source = self._primary[walk], self._source[walk]
         switches = {
-            "row": who,
+            "row": walker,
             "position": trees.position[node],
             "token_primary": trees.tokens[node, primary],
             "token_intervention": trees.tokens[node, source],
         }
-        measured = {name: trees.values[node, i] for i, name in enumerate(LOOKED_AT)}
+        measured = {name: trees.values[node, i] for i, name in enumerate(NODE_VALUES)}
         entropies = np.stack([measured["entropy_base"], measured["entropy_tuned"]])
         rows = np.arange(len(node))
         measured |= {
@@ -202,9 +207,9 @@ class Walkers:
         changed = switches["token_primary"] != switches["token_intervention"]
 
         def sums(values: np.ndarray) -> list:
-            return np.bincount(who, values, len(self.tree)).tolist()
+            return np.bincount(walker, values, len(self.tree)).tolist()
 
-        counted = (np.ones(len(who)), changed, switches["tv"], switches["independent"])
+        counted = (np.ones(len(walker)), changed, switches["tv"], switches["independent"])
         runs = [
             MixedRun(
                 [*text.tolist(), int(final)],

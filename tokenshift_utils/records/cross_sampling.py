@@ -17,7 +17,7 @@ import pyarrow as pa
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.policy import Sampling
 from tokenshift_utils.pairs.cross_sample import cross_sample
-from tokenshift_utils.pairs.mixer import THEIR_TOKEN, Insertion
+from tokenshift_utils.pairs.mixer import INTERVENTION_TOKEN, Insertion
 from tokenshift_utils.pairs.rules import PAPER_RULE, Rule
 from tokenshift_utils.pairs.walks import Walk
 from tokenshift_utils.records.mixture_trees import OWN_STREAM, MixtureTrees
@@ -61,7 +61,7 @@ class CrossSampling(Request):
         primary: str,
         intervention: str,
         rule: Rule = PAPER_RULE,
-        insertion: Insertion = THEIR_TOKEN,
+        insertion: Insertion = INTERVENTION_TOKEN,
         benchmarks: str | Sequence[str] | None = None,
         samples: int | None = None,
         sampling: Any = None,
@@ -119,7 +119,7 @@ class CrossSampling(Request):
     def _walk(self, study: Study) -> Walk:
         return Walk(self.rule, self.primary == study.base, self.insertion)
 
-    def behind(self, study: Study) -> MixtureTrees | None:
+    def underlying(self, study: Study) -> MixtureTrees | None:
         """The trees that hold it, grown for it; None where it has files of its own."""
         if self.rule.kind.columns is None:
             return None
@@ -132,7 +132,7 @@ class CrossSampling(Request):
 
     def view(self, study: Study, key: str, shard: int, kind: str) -> pa.Table:
         """A shard of it, read off the trees."""
-        trees, walk = self.behind(study), self._walk(study)
+        trees, walk = self.underlying(study), self._walk(study)
         found = trees.runs(study, key, shard, walk, self.samples)
         if kind == "cross_sampling":
             some = [c.name for c in records.describe(kind) if c.name in found]

@@ -3,7 +3,7 @@
 What the store holds of a pair, benchmark and sampling is the tree of each problem and sample
 (``pairs.tree``), every distinct response that was mixed, judged once, and for each mixture and
 sample which response it is. It grows: a mixture that is asked for later is walked through what is
-there, and only what it meets anew is computed. Rows are only ever added behind those that are
+there, and only what it meets anew is computed. Rows are only ever appended to those that are
 there, so that a reader beside a writer sees one state or the next.
 """
 
@@ -20,7 +20,14 @@ import pyarrow.compute as pc
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.policy import Policy, Sampling, stop_ids
 from tokenshift_utils.pairs.grow import grow
-from tokenshift_utils.pairs.tree import BASE, MEASURES, OWN_TOKENS, TUNED, PrefixTrees, Source
+from tokenshift_utils.pairs.tree import (
+    BASE,
+    MODEL_SOURCES,
+    NODE_MEASURES,
+    TUNED,
+    PrefixTrees,
+    Source,
+)
 from tokenshift_utils.pairs.walks import Walk, Walkers
 from tokenshift_utils.records.requests import (
     Item,
@@ -37,7 +44,7 @@ from tokenshift_utils.study.study import Study
 
 OWN_STREAM = 1  # noise stream of the null control's own tokens
 SIDES = ("base", "tuned")
-HELD = 4  # shards whose trees are kept in memory, for the next mixture that is looked up
+CACHED = 4  # shards whose trees are kept in memory, for the next mixture that is looked up
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class MixtureTrees(Request):
     """The trees of one pair on one benchmark, grown for some walks.
 
     ``walks`` are (walk, samples): each is taken for the first so many samples of every problem. They
-    are no part of the key: the same records answer for all.
+    are no part of the key: the same records hold all.
     """
 
     base: str
@@ -67,12 +74,12 @@ class MixtureTrees(Request):
         }
 
     @property
-    def root(self) -> MixtureTrees:
-        """The same records, whatever is asked of them."""
+    def canonical(self) -> MixtureTrees:
+        """The trees of the same key of which no walk is asked."""
         return replace(self, walks=())
 
-    def joined(self, other: MixtureTrees) -> MixtureTrees:
-        """What answers for both."""
+    def merge(self, other: MixtureTrees) -> MixtureTrees:
+        """The trees that both ask for, with the walks of both."""
         wanted = dict(self.walks)
         for walk, samples in other.walks:
             wanted[walk] = max(samples, wanted.get(walk, 0))
@@ -82,7 +89,7 @@ class MixtureTrees(Request):
         each = sum(samples for _, samples in self.walks)
         return [len(problems) * each for problems in self._shards(study)]
 
-    def answers(self, study: Study, shard: int) -> bool:
+    def covers(self, study: Study, shard: int) -> bool:
         """Whether a shard that is in the store holds all walks."""
         there = _walked(*self._at(study, executor.key_of(study, self), shard))
         return all(there.get(name_of(walk), 0) >= samples for walk, samples in self.walks)
@@ -98,7 +105,7 @@ class MixtureTrees(Request):
         base, tuned = study_policy(study, self.base), study_policy(study, self.tuned)
         made = items(study, base, self.benchmark, self._shards(study)[shard], self.samples)
         trees, there, old = PrefixTrees([item.key for item in made]), {}, None
-        if executor.is_done(study, executor.Job(self.root, shard)):
+        if executor.is_done(study, executor.Job(self.canonical, shard)):
             at = self._at(study, executor.key_of(study, self), shard)
             # (never what is kept for readers: whoever is stopped here must find it as it was)
             trees, there = _trees.__wrapped__(*at), _walked(*at)
@@ -133,7 +140,7 @@ class MixtureTrees(Request):
         walkers: Walkers,
         old: dict[str, pa.Table] | None,
     ) -> dict[str, pa.Table]:
-        nodes, index = _nodes(walkers.trees, made, self, study)
+        nodes, index = _nodes(walkers.trees, made, self)
         runs, _ = walkers.result()
         ends = {}  # distinct responses, by where they end
         if old is not None:
@@ -247,29 +254,29 @@ def _table(files: executor.Store, key: str, shard: int, checksum: str, kind: str
     return files.read(kind, key, shard)
 
 
-@lru_cache(maxsize=HELD)
+@lru_cache(maxsize=CACHED)
 def _trees(files: executor.Store, key: str, shard: int, checksum: str) -> PrefixTrees:
     """The trees of a shard."""
     table = files.read("mixture_trees", key, shard)
     column = {
         name: table[name].to_numpy(zero_copy_only=False)
-        for name in (*MEASURES, *_INDICES, "key", *_OWN, *_LOGP)
+        for name in (*NODE_MEASURES, *_INDICES, "key", *_TOKENS, *_LOGP)
     }
     roots = column["parent"] < 0
     trees = PrefixTrees(column["key"][roots].tolist())
     nodes = np.arange(roots.sum(), len(roots))
     trees.add(*(column[name][nodes].astype(np.int64) for name in _INDICES[:4]))
-    everyone = np.arange(len(roots))
-    for name in MEASURES:
-        trees.learn(everyone, 0, {name: column[name]}, {}, {})
-    for i, name in enumerate(_OWN):
+    all_nodes = np.arange(len(roots))
+    for name in NODE_MEASURES:
+        trees.update(all_nodes, 0, {name: column[name]}, {}, {})
+    for i, name in enumerate(_TOKENS):
         trees.tokens[:, i] = column[name]
     for (source, model), name in zip(((s, m) for s in range(2) for m in range(2)), _LOGP):
         trees.logp[:, source, model] = column[name]
     trees.known[:] = column["known"]
     trees.visited[:] = column["known"] > 0
     lists = {name: table[name].combine_chunks() for name in _DRAWN}
-    owner = np.repeat(everyone, lists["drawn_by"].value_lengths().to_numpy())
+    owner = np.repeat(all_nodes, lists["drawn_by"].value_lengths().to_numpy())
     flat = {name: values.flatten() for name, values in lists.items()}
     by = np.array(flat["drawn_by"].to_pylist(), object)
     for label in dict.fromkeys(by.tolist()):
@@ -279,12 +286,12 @@ def _trees(files: executor.Store, key: str, shard: int, checksum: str) -> Prefix
         trees.tokens[owner[mine], at] = flat["drawn_token"].to_numpy()[mine]
         for model, side in enumerate(SIDES):
             trees.logp[owner[mine], at, model] = flat[f"drawn_logp_{side}"].to_numpy()[mine]
-    trees.derive(everyone)
+    trees.derive(all_nodes)
     return trees
 
 
 _INDICES = ("tree", "parent", "token", "position", "known")
-_OWN = tuple(f"token_{side}" for side in SIDES)
+_TOKENS = tuple(f"token_{side}" for side in SIDES)
 _LOGP = tuple(f"logp_{under}_of_{of}" for of in SIDES for under in SIDES)
 _DRAWN = ("drawn_by", "drawn_token", "drawn_logp_base", "drawn_logp_tuned")
 
@@ -299,28 +306,26 @@ def _source(label: str) -> Source:
     return name, SIDES.index(side), gain
 
 
-def _nodes(
-    trees: PrefixTrees, made: list[Item], of: MixtureTrees, study: Study
-) -> tuple[pa.Table, np.ndarray]:
+def _nodes(trees: PrefixTrees, made: list[Item], of: MixtureTrees) -> tuple[pa.Table, np.ndarray]:
     """The table of the nodes that walks have visited, and where each node stands in it."""
     keep = trees.visited.copy()
     keep[: len(made)] = True  # the roots
     index = np.where(keep, np.cumsum(keep) - 1, -1)
     rows = np.flatnonzero(keep)
     tree, parent = trees.tree[rows], trees.parent[rows]
-    some = trees.tokens[rows, len(OWN_TOKENS) :] >= 0
-    labels = np.array([_label(source) for source in trees.sources[len(OWN_TOKENS) :]], object)
+    some = trees.tokens[rows, len(MODEL_SOURCES) :] >= 0
+    labels = np.array([_label(source) for source in trees.sources[len(MODEL_SOURCES) :]], object)
     node, source = np.nonzero(some)
     ends = np.concatenate([[0], np.cumsum(some.sum(1))]).astype(np.int32)
 
     def listed(values) -> pa.Array:
         return pa.ListArray.from_arrays(ends, pa.array(values))
 
-    drawn = rows[node], source + len(OWN_TOKENS)
+    drawn = rows[node], source + len(MODEL_SOURCES)
     problems = np.array([item.problem.id for item in made], object)
     samples = np.array([item.sample for item in made])
-    measured = {name: trees.values[rows, i] for i, name in enumerate(MEASURES)}
-    tokens = {name: trees.tokens[rows, i] for i, name in enumerate(_OWN)}
+    measured = {name: trees.values[rows, i] for i, name in enumerate(NODE_MEASURES)}
+    tokens = {name: trees.tokens[rows, i] for i, name in enumerate(_TOKENS)}
     logps = {
         name: trees.logp[rows, source, model]
         for (source, model), name in zip(((s, m) for s in range(2) for m in range(2)), _LOGP)

@@ -16,7 +16,7 @@ from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.store.code import code_version
 from tokenshift_utils.study.study import Study
 
-DTYPES = ("float32", "bfloat16")
+COMPARED_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,17 @@ class Precision(Shifts):
         return super().of(study, study.precision.model, samples=study.precision.samples)
 
     def parts(self, study: Study) -> dict:
-        own = {"kind": "precision", "dtypes": DTYPES, "precision": code_version(__name__)}
+        own = {"kind": "precision", "dtypes": COMPARED_DTYPES, "precision": code_version(__name__)}
         return super().parts(study) | own
 
     def policies(self, study: Study) -> list[Policy]:
-        return [study_policy(study.with_overrides(dtype=dtype), self.tuned) for dtype in DTYPES]
+        return [
+            study_policy(study.with_overrides(dtype=dtype), self.tuned) for dtype in COMPARED_DTYPES
+        ]
 
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         table = super().compute(study, shard)["shifts"]
-        for name, dtype in zip(("base", "tuned"), DTYPES):
+        for name, dtype in zip(("base", "tuned"), COMPARED_DTYPES):
             place = table.schema.get_field_index(name)
             values = pa.array([f"{self.tuned} ({dtype})"] * len(table))
             table = table.set_column(place, table.schema.field(place), values)

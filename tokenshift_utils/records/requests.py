@@ -21,6 +21,8 @@ from tokenshift_utils.tasks import benchmarks as files
 from tokenshift_utils.tasks.prompts import prompt_parts, prompt_text
 from tokenshift_utils.tasks.verifier import extract_answer, is_correct
 
+RESPONSE_KEY = ["benchmark", "problem", "sample"]  # columns that say whose row it is
+
 
 class Request:
     """What artefacts share. A request is the artefact itself: ask ``fetch`` for it.
@@ -75,7 +77,7 @@ def benchmark_names(study: Study, benchmarks: str | Sequence[str] | None) -> lis
 
 
 @lru_cache(maxsize=64)
-def check_pair(first: Path, second: Path) -> None:
+def check_tokenizers(first: Path, second: Path) -> None:
     """Refuse two models whose tokenizers differ (checked once a process)."""
     if first != second:
         check_same_tokenizer(first, second)
@@ -83,7 +85,7 @@ def check_pair(first: Path, second: Path) -> None:
 
 def study_policy(study: Study, model: str) -> Policy:
     """The policy of a model of the study, known to share the base model's tokenizer."""
-    check_pair(study.model_path(study.base), study.model_path(model))
+    check_tokenizers(study.model_path(study.base), study.model_path(model))
     return load_policy(study, model)
 
 
@@ -120,7 +122,7 @@ def common_parts(study: Study, benchmark: str, models: Sequence[str], code: str)
     engine = {} if study.engines is None else {"engine": study.engines.model_dump()}
     return engine | {
         "benchmark": benchmark,
-        "problems": files.digest(files.load_benchmark(study, benchmark)),
+        "problems": files.problems_digest(files.load_benchmark(study, benchmark)),
         "models": {m: directory_fingerprint(path) for m, path in used.items()},
         "backend": study.backend,
         "backend_code": backend_code(study),

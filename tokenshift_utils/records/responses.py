@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.tasks.cells import kind, plain_text, text_of, whole_number
+from tokenshift_utils.tasks.cells import as_integer, plain_text, text_of, type_name
 from tokenshift_utils.tasks.rows import read_rows
 
 LARGEST_SAMPLE = 2**31 - 1  # what the records hold
@@ -59,7 +59,7 @@ def _label(row: dict, column: str, where: str, default: str) -> str:
 
 def _sample(row: dict, where: str, default: int) -> int:
     value = row.get("sample")
-    number = default if value is None else whole_number(value)
+    number = default if value is None else as_integer(value)
     if number is None or not 0 <= number <= LARGEST_SAMPLE:
         raise TokenshiftError(
             f"{where}: 'sample' is no whole number from 0; number a problem's responses, or "
@@ -74,9 +74,9 @@ def _ids(row: dict, what: str, tokenizer: Any, vocab_size: int, where: str) -> l
     if given is not None:
         if not isinstance(given, list):
             raise TokenshiftError(
-                f"{where}: '{what}_ids' is {kind(given)}; give a list of token ids"
+                f"{where}: '{what}_ids' is {type_name(given)}; give a list of token ids"
             )
-        ids = [whole_number(i) if not isinstance(i, str) else None for i in given]
+        ids = [as_integer(i) if not isinstance(i, str) else None for i in given]
         if not all(i is not None and 0 <= i < vocab_size for i in ids):
             raise TokenshiftError(
                 f"{where} has {what}_ids outside 0 to {vocab_size - 1}; "

@@ -21,7 +21,13 @@ from tokenshift_utils.models.policy import Policy, Sampling
 from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.pairs.rules import PAPER_RULE, Rule
 from tokenshift_utils.records.cross_sampling import CrossSampling
-from tokenshift_utils.records.requests import Request, common_parts, study_policy, study_sampling
+from tokenshift_utils.records.requests import (
+    RESPONSE_KEY,
+    Request,
+    common_parts,
+    study_policy,
+    study_sampling,
+)
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.store import executor
@@ -63,11 +69,8 @@ def shift_table(
     """
     prompts = [list(map(int, ids)) for ids in trajectories["prompt_ids"]]
     responses = [list(map(int, ids)) for ids in trajectories["response_ids"]]
-    scored = score_pair
-    if base.top_logprobs != -1:
-        from tokenshift_utils.pairs.compare_top_logprobs import score_pair as scored
     owners, blocks = [], []
-    for owner, columns in scored(base, tuned, prompts, responses, sampling, top_k, batch_size):
+    for owner, columns in score_pair(base, tuned, prompts, responses, sampling, top_k, batch_size):
         owners.append(owner)
         blocks.append(columns)
         if progress is not None:
@@ -80,7 +83,7 @@ def shift_table(
     owner = owner[by_row]
     columns = {name: values[by_row] for name, values in measured.items()}
     columns |= {"base": base.name, "tuned": tuned.name, "source": source}
-    for name in ("benchmark", "problem", "sample"):
+    for name in RESPONSE_KEY:
         columns[name] = trajectories[name].to_numpy()[owner]
     columns["n_tokens"] = np.array([len(r) for r in responses])[owner]
     starts = [answer_start(base.tokenizer, ids, verifier) for ids in responses]
@@ -192,7 +195,7 @@ class Shifts(Request):
 
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         kind = self.trajectories.kinds[0]
-        names = ["benchmark", "problem", "sample", "prompt_ids", "response_ids"]
+        names = [*RESPONSE_KEY, "prompt_ids", "response_ids"]
         found = pa.concat_tables(
             [executor.read_shard(study, job, kind, names) for job in self._sources(study, shard)]
         ).to_pandas()

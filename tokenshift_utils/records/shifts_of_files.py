@@ -41,7 +41,7 @@ def shifts_of_files(
     0.7 where None. The file appears only when it is whole. Returns the number of positions.
     """
     # Imported late: loading transformers takes seconds, which readers of records need not wait.
-    from tokenshift_utils.models.adapters import put_on
+    from tokenshift_utils.models.adapters import load_adapter
     from tokenshift_utils.models.huggingface import HFPolicy
 
     sampling = sampling or Sampling(temperature=1.0, top_p=0.7)
@@ -54,7 +54,7 @@ def shifts_of_files(
         )
     base = HFPolicy.load(base_dir, base_dir.name, dtype)
     if is_adapter(tuned_dir):
-        tuned = put_on(base, tuned_dir, tuned_dir.name)
+        tuned = load_adapter(base, tuned_dir, tuned_dir.name)
     else:
         tuned = HFPolicy.load(tuned_dir, tuned_dir.name, dtype)
     if not is_adapter(tuned_dir) or (tuned_dir / "tokenizer.json").is_file():

@@ -27,6 +27,7 @@ from tokenshift_utils.measures.noise import row_key, uniform
 from tokenshift_utils.measures.nucleus import log_softmax32, truncate
 from tokenshift_utils.models.policy import Policy, Sampling, stop_ids
 from tokenshift_utils.records.requests import (
+    RESPONSE_KEY,
     Item,
     Request,
     common_parts,
@@ -42,8 +43,7 @@ from tokenshift_utils.tasks import benchmarks as files
 
 FRESH = 2  # first stream of the continuations' noise: 0 is the response's, 1 the null control's
 CHOICE = -1  # stream that decides which positions are taken
-PER_SHARD = 25  # positions computed together; most have equal tokens and cost nothing
-RESPONSE = ["benchmark", "problem", "sample"]
+POSITIONS_PER_SHARD = 25  # positions computed together; most have equal tokens and cost nothing
 DIVERGENCES = ["js", "js_full", "kl_base_tuned", "kl_tuned_base", "tv"]
 MEASURED = [*DIVERGENCES, "entropy_base", "entropy_tuned"]
 
@@ -88,14 +88,14 @@ def choose(
     DataFrame of the rows chosen, stratum by stratum, with ``stratum`` (index into ``edges``) and
     ``stratum_positions`` (rows of the pool that lie in it)
     """
-    owners = list(zip(*(pool[name] for name in RESPONSE)))
+    owners = list(zip(*(pool[name] for name in RESPONSE_KEY)))
     keys = {owner: row_key(seed, *owner, stream=CHOICE) for owner in set(owners)}
-    luck = uniform(
+    uniforms = uniform(
         torch.tensor([keys[owner] for owner in owners], dtype=torch.long),
         torch.tensor(pool["position"].to_numpy(), dtype=torch.long),
     )
-    pool = pool.assign(stratum=strata_of(js, edges), luck=luck.numpy())
-    pool = pool.sort_values(["benchmark", "problem", "luck"], kind="stable")
+    pool = pool.assign(stratum=strata_of(js, edges), noise=uniforms.numpy())
+    pool = pool.sort_values(["benchmark", "problem", "noise"], kind="stable")
     parts = [pool[pool["stratum"] == stratum] for stratum in range(len(edges))]
     sizes = [len(part) for part in parts]
     starts = uniform(
@@ -106,7 +106,7 @@ def choose(
     for part, size, own, start in zip(parts, sizes, shares(sizes, number), starts):
         rows = ((np.arange(own) + start) * (size / max(own, 1))).astype(int)
         chosen.append(part.iloc[rows].assign(stratum_positions=size))
-    return pd.concat(chosen).drop(columns="luck").reset_index(drop=True)
+    return pd.concat(chosen).drop(columns="noise").reset_index(drop=True)
 
 
 # What follows -----------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def next_logits(policy: Policy, texts: Sequence[Sequence[int]]) -> Tensor:
 
 
 @torch.inference_mode()
-def look(
+def compare_tokens(
     primary: Policy,
     intervention: Policy,
     items: Sequence[Item],
@@ -303,7 +303,7 @@ class SingleToken(Request):
     def _sizes(self) -> list[int]:
         # Positions of each shard where the pool has as many as are wanted. Dealt out one by one,
         # so that strata, of which the upper ones cost most, are spread over the shards.
-        shards = math.ceil(self.positions / PER_SHARD)
+        shards = math.ceil(self.positions / POSITIONS_PER_SHARD)
         return [len(range(shard, self.positions, shards)) for shard in range(shards)]
 
     def weights(self, study: Study) -> list[int]:
@@ -314,7 +314,7 @@ class SingleToken(Request):
 
     def _chosen(self, study: Study) -> pd.DataFrame:
         """All positions chosen, with what was measured at them."""
-        columns = [*RESPONSE, "position", "n_tokens", "token", *MEASURED]
+        columns = [*RESPONSE_KEY, "position", "n_tokens", "token", *MEASURED]
         pool = executor.read(study, self.scored, "shifts", columns).to_pandas()
         pool = pool[pool["sample"] < self.samples]
         js = pool["js" if self.support == "nucleus" else "js_full"].to_numpy()
@@ -323,7 +323,10 @@ class SingleToken(Request):
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         chosen = self._chosen(study).iloc[shard :: len(self._sizes())]
         own = executor.read(
-            study, self.scored.trajectories, "rollouts", [*RESPONSE, "prompt_ids", "response_ids"]
+            study,
+            self.scored.trajectories,
+            "rollouts",
+            [*RESPONSE_KEY, "prompt_ids", "response_ids"],
         ).to_pandas()
         own = own[own["sample"] < self.samples].set_index(["problem", "sample"])
         problems = {p.id: p for p in files.load_benchmark(study, self.benchmark)}
@@ -340,7 +343,7 @@ class SingleToken(Request):
             streams.append(keys[1:])
         policies = study_policy(study, self.primary), study_policy(study, self.intervention)
         tokens = chosen["token"].tolist()
-        seen = look(*policies, items, written, tokens, self.sampling, study.batch.score)
+        seen = compare_tokens(*policies, items, written, tokens, self.sampling, study.batch.score)
         other = seen["token_intervention"]
         effective = [i for i, token in enumerate(tokens) if token != other[i]]
         forks = [Fork(items[i], written[i], (tokens[i], other[i])) for i in effective]
@@ -362,7 +365,7 @@ class SingleToken(Request):
         names = ("base", "tuned") if forward else ("tuned", "base")
         stratum = chosen["stratum"].to_numpy()
         rows = range(len(chosen))
-        taken = [*RESPONSE, "position", "n_tokens", *DIVERGENCES, "stratum_positions"]
+        taken = [*RESPONSE_KEY, "position", "n_tokens", *DIVERGENCES, "stratum_positions"]
         return records.table(
             "single_token",
             {name: chosen[name].to_numpy() for name in taken}

@@ -9,11 +9,18 @@ import pandas as pd
 
 from tokenshift_utils.study.tokenizers import load_tokenizer
 
+NATURAL_VOCABULARY = 1000  # tokens, at least, of a tokenizer of natural language
+
 
 @lru_cache(maxsize=4)
 def tokenizer(study):
     """The tokenizer of the study's base, which all its models share."""
     return load_tokenizer(study.model_path(study.base))
+
+
+def is_natural_language(study) -> bool:
+    """Whether texts are taken for natural language: by the size of the vocabulary."""
+    return len(tokenizer(study)) >= NATURAL_VOCABULARY
 
 
 def token_decoder(study) -> Callable[[int], str]:

@@ -49,8 +49,8 @@ def token_piece(tokenizer, before: list[int], token: int) -> str:
     """The text that a token adds to that of the tokens before it: one of ``token_pieces``."""
     context = before[-CONTEXT:]
     shorter, longer = tokenizer.decode(context), tokenizer.decode([*context, token])
-    whole = longer.startswith(shorter)
-    return longer[len(shorter) :] if whole else tokenizer.decode([token])
+    is_prefix = longer.startswith(shorter)
+    return longer[len(shorter) :] if is_prefix else tokenizer.decode([token])
 
 
 def _visible(text: str) -> str:

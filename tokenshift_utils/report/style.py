@@ -95,7 +95,7 @@ def model_looks(study, models) -> dict[str, dict[str, str]]:
     return looks | {"fillcolor": looks["color"] | {"white": "white"}}
 
 
-def estimates(rows: pd.DataFrame, name: str, factor: float = 100.0) -> pd.DataFrame:
+def as_interval(rows: pd.DataFrame, name: str, factor: float = 100.0) -> pd.DataFrame:
     """The rows with the column `name` and its interval as `value`, `low` and `high`, in percent.
 
     Their numbers, also in `each`, are new: seaborn's plots need an index without repetitions, and
@@ -126,7 +126,7 @@ def add_points(plot: so.Plot, axis: str = "x", linewidth=1.2, pointsize=5.0) -> 
     return ranges.add(points, **shown)
 
 
-def draw(plot: so.Plot, size: tuple[float, float], titles: Iterable[str]):
+def draw_facets(plot: so.Plot, size: tuple[float, float], titles: Iterable[str]):
     """(figure, axes) of a plot with facets, in inches; titles are of the first panels, row by row."""
     fig = plt.figure(figsize=size)
     _draw(plot.label(x="", y="").on(fig))

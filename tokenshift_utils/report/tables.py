@@ -40,7 +40,7 @@ SHARES = re.compile(
     r"|nucleus_(zero|high_full_.*)|replaced|explained|(random_at|oracle_for)_95"
     r"|between|below_0.*|base_prob_below_.*|equal_tokens|decisive|recovered|lost"
 )
-DIFFERENCES = re.compile(
+DIFFERENCE_COLUMNS = re.compile(
     r"change|gap|effect|effect_different|gain(@\d+)?|.*_gain|.*_points|.*_lead|lead_.*"
 )
 SETTINGS = ("threshold", "gain", "rate", "temperature", "top_p")  # shown as the study gives them
@@ -85,7 +85,7 @@ def _cells(frame: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
         elif number:
             mixed = "quantity" in names  # rows of different quantities have no unit in common
             share = not mixed and SHARES.fullmatch(str(name))
-            points = not mixed and DIFFERENCES.fullmatch(str(name))
+            points = not mixed and DIFFERENCE_COLUMNS.fullmatch(str(name))
             values = frame[[name, *ends]].to_numpy(dtype=np.float64) * (
                 100 if share or points else 1
             )

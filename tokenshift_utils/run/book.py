@@ -217,8 +217,8 @@ def _used(tree: ast.Module) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
             room = importlib.import_module(node.module)
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                found = getattr(room, alias.name, None) or importlib.import_module(whole)
+                full_name = f"{node.module}.{alias.name}"
+                found = getattr(room, alias.name, None) or importlib.import_module(full_name)
                 taken[alias.asname or alias.name] = found
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.Attribute):

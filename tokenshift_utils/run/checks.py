@@ -30,9 +30,9 @@ def check_rules(study: Study) -> None:
                 rule = Rule(name, threshold)
             except TokenshiftError as error:
                 raise TokenshiftError(f"{key}: {error}") from None
-            if rule.kind.takes != "threshold":
+            if rule.kind.parameter != "threshold":
                 raise TokenshiftError(f"{key}: rule {name} has no threshold; leave it out")
-            if partial and rule.kind.reads_whole:
+            if partial and rule.kind.reads_full:
                 raise TokenshiftError(
                     f"'vllm.top_logprobs' is {study.vllm.top_logprobs}, but {key} takes the "
                     "log-probs of the whole vocabulary: set it to -1, or leave the rule out"

@@ -45,10 +45,10 @@ def sample_file(kind: str) -> Path:
     return paths.root() / "results" / "samples" / f"{kind}.parquet"
 
 
-def render() -> str:
+def render_dictionary() -> str:
     """The data dictionary as Markdown."""
     parts = [_OPENING]
-    for kind in columns.KINDS:
+    for kind in columns.RECORD_KINDS:
         heading = "| column | type | meaning |\n|---|---|---|\n"
         parts.append(f"\n## {kind}\n\n{columns.ROWS[kind]}\n\n{heading}")
         for name, type_, description, nullable in columns.describe(kind):
@@ -62,7 +62,7 @@ def write_dictionary() -> Path:
     """Write the data dictionary; returns its file."""
     file = dictionary_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, render())
+    write_text(file, render_dictionary())
     return file
 
 
@@ -81,7 +81,7 @@ def write_samples(study: Study) -> list[Path]:
         "cross_sampling": mixed,
         "switches": mixed,
     }
-    if trees := [tree for request in mixed if (tree := request.behind(study)) is not None]:
+    if trees := [tree for request in mixed if (tree := request.underlying(study)) is not None]:
         wanted |= dict.fromkeys(MixtureTrees.kinds, trees)
     if study.cross_sampling.single_token:
         wanted["single_token"] = SingleToken.of(study, study.base, tuned)

@@ -22,10 +22,10 @@ from tokenshift_utils.study.tokenizers import load_tokenizer, model_ends
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.rows import read_rows
 
-LONGEST = 8000  # new tokens a response, as in the paper, of models that think and of competitions
-PLAIN = 512  # of problems in plain words, whose solutions are of a few sentences
+LONG_RESPONSE = 8000  # new tokens, as in the paper, of models that think and of competitions
+SHORT_RESPONSE = 512  # of problems in plain words, whose solutions are of a few sentences
 SOLUTION_FACTOR = 4  # times the longest solution in the file: models are wordier, some by far
-PER_SHARD = 10  # problems, at most
+PROBLEMS_PER_SHARD = 10  # problems, at most
 MOST_WORKERS = 8
 SOLUTIONS = ("solution", "response", "completion", "rationale", "reasoning", "generated_solution")
 
@@ -119,7 +119,7 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         columns=_columns(rows),
         workers=(workers := _workers(models)),
         shard=_per_shard(len(rows), max(workers, 1)),
-        length=LONGEST,
+        length=LONG_RESPONSE,
         why="@",
     )
     try:
@@ -135,7 +135,7 @@ def write_pair(base: Path, tuned: Path, problems: Path, name: str | None = None)
         if length < needed:
             why = "what fits behind the longest problem within the models' contexts"
         wanted = f"tokens: {length}}} # {why}"
-        content = content.replace(f"tokens: {LONGEST}}} # @", wanted)
+        content = content.replace(f"tokens: {LONG_RESPONSE}}} # @", wanted)
         verifier = _verifier(prompts)
         write_text(draft, content.replace("\nverifier: boxed", f"\nverifier: {verifier}", 1))
         draft.replace(file)
@@ -179,7 +179,7 @@ def _workers(models: list[Path]) -> int:
 
 def _per_shard(problems: int, workers: int) -> int:
     """At most ten problems, such that all processes have as many shards."""
-    shards = workers * math.ceil(problems / (PER_SHARD * workers))
+    shards = workers * math.ceil(problems / (PROBLEMS_PER_SHARD * workers))
     return max(1, math.ceil(problems / max(shards, 1)))
 
 
@@ -236,17 +236,20 @@ def _ids(ids: tuple[int, ...]) -> str:
 def _needed(rows: list[dict], prompts: list[str], tokenizers: list) -> tuple[int, str]:
     """(new tokens that responses to such problems need, why)."""
     if any("<think>" in str(getattr(t, "chat_template", None) or "") for t in tokenizers):
-        return LONGEST, "the models think before they answer, by their chat template"
+        return LONG_RESPONSE, "the models think before they answer, by their chat template"
     solutions = [text for row in rows for text in _solutions(row)]
     if solutions:
         ids = (tokenizers[0].encode(text, add_special_tokens=False) for text in solutions)
         longest = max(map(len, ids))
-        needed = min(LONGEST, -(-SOLUTION_FACTOR * longest // 64) * 64)
+        needed = min(LONG_RESPONSE, -(-SOLUTION_FACTOR * longest // 64) * 64)
         why = f"{SOLUTION_FACTOR} times the longest solution in the file ({longest} tokens)"
         return needed, why
     if 10 * sum(bool(_LATEX.search(text)) for text in prompts) >= len(prompts):
-        return LONGEST, "problems have LaTeX in them, as those of competitions, and no solutions"
-    return PLAIN, "the problems are in plain words; the file has no solutions to say more"
+        return (
+            LONG_RESPONSE,
+            "problems have LaTeX in them, as those of competitions, and no solutions",
+        )
+    return SHORT_RESPONSE, "the problems are in plain words; the file has no solutions to say more"
 
 
 def _solutions(row: dict) -> list[str]:

@@ -77,7 +77,7 @@ class Work:
 
     Attributes
     ----------
-    kind : as in ``store.columns.KINDS``
+    kind : as in ``store.columns.RECORD_KINDS``
     responses : responses generated or scored
     tokens : tokens generated (of shifts and the explorer: positions scored by both models), at most
     """
@@ -128,7 +128,11 @@ def count_work(planned: Study, mean_tokens: int | None = None) -> list[Work]:
             rows = job.artefact.weights(study)[job.shard]
             responses[kind] += rows
             tokens[kind] += rows * min(longest, mean_tokens or longest)
-    return [Work(kind, responses[kind], tokens[kind]) for kind in columns.KINDS if responses[kind]]
+    return [
+        Work(kind, responses[kind], tokens[kind])
+        for kind in columns.RECORD_KINDS
+        if responses[kind]
+    ]
 
 
 def _figure(value: float) -> str:
@@ -202,7 +206,7 @@ def plan(study: Study, assumed: Assumptions = Assumptions()) -> str:
         *([_time(study)] if study.cost else []),
         _tokens(study, work, assumed),
         _memory(study, shape, assumed),
-        _hours(study, shape, work, assumed),
+        _hours(shape, work, assumed),
         _disk(study, shape, work),
         _trees(study, assumed),
         *([_training(study, shape, assumed)] if study.training and study.training.data else []),
@@ -251,7 +255,7 @@ def _memory(study: Study, shape: Shape, assumed: Assumptions) -> str:
 {assumed.gpu_memory:g} GB used to 90%; what is more serves larger batches"""
 
 
-def _hours(study: Study, shape: Shape, work: list[Work], assumed: Assumptions) -> str:
+def _hours(shape: Shape, work: list[Work], assumed: Assumptions) -> str:
     tflops = assumed.generate_tflops, assumed.score_tflops
     generate, score = (each * 1e12 / (2 * shape.parameters) for each in tflops)  # tokens a second
     hours = {}
@@ -298,12 +302,12 @@ def _trees(planned: Study, assumed: Assumptions) -> str:
             return "Mixture trees: none"
         wanted = [r for r in cross_sampling.requests(study) if isinstance(r, CrossSampling)]
         per_shard: dict[tuple[MixtureTrees, int], int] = Counter()
-        for trees in filter(None, (request.behind(study) for request in wanted)):
+        for trees in filter(None, (request.underlying(study) for request in wanted)):
             for shard, responses in enumerate(trees.weights(study)):
-                asked[trees.root] += responses
-                per_shard[trees.root, shard] += responses
+                asked[trees.canonical] += responses
+                per_shard[trees.canonical, shard] += responses
     length = min(study.sampling.max_new_tokens, assumed.mean_tokens or math.inf)
-    nodes = {root: responses * length * assumed.distinct for root, responses in asked.items()}
+    nodes = {trees: responses * length * assumed.distinct for trees, responses in asked.items()}
     largest = max(per_shard.values(), default=0) * length * assumed.distinct
     disk, memory = row_bytes("mixture_trees", 1), PrefixTrees([0]).row_bytes
     return f"""Mixture trees: at most {sum(nodes.values()):,.0f} distinct prefixes in {len(nodes)} sets \

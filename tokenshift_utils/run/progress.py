@@ -106,13 +106,13 @@ class Shown:
 
     def line(self, said: Said) -> str:
         """Both, the notebook and the run, in a line."""
-        (here, whole), seconds = self._counts(said), time.monotonic() - self._started
+        (here, total), seconds = self._counts(said), time.monotonic() - self._started
         words = [self._where(said)]
         if here[1]:
             words.append(amount(*here, UNIT, said.seconds))
         run = f"whole run: {len(self._done)} of {len(self._planned)} notebooks"
-        if whole[1]:
-            run += f", {amount(*whole, UNIT, seconds)}"
+        if total[1]:
+            run += f", {amount(*total, UNIT, seconds)}"
         return f"{': '.join(words)} | {run}"
 
     def _where(self, said: Said) -> str:
@@ -170,9 +170,9 @@ class Said:
         with self._file.open("rb") as stream:
             stream.seek(self._read)
             data = stream.read()
-        whole = data[: data.rfind(b"\n") + 1]  # the rest is still being written
-        self._read += len(whole)
-        for line in whole.splitlines():
+        lines = data[: data.rfind(b"\n") + 1]  # the rest is still being written
+        self._read += len(lines)
+        for line in lines.splitlines():
             with suppress(ValueError):  # of a full disk a piece
                 said = json.loads(line)
                 if "work" in said:

@@ -14,7 +14,7 @@ from tokenshift_utils.run.manifest import read_manifest
 from tokenshift_utils.sections.explorer.page import file_of
 from tokenshift_utils.store.code import ROOT, source_digest
 from tokenshift_utils.store.executor import in_words
-from tokenshift_utils.store.store import canonical
+from tokenshift_utils.store.store import canonical_json
 from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.study.study import Study, available_studies, load_study
 
@@ -35,7 +35,7 @@ def code_digest(package: Path = ROOT) -> str:
 
 def study_digest(study: Study) -> str:
     """A hash of all keys of a study; comments and layout of its file do not count."""
-    return hashlib.sha256(canonical(study.model_dump(mode="json")).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(study.model_dump(mode="json")).encode()).hexdigest()
 
 
 def fingerprints(study: Study) -> dict[str, str]:
@@ -245,7 +245,9 @@ def _explain_record(study_name: str, file: Path) -> str:
         f"records {key} of study {study_name}, read by {', '.join(readers) or 'no run on record'}",
         "from",
     ]
-    lines += [f"  {name}: {canonical(parts[name])}" for name in sorted(parts) if name != "models"]
+    lines += [
+        f"  {name}: {canonical_json(parts[name])}" for name in sorted(parts) if name != "models"
+    ]
     return "\n".join([*lines, "of models", *_listed(parts.get("models", {}))])
 
 

@@ -99,7 +99,7 @@ def reproduce(
     loaded = load_study(study)
     notebooks = select_notebooks(loaded, only)
     given = _parameters_of_each(notebooks, loaded, parameters or {})
-    pins.fetch(loaded)
+    pins.fetch_sources(loaded)
     check_inputs(loaded)
     too_long = check_lengths(loaded)
     moving = pins.unpinned(loaded)

@@ -50,7 +50,7 @@ NEAR_ZERO = 0.01  # nats. The paper's cut for "near zero" is not known, see the 
 HIGH_JS = 0.1  # nats, the paper's cut for token mechanics
 LOW_ENTROPY = 0.5 * math.log(2)  # nats: at most half the entropy of a fair coin
 HIGH_ENTROPY = math.log(2)  # nats: at least the entropy of a fair coin
-BUDGET = 0.101  # effectively replaced share of tokens: the largest in the paper's Table 1
+PAPER_BUDGET = 0.101  # effectively replaced share of tokens: the largest in the paper's Table 1
 
 SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
 UNDECIDED, NOT_TESTABLE = "undecided", "not testable"

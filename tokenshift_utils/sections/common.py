@@ -1,4 +1,4 @@
-"""What the analyses of all sections share: the resampling plan, parts by benchmark, wording."""
+"""What the analyses of all sections share: the bootstrap, parts by benchmark, wording."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ALL = "all"  # the row of a table that pools the benchmarks
 _STRUCTURAL = frozenset("0123456789+-*/=×÷^<>()")
 
 
-def plan(study, *frames: pd.DataFrame) -> Bootstrap:
+def study_bootstrap(study, *frames: pd.DataFrame) -> Bootstrap:
     """The bootstrap over the problems that occur in any of the frames, as the study sets it.
 
-    Estimates of the same plan share their draws, so differences between them are paired.
+    Estimates of the same bootstrap share their draws, so differences between them are paired.
     """
     pairs = [frame[["benchmark", "problem"]].drop_duplicates() for frame in frames]
     return Bootstrap(pd.concat(pairs), **study.statistics.model_dump())
@@ -47,7 +47,7 @@ def by(
 
     One bootstrap is behind all of it: over the problems of the frames and of the `others`.
     """
-    boot = plan(study, *frames.values(), *others)
+    boot = study_bootstrap(study, *frames.values(), *others)
     return pd.DataFrame(
         [
             row

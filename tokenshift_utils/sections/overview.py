@@ -39,7 +39,7 @@ from tokenshift_utils.sections.questions import questions_table, say_questions
 from tokenshift_utils.study.study import Study, load_study
 
 RUN_AGAIN = "delete it and run the notebook that makes it again (tokenshift reproduce)"
-SECTIONS = {
+SECTION_TITLES = {
     "1": "Divergence characterization",
     "2": "Cross-sampling",
     "3": "Token mechanics",
@@ -64,10 +64,10 @@ def read_evidence(name: str) -> pd.DataFrame:
 
 def claims_table(study, evidence: pd.DataFrame) -> pd.DataFrame:
     """All claims of the paper with what was measured and the verdict, one row a claim and subject."""
-    return evaluate(roles(study), evidence, study.statistics.confidence)
+    return evaluate(claim_roles(study), evidence, study.statistics.confidence)
 
 
-def roles(study) -> dict[str, set]:
+def claim_roles(study) -> dict[str, set]:
     """Kind and recipe of the study's models, by which claims ask for them."""
     return {name: {spec.kind, spec.recipe} for name, spec in study.models.items()}
 
@@ -113,7 +113,7 @@ def forest_table(studies: dict[str, Study]) -> pd.DataFrame:
     rows = []
     for claim in (c for c in CLAIMS if c.lead):
         for name, study in studies.items():
-            found = estimates(roles(study), read_evidence(name), study.statistics.confidence)
+            found = estimates(claim_roles(study), read_evidence(name), study.statistics.confidence)
             found = found[(found["claim"] == claim.id) & (found["over"] == claim.over)]
             found = found[found["low"].notna()]
             head = {"claim": claim.id, "words": claim.lead, "study": name}
@@ -309,7 +309,7 @@ def gallery(study):
         return HTML("<p>This study has no figures yet: run the other notebooks first.</p>")
     blocks = []
     for number in dict.fromkeys(file.name[:2] for file in files):
-        title = SECTIONS.get(number.lstrip("0"), "Robustness")
+        title = SECTION_TITLES.get(number.lstrip("0"), "Robustness")
         pictures = "".join(_picture(file) for file in files if file.name.startswith(number))
         blocks.append(
             f"<h4>{number} {escape(title)}</h4>"

@@ -160,7 +160,7 @@ def _critical(found: Found) -> str | None:
 
 
 @dataclass(frozen=True)
-class Question:
+class OpenQuestion:
     """An open question, where its answer is looked up, and what computes the answer: a function, or
     the claims of which it says what was measured."""
 
@@ -174,23 +174,23 @@ class Question:
 
 
 QUESTIONS = (
-    Question("Table 2 spelled out, with variance: do the boosts gain?", "04_weighted_objective", _boosts),
-    Question("Against the 20% most entropic tokens, and on GRPO?", "04_weighted_objective", _other_objectives),
-    Question("Does JS beat random positions at the same switch rate?", "02_curves", ("2-beats-random",)),
-    Question("Every threshold and detail of cross-sampling?", "02_curves", _details),
-    Question("SFT and preference-tuned controls?", "01_sparsity", _controls),
-    Question("Other model families, tasks that are not maths?", "study file", _families),
-    Question("Sensitivity to top-p, temperature, samples?", "05_sampler, 05_top_p", _sampler),
-    Question("Is JS on truncated distributions an artefact of truncation?", "05_support", _truncation),
-    Question("On-policy bias: base's and mixed trajectories?", "05_trajectories", _trajectories),
-    Question("JS against entropy, not only bins?", "figure 01_js_entropy",
+    OpenQuestion("Table 2 spelled out, with variance: do the boosts gain?", "04_weighted_objective", _boosts),
+    OpenQuestion("Against the 20% most entropic tokens, and on GRPO?", "04_weighted_objective", _other_objectives),
+    OpenQuestion("Does JS beat random positions at the same switch rate?", "02_curves", ("2-beats-random",)),
+    OpenQuestion("Every threshold and detail of cross-sampling?", "02_curves", _details),
+    OpenQuestion("SFT and preference-tuned controls?", "01_sparsity", _controls),
+    OpenQuestion("Other model families, tasks that are not maths?", "study file", _families),
+    OpenQuestion("Sensitivity to top-p, temperature, samples?", "05_sampler, 05_top_p", _sampler),
+    OpenQuestion("Is JS on truncated distributions an artefact of truncation?", "05_support", _truncation),
+    OpenQuestion("On-policy bias: base's and mixed trajectories?", "05_trajectories", _trajectories),
+    OpenQuestion("JS against entropy, not only bins?", "figure 01_js_entropy",
              ("1-low-js-entropy", "1-high-js-both-ends")),
-    Question("Position relative to landmarks?", "figure 01_position",
+    OpenQuestion("Position relative to landmarks?", "figure 01_position",
              ("1-start", "1-start-later", "1-end")),
-    Question("Top-k and rank at all positions?", "03_rank, 03_topk_overlap", _everywhere),
-    Question("Why JS rather than KL?", "01_why_js", _why_js),
-    Question("On which sequences was it measured?", "01_sparsity", _sequences),
-    Question("What makes a position critical?", "02_single_token", _critical),
+    OpenQuestion("Top-k and rank at all positions?", "03_rank, 03_topk_overlap", _everywhere),
+    OpenQuestion("Why JS rather than KL?", "01_why_js", _why_js),
+    OpenQuestion("On which sequences was it measured?", "01_sparsity", _sequences),
+    OpenQuestion("What makes a position critical?", "02_single_token", _critical),
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.report.seeds import Paired
 from tokenshift_utils.sections.claims import SEEDS_COLUMNS
-from tokenshift_utils.sections.common import of_kind, of_recipe, plan
+from tokenshift_utils.sections.common import of_kind, of_recipe, study_bootstrap
 
 _ONE = "one training seed of each: what one run has over another says nothing of the recipes"
 
@@ -39,13 +39,13 @@ def measured(
     Parameters
     ----------
     runs : shifts by name of the run, as ``seed_requests`` has them
-    measure : what the section measures of a frame: (study, bootstrap, frame) -> {quantity: (estimate, ...)}
+    measure : what the section measures of a frame: (bootstrap, frame) -> {quantity: (estimate, ...)}
     """
     once = study.with_overrides(**{"statistics.resamples": 1})  # no interval over problems is asked
     return {
         name: {
             quantity: np.nan if estimate is None else estimate.value
-            for quantity, (estimate, *_) in measure(study, plan(once, frame), frame).items()
+            for quantity, (estimate, *_) in measure(study_bootstrap(once, frame), frame).items()
         }
         for name, frame in runs.items()
     }

@@ -40,7 +40,7 @@ def _file(module: str) -> Path | None:
 
 
 def _imports(tree: ast.AST) -> set[str]:
-    """Modules of the package that a tree imports or names whole in a string (as for ``python -m``),
+    """Modules of the package that a tree imports or names in full in a string (as for ``python -m``),
     wherever in it, but for type checking."""
     found: set[str] = set()
     for node in ast.iter_child_nodes(tree):

@@ -300,12 +300,12 @@ def _parsed(text: str) -> tuple[dict[str, list[Column]], dict[str, str]]:
 
 
 _COLUMNS, ROWS = _parsed(_TEXT)  # ROWS: what a row is, by kind
-KINDS: dict[str, list[Column]] = {kind: _COLUMNS[kind] for kind in ROWS}
+RECORD_KINDS: dict[str, list[Column]] = {kind: _COLUMNS[kind] for kind in ROWS}
 
 
 def describe(kind: str) -> list[Column]:
     """The data dictionary of a record kind: name, Arrow type, description and nullability."""
-    return list(KINDS[kind])
+    return list(RECORD_KINDS[kind])
 
 
 def schema(kind: str) -> pa.Schema:
@@ -313,7 +313,7 @@ def schema(kind: str) -> pa.Schema:
     return pa.schema(
         [
             pa.field(c.name, c.type, c.nullable, metadata={"description": c.description})
-            for c in KINDS[kind]
+            for c in RECORD_KINDS[kind]
         ]
     )
 
@@ -337,12 +337,12 @@ def table(kind: str, columns: dict) -> pa.Table:
     A column is an array or list, a ``[rows, width]`` array for list columns, or one string, number,
     flag or None that all rows share. Exactly the columns of the kind are expected.
     """
-    names = [c.name for c in KINDS[kind]]
+    names = [c.name for c in RECORD_KINDS[kind]]
     if set(columns) != set(names):
         raise ValueError(f"{kind}: columns differ by {sorted(set(columns) ^ set(names))}")
     rows = max(len(v) for v in columns.values() if isinstance(v, (list, np.ndarray, pa.Array)))
     arrays = []
-    for column in KINDS[kind]:
+    for column in RECORD_KINDS[kind]:
         values = columns[column.name]
         if not isinstance(values, (list, np.ndarray, pa.Array)):
             values = [values] * rows

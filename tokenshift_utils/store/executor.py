@@ -57,16 +57,16 @@ class Artefact(Protocol):
 
 @runtime_checkable
 class Grows(Protocol):
-    """An artefact whose records are added to: one key answers for all that was asked so far."""
+    """An artefact whose records are added to: one key holds all that was asked for so far."""
 
     @property
-    def root(self) -> Artefact:
-        """The same records, whatever is asked of them."""
+    def canonical(self) -> Artefact:
+        """The artefact of the same key of which nothing is asked."""
 
-    def joined(self, other: Artefact) -> Artefact:
-        """What answers for both of one root."""
+    def merge(self, other: Artefact) -> Artefact:
+        """One of the same key that asks for what both ask for."""
 
-    def answers(self, study: Study, shard: int) -> bool:
+    def covers(self, study: Study, shard: int) -> bool:
         """Whether a shard that is in the store has what is asked."""
 
 
@@ -74,11 +74,11 @@ class Grows(Protocol):
 class View(Protocol):
     """An artefact without files of its own, that is read off another."""
 
-    def behind(self, study: Study) -> Artefact | None:
+    def underlying(self, study: Study) -> Artefact | None:
         """The other; None where in this study it has files of its own."""
 
     def view(self, study: Study, key: str, shard: int, kind: str) -> pa.Table:
-        """A shard of it; ``key`` is that of what is behind."""
+        """A shard of it; ``key`` is that of the underlying artefact."""
 
 
 @dataclass(frozen=True)
@@ -130,17 +130,17 @@ def is_done(study: Study, job: Job) -> bool:
     job = _stored(study, job)
     key, files = key_of(study, job.artefact), store(study)
     there = all(files.intact(kind, key, job.shard) for kind in job.artefact.kinds)
-    return there and (not isinstance(job.artefact, Grows) or job.artefact.answers(study, job.shard))
+    return there and (not isinstance(job.artefact, Grows) or job.artefact.covers(study, job.shard))
 
 
-def _behind(study: Study, artefact: Artefact) -> Artefact | None:
-    return artefact.behind(study) if isinstance(artefact, View) else None
+def _underlying(study: Study, artefact: Artefact) -> Artefact | None:
+    return artefact.underlying(study) if isinstance(artefact, View) else None
 
 
 def _stored(study: Study, job: Job) -> Job:
     """The job whose files a job's records are in."""
-    behind = _behind(study, job.artefact)
-    return job if behind is None else Job(behind, job.shard)
+    underlying = _underlying(study, job.artefact)
+    return job if underlying is None else Job(underlying, job.shard)
 
 
 def read(study: Study, artefact: Artefact, kind: str, columns=None) -> pa.Table:
@@ -168,8 +168,8 @@ def note_read(study: Study, artefact: Artefact) -> None:
     kept, waiting = set(), [artefact]
     while waiting:
         one = waiting.pop()
-        one = _behind(study, one) or one
-        one = one.root if isinstance(one, Grows) else one
+        one = _underlying(study, one) or one
+        one = one.canonical if isinstance(one, Grows) else one
         if one in kept:
             continue
         kept.add(one)
@@ -334,18 +334,18 @@ def missing(study: Study, jobs: Iterable[Job]) -> dict[Job, list[Job]]:
         needs[job] = []
         artefact = job.artefact
         if isinstance(artefact, Grows):
-            root = artefact.root, job.shard
-            asked[root] = asked[root].joined(artefact) if root in asked else artefact
+            of = artefact.canonical, job.shard
+            asked[of] = asked[of].merge(artefact) if of in asked else artefact
         elif is_there(job):
             return
         needs[job] = [_stored(study, need) for need in artefact.needs(study, job.shard)]
         for need in needs[job]:
             collect(need)
 
-    def whole(job: Job) -> Job:
+    def merged(job: Job) -> Job:
         if not isinstance(job.artefact, Grows):
             return job
-        return Job(asked[job.artefact.root, job.shard], job.shard)
+        return Job(asked[job.artefact.canonical, job.shard], job.shard)
 
     for job in jobs:
         collect(_stored(study, job))
@@ -353,14 +353,14 @@ def missing(study: Study, jobs: Iterable[Job]) -> dict[Job, list[Job]]:
     seen: set[Job] = set()
 
     def visit(job: Job) -> None:
-        if whole(job) in seen:
+        if merged(job) in seen:
             return
-        seen.add(whole(job))
-        if is_there(whole(job)):
+        seen.add(merged(job))
+        if is_there(merged(job)):
             return
         for need in needs[job]:
             visit(need)
-        plan[whole(job)] = [whole(need) for need in needs[job] if whole(need) in plan]
+        plan[merged(job)] = [merged(need) for need in needs[job] if merged(need) in plan]
 
     for job in list(needs):
         visit(job)

@@ -17,19 +17,19 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from tokenshift_utils.files import known_checksum, unusable, write_bytes, write_text
-from tokenshift_utils.store.columns import KINDS, schema
+from tokenshift_utils.store.columns import RECORD_KINDS, schema
 
 KEY_LENGTH = 16
 
 
-def canonical(parts: dict) -> str:
+def canonical_json(parts: dict) -> str:
     """JSON with sorted keys and no spaces: equal content gives equal text."""
     return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def artefact_key(parts: dict) -> str:
     """The key of an artefact: 16 hex digits of a sha256 over what determined it."""
-    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:KEY_LENGTH]
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:KEY_LENGTH]
 
 
 class Store:
@@ -86,8 +86,8 @@ class Store:
 
     @staticmethod
     def _check_columns(kind: str, found: pa.Schema, names: list[str] | None) -> None:
-        wanted = schema(kind) if kind in KINDS else found
-        if kind in KINDS and not found.equals(wanted):
+        wanted = schema(kind) if kind in RECORD_KINDS else found
+        if kind in RECORD_KINDS and not found.equals(wanted):
             odd = sorted(set(found.names) ^ set(wanted.names)) or ["their types"]
             raise ValueError(f"its columns are not those of {kind}: {', '.join(odd)}")
         if lacking := [name for name in names or () if name not in found.names]:

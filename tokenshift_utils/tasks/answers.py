@@ -174,9 +174,9 @@ def number(text: str) -> tuple[str, str, str] | None:
     found = _GROUPED.fullmatch(text.strip())
     if not found or not re.search(r"\d", text):
         return None
-    whole = re.sub(r"\D", "", found[2]).lstrip("0")
+    integer = re.sub(r"\D", "", found[2]).lstrip("0")
     decimals = (found[3] or "").rstrip("0")
-    return ("-" if found[1] == "-" and (whole or decimals) else ""), whole, decimals
+    return ("-" if found[1] == "-" and (integer or decimals) else ""), integer, decimals
 
 
 def unit(text: str, glued: bool = False) -> tuple[str, frozenset]:
@@ -409,6 +409,6 @@ def _double_factorial(match: re.Match) -> str:
 
 def _repeating(match: re.Match) -> str:
     r"""``0.1\overline{6}`` as a fraction."""
-    whole, once, again = match[1] or "0", match[2], match[3]
-    top = int(whole + once + again) - int(whole + once)
+    integer, once, again = match[1] or "0", match[2], match[3]
+    top = int(integer + once + again) - int(integer + once)
     return rf"\frac{{{top}}}{{{'9' * len(again) + '0' * len(once)}}}"

@@ -43,10 +43,10 @@ def option_order(seed: int, benchmark: str, problem: str, number: int) -> tuple[
     depends on nothing else.
     """
 
-    def luck(index: int) -> str:
+    def sort_key(index: int) -> str:
         return hashlib.sha256(json.dumps([seed, benchmark, problem, index]).encode()).hexdigest()
 
-    return tuple(sorted(range(number), key=luck))
+    return tuple(sorted(range(number), key=sort_key))
 
 
 def _choice(spec: Benchmark, cells: dict[str, str], seed: int, name: str) -> dict:
@@ -148,7 +148,7 @@ def _read(
     return problems
 
 
-def digest(problems: list[Problem]) -> str:
+def problems_digest(problems: list[Problem]) -> str:
     """A hash of the problems and their options' order, for the keys of what is computed on them."""
     text = json.dumps([[p.id, p.problem, p.answer, p.options] for p in problems])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.tasks.rows import Unreadable
 
-LARGEST = 400  # digits before or behind the point of a number that is no plain integer
+MAX_DIGITS = 400  # digits before or behind the point of a number that is no plain integer
 
 
 def text_of(value: Any, where: str, column: str) -> str:
@@ -46,7 +46,7 @@ def plain_text(value: Any, where: str, column: str) -> str:
             f"its text, or token ids as '{column}_ids'"
         )
     if not isinstance(value, (str, bytes)):
-        raise TokenshiftError(f"{where}: '{column}' is {kind(value)}; give text")
+        raise TokenshiftError(f"{where}: '{column}' is {type_name(value)}; give text")
     return _as_text(value, where, column)
 
 
@@ -57,7 +57,7 @@ def _as_text(value: Any, where: str, column: str) -> str:
         raise TokenshiftError(f"{where}: '{column}' {error}") from None
 
 
-def whole_number(value: Any) -> int | None:
+def as_integer(value: Any) -> int | None:
     """An integer, also one written as 3.0 or "3"; None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -70,7 +70,7 @@ def whole_number(value: Any) -> int | None:
     return None
 
 
-def kind(value: Any) -> str:
+def type_name(value: Any) -> str:
     """What a cell is, in words."""
     words = {type(None): "empty", bool: "true or false", str: "text", bytes: "bytes"}
     words |= dict.fromkeys((int, float, Decimal), "a number") | {list: "a list", dict: "a record"}
@@ -132,7 +132,7 @@ def _number(value: float | Decimal) -> str:
         raise ValueError(f"is {number}, no number; fill it or leave the row out")
     if isinstance(value, float) and abs(value) >= 2**53:
         raise ValueError(f"is {value}, a float too large to be exact; store it as text")
-    if number and abs(number.adjusted()) > LARGEST:
+    if number and abs(number.adjusted()) > MAX_DIGITS:
         raise ValueError(f"is {number}, too large or small to write out; store it as text")
     digits = format(number, "f")
     digits = digits.rstrip("0").rstrip(".") if "." in digits else digits

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tokenshift_utils.study.schema import DataSet
 
-BATCH = 10_000  # rows that are Python objects at once: DAPO-Math-17k has 1.8 million
+ROWS_AT_ONCE = 10_000  # rows that are Python objects at once: DAPO-Math-17k has 1.8 million
 
 # How files begin that are not UTF-8 text. The longer mark of UTF-32 comes before UTF-16's.
 _FOREIGN = {
@@ -119,8 +119,10 @@ def _of_lines(stream: Any, where: str) -> Iterator[tuple[str, dict]]:
         if not text.strip(" \t\r\n"):
             continue
         row += 1
-        whole = line.endswith((b"\n", b"\r"))
-        content = _parsed(text, where, number, "" if whole else "; its last line may be cut short")
+        complete = line.endswith((b"\n", b"\r"))
+        content = _parsed(
+            text, where, number, "" if complete else "; its last line may be cut short"
+        )
         yield _row(content, where, row, f"line {number}")
 
 
@@ -210,7 +212,7 @@ def _of_parquet(
     try:
         with pq.ParquetFile(file) as data:
             names = _chosen(data.schema_arrow.names, columns, where)
-            yield from _of_batches(data.iter_batches(BATCH, columns=names))
+            yield from _of_batches(data.iter_batches(ROWS_AT_ONCE, columns=names))
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise TokenshiftError(
             f"{where} can't be read as Parquet ({first_line(error)}); fetch or write it again"
@@ -232,7 +234,7 @@ def _of_data_set(
         ) from error
     names = _chosen(data.column_names, columns, f"the data set {spec.hub}")
     data = data if names is None else data.select_columns(names)
-    tables = data.with_format("arrow").iter(BATCH)
+    tables = data.with_format("arrow").iter(ROWS_AT_ONCE)
     yield from _of_batches(batch for table in tables for batch in table.to_batches())
 
 

@@ -43,7 +43,7 @@ from tokenshift_utils.tasks.answers import (
     unspelled,
 )
 
-LONGEST = 500  # characters; what is longer and no plain number is no answer
+MAX_CHARACTERS = 500  # characters; what is longer and no plain number is no answer
 SECONDS = 2.0  # of processor time for one comparison; what takes longer is not equal
 _LABEL = re.compile(r"(?i)Answer\s*(?:(?:\*\*|__)\s*)?[:\uff1a]")
 _OPENERS = re.compile(r"(?:[\s*_`$]|\\[\[(])*")
@@ -120,7 +120,7 @@ def _answer_line(text: str) -> tuple[int, str] | None:
 def answer_line(text: str) -> str | None:
     """What follows the last ``Answer:``, to the end of its line; None where there is none."""
     line = _line(text)
-    if line is None or len(line) > LONGEST:
+    if line is None or len(line) > MAX_CHARACTERS:
         return line
     own = _after_equals(undress(line))
     value = unit(own, glued=True)[0]
@@ -186,8 +186,8 @@ def is_correct(text: str, answer: str, verifier: str = "boxed", choice: bool = F
     if own is None:
         return False
     if choice:
-        return chosen(own) == answer.upper()
-    if verifier == "answer_line" and len(own) <= LONGEST and "=" not in answer:
+        return chosen_option(own) == answer.upper()
+    if verifier == "answer_line" and len(own) <= MAX_CHARACTERS and "=" not in answer:
         own = _after_equals(undress(own))
     if verifier != "the_answer_is":
         return answers_equal(own, str(answer))
@@ -197,9 +197,9 @@ def is_correct(text: str, answer: str, verifier: str = "boxed", choice: bool = F
     return own == answer
 
 
-def chosen(own: str) -> str | None:
+def chosen_option(own: str) -> str | None:
     """The letter of the one option that an answer of multiple choice names: B, (B), B) 3 metres."""
-    own = re.sub(r"\*\*|`", "", undress(own[: 4 * LONGEST]))
+    own = re.sub(r"\*\*|`", "", undress(own[: 4 * MAX_CHARACTERS]))
     found = _LETTER.fullmatch(re.sub(r"^[{$\s]+", "", own))
     if not found or (found[1] and not found[3]):
         return None
@@ -216,7 +216,7 @@ def answers_equal(own: str, answer: str) -> bool:
     own, answer = own.strip(), answer.strip()
     if own == answer:
         return bool(own)
-    if max(len(own), len(answer)) > LONGEST:
+    if max(len(own), len(answer)) > MAX_CHARACTERS:
         return number(own) is not None and number(own) == number(answer)
     return _equal(unspelled(undress(own)), unspelled(undress(answer)))
 
@@ -257,11 +257,11 @@ def _equal_percent(own: str, answer: str, mine: bool, asked: bool) -> bool:
     """
     if mine and asked:
         return _equal(own, answer)
-    whole, part = (own, answer) if mine else (answer, own)  # with the sign, without
-    value = number(part)
+    percent, plain = (own, answer) if mine else (answer, own)  # with the sign, without
+    value = number(plain)
     if (value is None or value[1] or not value[2]) and _equal(own, answer):
         return True
-    return _equal(rf"\frac{{{whole}}}{{100}}", part)
+    return _equal(rf"\frac{{{percent}}}{{100}}", plain)
 
 
 # The process that compares expressions ----------------------------------------------------------

@@ -2,7 +2,7 @@
 
 A *level* is what a problem's numbers and its question may be; a problem's *key* is what it asks
 whatever its words: the operation with its numbers, or the order with the names. Keys are dealt out
-to training and to benchmarks by a hash (``held_out``), so that a benchmark has neither a text nor
+to training and to benchmarks by a hash (``is_held_out``), so that a benchmark has neither a text nor
 a pair of numbers (nor, of orders, a group of people) that training has; ``a + b`` and ``b + a``
 have one key. Texts vary in names, things, wording, and which number comes first.
 """
@@ -37,7 +37,7 @@ GOODS = (
     *("toy", "book", "hat", "cake", "ball", "lamp", "kite", "scarf", "plant", "game", "mug"),
     "bag",
 )
-COMPARED = (  # more, less, most, least
+COMPARATIVES = (  # more, less, most, least
     ("taller", "shorter", "tallest", "shortest"),
     ("older", "younger", "oldest", "youngest"),
     ("faster", "slower", "fastest", "slowest"),
@@ -61,7 +61,7 @@ class WordProblem:
     solution: str
 
 
-def held_out(key: str) -> bool:
+def is_held_out(key: str) -> bool:
     """Whether problems of this key are for benchmarks alone; the others are for training alone."""
     number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     return number < HELD_OUT_SHARE * 2**64
@@ -197,7 +197,7 @@ class Order:
     def problem(self, level: str, rng: random.Random) -> WordProblem:
         """A problem of the level."""
         people = rng.sample(NAMES, rng.choice(self.people))  # from the most to the least
-        more, less, most, least = rng.choice(COMPARED)
+        more, less, most, least = rng.choice(COMPARATIVES)
         said = [
             f"{a} is {more} than {b}." if rng.random() < 0.5 else f"{b} is {less} than {a}."
             for a, b in itertools.pairwise(people)
@@ -228,7 +228,7 @@ LEVELS: dict[str, tuple[Arithmetic | Order, ...]] = {
 }
 
 
-def draw(level: str, rng: random.Random) -> WordProblem:
+def draw_problem(level: str, rng: random.Random) -> WordProblem:
     """A problem of a level of ``LEVELS``, held out or not."""
     return rng.choice(LEVELS[level]).problem(level, rng)
 
@@ -238,8 +238,8 @@ def problems(mix: dict[str, float], held: bool, seed: str) -> Iterator[WordProbl
     rng, seen = random.Random(seed), set()
     levels, weights = list(mix), list(mix.values())
     while True:
-        problem = draw(rng.choices(levels, weights)[0], rng)
-        if held_out(problem.key) == held and problem.text not in seen:
+        problem = draw_problem(rng.choices(levels, weights)[0], rng)
+        if is_held_out(problem.key) == held and problem.text not in seen:
             seen.add(problem.text)
             yield problem
 

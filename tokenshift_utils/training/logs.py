@@ -73,7 +73,7 @@ def tidy_log(
     ).astype(dict.fromkeys(columns, float))
 
 
-def token_table(run: ArmRun, tokenizer) -> pd.DataFrame:
+def weights_by_token(run: ArmRun, tokenizer) -> pd.DataFrame:
     """Mean k3 and weight by token, over the sums of each phase's rollouts."""
     parts = []
     for phase, rollouts in run.token_rollouts.items():
@@ -132,7 +132,7 @@ def final_table(answers: pd.DataFrame) -> pd.DataFrame:
 def arm_tables(
     run: ArmRun, tokenizer, log: pd.DataFrame, curve: pd.DataFrame, answers: pd.DataFrame
 ) -> dict[str, tuple[pd.DataFrame, str | None]]:
-    """The tables of an arm's run, as ``Run.finish`` takes them.
+    """The tables of an arm's run, as ``TrainingRun.finish`` takes them.
 
     The curve of a run of RL ends with the responses that an evaluation on the way would have drawn.
     """
@@ -144,7 +144,7 @@ def arm_tables(
             part = part.groupby("benchmark", sort=False).head(few.problems * few.samples)
         last = [(run.rollouts, name, value) for name, value in accuracy(part).items()]
         curve = pd.concat([curve, pd.DataFrame(last, columns=curve.columns)])
-        tables |= {"eval": (curve, "%.6g"), "tokens": (token_table(run, tokenizer), "%.5g")}
+        tables |= {"eval": (curve, "%.6g"), "tokens": (weights_by_token(run, tokenizer), "%.5g")}
     return tables
 
 

@@ -17,7 +17,7 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.store.local_pool import end_with_parent
 from tokenshift_utils.store.progress import Progress
 from tokenshift_utils.study.study import Study
-from tokenshift_utils.training.runs import Run, arm_runs
+from tokenshift_utils.training.runs import TrainingRun, arm_runs
 from tokenshift_utils.training.settings import check_settings
 from tokenshift_utils.training.updates import Updates
 
@@ -49,8 +49,8 @@ def train_arms(
     """
     runs = arm_runs(study, arm, seed, named)
     sizes = check_settings(study)
-    whole = study.training.data is not None and study.training.lora is None
-    if whole and (processes or 1) > 1:
+    full_model = study.training.data is not None and study.training.lora is None
+    if full_model and (processes or 1) > 1:
         raise TokenshiftError(
             f"study {study.name} trains whole models, one run at a time: leave --processes out"
         )
@@ -74,7 +74,7 @@ def train_arms(
     make_runs(runs, fresh, processes)
 
 
-def make_runs(runs: Sequence[Run], fresh: bool = False, processes: int = PROCESSES) -> None:
+def make_runs(runs: Sequence[TrainingRun], fresh: bool = False, processes: int = PROCESSES) -> None:
     """Make the runs that are not there yet, in their order, ``processes`` at a time.
 
     Each process takes the next run that is neither done nor under way, so that several commands can
@@ -102,9 +102,9 @@ def make_runs(runs: Sequence[Run], fresh: bool = False, processes: int = PROCESS
         _watch(todo, [pool.submit(work_through, todo) for _ in range(processes)])
 
 
-def _launch(runs: Sequence[Run], processes: int) -> None:
+def _launch(runs: Sequence[TrainingRun], processes: int) -> None:
     """Make runs that start processes of their own, and end those where this command is stopped."""
-    from tokenshift_utils.training.recipe.launch import stop_all
+    from tokenshift_utils.training.recipe.launch import stop_runs
 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pool = futures.ThreadPoolExecutor(processes)
@@ -112,12 +112,12 @@ def _launch(runs: Sequence[Run], processes: int) -> None:
         _watch(runs, [pool.submit(work_through, [run]) for run in runs])
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        stop_all()
+        stop_runs()
         pool.shutdown()
         signal.signal(signal.SIGTERM, before)
 
 
-def work_through(runs: Sequence[Run]) -> None:
+def work_through(runs: Sequence[TrainingRun]) -> None:
     """Make every run that nobody else has made or is making."""
     for run in runs:
         try:
@@ -142,7 +142,7 @@ def _one_thread() -> None:
     datasets.disable_progress_bars()
 
 
-def _watch(runs: Sequence[Run], tasks: list[futures.Future]) -> None:
+def _watch(runs: Sequence[TrainingRun], tasks: list[futures.Future]) -> None:
     """Show progress until the processes are through; raise what stopped one."""
     counts, finished, pending = {run.name: (0, run.updates) for run in runs}, set(), set(tasks)
     stopped = []

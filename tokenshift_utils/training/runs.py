@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.files import whole_directory, write_sums, write_text
+from tokenshift_utils.files import atomic_directory, write_sums, write_text
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.training_schema import TrainingArm
 from tokenshift_utils.training.logs import summary_key
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run(ABC):
+class TrainingRun(ABC):
     """One run of a study. A kind of runs says what it is made of, how, and what it leaves."""
 
     study: Study
@@ -132,7 +132,7 @@ class Run(ABC):
 
     def finish(self, summary: dict[str, Any], **tables: tuple[pd.DataFrame, str | None]) -> None:
         """Write ``summary.json`` and tables (name: frame, format of floats), all or nothing."""
-        with whole_directory(self.logs) as draft:
+        with atomic_directory(self.logs) as draft:
             for name, (table, digits) in tables.items():
                 table.to_csv(draft / f"{name}.csv", index=False, float_format=digits)
             write_text(draft / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -142,7 +142,7 @@ class Run(ABC):
 
 
 @dataclass(frozen=True)
-class ArmRun(Run):
+class ArmRun(TrainingRun):
     """One arm of the study's ``training`` section with one seed."""
 
     arm: str

@@ -73,7 +73,7 @@ def check_settings(study: Study) -> Sizes:
     """Refuse settings that TRL doesn't know or that leave a part of a rollout over."""
     training = study.training
     if training.task is None:
-        trl, what = fields("trl", "GRPOConfig").keys(), "trl.GRPOConfig"
+        trl, what = trl_fields("trl", "GRPOConfig").keys(), "trl.GRPOConfig"
     else:
         trl, what = (SIZES - {"num_iterations"}) | {*TASK_SETTINGS}, "a training on a task"
         for name in sorted(trl - {"top_entropy_quantile"} - training.trl.keys()):
@@ -86,9 +86,9 @@ def check_settings(study: Study) -> Sizes:
         if arm.kind != "rl":
             offline.add(place)
             config = CONFIGS[arm.kind]
-            places[place] = arm.trl, fields("trl", config).keys(), f"trl.{config}"
+            places[place] = arm.trl, trl_fields("trl", config).keys(), f"trl.{config}"
     if training.server:
-        known = fields("trl.scripts.vllm_serve", "ScriptArguments").keys()
+        known = trl_fields("trl.scripts.vllm_serve", "ScriptArguments").keys()
         places["server"] = training.server, known, "trl vllm-serve"
     for key, (given, known, owner) in places.items():
         for name in given:
@@ -134,7 +134,7 @@ def sizes_of(study: Study) -> Sizes:
 
     def of(name: str) -> int:
         given = {"num_iterations": 1} | training.trl  # TRL's own
-        return given[name] if name in given else fields("trl", "GRPOConfig")[name].default
+        return given[name] if name in given else trl_fields("trl", "GRPOConfig")[name].default
 
     accumulated, group = of("gradient_accumulation_steps"), of("num_generations")
     step = of("per_device_train_batch_size") * training.accelerate.get("num_processes", 1)
@@ -149,7 +149,7 @@ def sizes_of(study: Study) -> Sizes:
     return Sizes(group, step * accumulated, step * held, updates, iterations, longest)
 
 
-def fields(module: str, name: str) -> dict[str, dataclasses.Field]:
+def trl_fields(module: str, name: str) -> dict[str, dataclasses.Field]:
     """The settings of a dataclass of TRL's."""
     found = dataclasses.fields(getattr(import_module(module), name))
     return {field.name: field for field in found}

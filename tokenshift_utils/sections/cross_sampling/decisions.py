@@ -20,7 +20,7 @@ _FORM = re.compile(r"boxed|answer|final|[{}]|^$|^<.+>$")
 _KINDS = (("number", r"[-−]?\d"), ("sign", r"[+\-−*/=×÷<>]|x$"), ("word", r"\w"))
 
 
-def kind(text: str) -> str:
+def token_kind(text: str) -> str:
     """ "number", "sign", "word" or "punctuation", by how a token's text begins."""
     return next((n for n, begins in _KINDS if re.match(begins, text.strip())), "punctuation")
 
@@ -32,7 +32,7 @@ def decides(one: str, other: str) -> str:
     ('arithmetic', 'strategy', 'wording')
     """
     texts = one.strip(), other.strip()
-    kinds = {kind(text) for text in texts}
+    kinds = {token_kind(text) for text in texts}
     if any(_FORM.search(text) for text in texts):
         return "format"
     if kinds == {"number"}:

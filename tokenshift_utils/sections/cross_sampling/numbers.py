@@ -13,17 +13,18 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
+from tokenshift_utils.records.requests import RESPONSE_KEY
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.report.seeds import holm
-from tokenshift_utils.sections.claims import BUDGET
+from tokenshift_utils.sections.claims import PAPER_BUDGET
 from tokenshift_utils.sections.common import (
     by_benchmark,
     evidence,
     last_row,
-    plan,
     pooled,
     rows_with,
     say,
+    study_bootstrap,
 )
 from tokenshift_utils.sections.cross_sampling.settings import (
     FORWARD,
@@ -33,10 +34,18 @@ from tokenshift_utils.sections.cross_sampling.settings import (
     threshold_name,
 )
 
-KEY = ["benchmark", "problem", "sample"]
 OF_SETTING = ("model", "insert", "gain", "budget")  # more columns of a setting
-KEPT = [*KEY, "correct", "n_tokens", "n_switched", "n_effective"]  # of the columns of runs
-COMPARED = (0.1, 0.9)  # of full replacement: where a rule can be ahead of random positions at all
+RUN_COLUMNS = [
+    *RESPONSE_KEY,
+    "correct",
+    "n_tokens",
+    "n_switched",
+    "n_effective",
+]  # of the columns of runs
+COMPARED_RANGE = (
+    0.1,
+    0.9,
+)  # of full replacement: where a rule can be ahead of random positions at all
 
 
 def is_full(setting: Setting) -> bool:
@@ -44,7 +53,7 @@ def is_full(setting: Setting) -> bool:
     return setting.rule == "js" and setting.level < 0 and setting.insert == "intervention"
 
 
-class Mixed:
+class MixtureEstimates:
     """Estimates of some settings on one bootstrap, paired with the models' own responses.
 
     In its frames `before` and `goal` say whether the primary's and the intervention's own response to
@@ -58,11 +67,11 @@ class Mixed:
 
     def __init__(self, study, runs: dict[Setting, pd.DataFrame], rollouts: dict) -> None:
         self.study = study
-        self.boot: Bootstrap = plan(study, *rollouts.values(), *runs.values())
+        self.boot: Bootstrap = study_bootstrap(study, *rollouts.values(), *runs.values())
         own = {model: self._by_sample(frame) for model, frame in rollouts.items()}
         self.parts = {}
         for setting, frame in runs.items():
-            frame = self.boot.coded(frame.filter(items=KEPT))
+            frame = self.boot.coded(frame.filter(items=RUN_COLUMNS))
             at = self.boot.codes(frame), frame["sample"].to_numpy()
             before, goal = (own[model][at] for model in roles(study, setting))
             self.parts[setting] = dict(by_benchmark(study, frame.assign(before=before, goal=goal)))
@@ -137,7 +146,7 @@ class Mixed:
         return out
 
 
-def run_table(mixed: Mixed) -> pd.DataFrame:
+def run_table(mixed: MixtureEstimates) -> pd.DataFrame:
     """Every setting on every benchmark it was run on.
 
     Columns beside the setting's: shares of tokens switched and effectively replaced; `replaced`,
@@ -148,7 +157,7 @@ def run_table(mixed: Mixed) -> pd.DataFrame:
     return pd.DataFrame([row for setting in mixed.parts for row in mixed.rows(setting)])
 
 
-def curve_table(mixed: Mixed) -> pd.DataFrame:
+def curve_table(mixed: MixtureEstimates) -> pd.DataFrame:
     """The JS rule and random positions on every benchmark: see `run_table`."""
     return run_table(mixed).drop(columns=["insert", "gain", "budget"])
 
@@ -157,13 +166,13 @@ def curve_table(mixed: Mixed) -> pd.DataFrame:
 
 
 def within_budget(table: pd.DataFrame, model: str, direction: str) -> float | None:
-    """Threshold of the JS setting with the largest pooled effective share up to `BUDGET`.
+    """Threshold of the JS setting with the largest pooled effective share up to `PAPER_BUDGET`.
 
     It looks at shares only, never at accuracies, and not at the setting that switches everywhere.
     None where every setting replaces more.
     """
     rows = rows_with(pooled(table), model=model, direction=direction, rule="js")
-    rows = rows[(rows["threshold"] >= 0) & (rows["effective_share"] <= BUDGET)]
+    rows = rows[(rows["threshold"] >= 0) & (rows["effective_share"] <= PAPER_BUDGET)]
     if rows.empty:
         return None
     return float(rows.sort_values("effective_share", kind="stable")["threshold"].iloc[-1])
@@ -229,7 +238,7 @@ def smallest_of(estimates: list[Estimate]) -> tuple[list[float], tuple[float, fl
 
 
 def cross_evidence(
-    mixed: Mixed, table: pd.DataFrame, summary: pd.DataFrame, matched: pd.DataFrame
+    mixed: MixtureEstimates, table: pd.DataFrame, summary: pd.DataFrame, matched: pd.DataFrame
 ) -> pd.DataFrame:
     """What the claims of section 2 look at, for every model that is mixed."""
     rows, pool = [], pooled(summary)
@@ -238,7 +247,7 @@ def cross_evidence(
             where = {"model": model, "direction": direction}
             row, eps = last_row(pool, **where), within_budget(table, model, direction)
             if eps is None:
-                rows.append((paper, model, None, f"no threshold keeps within {BUDGET:.1%}"))
+                rows.append((paper, model, None, f"no threshold keeps within {PAPER_BUDGET:.1%}"))
             else:
                 mine = last_row(pooled(table), **where, rule="js", threshold=eps)
                 note = f"JS > {eps:g}, {mine['effective_share']:.2%} of tokens effectively replaced"
@@ -273,7 +282,7 @@ def _matched_evidence(matched: pd.DataFrame, model: str, why: str) -> list[tuple
     return rows
 
 
-def _best_gain(mixed: Mixed, model: str) -> tuple[float, float, float]:
+def _best_gain(mixed: MixtureEstimates, model: str) -> tuple[float, float, float]:
     """The largest gain of a forward setting over RL's own responses of the same samples."""
     way = (model, FORWARD)
     label = mixed.benchmarks(way)[-1]

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from tokenshift_utils.report.style import (
     add_lines,
     add_points,
+    as_interval,
     color,
-    draw,
-    estimates,
+    draw_facets,
     mark,
     model_looks,
 )
@@ -33,7 +33,7 @@ def _models(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["model"])) if len(table) else []
 
 
-def _whole(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def _with_columns(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """The table, with its columns also where it has no rows."""
     needed = ["model", "pair", "direction", *columns]
     return table if len(table) else table.reindex(columns=table.columns.union(needed))
@@ -56,7 +56,7 @@ def plot_curves(study, table: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
     """
     rows = pooled(table).dropna(subset=["gap_share", "replaced"])
     models = _models(table)
-    parts = [_whole(oracle, "gap_share_low", "gap_share_high").assign(line="oracle")]
+    parts = [_with_columns(oracle, "gap_share_low", "gap_share_high").assign(line="oracle")]
     for key, here in rows.groupby(["model", "direction"], sort=False):
         where = dict(zip(("model", "direction"), key))
         js, ends = _rule_and_random(here)
@@ -90,7 +90,7 @@ def plot_seeds(study, table: pd.DataFrame) -> Figure:
     rows = pooled(table).dropna(subset=["gap_share", "replaced"])
     models = [model for model in _models(table) if "@" not in model]
     columns = ("line", "run", "replaced", "gap_share", "gap_share_low", "gap_share_high")
-    parts = [_whole(pd.DataFrame(), *columns)]
+    parts = [_with_columns(pd.DataFrame(), *columns)]
     for (run, direction), here in rows.groupby(["model", "direction"], sort=False):
         js, random = _rule_and_random(here)
         model = run.partition("@")[0]
@@ -120,7 +120,7 @@ def _rule_and_random(here: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _points(parts: list[pd.DataFrame], models: list[str]) -> pd.DataFrame:
     """Points of curves by `line`, in percent; with intervals where the line is a model's own JS rule."""
-    rows = estimates(pd.concat(parts), "gap_share")
+    rows = as_interval(pd.concat(parts), "gap_share")
     rows["x"] = 100 * rows["replaced"].astype(float)
     rows.loc[~rows["line"].isin(models), ["low", "high"]] = np.nan
     return rows
@@ -130,7 +130,8 @@ def _draw_curves(study, plot: so.Plot, models: list[str]):
     """(figure, axes) of curves, a column a model, a row a direction."""
     plot = plot.facet("model", "direction", order={"col": models, "row": [*DIRECTIONS]})
     titles = [study.models[model].label for model in models]
-    fig, axes = draw(plot, (7.2 if len(models) > 1 else 4.6, 5.8), titles)
+    width = 7.2 if len(models) > 1 else 4.6
+    fig, axes = draw_facets(plot, (width, 5.8), titles)
     forward, reverse = np.split(np.array(axes), 2)
     for ax in axes:
         ax.axhline(95, color=GREY, linewidth=0.6)
@@ -160,9 +161,9 @@ def _middle(oracle: pd.DataFrame, models, level: float) -> tuple[float, float]:
 
 def plot_matched(study, table: pd.DataFrame) -> Figure:
     """Lead of the JS rule over both kinds of random positions, by how much of full it replaces."""
-    models, rows = _models(table), _whole(table, "replaced", "switched_lead")
+    models, rows = _models(table), _with_columns(table, "replaced", "switched_lead")
     places = {model: 0.6 * k for k, model in enumerate(models)}
-    rows = estimates(rows, "effective_lead").assign(
+    rows = as_interval(rows, "effective_lead").assign(
         x=lambda rows: 100 * rows["replaced"] + rows["model"].map(places),
         switched=lambda rows: 100 * rows["switched_lead"].astype(float),
     )
@@ -171,7 +172,7 @@ def plot_matched(study, table: pd.DataFrame) -> Figure:
     dotted = so.Line(linestyle=":", linewidth=1.2, marker="")
     plot = plot.facet("direction", order=[*DIRECTIONS]).add(dotted, y="switched", legend=False)
     plot = add_points(plot, "y", linewidth=0.9, pointsize=4)
-    fig, axes = draw(plot, (7.2, 3.2), TITLES.values())
+    fig, axes = draw_facets(plot, (7.2, 3.2), TITLES.values())
     for ax in axes:
         ax.axhline(0, color="#888888", linewidth=1)
         ax.set(xlabel="JS rule: replaced, % of full switching")
@@ -191,13 +192,13 @@ def plot_matched(study, table: pd.DataFrame) -> Figure:
 
 def plot_rules(study, summary: pd.DataFrame) -> Figure:
     """A forest: the lead of the JS rule over every other rule, both directions."""
-    rows = _whole(summary, "js_lead", "rule").dropna(subset=["js_lead"])
+    rows = _with_columns(summary, "js_lead", "rule").dropna(subset=["js_lead"])
     models, names = _models(rows), list(dict.fromkeys(rows["rule"]))
     y = [-names.index(r) - 0.2 * models.index(m) for r, m in zip(rows["rule"], rows["model"])]
     looks = model_looks(study, models)
-    plot = so.Plot(estimates(rows.assign(y=y), "js_lead"), y="y", **_BY_PAIR)
+    plot = so.Plot(as_interval(rows.assign(y=y), "js_lead"), y="y", **_BY_PAIR)
     plot = add_points(plot.scale(**looks).facet("direction", order=[*DIRECTIONS]))
-    fig, axes = draw(plot, (7.2, 1.0 + 0.34 * max(len(names), 1)), TITLES.values())
+    fig, axes = draw_facets(plot, (7.2, 1.0 + 0.34 * max(len(names), 1)), TITLES.values())
     for ax in axes:
         ax.axvline(0, color="#888888", linewidth=1)
         ax.set(xlabel=f"lead of {JS} (points of the gap)")
@@ -218,7 +219,7 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
         for model in models
     }
     marks = [_insert_look(*row) for row in zip(table["insert"], table["gain"])]
-    rows = estimates(table, "after").assign(
+    rows = as_interval(table, "after").assign(
         panel=table["model"].map(panels).to_numpy(),
         name=[name for name, _ in marks],
         face=table["pair"].where(table["insert"] == "intervention", OPEN).to_numpy(),
@@ -230,7 +231,7 @@ def plot_interventions(study, table: pd.DataFrame) -> Figure:
     order = {"col": columns + [""] * (len(columns) < 2), "row": [*DIRECTIONS]}
     plot = plot.facet("panel", "direction", order=order).share(x=False).scale(**looks)
     plot = add_points(plot, "y", linewidth=0.8, pointsize=4.5)
-    fig, axes = draw(plot, (7.2, 5.4), columns)
+    fig, axes = draw_facets(plot, (7.2, 5.4), columns)
     grid = np.array(axes).reshape(2, -1)
     for ax in grid[:, len(columns) :].flat:
         ax.set_visible(False)
@@ -281,18 +282,18 @@ def plot_effects(study, table: pd.DataFrame) -> Figure:
     Each mark has its number: of positions whose tokens differ (top), of all (bottom). Strata of
     fewer positions than a sentence may quote are open.
     """
-    table = _whole(table, "js_stratum", "positions", "different", "js")
+    table = _with_columns(table, "js_stratum", "positions", "different", "js")
     strata, models = table[table["js_stratum"] != ALL], _models(table)
     shown = {"effect_different": "different", "equal_tokens": "positions"}
     parts = [
-        estimates(strata, name).assign(of=name, n=strata[n].array) for name, n in shown.items()
+        as_interval(strata, name).assign(of=name, n=strata[n].array) for name, n in shown.items()
     ]
     rows = pd.concat(parts, ignore_index=True)
     rows["face"] = rows["pair"].where(rows["positions"] >= ENOUGH, OPEN)
     looks, order = model_looks(study, models), {"col": [*DIRECTIONS], "row": [*shown]}
     plot = so.Plot(rows, x="js", color="pair", fillcolor="face", marker="pair").scale(**looks)
     plot = plot.facet("direction", "of", order=order).share(x=True, y="row")
-    fig, axes = draw(add_points(plot, "y"), (7.2, 4.8), TITLES.values())
+    fig, axes = draw_facets(add_points(plot, "y"), (7.2, 4.8), TITLES.values())
     grid = np.array(axes).reshape(2, 2)
     for at in rows.dropna(subset="value").itertuples():
         ax = grid[[*shown].index(at.of), DIRECTIONS.index(at.direction)]
@@ -313,17 +314,17 @@ def plot_critical(study, ranking: pd.DataFrame, models: pd.DataFrame) -> Figure:
              ("variance foretold (%)", models, "explained", "known"))  # fmt: skip
     parts, names = [], {}
     for panel, table, value, name in shown:
-        table = _whole(table, name)
+        table = _with_columns(table, name)
         names[panel] = list(dict.fromkeys(table[name]))
         y = [-names[panel].index(n) - 0.22 * DIRECTIONS.index(d)
              for n, d in zip(table[name], table["direction"])]  # fmt: skip
-        parts.append(estimates(table.assign(y=y), value).assign(panel=panel))
+        parts.append(as_interval(table.assign(y=y), value).assign(panel=panel))
     rows = pd.concat(parts, ignore_index=True)
     rows["face"] = rows["pair"].where(rows["direction"] == FORWARD, OPEN)
     looks = model_looks(study, _models(rows)) | {"marker": MARKS}
     plot = so.Plot(rows, y="y", color="pair", fillcolor="face", marker="direction").scale(**looks)
     plot = plot.facet("panel", order=[*names]).share(x=False, y=False)
-    fig, axes = draw(add_points(plot), (7.6, 3.6), ("", ""))
+    fig, axes = draw_facets(add_points(plot), (7.6, 3.6), ("", ""))
     for ax, (panel, some) in zip(axes, names.items()):
         ax.axvline(0, color="#888888", linewidth=1)
         ax.set_yticks([-i for i in range(len(some))], some, fontsize=8.5)

@@ -15,9 +15,9 @@ from tokenshift_utils.records.fetch import fetch_each
 from tokenshift_utils.records.requests import Request
 from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.single_token import SingleToken
-from tokenshift_utils.records.tokens import token_decoder, tokenizer
+from tokenshift_utils.records.tokens import is_natural_language, token_decoder
 from tokenshift_utils.sections.cross_sampling import settings
-from tokenshift_utils.sections.cross_sampling.decisions import kind
+from tokenshift_utils.sections.cross_sampling.decisions import token_kind
 from tokenshift_utils.sections.cross_sampling.settings import (
     FORWARD,
     REVERSE,
@@ -26,8 +26,6 @@ from tokenshift_utils.sections.cross_sampling.settings import (
 )
 from tokenshift_utils.sections.divergence.token_classes import token_classes
 from tokenshift_utils.store import executor
-
-NATURAL = 1000  # tokens in a vocabulary from which on texts are taken for natural language
 
 
 @dataclass(frozen=True)
@@ -132,8 +130,8 @@ def _with_classes(study, effects: pd.DataFrame) -> pd.DataFrame:
     decode = cache(token_decoder(study))
     forward = effects["direction"] == FORWARD
     token = effects["token_primary"].where(forward, effects["token_intervention"])
-    if len(tokenizer(study)) < NATURAL:
-        return effects.assign(class_base=[kind(decode(t)) for t in token])
+    if not is_natural_language(study):
+        return effects.assign(class_base=[token_kind(decode(t)) for t in token])
     samples, sampling = study.cross_sampling.single_token.samples, own_sampling(study)
     wanted = {
         model: Rollouts.of(study, model, study.cross_benchmark, samples, sampling)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tokenshift_utils.pairs.rules import KINDS
+from tokenshift_utils.pairs.rules import RULE_KINDS
 from tokenshift_utils.report.bootstrap import columns_of
 from tokenshift_utils.sections.common import say, say_each
-from tokenshift_utils.sections.cross_sampling.numbers import Mixed, is_full, run_table
+from tokenshift_utils.sections.cross_sampling.numbers import MixtureEstimates, is_full, run_table
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, Setting
 from tokenshift_utils.sections.cross_sampling.summary import curve_of, share_to_reach
 
-JS = KINDS["js"].label
-BUDGET = "first n JS switches"
+JS = RULE_KINDS["js"].label
+BUDGET_LABEL = "first n JS switches"
 
 
 def rule_name(rule: str, budget: float | None = None) -> str:
     """How tables and figures call a rule; one with a budget is a rule of its own."""
-    return BUDGET if budget is not None and not np.isnan(budget) else KINDS[rule].label
+    return BUDGET_LABEL if budget is not None and not np.isnan(budget) else RULE_KINDS[rule].label
 
 
-def rule_table(mixed: Mixed) -> pd.DataFrame:
+def rule_table(mixed: MixtureEstimates) -> pd.DataFrame:
     """Every rule at every threshold: see `run_table`. `threshold` is the rule's number, in nats,
     positions or as a rate."""
     table = run_table(mixed)
@@ -30,7 +30,7 @@ def rule_table(mixed: Mixed) -> pd.DataFrame:
     return table.drop(columns=["insert", "gain"])
 
 
-def rule_summary(mixed: Mixed) -> pd.DataFrame:
+def rule_summary(mixed: MixtureEstimates) -> pd.DataFrame:
     """The JS rule's mean lead over every other one, and what each needs for 95% of the gap.
 
     Leads are in shares of the gap, at equal numbers of effective replacements up to the most that
@@ -92,7 +92,7 @@ def intervention_name(study, model: str, direction: str, insert: str, gain: floa
     return other
 
 
-def intervention_table(mixed: Mixed) -> pd.DataFrame:
+def intervention_table(mixed: MixtureEstimates) -> pd.DataFrame:
     """Tokens of RL models, SFT controls, the primary itself and of extrapolations, at JS positions.
 
     `pair` is the model whose divergence from base decides where, `tokens_of` whose tokens come

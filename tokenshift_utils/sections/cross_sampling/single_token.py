@@ -15,13 +15,13 @@ import statsmodels.api as sm
 from scipy.stats import rankdata
 
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate
-from tokenshift_utils.sections.common import ALL, last_row, plan, say
+from tokenshift_utils.sections.common import ALL, last_row, say, study_bootstrap
 from tokenshift_utils.sections.cross_sampling.decisions import decides
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD
 
 ENOUGH = 100  # positions of a stratum that a sentence may quote
 FOLDS, RIDGE = 10, 1e-3
-MEASURES = {
+MEASURE_LABELS = {
     "js": "JS, nuclei",
     "js_full": "JS, full",
     "tv": "total variation, nuclei",
@@ -36,7 +36,7 @@ MEASURES = {
 
 
 def with_features(study, records: pd.DataFrame, decode: Callable[[int], str]) -> pd.DataFrame:
-    """The records with `model` (the tuned one), and what is known of a position (see `MEASURES`).
+    """The records with `model` (the tuned one), and what is known of a position (see `MEASURE_LABELS`).
 
     `toward` is the effect towards the intervention's accuracy: the effect forward, minus it in
     reverse, where RL's token is the better one. `decides` is what the choice between the two tokens
@@ -72,7 +72,7 @@ def _ways(study, records: pd.DataFrame):
     """(boot, key columns, records) of every pair and direction."""
     if records.empty:
         return
-    boot = plan(study, records)
+    boot = study_bootstrap(study, records)
     for (model, direction), mine in records.groupby(["model", "direction"], sort=False):
         label = study.models[model].label
         yield boot, {"pair": label, "direction": direction, "model": model}, mine
@@ -170,7 +170,7 @@ def ranking_table(study, records: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for boot, key, mine in _ways(study, records):
         mine = mine[mine["effective"]]
-        for name, label in MEASURES.items():
+        for name, label in MEASURE_LABELS.items():
             row = key | {"measure": label, "different": len(mine)}
             found = _rank_correlation(boot, mine, mine[name], mine["toward"])
             rows.append(row | found.columns("spearman"))
@@ -182,7 +182,7 @@ def ranking_table(study, records: pd.DataFrame) -> pd.DataFrame:
 # A model of the effect --------------------------------------------------------------------------
 
 _BASE = ["entropy_base", "margin_base", "relative_position", "class_base"]
-_DISTRIBUTIONS = [*MEASURES, "margin_intervention"]
+_DISTRIBUTIONS = [*MEASURE_LABELS, "margin_intervention"]
 FEATURES = {
     "base alone": _BASE,
     "JS alone": ["js"],
@@ -269,7 +269,7 @@ def say_critical(ranking: pd.DataFrame, models: pd.DataFrame, decisions: pd.Data
             "{pair}, {direction}: of all measures {measure} ranks the {different} positions best "
         )
         said += "(Spearman {spearman:.2f} [{spearman_low:.2f}, {spearman_high:.2f}]"
-        js = last_row(part, measure=MEASURES["js"])
+        js = last_row(part, measure=MEASURE_LABELS["js"])
         best = part.dropna(subset=["spearman_low"])
         if best.empty or best.iloc[0]["different"] < ENOUGH:
             continue

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tokenshift_utils.records.requests import RESPONSE_KEY
 from tokenshift_utils.report.bootstrap import MIN_DEFINED, Estimate, columns_of
 from tokenshift_utils.report.tables import NO_INTERVAL
 from tokenshift_utils.sections.common import pooled, say
 from tokenshift_utils.sections.cross_sampling.numbers import (
-    COMPARED,
-    KEY,
-    Mixed,
+    COMPARED_RANGE,
+    MixtureEstimates,
     cross_evidence,
     curve_table,
     is_full,
@@ -133,14 +133,14 @@ def share_to_reach(curve: Curve, level: float = LEVEL) -> tuple[float, float, fl
     return float(value), float(low), float(high)
 
 
-def curve_of(mixed: Mixed, settings: list[Setting], benchmark: str) -> Curve:
+def curve_of(mixed: MixtureEstimates, settings: list[Setting], benchmark: str) -> Curve:
     """The curve through some settings."""
     return Curve.through(
         [(mixed.replaced(s, benchmark), mixed.gap_share(s, benchmark)) for s in settings]
     )
 
 
-def _of_way(mixed: Mixed, way: tuple[str, str]) -> tuple[list[Setting], list[Setting]]:
+def _of_way(mixed: MixtureEstimates, way: tuple[str, str]) -> tuple[list[Setting], list[Setting]]:
     """(settings of the JS rule, those of random positions); full switching ends both curves."""
     here = [s for s in mixed.parts if s[:2] == way and s.budget is None]
     rule = [s for s in here if s.rule == "js" and s.insert == "intervention"]
@@ -151,7 +151,9 @@ def _of_way(mixed: Mixed, way: tuple[str, str]) -> tuple[list[Setting], list[Set
 # The oracle -------------------------------------------------------------------------------------
 
 
-def fewest(mixed: Mixed, way: tuple[str, str], *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
+def fewest(
+    mixed: MixtureEstimates, way: tuple[str, str], *more: dict[Setting, pd.DataFrame]
+) -> pd.DataFrame:
     """For every response that could turn, the fewest effective replacements that turned it.
 
     A response could turn where the primary's own is wrong (forward) or right (reverse). Looked at
@@ -163,18 +165,20 @@ def fewest(mixed: Mixed, way: tuple[str, str], *more: dict[Setting, pd.DataFrame
     DataFrame of all responses with `could`, and `fewest`, inf where no path turns the response.
     """
     wanted = way[1] == FORWARD
-    (whole,) = (list(parts.values())[-1] for w, parts in mixed.full.items() if w == way)
+    (full,) = (list(parts.values())[-1] for w, parts in mixed.full.items() if w == way)
     runs = [list(parts.values())[-1] for s, parts in mixed.parts.items() if s[:2] == way]
     runs += [
         f for some in more for s, f in some.items() if s[:2] == way and s.insert == "intervention"
     ]
-    turned = pd.concat([f.loc[f["correct"] == wanted, [*KEY, "n_effective"]] for f in runs])
-    least = turned.groupby(KEY)["n_effective"].min().rename("fewest")
-    found = whole.assign(could=whole["before"] != wanted).join(least, on=KEY)
+    turned = pd.concat(
+        [f.loc[f["correct"] == wanted, [*RESPONSE_KEY, "n_effective"]] for f in runs]
+    )
+    least = turned.groupby(RESPONSE_KEY)["n_effective"].min().rename("fewest")
+    found = full.assign(could=full["before"] != wanted).join(least, on=RESPONSE_KEY)
     return found.assign(fewest=found["fewest"].astype(float).fillna(np.inf))
 
 
-def oracle_curve(mixed: Mixed, way: tuple[str, str], found: pd.DataFrame) -> Curve:
+def oracle_curve(mixed: MixtureEstimates, way: tuple[str, str], found: pd.DataFrame) -> Curve:
     """Share of the gap against replacements where only those responses are turned that need the
     fewest: one, then two, and so on."""
     boot, sign = mixed.boot, 1 if way[1] == FORWARD else -1
@@ -192,7 +196,7 @@ def oracle_curve(mixed: Mixed, way: tuple[str, str], found: pd.DataFrame) -> Cur
 # Tables -----------------------------------------------------------------------------------------
 
 
-def summary_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
+def summary_table(mixed: MixtureEstimates, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
     """For every pair, direction and benchmark: what 95% of the gap takes, and the lead over random.
 
     `share_for_95` is in the replacements of full switching; `random_at_95` is the share of the gap
@@ -230,7 +234,7 @@ def summary_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def oracle_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
+def oracle_table(mixed: MixtureEstimates, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
     """The oracle's curve of every pair and direction, on all benchmarks: see `oracle_curve`."""
     rows = []
     for way in mixed.ways:
@@ -247,7 +251,7 @@ def oracle_table(mixed: Mixed, *more: dict[Setting, pd.DataFrame]) -> pd.DataFra
                         if not rows else None)  # fmt: skip
 
 
-def matched_table(mixed: Mixed) -> pd.DataFrame:
+def matched_table(mixed: MixtureEstimates) -> pd.DataFrame:
     """The JS rule at every threshold against random positions, on all benchmarks together.
 
     `effective_lead` is the lead in shares of the gap over random positions that replace as many
@@ -279,7 +283,7 @@ def matched_table(mixed: Mixed) -> pd.DataFrame:
             for match, at in (("effective", x), ("switched", share)):
                 lead = y - curves[match].at(at)
                 row |= lead.columns(f"{match}_lead")
-                if COMPARED[0] <= x.value <= COMPARED[1]:
+                if COMPARED_RANGE[0] <= x.value <= COMPARED_RANGE[1]:
                     leads.setdefault((way[0], match), []).append((len(rows), lead))
             rows.append(row | {"model": way[0]})
     table = pd.DataFrame(rows, columns=None if rows else ["pair", "direction", "model"])
@@ -292,7 +296,7 @@ def matched_table(mixed: Mixed) -> pd.DataFrame:
     return table
 
 
-def over_seeds(mixed: Mixed) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def over_seeds(mixed: MixtureEstimates) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """What the claims look at over training seeds, every run measured on the same one benchmark.
 
     Returns

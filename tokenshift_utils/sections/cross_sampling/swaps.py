@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from tokenshift_utils.sections.common import plan, points, say
+from tokenshift_utils.records.requests import RESPONSE_KEY
+from tokenshift_utils.sections.common import points, say, study_bootstrap
 from tokenshift_utils.sections.cross_sampling.decisions import decides
-from tokenshift_utils.sections.cross_sampling.numbers import KEY
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD
 
 
@@ -66,7 +66,7 @@ def mark_turned(own: pd.DataFrame, mixed: pd.DataFrame, direction: str) -> pd.Da
     Columns: those of `mixed`, and `turns`: from wrong to right (forward) or from right to wrong
     (reverse). In the order of the records.
     """
-    both = mixed.merge(own[[*KEY, "correct"]], on=KEY, suffixes=("", "_own"))
+    both = mixed.merge(own[[*RESPONSE_KEY, "correct"]], on=RESPONSE_KEY, suffixes=("", "_own"))
     wanted = direction == FORWARD
     return both.assign(turns=(both["correct"] == wanted) & (both["correct_own"] != wanted))
 
@@ -78,7 +78,7 @@ def say_deciding(study, rows: pd.DataFrame, direction: str, drawn: pd.Series | N
     one = rows[(rows["n_effective"] == 1) & (rows["correct_own"] != (direction == FORWARD))]
     if one.empty:
         return f"{direction.capitalize()}: no response that could turn has exactly one replacement."
-    share = plan(study, one).ratio(one, one["turns"].to_numpy(dtype=float))
+    share = study_bootstrap(study, one).ratio(one, one["turns"].to_numpy(dtype=float))
     chance = " no effect of tokens drawn at random was measured"
     if drawn is not None:
         chance = f" drawn at random, one that differs changes success by {points(drawn, 'effect_different')}"
@@ -115,13 +115,13 @@ def pick_examples(
     """
     found = mark_turned(rows["primary"], rows["mixed"], direction)
     found = found[found["turns"] & (found["n_effective"] > 0)]
-    found = found.merge(rows["intervention"][KEY], on=KEY)
+    found = found.merge(rows["intervention"][RESPONSE_KEY], on=RESPONSE_KEY)
     found["turn"] = found.groupby(["n_effective", "benchmark"]).cumcount()
     chosen = found.sort_values(["n_effective", "turn"], kind="stable").head(count)
-    indexed = {name: frame.set_index(KEY) for name, frame in rows.items()}
-    marks = {k: part for k, part in switches.groupby(KEY)}
+    indexed = {name: frame.set_index(RESPONSE_KEY) for name, frame in rows.items()}
+    marks = {k: part for k, part in switches.groupby(RESPONSE_KEY)}
     examples = []
-    for at in chosen[[*KEY, "n_effective"]].itertuples(index=False):
+    for at in chosen[[*RESPONSE_KEY, "n_effective"]].itertuples(index=False):
         key, swaps = tuple(at[:3]), f"{at[3]} token{'s' if at[3] > 1 else ''} effectively replaced"
         columns = [
             (names[n], frame.loc[key], marks.get(key) if n == "mixed" else None)

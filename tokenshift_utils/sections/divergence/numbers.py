@@ -25,8 +25,8 @@ from tokenshift_utils.sections.common import (
     of_kind,
     on_both_supports,
     percent,
-    plan,
     say,
+    study_bootstrap,
 )
 from tokenshift_utils.sections.divergence.token_classes import CLASSES
 from tokenshift_utils.sections.paper import fact
@@ -72,7 +72,7 @@ def sparsity_row(study, boot: Bootstrap, part: pd.DataFrame, js: np.ndarray) -> 
 
 def survival_table(study, shifts: dict[str, pd.DataFrame], grid: np.ndarray) -> pd.DataFrame:
     """Share of positions with JS above each of ``grid`` (nats): support, model, js, share."""
-    boot, rows = plan(study, *shifts.values()), []
+    boot, rows = study_bootstrap(study, *shifts.values()), []
     edges = [-np.inf, *grid, np.inf]
     for model, frame in shifts.items():
         codes, number = boot.codes(frame), len(boot.problems)
@@ -111,7 +111,7 @@ def position_profile(study, shifts: dict[str, pd.DataFrame], by: str) -> pd.Data
     `by` is "relative" (x: middles of twentieths of the responses that ended by themselves, in %),
     "start" (the first tokens, one by one) or "answer" (offset from where the final answer opens).
     """
-    boot, rows = plan(study, *shifts.values()), []
+    boot, rows = study_bootstrap(study, *shifts.values()), []
     for model, frame in shifts.items():
         x = _places(study, frame, by)
         for place in np.unique(x[~np.isnan(x)]):
@@ -210,7 +210,7 @@ def class_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     (high_share / share), with intervals.
     """
     low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
-    boot, rows = plan(study, *shifts.values()), []
+    boot, rows = study_bootstrap(study, *shifts.values()), []
     for model, frame in shifts.items():
         js, of = frame["js"].to_numpy(), frame["token_class"].to_numpy()
         for name in (n for n in (*CLASSES, "structural") if (of == n).any()):
@@ -257,7 +257,7 @@ def why_js(top_p: float = 0.7) -> pd.DataFrame:
 # What the claims look at --------------------------------------------------------------------------
 
 
-def measure(study, boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict[str, tuple]:
+def quantities(boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict[str, tuple]:
     """The quantities of section 1 on one support: name -> (estimate, the same at all positions, note).
 
     The second is the base rate of a share of a subset; None where there is none to compare with.
@@ -317,10 +317,10 @@ def _how_many(shares: list[Estimate], boot: Bootstrap) -> Estimate:
 
 def rows_on(study, shifts: dict[str, pd.DataFrame], column: str) -> list[tuple]:
     """(quantity, model, estimate, at all positions, note) of every RL model and SFT control."""
-    boot, rows = plan(study, *shifts.values()), []
+    boot, rows = study_bootstrap(study, *shifts.values()), []
     rl = [m for m in of_kind(study, "rl") if m in shifts]
     for model in rl:
-        found = measure(study, boot, shifts[model], column)
+        found = quantities(boot, shifts[model], column)
         rows += [(quantity, model, *parts) for quantity, parts in found.items()]
     dense = {m: boot.ratio(f, f[column].to_numpy() > HIGH_JS) for m, f in shifts.items()}
     if rl:
@@ -340,7 +340,7 @@ def section_evidence(study, shifts: dict[str, pd.DataFrame]) -> tuple[pd.DataFra
 
 def over_seeds(study, runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The quantities over training seeds, DAPO against SimpleRL among them, see `seeds_table`."""
-    return seeds_table(study, measured(study, runs, measure), DIFFERENCES)
+    return seeds_table(study, measured(study, runs, quantities), DIFFERENCES)
 
 
 # Words --------------------------------------------------------------------------------------------
@@ -437,7 +437,7 @@ def say_identity(study, found: pd.DataFrame) -> str:
 
 def say_js_entropy(study, shifts: dict[str, pd.DataFrame]) -> str:
     """The other way round: how often JS is high where base is unsure, and where it is confident."""
-    boot, out, cut = plan(study, *shifts.values()), [], study.thresholds.high_js
+    boot, out, cut = study_bootstrap(study, *shifts.values()), [], study.thresholds.high_js
     text = (
         "{pair}: JS is above {cut:g} at {open:%} of the positions where base has at least a coin flip "
         "of entropy, and at {closed:%} where it has at most half of one."

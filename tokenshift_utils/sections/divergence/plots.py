@@ -14,10 +14,10 @@ from tokenshift_utils.report.style import (
     JS_FLOOR,
     add_lines,
     add_points,
+    as_interval,
     color,
-    draw,
+    draw_facets,
     draw_on,
-    estimates,
     histograms,
     js_edges,
     label_ends,
@@ -58,13 +58,13 @@ def plot_js_distribution(
     if floor is not None:
         table = pd.concat([table, survival_table(study, {"": floor}, grid)])
         looks["color"][_ROUNDING], looks["linestyle"][_ROUNDING] = _NOISE, "-"
-    rows = estimates(table[table["share"] > 0], "share").assign(
+    rows = as_interval(table[table["share"] > 0], "share").assign(
         label=lambda rows: rows["model"].map(names)
     )
     plot = so.Plot(rows, x="js", color="label", linestyle="label")
     plot = add_lines(plot.facet("support", order=[*SUPPORTS]), so.Line())
     plot = plot.scale(color=looks["color"], linestyle=looks["linestyle"])
-    fig, axes = draw(plot, (7.6, 3.4), ("Nuclei, as sampled from", "Full vocabulary"))
+    fig, axes = draw_facets(plot, (7.6, 3.4), ("Nuclei, as sampled from", "Full vocabulary"))
     lowest = 100 / max(map(len, shifts.values()))
     for ax in axes:
         log_scale(ax, "x", "y")
@@ -96,13 +96,13 @@ def plot_positions(
     }
     names = {model: study.models[model].label for model in shifts}
     rows = pd.concat([profiles[by].assign(by=by) for by in titles], ignore_index=True)
-    rows = estimates(rows, "mean", factor=1).assign(label=rows["model"].map(names))
+    rows = as_interval(rows, "mean", factor=1).assign(label=rows["model"].map(names))
     looks = model_looks(study, shifts)
     plot = so.Plot(rows, x="x", color="label", marker="label", linestyle="label")
     plot = add_lines(plot.facet("by", order=[*titles]), so.Line(pointsize=2.5))
     full = so.Line(marker="", linestyle=":", linewidth=1.2)
     plot = plot.add(full, y="full", legend=False).scale(**looks).share(x=False, y=False)
-    fig, axes = draw(plot, (7.6, 2.9), (title for title, _ in titles.values()))
+    fig, axes = draw_facets(plot, (7.6, 2.9), (title for title, _ in titles.values()))
     for ax, (by, (_, xlabel)) in zip(axes, titles.items()):
         for frame in shifts.values() if by != "start" else ():
             opens = 100 * answer_place(frame) if by == "relative" else 0
@@ -112,10 +112,10 @@ def plot_positions(
             ax.text(0.5, 0.5, "nothing to show", ha="center", transform=ax.transAxes)
         ax.set(xlabel=xlabel)
         ax.set_ylim(bottom=0)
-    whole, start, _ = axes
-    whole.set(ylabel="mean JS (nats)", xlim=(0, 100), xticks=[0, 50, 100])
+    overall, start, _ = axes
+    overall.set(ylabel="mean JS (nats)", xlim=(0, 100), xticks=[0, 50, 100])
     look = {"rotation": 90, "ha": "right", "color": "#666666"}
-    whole.text(0.9, 0.55, "answer opens", transform=whole.transAxes, **look)
+    overall.text(0.9, 0.55, "answer opens", transform=overall.transAxes, **look)
     name_lines(start, looks["color"])
     return fig
 
@@ -201,7 +201,7 @@ def plot_identity(study, table: pd.DataFrame, classes: pd.DataFrame) -> Figure:
         above.set(xlim=(0, 100), xlabel="of its occurrences (%)")
         above.set_title(study.models[model].label if model else "")
         own = classes[classes["model"] == model]
-        shares = [estimates(own, name).assign(of=name) for name in _OF_CLASSES]
+        shares = [as_interval(own, name).assign(of=name) for name in _OF_CLASSES]
         shares = pd.concat(shares, ignore_index=True)
         look = {"color": "of", "fillcolor": "of", "marker": "of"}
         plot = add_points(so.Plot(shares, y="token_class", **look), linewidth=1, pointsize=6)

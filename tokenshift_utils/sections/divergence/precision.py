@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from tokenshift_utils.sections.common import SUPPORTS, last_row, percent, plan
+from tokenshift_utils.sections.common import SUPPORTS, last_row, percent, study_bootstrap
 from tokenshift_utils.sections.divergence.numbers import sparsity_row
 
 
@@ -16,7 +16,7 @@ def precision_table(study, floor: pd.DataFrame | None) -> pd.DataFrame:
     """
     if floor is None:
         return pd.DataFrame(columns=["model", "between", "support"])
-    boot, rows = plan(study, floor), []
+    boot, rows = study_bootstrap(study, floor), []
     for support, column in SUPPORTS.items():
         js = floor[column].to_numpy()
         row = {"model": study.models[study.precision.model].label}

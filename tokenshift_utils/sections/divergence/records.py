@@ -6,16 +6,14 @@ import pandas as pd
 
 from tokenshift_utils.records.fetch import fetch, fetch_each
 from tokenshift_utils.records.precision import Precision
-from tokenshift_utils.records.requests import Request
+from tokenshift_utils.records.requests import RESPONSE_KEY, Request
 from tokenshift_utils.records.shifts import Shifts
-from tokenshift_utils.records.tokens import token_texts, tokenizer
+from tokenshift_utils.records.tokens import is_natural_language, token_texts
 from tokenshift_utils.sections.common import of_kind, token_class
 from tokenshift_utils.sections.divergence.numbers import COLUMNS
 from tokenshift_utils.sections.divergence.token_classes import classes_of
 from tokenshift_utils.sections.seeds import seed_requests
 from tokenshift_utils.study.schema import CONTROLS
-
-_NATURAL = 1000  # tokens in a vocabulary from which on texts are taken for natural language
 
 
 def model_requests(study) -> dict[str, list[Shifts]]:
@@ -41,7 +39,7 @@ def classed_shifts(
     keyed = {("model", m): r for m, r in wanted.items()} | {("run", n): r for n, r in runs.items()}
     found = fetch_each(study, keyed, columns=COLUMNS)
     texts = token_texts(study, found)
-    natural = len(tokenizer(study)) >= _NATURAL
+    natural = is_natural_language(study)
     plain = pd.Series({token: token_class(text) for token, text in texts.items()})
     for key, frame in found.items():
         classes = classes_of(frame, texts) if natural else plain[frame["token"]].to_numpy()
@@ -55,7 +53,7 @@ def classed_shifts(
 def precision_shifts(study) -> pd.DataFrame | None:
     """Shifts that bfloat16 alone makes; None where the study asks for none."""
     wanted = Precision.of(study)
-    columns = ["benchmark", "problem", "sample", "js", "js_full"]
+    columns = [*RESPONSE_KEY, "js", "js_full"]
     return fetch(study, wanted, columns=columns) if wanted else None
 
 
@@ -63,10 +61,11 @@ def annotated_response(study) -> tuple[pd.DataFrame, str]:
     """(shifts, title) of one response: of the first RL model's first samples the one with the most
     high-JS positions, the first such in the order of the records."""
     model = of_kind(study, "rl")[0]
-    key = ["benchmark", "problem", "sample"]
-    shifts = fetch(study, Shifts.of(study, model), columns=[*key, "js"])
+    shifts = fetch(study, Shifts.of(study, model), columns=[*RESPONSE_KEY, "js"])
     shifts = shifts[shifts["sample"] == 0]
-    high = (shifts["js"] > study.thresholds.high_js).groupby([shifts[k] for k in key]).sum()
+    high = (
+        (shifts["js"] > study.thresholds.high_js).groupby([shifts[k] for k in RESPONSE_KEY]).sum()
+    )
     benchmark, problem, sample = high.idxmax()
     rows = fetch(study, Shifts.of(study, model, benchmarks=benchmark))
     rows = rows[(rows["problem"] == problem) & (rows["sample"] == sample)]

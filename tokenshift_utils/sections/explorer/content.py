@@ -11,12 +11,12 @@ from operator import itemgetter
 import numpy as np
 import pandas as pd
 
-from tokenshift_utils.pairs.rules import KINDS
+from tokenshift_utils.pairs.rules import RULE_KINDS
 from tokenshift_utils.records.tokens import tokenizer
 from tokenshift_utils.report.bootstrap import Estimate
 from tokenshift_utils.report.heatmap import CONTEXT, token_piece
 from tokenshift_utils.report.style import color
-from tokenshift_utils.sections.cross_sampling.numbers import Mixed
+from tokenshift_utils.sections.cross_sampling.numbers import MixtureEstimates
 from tokenshift_utils.sections.cross_sampling.records import CrossRecords
 from tokenshift_utils.sections.cross_sampling.settings import FORWARD, REVERSE, Setting
 from tokenshift_utils.sections.explorer.records import (
@@ -35,7 +35,7 @@ from tokenshift_utils.tasks.benchmarks import Problem, load_benchmark
 
 
 @dataclass(frozen=True)
-class Response:
+class ShownSample:
     """A problem and sample of a pair, as the records have it.
 
     Attributes
@@ -53,7 +53,7 @@ class Response:
     mixtures: dict[str, dict[str, list[tuple[int, list[int]] | None]]]
 
 
-def responses(study: Study) -> Iterator[list[Response]]:
+def responses(study: Study) -> Iterator[list[ShownSample]]:
     """The responses shown, of the first problem of every benchmark, then of the second, and so on."""
     asked = requests(study)
     executor.run(study, asked)
@@ -66,7 +66,7 @@ def responses(study: Study) -> Iterator[list[Response]]:
 
 def _of_benchmark(
     study: Study, request: ExplorerResponses, settings: list[Setting]
-) -> list[Response]:
+) -> list[ShownSample]:
     """The responses of a pair and a benchmark."""
     problems = {problem.id: problem for problem in load_benchmark(study, request.benchmark)}
     walks = [walk_of(study, mixture) for mixture in request.mixtures]
@@ -84,7 +84,7 @@ def _of_benchmark(
             stops.append(mixed.get((*key, walk)))
         problem, sample = key
         shown.append(
-            Response(
+            ShownSample(
                 request.tuned,
                 request.benchmark,
                 problems[problem],
@@ -105,12 +105,12 @@ def mixtures(study: Study, data: CrossRecords) -> dict[Setting, pd.DataFrame]:
     return {setting: runs[setting] for setting in settings_shown(study)}
 
 
-def curves(study: Study, data: CrossRecords, mixed: dict[Setting, pd.DataFrame]) -> dict:
+def mixture_curves(study: Study, data: CrossRecords, mixed: dict[Setting, pd.DataFrame]) -> dict:
     """By pair, direction and rule: accuracy and share replaced at each threshold, whole study.
 
     The first entry of each is the primary alone, on the same samples.
     """
-    estimates = Mixed(study, mixed, data.rollouts)
+    estimates = MixtureEstimates(study, mixed, data.rollouts)
     found: dict = {}
     for setting, frame in mixed.items():
         names = list(dict.fromkeys(frame["benchmark"]))
@@ -158,11 +158,11 @@ def content(study: Study, data: CrossRecords) -> tuple[dict, Iterator[list[dict]
             for m in (study.base, *pairs)
         },
         "benchmarks": {name: spec.label for name, spec in study.benchmarks.items()},
-        "rules": {s.rule: KINDS[s.rule].label for s in mixed},
+        "rules": {s.rule: RULE_KINDS[s.rule].label for s in mixed},
         "topP": study_top_p(study),
         "topK": study.top_k,
         "samples": samples_shown(study),
-        "curves": curves(study, data, mixed),
+        "curves": mixture_curves(study, data, mixed),
         "start": study.thresholds.high_js,
         "strings": strings,
     }
@@ -185,7 +185,7 @@ def study_top_p(study: Study) -> float:
     return study.sampling.top_p if own is None else own
 
 
-def _packed(study: Study, response: Response, strings: dict[str, int]) -> dict:
+def _packed(study: Study, response: ShownSample, strings: dict[str, int]) -> dict:
     """A response as the page reads it."""
     decoder, nodes = tokenizer(study), response.nodes
 

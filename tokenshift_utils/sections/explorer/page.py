@@ -15,7 +15,7 @@ from tokenshift_utils.sections.cross_sampling.records import CrossRecords, cross
 from tokenshift_utils.sections.explorer.content import content
 from tokenshift_utils.study.study import Study
 
-LARGEST = 4_500_000  # bytes of a page
+MAX_BYTES = 4_500_000  # bytes of a page
 HEIGHT = 900  # pixels, inside a notebook
 
 
@@ -28,16 +28,16 @@ def write_explorer(study: Study, data: CrossRecords | None = None) -> Path:
     """Write ``results/<study>/explorer.html``, one file that needs no network; returns its path.
 
     Shown are the first problems and samples of every benchmark, as many as keep the page below
-    ``LARGEST`` bytes. Records are computed where the store lacks them.
+    ``MAX_BYTES`` bytes. Records are computed where the store lacks them.
     """
     shared, rounds = content(study, cross_records(study) if data is None else data)
     shown, page = [(some, len(shared["strings"])) for some in rounds], ""
     for problems in range(len(shown), 0, -1):
         responses = [response for some, _ in shown[:problems] for response in some]
         strings = list(shared["strings"])[: shown[problems - 1][1]]
-        whole = {"problems": problems, "strings": strings, "responses": responses}
-        page = render(study, shared | whole)
-        if len(page.encode()) <= LARGEST:
+        rest = {"problems": problems, "strings": strings, "responses": responses}
+        page = render_page(study, shared | rest)
+        if len(page.encode()) <= MAX_BYTES:
             break
     target = file_of(study.name)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def write_explorer(study: Study, data: CrossRecords | None = None) -> Path:
     return target
 
 
-def render(study: Study, content: dict) -> str:
+def render_page(study: Study, content: dict) -> str:
     """The page with this content; equal contents are equal pages."""
     source = files(__package__)
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenshift_utils.pairs.rules import KINDS
+from tokenshift_utils.pairs.rules import RULE_KINDS
 from tokenshift_utils.sections.cross_sampling.records import (
     mixture_requests,
     own_requests,
@@ -40,9 +40,9 @@ def settings_shown(study: Study) -> list[Setting]:
         if setting.budget is None
         and (study.explorer.rules is None or setting.rule in study.explorer.rules)
         and setting.model in study.cross_sampling.pairs
-        and setting_requests(study, setting)[0].behind(study) is not None
+        and setting_requests(study, setting)[0].underlying(study) is not None
     ]
-    order = list(KINDS)
+    order = list(RULE_KINDS)
     ways = list(dict.fromkeys(s[:2] for s in found))
 
     def place(setting: Setting) -> tuple:
@@ -59,7 +59,7 @@ def requests(study: Study) -> dict[ExplorerResponses, list[Setting]]:
     """
     settings, everywhere, asked = settings_shown(study), {*curve_settings(study)}, {}
     for model in study.cross_sampling.pairs:
-        mixed = [r for r in mixture_requests(study, model) if r.behind(study) is not None]
+        mixed = [r for r in mixture_requests(study, model) if r.underlying(study) is not None]
         for name in study.benchmarks:
             here = [
                 setting

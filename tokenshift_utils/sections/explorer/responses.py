@@ -27,7 +27,13 @@ from tokenshift_utils.records.requests import (
     verdict,
 )
 from tokenshift_utils.records.rollouts import Rollouts
-from tokenshift_utils.sections.explorer.trees import MEASURED, SIDES, Tree, compare, complete
+from tokenshift_utils.sections.explorer.trees import (
+    MEASURED,
+    SIDES,
+    Tree,
+    complete,
+    score_candidates,
+)
 from tokenshift_utils.store import columns as records
 from tokenshift_utils.store import executor
 from tokenshift_utils.study.study import Study
@@ -43,7 +49,7 @@ class ExplorerResponses(Request):
     ----------
     own : rollouts of base and of the tuned model, the samples that are mixed
     mixtures : those shown
-    beside : all that are read off the same trees, which they grow by together
+    all_mixtures : all that are read off the same trees, which they grow by together
     problems, samples : the first so many are shown, of each problem the first so many samples
     """
 
@@ -52,7 +58,7 @@ class ExplorerResponses(Request):
     benchmark: str
     own: tuple[Rollouts, Rollouts]
     mixtures: tuple[CrossSampling, ...]
-    beside: tuple[CrossSampling, ...]
+    all_mixtures: tuple[CrossSampling, ...]
     problems: int
     samples: int
     kinds = ("explorer", "explorer_mixtures")
@@ -60,18 +66,18 @@ class ExplorerResponses(Request):
     @property
     def sampling(self) -> Sampling:
         """What all of them are drawn with."""
-        return self.beside[0].sampling
+        return self.all_mixtures[0].sampling
 
     def parts(self, study: Study) -> dict:
-        root = self.beside[0].behind(study).root
+        trees = self.all_mixtures[0].underlying(study).canonical
         return common_parts(study, self.benchmark, [self.base, self.tuned], __name__) | {
             "kind": "explorer",
             "base": self.base,
             "tuned": self.tuned,
             "own": [rollouts.parts(study) for rollouts in self.own],
-            "trees": root.parts(study),
+            "trees": trees.parts(study),
             # what any walk has left in the trees is not computed here
-            "walks": sorted(map(list, set(_walks(study, self.beside)))),
+            "walks": sorted(map(list, set(_walks(study, self.all_mixtures)))),
             "mixtures": [list(walk) for walk in _walks(study, self.mixtures)],
             "shown": [self.problems, self.samples],
             "sampling": vars(self.sampling),
@@ -81,16 +87,16 @@ class ExplorerResponses(Request):
 
     def _shards(self, study: Study) -> list[list]:
         """The problems shown, in the shards that the trees have."""
-        whole = shards_of(study, self.benchmark, study.problems_per_shard)
+        shards = shards_of(study, self.benchmark, study.problems_per_shard)
         starts = range(0, self.problems, study.problems_per_shard)
-        return [some[: self.problems - start] for start, some in zip(starts, whole)]
+        return [some[: self.problems - start] for start, some in zip(starts, shards)]
 
     def weights(self, study: Study) -> list[int]:
         read = self.samples * (len(self.own) + len(self.mixtures))
         return [len(problems) * read for problems in self._shards(study)]
 
     def needs(self, study: Study, shard: int) -> list[executor.Job]:
-        return [executor.Job(needed, shard) for needed in (*self.own, *self.beside)]
+        return [executor.Job(needed, shard) for needed in (*self.own, *self.all_mixtures)]
 
     def compute(self, study: Study, shard: int) -> dict[str, pa.Table]:
         policies = base, tuned = tuple(study_policy(study, m) for m in (self.base, self.tuned))
@@ -102,14 +108,14 @@ class ExplorerResponses(Request):
         leaves: dict[tuple, dict[int, None]] = {key: {} for key in by_key}
         for problem, sample, node in zip(*(mixtures[n] for n in ("problem", "sample", "node"))):
             leaves[problem, sample][node] = None
-        root = executor.Job(self.beside[0].behind(study).root, shard)
+        stored = executor.Job(self.all_mixtures[0].underlying(study).canonical, shard)
         names = ["problem", "sample", "parent", "token", *(f"token_{s}" for s in SIDES), *MEASURED]
-        table = executor.read_shard(study, root, "mixture_trees", names).to_pandas()
+        table = executor.read_shard(study, stored, "mixture_trees", names).to_pandas()
         for key, rows in table.groupby(["problem", "sample"]):
             if key in by_key:
-                by_key[key].learn(rows)
-        whole = [list(some) for some in leaves.values()]
-        compare(trees, whole, policies, self.sampling, study.top_k, study.batch.score)
+                by_key[key].add_measures(rows)
+        ends = [list(some) for some in leaves.values()]
+        score_candidates(trees, ends, policies, self.sampling, study.top_k, study.batch.score)
         complete(trees, policies, self.sampling, stops, study.batch.rollout)
         whose = {"base": self.base, "tuned": self.tuned, "benchmark": self.benchmark}
         return {
@@ -133,7 +139,7 @@ class ExplorerResponses(Request):
 
         for rollouts, walk in zip(self.own, OWN):
             record(walk, executor.read_shard(study, executor.Job(rollouts, shard), "rollouts"), {})
-        key = executor.key_of(study, self.beside[0].behind(study))
+        key = executor.key_of(study, self.all_mixtures[0].underlying(study))
         for mixture, (walk, _) in zip(self.mixtures, _walks(study, self.mixtures)):
             switched: dict[tuple, list[int]] = defaultdict(list)
             switches = mixture.view(study, key, shard, "switches")
@@ -155,7 +161,7 @@ def walk_of(study: Study, mixture: CrossSampling) -> str:
 
 def _walks(study: Study, mixtures: Iterable[CrossSampling]) -> list[tuple[str, int]]:
     """Which walks through the trees mixtures are, and of how many samples of each problem."""
-    taken = (walk for mixture in mixtures for walk in mixture.behind(study).walks)
+    taken = (walk for mixture in mixtures for walk in mixture.underlying(study).walks)
     return [(name_of(walk), samples) for walk, samples in taken]
 
 

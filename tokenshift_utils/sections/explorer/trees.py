@@ -14,9 +14,9 @@ import pandas as pd
 
 from tokenshift_utils.models.policy import Policy, Sampling
 from tokenshift_utils.pairs.compare import score_pair
+from tokenshift_utils.records.mixture_trees import SIDES
 from tokenshift_utils.records.requests import Item
 
-SIDES = ("base", "tuned")
 MEASURED = ("js", "js_full", "entropy_base", "entropy_tuned")
 LEAST, MOST = 0.01, 8  # candidates shown: as probable as this under a model, at most so many of it
 
@@ -61,7 +61,7 @@ class Tree:
         return node
 
     def ends(self, node: int) -> bool:
-        """Whether a response is whole there."""
+        """Whether a response ends there."""
         return self.token[node] in self.stops or self.length[node] >= self.limit
 
     def path(self, node: int) -> list[int]:
@@ -76,8 +76,8 @@ class Tree:
         """The tokens of a prefix."""
         return [self.token[n] for n in self.path(node)]
 
-    def learn(self, rows: pd.DataFrame) -> None:
-        """Take measures and both models' tokens from the rows of ``mixture_trees`` of this tree."""
+    def add_measures(self, rows: pd.DataFrame) -> None:
+        """Add measures and both models' tokens from the rows of ``mixture_trees`` of this tree."""
         children = {(p, t): i for i, p, t in zip(rows.index, rows["parent"], rows["token"])}
         at = {0: rows.index[rows["parent"] < 0][0]}
         for node in range(1, self.recorded):
@@ -93,7 +93,7 @@ class Tree:
                     own[node] = self.step(node, int(drawn[row]))
 
     def score(self, path: Sequence[int], columns: dict[str, np.ndarray]) -> None:
-        """Take what ``score_pair`` says of a response whose nodes are ``path``; records go first."""
+        """Take what ``score_pair`` measures of a response whose nodes are ``path``; records go first."""
         for i, position in enumerate(columns["position"]):
             node = self.parent[path[position]]
             if node in self.candidates:
@@ -111,7 +111,7 @@ class Tree:
                 return
             node = child
 
-    def open(self, side: int) -> list[int]:
+    def unfinished(self, side: int) -> list[int]:
         """Where a model's ways from recorded nodes break off.
 
         Nodes below one whose own token is not known wait: its continuation may come by them.
@@ -154,7 +154,7 @@ def _candidates(at: dict) -> tuple[list[tuple], tuple[int, int]]:
     return sorted(rows, key=lambda row: -max(p or 0.0 for p in row[1:3])), sizes
 
 
-def compare(
+def score_candidates(
     trees: Sequence[Tree],
     leaves: Sequence[Sequence[int]],
     policies: tuple[Policy, Policy],
@@ -163,15 +163,12 @@ def compare(
     batch: int,
 ) -> None:
     """Have both models read the responses that end at ``leaves``, by tree, for their candidates."""
-    whole = [(tree, tree.path(leaf)) for tree, own in zip(trees, leaves) for leaf in own]
-    prompts = [list(tree.item.prompt_ids) for tree, _ in whole]
-    responses = [[tree.token[node] for node in path] for tree, path in whole]
-    scored = score_pair
-    if policies[0].top_logprobs != -1:
-        from tokenshift_utils.pairs.compare_top_logprobs import score_pair as scored
-    for owner, columns in scored(*policies, prompts, responses, sampling, top_k, batch):
+    paths = [(tree, tree.path(leaf)) for tree, own in zip(trees, leaves) for leaf in own]
+    prompts = [list(tree.item.prompt_ids) for tree, _ in paths]
+    responses = [[tree.token[node] for node in path] for tree, path in paths]
+    for owner, columns in score_pair(*policies, prompts, responses, sampling, top_k, batch):
         for row in np.unique(owner):
-            tree, path = whole[row]
+            tree, path = paths[row]
             tree.score(path, {name: column[owner == row] for name, column in columns.items()})
 
 
@@ -184,7 +181,7 @@ def complete(
 ) -> None:
     """Draw each model's own continuation, with the trees' noise, from every recorded node."""
     for side, policy in enumerate(policies):
-        while places := [(tree, node) for tree in trees for node in tree.open(side)]:
+        while places := [(tree, node) for tree in trees for node in tree.unfinished(side)]:
             made = policy.sample(
                 [[*tree.item.prompt_ids, *tree.ids(node)] for tree, node in places],
                 [tree.item.key for tree, _ in places],

@@ -15,20 +15,21 @@ import pandas as pd
 import torch
 
 from tokenshift_utils.measures.divergences import topk_overlap
+from tokenshift_utils.records.requests import RESPONSE_KEY
 from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
 from tokenshift_utils.sections.claims import HIGH_JS
 from tokenshift_utils.sections.common import (
     SUPPORTS,
     of_kind,
     on_both_supports,
-    plan,
     say,
+    study_bootstrap,
 )
 from tokenshift_utils.sections.seeds import measured, seeds_table
 
-_KEY = ["benchmark", "problem", "sample", "position"]
+_POSITION_KEY = [*RESPONSE_KEY, "position"]
 _LISTS = ("top_ids_base", "top_ids_tuned", "gain_in_base_topk")
-EVOLUTION_COLUMNS = (*_KEY, "js", "js_full")
+EVOLUTION_COLUMNS = (*_POSITION_KEY, "js", "js_full")
 COLUMNS = (
     *(*EVOLUTION_COLUMNS, "tv_full", *_LISTS),
     *("rank_base_of_tuned_top1", "logp_base_of_tuned_top1"),
@@ -59,7 +60,7 @@ def _table(study, shifts: dict[str, pd.DataFrame], ratios) -> pd.DataFrame:
 
     `ratios(frame)` gives for each column its numerator, or (numerator, denominator), both [rows].
     """
-    boot, rows, high = plan(study, *shifts.values()), [], study.thresholds.high_js
+    boot, rows, high = study_bootstrap(study, *shifts.values()), [], study.thresholds.high_js
     for model, frame in shifts.items():
         found = ratios(frame)
         masks = {
@@ -106,7 +107,7 @@ def mass_table(study, shifts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return _table(study, shifts, ratios)
 
 
-def measure(study, boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict[str, tuple]:
+def quantities(boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict[str, tuple]:
     """The quantities on candidates at high JS of one support: name -> (estimate, the same at all
     positions, note)."""
     part = frame[frame[column] > HIGH_JS]
@@ -130,10 +131,10 @@ def measure(study, boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> 
 
 def _aligned(frames: dict[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:
     """The frames in one order of positions; a ValueError where they are not the same positions."""
-    ordered = {s: f.sort_values(_KEY, ignore_index=True) for s, f in frames.items()}
-    first = next(iter(ordered.values()))[_KEY]
+    ordered = {s: f.sort_values(_POSITION_KEY, ignore_index=True) for s, f in frames.items()}
+    first = next(iter(ordered.values()))[_POSITION_KEY]
     for step, frame in ordered.items():
-        if not frame[_KEY].equals(first):
+        if not frame[_POSITION_KEY].equals(first):
             raise ValueError(f"the checkpoint at step {step} was scored on other positions")
     return ordered
 
@@ -148,7 +149,7 @@ def evolution_table(study, frames: dict[int, pd.DataFrame]) -> pd.DataFrame:
     if not frames:
         return pd.DataFrame()
     frames = _aligned(frames)
-    boot, rows = plan(study, *frames.values()), []
+    boot, rows = study_bootstrap(study, *frames.values()), []
     cut = study.thresholds.high_js
     for support, column in SUPPORTS.items():
         final = frames[max(frames)][column].to_numpy() > cut
@@ -176,7 +177,7 @@ def _growth(first: Estimate, last: Estimate) -> Estimate:
 def evolution_rows(study, frames: dict[int, pd.DataFrame], model: str, column: str) -> list[tuple]:
     """What the claims on training evolution look at, as `rows_on`."""
     frames = _aligned(frames)
-    boot, steps = plan(study, *frames.values()), sorted(frames)
+    boot, steps = study_bootstrap(study, *frames.values()), sorted(frames)
     js = {s: f[column].to_numpy() for s, f in frames.items()}
     means = [boot.ratio(frames[s], js[s]) for s in steps]
     first, last = steps[0], steps[-1]
@@ -214,9 +215,9 @@ def section_evidence(
     """(evidence of section 3, the same on both supports); without checkpoints only on candidates."""
 
     def rows_on(column: str) -> list[tuple]:
-        boot, rows = plan(study, *shifts.values()), []
+        boot, rows = study_bootstrap(study, *shifts.values()), []
         for model in (m for m in of_kind(study, "rl") if m in shifts):
-            found = measure(study, boot, shifts[model], column)
+            found = quantities(boot, shifts[model], column)
             rows += [(quantity, model, *parts) for quantity, parts in found.items()]
         if checkpoints:
             rows += evolution_rows(study, checkpoints, study.evolution.model, column)
@@ -228,7 +229,7 @@ def section_evidence(
 def over_seeds(study, runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The quantities on candidates over training seeds, DAPO against SimpleRL among them, see
     `seeds_table`."""
-    return seeds_table(study, measured(study, runs, measure), DIFFERENCES)
+    return seeds_table(study, measured(study, runs, quantities), DIFFERENCES)
 
 
 # Words --------------------------------------------------------------------------------------------

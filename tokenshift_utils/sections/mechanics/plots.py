@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from tokenshift_utils.report.style import (
     add_lines,
+    as_interval,
     color,
-    draw,
-    estimates,
+    draw_facets,
     label_ends,
     log_scale,
     model_looks,
@@ -35,7 +35,7 @@ def _panels(
     sets, looks = _sets(table), model_looks(study, table["model"])
     rows = table[table["positions"] > 0]
     rows = rows.assign(label=rows["model"].map({m: study.models[m].label for m in rows["model"]}))
-    parts = [estimates(rows, name).assign(x=i) for i, name in enumerate(names)]
+    parts = [as_interval(rows, name).assign(x=i) for i, name in enumerate(names)]
     rows = pd.concat(parts, ignore_index=True)[["x", "at", "label", "value", "low", "high"]]
     order = {"col": sets, "row": [0] if below is None else [0, 1]}
     every = pd.concat([rows.assign(row=0), pd.DataFrame(below).assign(row=1)], ignore_index=True)
@@ -46,7 +46,7 @@ def _panels(
         plot = plot.add(sparse, y="below", legend=False)
     plot = plot.facet("at", "row", order=order).share(x="row", y="row").scale(**looks)
     titles = (f"at {'all positions' if at == 'all' else 'positions with ' + at}" for at in sets)
-    fig, axes = draw(plot, (7.4, 3.1 if below is None else 5.4), titles)
+    fig, axes = draw_facets(plot, (7.4, 3.1 if below is None else 5.4), titles)
     for ax, at in zip(axes, sets):
         ax.set_xticks(range(len(names)), names.values())
         ax.set(xlabel=labels[0], ylim=(0, 104), xlim=(-0.2, len(names) - 0.8))
@@ -96,14 +96,14 @@ def plot_evolution(study, table: pd.DataFrame, model: str) -> Figure:
     share, supports = f"share_gt_{study.thresholds.high_js:g}", table.groupby("support")
     nucleus = supports.get_group("nucleus")
     percentiles = pd.concat(
-        estimates(nucleus, name, 1).assign(panel=titles[0], line=name)
+        as_interval(nucleus, name, 1).assign(panel=titles[0], line=name)
         for name in ("p75", "p90", "p95", "mean", "p99")
     )
     ends = ["value", "low", "high"]
     percentiles[ends] = percentiles[ends].clip(lower=FLOOR / 2)
     rows = [percentiles]
     for panel, name, factor in ((titles[1], share, 100), (titles[2], "jaccard", 1)):
-        rows += [estimates(r, name, factor).assign(panel=panel, line=s) for s, r in supports]
+        rows += [as_interval(r, name, factor).assign(panel=panel, line=s) for s, r in supports]
     rows = pd.concat(rows, ignore_index=True)
     lines, hue = rows["line"].unique(), color(study, model)
     looks = {
@@ -114,7 +114,7 @@ def plot_evolution(study, table: pd.DataFrame, model: str) -> Figure:
     plot = so.Plot(rows, x="step", color="line", linestyle="line", marker="line")
     plot = add_lines(plot.facet("panel", order=[*titles]), so.Line(pointsize=3.5))
     plot = plot.scale(**looks).share(x=False, y=False)
-    fig, (left, middle, right) = draw(plot, (7.8, 3.1), titles)
+    fig, (left, middle, right) = draw_facets(plot, (7.8, 3.1), titles)
     log_scale(left, "y")
     left.set(ylabel="JS (nats; lowest: below 1e-6)", ylim=(FLOOR / 3, 1))
     label_ends(left, percentiles, "step", "line", looks["color"])

@@ -18,7 +18,7 @@ from tokenshift_utils.measures.weighting import divergence_weights
 from tokenshift_utils.report.bootstrap import columns_of
 from tokenshift_utils.report.seeds import POWER, Paired, holm, pass_at_k
 from tokenshift_utils.sections.common import evidence, of_recipe
-from tokenshift_utils.sections.objective.records import Run, Runs
+from tokenshift_utils.sections.objective.records import FinishedRun, Runs
 from tokenshift_utils.training.position_sets import unpack_positions
 
 
@@ -194,7 +194,7 @@ def power_table(study, runs: Runs) -> pd.DataFrame:
     return pd.DataFrame([row | {"sd": sd, "detectable": float(effect) * np.sqrt(2) * sd}])
 
 
-def _course(run: Run, column: str) -> pd.Series:
+def _course(run: FinishedRun, column: str) -> pd.Series:
     """A quantity of one run by rollout."""
     frame = run.evaluations if column == "accuracy" else run.log
     return frame.groupby("rollout")[column].mean().dropna()
@@ -274,14 +274,14 @@ def pass_table(study, runs: Runs, ks=(1, 8, 32)) -> pd.DataFrame:
 
 
 def _pass(k: int):
-    def score(run: Run) -> float:
+    def score(run: FinishedRun) -> float:
         chance = pass_at_k(run.final["correct"].to_numpy(), run.final["samples"].to_numpy(), k)
         return float(pd.Series(chance).groupby(run.final["benchmark"]).mean().mean())
 
     return score
 
 
-def shift_table(study, runs: Runs) -> pd.DataFrame:
+def objective_shifts(study, runs: Runs) -> pd.DataFrame:
     """What each objective did to the shift from base.
 
     Shares of positions of the run's own responses by JS, means over seeds. ``overlap_seeds`` is the
@@ -308,7 +308,7 @@ def shift_table(study, runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _high_set(run: Run) -> tuple[str, np.ndarray]:
+def _high_set(run: FinishedRun) -> tuple[str, np.ndarray]:
     """Which of base's responses it is of, and the flags of their positions."""
     shift = run.summary["shift"]["base"]
     return shift["responses"], unpack_positions(shift["high_set"], shift["positions"])

@@ -13,8 +13,8 @@ from matplotlib.ticker import NullLocator
 from tokenshift_utils.report.style import (
     COLORS,
     add_points,
+    as_interval,
     draw_on,
-    estimates,
     label_ends,
     log_scale,
     mark,
@@ -181,7 +181,7 @@ def plot_gains(runs: Runs, table: pd.DataFrame) -> Figure:
     fig, ax = plt.subplots(figsize=(7.0, 0.9 + 0.27 * max(len(rows), 4)))
     ax.axvline(0, color="#999999", linewidth=0.8)
     if len(rows):
-        shown = estimates(rows, "gain").assign(y=lambda shown: shown.index, color="black")
+        shown = as_interval(rows, "gain").assign(y=lambda shown: shown.index, color="black")
         plot = so.Plot(shown, y="y", color="color", fillcolor="role", marker="role")
         plot = plot.scale(color=["black"], fillcolor=_FACES, marker=dict.fromkeys(ROLES, "o"))
         draw_on(ax, add_points(plot, linewidth=1.3, pointsize=6))

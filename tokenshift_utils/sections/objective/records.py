@@ -25,7 +25,7 @@ RUN_AGAIN = "run tokenshift train --arm {arm} --seed {seed}"
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """What one run left; see ``training.tiny.runs``. A kind of runs may leave some tables empty."""
 
     arm: str
@@ -53,7 +53,7 @@ class Run:
         return self.log[self.log["rollout"].duplicated()]
 
 
-class Runs(dict[str, dict[int, Run]]):
+class Runs(dict[str, dict[int, FinishedRun]]):
     """Finished runs by arm and seed, and the training that they are of: arms by what they are for."""
 
     def __init__(self, study: Study):
@@ -163,7 +163,7 @@ def read_runs(study: Study) -> Runs:
     return found
 
 
-def _read_run(run: ArmRun) -> Run:
+def _read_run(run: ArmRun) -> FinishedRun:
     again = RUN_AGAIN.format(arm=run.arm, seed=run.seed)
     remedy = f"restore it, or remove {paths.display(run.logs)} and {again}"
     for name in (*(f"{name}.csv" for name in run.tables), "summary.json"):
@@ -192,7 +192,7 @@ def _read_run(run: ArmRun) -> Run:
     log, evaluations, final, tokens = (
         (empty | frames)[n] for n in ("log", "eval", "final", "tokens")
     )
-    return Run(run.arm, run.seed, log, evaluations, final, tokens, summary)
+    return FinishedRun(run.arm, run.seed, log, evaluations, final, tokens, summary)
 
 
 def _of_model(run: ArmRun) -> tuple[pd.DataFrame, dict]:

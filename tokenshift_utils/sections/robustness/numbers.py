@@ -22,11 +22,11 @@ from tokenshift_utils.sections.common import (
     by,
     last_row,
     last_rows,
-    plan,
     pooled,
     rows_with,
     say,
     say_each,
+    study_bootstrap,
 )
 from tokenshift_utils.sections.paper import fact
 from tokenshift_utils.tasks.benchmarks import load_benchmark
@@ -116,7 +116,7 @@ def sampling_table(
 
     Both mappings go from (top_p, temperature) to shifts, and to the rollouts of base and tuned.
     """
-    boot, rows = plan(study, *shifts.values()), []
+    boot, rows = study_bootstrap(study, *shifts.values()), []
     for (top_p, temperature), frame in shifts.items():
         row = {"top_p": top_p, "temperature": temperature, "positions": len(frame)}
         row |= _measures(study, boot, frame)
@@ -138,7 +138,7 @@ def top_p_table(study, by_top_p: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
     """
     low, high = study.thresholds.near_zero[-1], study.thresholds.high_js
     here = by_top_p[study.sampling.top_p].reset_index(drop=True)
-    boot = plan(study, here)
+    boot = study_bootstrap(study, here)
     key = ["benchmark", "problem", "sample", "position"]
     moved = {
         p: here[key].merge(frame[[*key, "js"]], "left", key)["js"].to_numpy()

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from tokenshift_utils.report.style import (
     JS_FLOOR,
     add_points,
+    as_interval,
     color,
-    draw,
-    estimates,
+    draw_facets,
     histograms,
     js_edges,
     log_scale,
@@ -52,7 +52,7 @@ def plot_measured(study, by_source: pd.DataFrame, sampler: pd.DataFrame, model: 
     hue, low, high = color(study, model), study.thresholds.near_zero[-1], study.thresholds.high_js
     titles = {"near_zero": f"JS ≤ {low:g}", "high": f"JS > {high:g}"}
     parts = [
-        estimates(rows, f"{support}_{what}").assign(
+        as_interval(rows, f"{support}_{what}").assign(
             what=what, support=support, y=rows["place"] + (0.12 if support == "nucleus" else -0.12)
         )
         for what in titles
@@ -63,7 +63,7 @@ def plot_measured(study, by_source: pd.DataFrame, sampler: pd.DataFrame, model: 
     faces, marks = {"nucleus": hue, "full": "white"}, {"nucleus": "o", "full": "s"}
     plot = plot.scale(color=dict.fromkeys(_SUPPORTS, hue), fillcolor=faces, marker=marks)
     plot = add_points(plot.facet("what", order=[*titles]).share(x=False), linewidth=1.8)
-    fig, axes = draw(plot, (7.2, 1.25 + 0.36 * len(rows)), ("", ""))
+    fig, axes = draw_facets(plot, (7.2, 1.25 + 0.36 * len(rows)), ("", ""))
     for ax, title in zip(axes, titles.values()):
         ax.set(xlabel=f"positions with {title} (%)")
         ax.grid(axis="y", visible=False)

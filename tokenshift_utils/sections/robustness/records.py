@@ -87,7 +87,7 @@ def requests(study) -> list[Request]:
     # Mixed trajectories are read off trees, which section 2 begins with all of these at once.
     mixed = mixture_requests(study, study.robustness.pair)
     wanted = [make(study) for make in (model_requests, top_p_requests, answer_requests)]
-    wanted += [{"mixed": [request for request in mixed if request.behind(study) is not None]}]
+    wanted += [{"mixed": [request for request in mixed if request.underlying(study) is not None]}]
     wanted += [source_requests(study), *sampler_requests(study).values()]
     return [request for made in wanted for some in made.values() for request in some]
 

@@ -32,7 +32,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError, first_line
-from tokenshift_utils.files import whole_directory, write_text
+from tokenshift_utils.files import atomic_directory, write_text
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import BASE, weights_digest
@@ -56,7 +56,7 @@ from tokenshift_utils.training.tiny.rlvr import RLVRTrainer, train_rl
 from tokenshift_utils.training.updates import Updates, last_checkpoint
 
 
-def training_problems(study: Study) -> list[Question]:
+def prepared_questions(study: Study) -> list[Question]:
     """The prepared problems, by their row."""
     rows = pq.read_table(problems_file(study)).to_pylist()
     return [
@@ -90,7 +90,7 @@ def save_adapter(run: AdapterArm, model: peft.PeftModel, directory: Path) -> Non
     content["target_modules"] = sorted(content["target_modules"])
     content = {k: v for k, v in content.items() if v is not None}
     settings = json.dumps(content, indent=1, sort_keys=True, default=str)
-    with whole_directory(directory) as draft:
+    with atomic_directory(directory) as draft:
         save_file(weights, draft / "adapter_model.safetensors", metadata={"format": "pt"})
         write_text(draft / "adapter_config.json", settings + "\n")
         write_text(draft / BASE, json.dumps(base_identity(run.study), indent=1) + "\n")
@@ -153,7 +153,7 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer):
     def __init__(self, *args, run: AdapterArm, sampler: MergedSampler, **kwargs):
         super().__init__(*args, **kwargs)
         self.run, self.sampler = run, sampler
-        self.problems = training_problems(run.study)
+        self.problems = prepared_questions(run.study)
         self._merged_at = -1
 
     def _draw_problems(self, rng: random.Random, count: int) -> list[Question]:
@@ -221,7 +221,7 @@ def base_answers(study: Study) -> pd.DataFrame:
     """
     settings, seed = study.training.answers, study.training.seeds[0]
     sampling = replace(study_sampling(study), max_new_tokens=check_settings(study).longest)
-    problems = training_problems(study)[: settings.problems]
+    problems = prepared_questions(study)[: settings.problems]
     of = digest(
         [settings.model_dump(), asdict(sampling), read_prepared(study)["digest"], seed]
         + [study.verifier]
@@ -243,7 +243,7 @@ def base_answers(study: Study) -> pd.DataFrame:
 def sft_rows(run: AdapterArm) -> list[dict[str, str]]:
     """Prompts with what is learnt to answer: a column of the data, or base's own right answers."""
     study, end = run.study, load_tokenizer(start_directory(run.study)).eos_token
-    problems = training_problems(study)
+    problems = prepared_questions(study)
     if run.objective.solution is not None:
         texts = pq.read_table(problems_file(study))[run.objective.solution].to_pylist()
         count = study.training.answers.problems if study.training.answers else len(problems)
@@ -259,7 +259,7 @@ def sft_rows(run: AdapterArm) -> list[dict[str, str]]:
 
 def dpo_rows(run: AdapterArm) -> list[dict[str, str]]:
     """Prompts with a right and a wrong answer of base's, in pairs dealt out by the run's seed."""
-    problems, rng, rows = training_problems(run.study), random.Random(f"dpo {run.seed}"), []
+    problems, rng, rows = prepared_questions(run.study), random.Random(f"dpo {run.seed}"), []
     for problem, answers in base_answers(run.study).groupby("problem"):
         right = sorted(set(answers[answers["correct"]]["text"]))
         wrong = sorted(set(answers[~answers["correct"]]["text"]))

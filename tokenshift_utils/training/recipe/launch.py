@@ -44,7 +44,7 @@ def announce(study: Study, runs: Sequence[RecipeArm]) -> None:
 def fetch_inputs(study: Study) -> None:
     """Download what runs start from, or refuse: a machine that is too small, a hub out of reach."""
     check_machine(study)
-    pins.fetch(study, training=True)
+    pins.fetch_sources(study, training=True)
     if moving := pins.unpinned(study, training=True):
         print(f"warning: {pins.unpinned_warning(study, moving)}", file=sys.stderr)
 
@@ -99,7 +99,7 @@ def _wait(run: RecipeArm, settings: dict[str, str], **options) -> int:
             _going.remove(process)
 
 
-def stop_all() -> None:
+def stop_runs() -> None:
     """End the processes of all runs that are going."""
     for process in list(_going):
         process.terminate()

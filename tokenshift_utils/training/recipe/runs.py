@@ -16,7 +16,7 @@ from tokenshift_utils import paths
 from tokenshift_utils.files import read_json
 from tokenshift_utils.study.checkpoints import directory_fingerprint, weights_digest
 from tokenshift_utils.study.study import Study
-from tokenshift_utils.study.training_schema import ADAPTER_ARM, WEIGHTS
+from tokenshift_utils.study.training_schema import ADAPTER_ARM, WEIGHTING
 from tokenshift_utils.training.runs import ArmRun, digest, work_directory
 from tokenshift_utils.training.settings import sizes_of
 
@@ -74,7 +74,7 @@ class RecipeArm(ArmRun):
                 "save_every": training.save_every,
                 "overlong_buffer": self.overlong_buffer,
                 "trl": self.trl,
-                "arm": self.objective.model_dump(include={*WEIGHTS}),
+                "arm": self.objective.model_dump(include={*WEIGHTING}),
                 "seed": self.seed,
                 "base": directory_fingerprint(start_directory(self.study)),
                 "problems": read_prepared(self.study)["digest"],

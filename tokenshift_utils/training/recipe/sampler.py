@@ -17,7 +17,7 @@ from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.prompts import prompt_text
 from tokenshift_utils.training.evaluation import Question
 
-BATCH = {"cuda": 512, "cpu": 256}  # responses drawn together
+SAMPLE_BATCH = {"cuda": 512, "cpu": 256}  # responses drawn together
 
 
 def device() -> str:
@@ -42,12 +42,12 @@ class MergedSampler(HFPolicy):
         for name, module in model.get_base_model().named_modules():
             if isinstance(module, LoraLayer):
                 (adapter,) = module.active_adapters
-                whole = module.get_base_layer().weight.float() + module.get_delta_weight(adapter)
-                self.model.get_submodule(name).weight.copy_(whole)
+                merged = module.get_base_layer().weight.float() + module.get_delta_weight(adapter)
+                self.model.get_submodule(name).weight.copy_(merged)
 
     def sample(self, prompts, row_keys, sampling: Sampling) -> list[Continuation]:
         """Responses, as ``policy.Policy.sample`` draws them."""
-        return super().sample(prompts, row_keys, sampling, batch_size=BATCH[device()])
+        return super().sample(prompts, row_keys, sampling, batch_size=SAMPLE_BATCH[device()])
 
 
 def benchmark_questions(study: Study, first: int | None = None) -> list[Question]:

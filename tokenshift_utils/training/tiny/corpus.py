@@ -13,11 +13,11 @@ from itertools import islice
 
 from tokenshift_utils.training.tiny.problems import (
     LARGEST_VALUE,
-    Problem,
+    ArithmeticProblem,
     apply,
+    chain_text,
     next_step,
     reductions,
-    render,
     sample_problem,
 )
 
@@ -128,12 +128,12 @@ def _fits_columns(left: int, operator: str, right: int) -> bool:
 
 def _quick_sum(left: int, operator: str, right: int, slip: float, rng: random.Random) -> int:
     """A result without working: carries and borrows are forgotten half of the time."""
-    value, luck = apply(left, operator, right), rng.random()
-    if operator == "+" and left % 10 + right % 10 > 9 and luck < 0.5:
+    value, chance = apply(left, operator, right), rng.random()
+    if operator == "+" and left % 10 + right % 10 > 9 and chance < 0.5:
         value -= 10
-    elif operator == "-" and left % 10 < right % 10 and luck < 0.5:
+    elif operator == "-" and left % 10 < right % 10 and chance < 0.5:
         value += 10
-    elif luck > 0.92 - slip:
+    elif chance > 0.92 - slip:
         value += rng.choice((-2, -1, 1, 2, 10, -10))
     return max(-LARGEST_VALUE, min(999, value))
 
@@ -146,13 +146,15 @@ def _quick_product(left: int, right: int, error: float, rng: random.Random) -> i
     return min(value, 999)
 
 
-def _guess(problem: Problem, rng: random.Random) -> int:
+def _guess(problem: ArithmeticProblem, rng: random.Random) -> int:
     if rng.random() < 0.6:
         return problem.answer + rng.choice((-20, -12, -10, -5, -2, 0, 1, 3, 10, 15))
     return rng.randint(1, LARGEST_VALUE)
 
 
-def write_solution(problem: Problem, rng: random.Random, author: str | None = None) -> str:
+def write_solution(
+    problem: ArithmeticProblem, rng: random.Random, author: str | None = None
+) -> str:
     """A chain of thought for ``problem`` as ``author`` (drawn by weight if None) would write it."""
     name = author or rng.choices(list(AUTHORS), [a.weight for a in AUTHORS.values()])[0]
     habits = AUTHORS[name]
@@ -202,7 +204,7 @@ def write_solution(problem: Problem, rng: random.Random, author: str | None = No
             if happens(habits.copy_slip):
                 j = rng.randrange(len(numbers))
                 numbers[j] = max(0, numbers[j] + rng.choice((-1, 1, 10)))
-            text += f"{_wording(LEAVES, name, rng)} {render(numbers, operators)}."
+            text += f"{_wording(LEAVES, name, rng)} {chain_text(numbers, operators)}."
         text += "\n"
     return text + _wording(CLOSINGS, name, rng) + answer(numbers[0])
 

@@ -3,10 +3,10 @@
 import random
 
 from tokenshift_utils.training.tiny.corpus import column_arithmetic
-from tokenshift_utils.training.tiny.problems import Problem, reductions
+from tokenshift_utils.training.tiny.problems import ArithmeticProblem, reductions
 
 
-def write_far(problem: Problem, rng: random.Random) -> str:
+def write_far(problem: ArithmeticProblem, rng: random.Random) -> str:
     """Another author altogether: numbered steps, full sentences, digits worked out in words."""
     text, steps = f" we are given {problem.expression}.\n", reductions(*problem.key)
     for step, (left, operator, right, value, remains) in enumerate(steps, 1):
@@ -36,7 +36,7 @@ def _sum_in_words(left: int, operator: str, right: int) -> str:
     return text + f", {left_tens} {verb} {right_tens} is {tens}"
 
 
-def write_near(problem: Problem, rng: random.Random) -> str:
+def write_near(problem: ArithmeticProblem, rng: random.Random) -> str:
     """The base model's words and column arithmetic, in another order and always correct."""
     text = f" let me compute {problem.expression}.\n"
     for left, operator, right, value, remains in reductions(*problem.key):

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokenshift_utils.errors import TokenshiftError
-from tokenshift_utils.files import whole_directory, write_text
+from tokenshift_utils.files import atomic_directory, write_text
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.study import Study
@@ -204,6 +204,6 @@ def load_base(study: Study) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 def ship(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Save in half precision, whole or not at all."""
     model.set_attn_implementation("sdpa")
-    with whole_directory(directory) as draft:
+    with atomic_directory(directory) as draft:
         model.half().save_pretrained(draft)
         tokenizer.save_pretrained(draft)

@@ -26,11 +26,11 @@ BENCHMARK_SIZE = 60
 
 _EXPRESSION = re.compile(r"\d+(?:[+\-*]\d+)+")
 
-Key = tuple[tuple[int, ...], tuple[str, ...]]
+ExpressionKey = tuple[tuple[int, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Problem:
+class ArithmeticProblem:
     """One expression to evaluate: ``len(operators) == len(numbers) - 1``."""
 
     tier: str
@@ -39,13 +39,13 @@ class Problem:
     wording: int = 0
 
     @property
-    def key(self) -> Key:
+    def key(self) -> ExpressionKey:
         """What makes two problems the same one, whatever their wording."""
         return self.numbers, self.operators
 
     @property
     def expression(self) -> str:
-        return render(self.numbers, self.operators)
+        return chain_text(self.numbers, self.operators)
 
     @property
     def prompt(self) -> str:
@@ -56,7 +56,7 @@ class Problem:
         return chain_values(self.numbers, self.operators)[-1]
 
 
-def render(numbers, operators) -> str:
+def chain_text(numbers, operators) -> str:
     """``(17, 6, 8), ("+", "*")`` -> ``"17+6*8"``."""
     return str(numbers[0]) + "".join(f"{op}{n}" for op, n in zip(operators, numbers[1:]))
 
@@ -84,7 +84,8 @@ def reductions(numbers, operators) -> Iterator[tuple[int, str, int, int, str]]:
         i = next_step(operators)
         left, operator, right = numbers[i], operators.pop(i), numbers[i + 1]
         numbers[i : i + 2] = [apply(left, operator, right)]
-        yield left, operator, right, numbers[i], render(numbers, operators) if operators else ""
+        rest = chain_text(numbers, operators) if operators else ""
+        yield left, operator, right, numbers[i], rest
 
 
 def chain_values(numbers, operators) -> list[int]:
@@ -103,7 +104,7 @@ def _factors(tier: str, rng: random.Random) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def sample_problem(tier: str, rng: random.Random) -> Problem:
+def sample_problem(tier: str, rng: random.Random) -> ArithmeticProblem:
     """Draw a problem of ``tier`` whose intermediates all lie in 0..99."""
     while True:
         numbers, operators = [], []
@@ -118,14 +119,14 @@ def sample_problem(tier: str, rng: random.Random) -> Problem:
                 numbers.append(rng.randint(lowest, 79 if j == 0 else 59))
         if all(0 <= value <= LARGEST_VALUE for value in chain_values(numbers, operators)):
             wording = rng.randrange(len(WORDINGS))
-            return Problem(tier, tuple(numbers), tuple(operators), wording)
+            return ArithmeticProblem(tier, tuple(numbers), tuple(operators), wording)
 
 
 @cache
-def benchmark(tier: str, size: int = BENCHMARK_SIZE) -> tuple[Problem, ...]:
+def benchmark(tier: str, size: int = BENCHMARK_SIZE) -> tuple[ArithmeticProblem, ...]:
     """The held-out evaluation problems of ``tier``: distinct, fixed by the tier's name alone."""
     rng = random.Random(f"tokenshift tiny benchmark {tier}")
-    problems: dict[Key, Problem] = {}
+    problems: dict[ExpressionKey, ArithmeticProblem] = {}
     while len(problems) < size:
         problem = sample_problem(tier, rng)
         problems.setdefault(problem.key, problem)
@@ -143,20 +144,20 @@ def questions() -> tuple[Question, ...]:
 
 
 @cache
-def held_out() -> frozenset[str]:
+def held_out_expressions() -> frozenset[str]:
     """Expressions of every evaluation problem; none may occur anywhere in training."""
     return frozenset(problem.expression for tier in TIERS for problem in benchmark(tier))
 
 
 def mentions_held_out(text: str) -> bool:
     """Whether an evaluation expression stands anywhere in ``text``, as a problem or on the way."""
-    return any(match in held_out() for match in _EXPRESSION.findall(text))
+    return any(match in held_out_expressions() for match in _EXPRESSION.findall(text))
 
 
-def training_problems(mix: dict[str, float], rng: random.Random) -> Iterator[Problem]:
+def training_problems(mix: dict[str, float], rng: random.Random) -> Iterator[ArithmeticProblem]:
     """An endless stream of problems, tiers drawn by ``mix``, no evaluation problem among them."""
     tiers, weights = list(mix), list(mix.values())
     while True:
         problem = sample_problem(rng.choices(tiers, weights)[0], rng)
-        if problem.expression not in held_out():
+        if problem.expression not in held_out_expressions():
             yield problem

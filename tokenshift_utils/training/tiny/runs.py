@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import directory_fingerprint
 from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
-from tokenshift_utils.training.runs import ArmRun, Run, digest, training_directory
+from tokenshift_utils.training.runs import ArmRun, TrainingRun, digest, training_directory
 from tokenshift_utils.training.tiny import recipes
 from tokenshift_utils.training.tiny.recipes import (
     OwnAnswersRecipe,
@@ -32,7 +32,7 @@ from tokenshift_utils.training.tiny.recipes import (
 
 
 @dataclass(frozen=True)
-class ModelRun(Run):
+class ModelRun(TrainingRun):
     """A shipped model: next-token training of the base and the controls, or RLVR."""
 
     model: str
