@@ -347,7 +347,7 @@ def test_only_the_runs_of_pairs_are_mixed_and_only_where_asked():
 
 def test_over_seeds_by_hand():
     study, runs, rollouts = seeded_case()
-    curves, reach, seeds = summary.over_seeds(cross.Mixed(study, runs, rollouts))
+    curves, reach, seeds = summary.over_seeds(cross.MixtureEstimates(study, runs, rollouts))
     assert set(curves["model"]) == {"dapo", "dapo@seed-2"}
     # as in `cross_case`; of the second from (.4, 2/3) to (.6, 1)
     first, second = 0.4 + 0.4 * 0.85, 0.4 + 0.2 * 0.85
@@ -366,7 +366,7 @@ def test_over_seeds_by_hand():
 
 def test_claims_have_the_interval_over_seeds_beside_that_over_problems():
     study, runs, rollouts = seeded_case()
-    seeds = summary.over_seeds(cross.Mixed(study, runs, rollouts))[2]
+    seeds = summary.over_seeds(cross.MixtureEstimates(study, runs, rollouts))[2]
     own = {s: frame for s, frame in runs.items() if s.model == "dapo"}
     claims = overview.section_claims(study, evidence_of(study, own, rollouts), 2, seeds)
     row = claims[(claims["claim"] == "2-sufficiency") & (claims["subject"] == "dapo")].iloc[0]
@@ -375,7 +375,7 @@ def test_claims_have_the_interval_over_seeds_beside_that_over_problems():
 
 
 def test_a_study_without_other_seeds_says_so():
-    empty = summary.over_seeds(cross.Mixed(STUDY, {}, cross_case()[2]))
+    empty = summary.over_seeds(cross.MixtureEstimates(STUDY, {}, cross_case()[2]))
     assert all(table.empty for table in empty)
     assert "`cross_sampling.seeds` is off" in summary.say_seeds(STUDY, empty[2])
     asked = STUDY.with_overrides(**{"cross_sampling.seeds": True})
@@ -385,12 +385,12 @@ def test_a_study_without_other_seeds_says_so():
 def test_seeds_without_a_gap_have_no_shares_of_it():
     study, runs, rollouts = seeded_case()
     rollouts["dapo@seed-2"] = rollouts["base"]
-    seeds = summary.over_seeds(cross.Mixed(study, runs, rollouts))[2]
+    seeds = summary.over_seeds(cross.MixtureEstimates(study, runs, rollouts))[2]
     row = measured(seeds, "forward_share_for_95")
     assert (row["value"], row["seeds"]) == (pytest.approx(0.74), 1) and math.isnan(row["low"])
     assert row["note"] == "1 seed, Easy alone"
     rollouts["dapo"] = rollouts["base"]
-    seeds = summary.over_seeds(cross.Mixed(study, runs, rollouts))[2]
+    seeds = summary.over_seeds(cross.MixtureEstimates(study, runs, rollouts))[2]
     assert measured(seeds, "lost")["note"] == "no seed shows it, Easy alone"
     assert "no training seed differs from base" in summary.say_seeds(study, seeds)
 

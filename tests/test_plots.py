@@ -199,7 +199,7 @@ def test_figure_of_training_seeds(base, rl, tmp_path):
         rollouts[setting.model] = rollouts[setting.model.partition("@")[0]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        curves, _, found = summary.over_seeds(cross.Mixed(study, runs, rollouts))
+        curves, _, found = summary.over_seeds(cross.MixtureEstimates(study, runs, rollouts))
         save(draw_cross.plot_seeds(study, curves), tmp_path)
     said = summary.say_seeds(study, found)
     assert len(said.splitlines()) == 2 and "nan" not in said

@@ -28,9 +28,10 @@ def test_shipped_studies_load(name):
     assert {study: 1}[load_study(name)] == 1
 
 
-def test_smoke_has_the_models_of_tiny():
+def test_smoke_has_models_of_tiny():
     tiny, smoke = load_study("tiny"), load_study("smoke")
-    assert list(smoke.models) == list(tiny.models)
+    left_out = {"sft-own", "sft-own-accuracy", "dpo"}
+    assert list(smoke.models) == [name for name in tiny.models if name not in left_out]
     for name, model in smoke.models.items():
         whole = tiny.models[name]
         assert set(model.checkpoints) <= set(whole.checkpoints)
