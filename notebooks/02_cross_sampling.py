@@ -221,7 +221,8 @@ words = "Share of the gap against replacements on one benchmark: a line a traini
 if len(by_run):
     nb.figure(plots.plot_seeds(nb.study, by_run), "seeds", alt=words)
 nb.say(summary.say_seeds(nb.study, seeds))
-nb.table(reach_by_run, "seeds_summary", "the same as in 2.1 of every seed, on one benchmark")
+if len(by_run):
+    nb.table(reach_by_run, "seeds_summary", "the same as in 2.1 of every seed, on one benchmark")
 nb.table(seeds, "seeds", "what the claims look at over training seeds, on one benchmark")
 
 # %% [markdown]

@@ -153,7 +153,7 @@ def test_mixture_trees_are_planned_where_records_are_read_off_them():
     # robustness mixes one rule more, in trees of its own
     counted = float(trees.split(" distinct")[0].removeprefix("at most ").replace(",", ""))
     assert 0.9 * responses * 100 * 0.2 <= counted <= responses * 100 * 0.2
-    assert "8 sets of trees" in trees and "assumed: 0.2 distinct prefixes a token" in trees
+    assert "12 sets of trees" in trees and "assumed: 0.2 distinct prefixes a token" in trees
     assert "switches" not in text
     with_engines = plan(load_study("qwen2.5-32b-dapo"))
     assert re.search(r"Mixture trees: at most [\d,]+ distinct prefixes in 4 sets", with_engines)
