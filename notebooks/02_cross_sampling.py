@@ -215,7 +215,7 @@ nb.say(deciding)
 # the first run with its interval over problems; thin: the other seeds.
 
 # %%
-runs = numbers.Mixed(nb.study, data.seeds, data.rollouts)
+runs = numbers.MixtureEstimates(nb.study, data.seeds, data.rollouts)
 by_run, reach_by_run, seeds = summary.over_seeds(runs)
 words = "Share of the gap against replacements on one benchmark: a line a training seed, both directions"
 if len(by_run):
