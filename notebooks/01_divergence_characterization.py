@@ -135,11 +135,13 @@ nb.table(enriched, "token_enrichment", "the tokens most enriched at high JS, of 
 # ## 1.5 Supervised fine-tuning as a control
 #
 # The paper: SFT gives a much larger, broader set of high-JS positions than RL. How dense SFT
-# looks depends on who wrote the demonstrations, so each control stands by itself; its line is among
-# those of the figure in 1.1.
+# looks depends on who wrote the demonstrations and on how long and how fast it learns, so each control stands
+# by itself, with its accuracy; its line is among those of the figure in 1.1.
 
 # %%
-nb.say(section.numbers.say_controls(nb.study, table))
+controls = section.numbers.controls_table(nb.study, table, section.records.answers(nb.study))
+nb.say(section.numbers.say_controls(nb.study, controls))
+nb.table(controls, "controls", "accuracy and shift of RL models and controls", rows=None)
 
 # %% [markdown]
 # ## 1.6 One response from close by

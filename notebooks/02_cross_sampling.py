@@ -42,17 +42,9 @@ nb = start("02_cross_sampling", globals())
 # What is missing of the records is computed here, once; later runs read it.
 
 # %%
-from tokenshift_utils.records.tokens import tokenizer
-from tokenshift_utils.sections.cross_sampling import (
-    examples,
-    numbers,
-    plots,
-    records,
-    rules,
-    single_token,
-    summary,
-    swaps,
-)
+from tokenshift_utils.sections.cross_sampling import examples, numbers, plots, records, rules
+
+from tokenshift_utils.sections.cross_sampling import single_token, summary, swaps  # isort: skip
 
 data = records.cross_records(nb.study)
 mixed = numbers.MixtureEstimates(nb.study, data.runs, data.rollouts)
@@ -204,7 +196,7 @@ nb.table(swapped, "swaps", "the most frequent replacements")
 
 # %%
 shown, deciding = examples.cross_examples(nb.study, table, effects)
-nb.show(examples.show_trajectories(shown, tokenizer(nb.study)))
+nb.show(examples.show_trajectories(shown, examples.tokenizer(nb.study)))
 nb.say(deciding)
 
 # %% [markdown]

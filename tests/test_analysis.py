@@ -325,8 +325,15 @@ def test_claims_on_sft_are_not_asked_of_dpo():
     assert (
         "sft_density_ratio" not in set(found["quantity"]) and study.accuracy_samples("sft-far") == 4
     )
-    said = numbers.say_controls(study, numbers.sparsity_table(study, shifts))
+    right = {"dapo": [True, True, True, False], "sft-far": [True, False, False, False]}
+    key = {"benchmark": "easy", "problem": list("aabb"), "sample": [0, 1, 0, 1]}
+    answers = {model: pd.DataFrame(key | {"correct": own}) for model, own in right.items()}
+    table = numbers.controls_table(study, numbers.sparsity_table(study, shifts), answers)
+    assert list(table["kind"]) == ["rl", "dpo"] and list(table["accuracy"]) == [0.75, 0.25]
+    assert list(table["share_gt_0.1"]) == [0.2, 0.2] and list(table["mean_js"]) == [0.06, 0.06]
+    said = numbers.say_controls(study, table)
     assert said.startswith("SFT far: JS is above 0.1 at 20.0%") and "1.0 times the share of" in said
+    assert "; it solves 25.0%" in said and "DAPO 75.0%" in said
 
 
 # ---- 5 robustness

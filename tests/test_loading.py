@@ -82,7 +82,9 @@ def test_mixtures_of_another_seed_are_of_its_model(seeded, mini_root):
         pd.testing.assert_frame_equal(here, first[first["benchmark"] == "sums"])
         differ += (here["text"].to_numpy() != of_seed["text"].to_numpy()).sum()
     assert differ > 0 and len(records.seeds) == 2 * len(records.runs)
-    curves, _, seeds = summary.over_seeds(cross.MixtureEstimates(seeded, records.seeds, records.rollouts))
+    curves, _, seeds = summary.over_seeds(
+        cross.MixtureEstimates(seeded, records.seeds, records.rollouts)
+    )
     assert set(curves["model"]) == {"tuned", "tuned@seed-2"} and set(seeds["subject"]) == {"tuned"}
 
 

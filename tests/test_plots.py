@@ -68,9 +68,16 @@ def figures_of_shifts(study, data):
     sources = robustness.source_table(study, "dapo", {"own": data["dapo"], "base": data["dapo"]})
     frames = {s: data["dapo"].assign(js=data["dapo"]["js"] * s / 3) for s in (1, 2, 3)}
     evolution = mechanics.evolution_table(study, frames)
+    right = {
+        "benchmark": ["easy"] * 2,
+        "problem": ["a", "b"],
+        "sample": 0,
+        "correct": [True, False],
+    }
+    answers = dict.fromkeys(data, pd.DataFrame(right))
     said = [
         divergence.say_sparsity(study, table),
-        divergence.say_controls(study, table),
+        divergence.say_controls(study, divergence.controls_table(study, table, answers)),
         divergence.say_position(study, found),
         divergence.say_entropy(study, found),
         divergence.say_js_entropy(study, data),

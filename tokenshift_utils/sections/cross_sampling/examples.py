@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from tokenshift_utils.records.fetch import fetch
+from tokenshift_utils.records.tokens import tokenizer  # noqa: F401 (notebook 02)
 from tokenshift_utils.report.heatmap import show_trajectories  # noqa: F401 (notebook 02)
 from tokenshift_utils.sections.common import ALL, last_row
 from tokenshift_utils.sections.cross_sampling import swaps

@@ -361,11 +361,29 @@ def say_sparsity(study, table: pd.DataFrame) -> str:
     return "\n".join(out)
 
 
+def controls_table(study, table: pd.DataFrame, answers: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """RL models and controls, each with its accuracy on all benchmarks and how far it is from base.
+
+    ``table`` is `sparsity_table`, ``answers`` are `records.answers`.
+    """
+    rows, high = [], f"share_gt_{study.thresholds.high_js:g}"
+    for row in last_rows(study, table, ("rl", *CONTROLS), support="nucleus"):
+        own = answers[row["model"]]
+        accuracy = study_bootstrap(study, own).accuracy(own).columns("accuracy")
+        names = {high: high, "mean_js": "mean"}
+        shift = {a + end: row[b + end] for a, b in names.items() for end in ("", "_low", "_high")}
+        kind = study.models[row["model"]].kind
+        known = {"pair": row["pair"], "model": row["model"], "kind": kind} | accuracy
+        rows.append(known | shift)
+    return pd.DataFrame(rows, columns=None if rows else ["kind"])
+
+
 def say_controls(study, table: pd.DataFrame) -> str:
-    """How dense the controls are against the RL models."""
+    """How dense the controls are against the RL models, and how accurate. ``table``: `controls_table`."""
     cut, high = study.thresholds.high_js, f"share_gt_{study.thresholds.high_js:g}"
+    rows = table.to_dict("records")
     rl, controls = (
-        last_rows(study, table, kinds, support="nucleus") for kinds in (("rl",), CONTROLS)
+        [row for row in rows if (row["kind"] == "rl") == is_rl] for is_rl in (True, False)
     )
     if not controls:
         return "This study has no SFT control."
@@ -375,7 +393,8 @@ def say_controls(study, table: pd.DataFrame) -> str:
     return "\n".join(
         f"{row['pair']}: JS is above {cut:g} at {percent(row, high)} of positions, "
         f"{row[high] / widest[high] if widest[high] > 0 else np.inf:.1f} times the share of "
-        f"{widest['pair']}."
+        f"{widest['pair']}; it solves {percent(row, 'accuracy')}, {widest['pair']} "
+        f"{percent(widest, 'accuracy')}."
         for row in controls
     )
 

@@ -7,6 +7,7 @@ import pandas as pd
 from tokenshift_utils.records.fetch import fetch, fetch_each
 from tokenshift_utils.records.precision import Precision
 from tokenshift_utils.records.requests import RESPONSE_KEY, Request
+from tokenshift_utils.records.rollouts import Rollouts
 from tokenshift_utils.records.shifts import Shifts
 from tokenshift_utils.records.tokens import is_natural_language, token_texts
 from tokenshift_utils.sections.common import of_kind, token_class
@@ -48,6 +49,12 @@ def classed_shifts(
         {n: f for (k, n), f in found.items() if k == kind} for kind in ("model", "run")
     )
     return models, others, texts
+
+
+def answers(study) -> dict[str, pd.DataFrame]:
+    """Whether each of their own responses is correct, by model: RL and controls."""
+    wanted = {model: Rollouts.of(study, model) for model in of_kind(study, "rl", *CONTROLS)}
+    return fetch_each(study, wanted, columns=[*RESPONSE_KEY, "correct"])
 
 
 def precision_shifts(study) -> pd.DataFrame | None:
