@@ -104,7 +104,7 @@ nb.table(matched, "random_control", "lead over both kinds of random positions")
 # ## 2.4 Other rules
 #
 # The paper uses JS of the nuclei. On one benchmark it is compared with JS of the full distributions,
-# KL both ways, the primary's entropy, the sister paper's signed log-prob difference (which sees the
+# KL both ways, the primary's entropy, Huang et al.'s signed log-prob difference (2026; it sees the
 # token that the primary drew), the first n positions, the first n JS switches and random positions.
 
 # %%

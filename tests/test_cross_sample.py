@@ -38,13 +38,13 @@ KEYS = [row_key(5, "bench", f"p{i}", 0) for i in range(N)]
 
 
 TOKEN = Insertion()
-OWN_KEYS = [row_key(5, "bench", f"p{i}", 0, stream=1) for i in range(N)]
+NULL_KEYS = [row_key(5, "bench", f"p{i}", 0, stream=1) for i in range(N)]
 
 
 def mix(pair, prompts, rule, sampling=SAMPLING, batch_size=10, **more):
     n = len(prompts)
     return cross_sample(
-        *pair, prompts, KEYS[:n], rule, sampling, batch_size, own_keys=OWN_KEYS[:n], **more
+        *pair, prompts, KEYS[:n], rule, sampling, batch_size, null_keys=NULL_KEYS[:n], **more
     )
 
 
@@ -157,7 +157,7 @@ def assert_defined(pair, prompts, rule, runs, switches, insertion=TOKEN):
     some = 0
     for i in range(len(prompts)):
         ids, expected = plain_cross(
-            pair, prompts[i], KEYS[i], rule, SAMPLING, insertion, OWN_KEYS[i]
+            pair, prompts[i], KEYS[i], rule, SAMPLING, insertion, NULL_KEYS[i]
         )
         assert runs[i].ids == ids
         mine = {name: column[switches["row"] == i] for name, column in switches.items()}
@@ -316,8 +316,8 @@ def test_one_rows_rollback_does_not_hold_up_the_others(pair, prompts, monkeypatc
     always = {KEYS[0]}  # a rule that fires at every position of one row and nowhere else
 
     class OneRow(Rule):
-        def fires(self, primary, intervention, tokens, keys, positions):
-            return torch.isin(keys, torch.tensor(list(always)))
+        def fires(self, at):
+            return torch.isin(at.keys, torch.tensor(list(always)))
 
     long = Sampling(0.9, 1.0, 40)
     rounds = []

@@ -16,7 +16,7 @@ from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.verifier import is_correct
 from tokenshift_utils.training.tiny import own_answers, recipes
 from tokenshift_utils.training.tiny.models import load_base, train
-from tokenshift_utils.training.tiny.problems import held_out
+from tokenshift_utils.training.tiny.problems import held_out_expressions
 from tokenshift_utils.training.tiny.recipes import OwnAnswersRecipe
 from tokenshift_utils.training.tiny.runs import ModelRun
 from tokenshift_utils.training.updates import Updates
@@ -63,7 +63,9 @@ def test_base_answers_are_of_training_problems_and_judged_right(root):
     base = HFPolicy.load(run.study.model_path("base"), "base")
     answers = own_answers.base_answers(base, run)
     assert not answers.duplicated(["problem", "text"]).any()
-    assert answers["problem"].nunique() <= 12 and not held_out() & set(answers["problem"])
+    assert answers["problem"].nunique() <= 12 and not held_out_expressions() & set(
+        answers["problem"]
+    )
     for row in answers.itertuples():
         # Python's own arithmetic, and the text without the token that ends it
         right = is_correct(row.text.removesuffix("<eos>"), str(eval(row.problem)), "boxed")
@@ -103,9 +105,9 @@ def test_a_model_is_kept_where_it_is_as_far_as_the_other(root):
     measured = iter([(0.2, 0.1), (0.4, 0.3), (0.3, 0.2), (0.6, 0.0), (0.7, 0.5)])
     keep = own_answers.KeepWhere(
         2,
-        own_answers.Reached(0.5, 0.2),
+        own_answers.Evaluation(0.5, 0.2),
         run.kept,
-        lambda model: own_answers.Reached(*next(measured)),
+        lambda model: own_answers.Evaluation(*next(measured)),
     )
     state, control, seen = TrainerState(), TrainerControl(), []
     for state.global_step in range(1, 9):
@@ -118,13 +120,13 @@ def test_a_model_is_kept_where_it_is_as_far_as_the_other(root):
     assert seen == [none, none, none, kl, kl, kl, kl, both]
 
 
-def test_where_is_the_share_of_right_answers_and_kl_of_base_to_itself_is_0(root):
+def test_evaluation_is_the_share_of_right_answers_and_kl_of_base_to_itself_is_0(root):
     study = load_study("tiny")
     base = HFPolicy.load(study.model_path("base"), "base")
     dapo = HFPolicy.load(study.model_path("dapo"), "dapo")
     sampling = own_answers.study_sampling(study)
-    assert own_answers.where(base, base, sampling, 0, 3).kl == pytest.approx(0, abs=1e-9)
-    ours, theirs = (own_answers.where(base, m, sampling, 0, 10) for m in (base, dapo))
+    assert own_answers.evaluate(base, base, sampling, 0, 3).kl == pytest.approx(0, abs=1e-9)
+    ours, theirs = (own_answers.evaluate(base, m, sampling, 0, 10) for m in (base, dapo))
     assert theirs.accuracy > ours.accuracy and theirs.kl > 0.001
 
 

@@ -24,7 +24,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 SAMPLING = Sampling(temperature=0.9, top_p=0.7, max_new_tokens=24)
 N = 8
 KEYS = [row_key(5, "bench", f"p{i}", 0) for i in range(N)]
-OWN_KEYS = [row_key(5, "bench", f"p{i}", 0, stream=1) for i in range(N)]
+NULL_KEYS = [row_key(5, "bench", f"p{i}", 0, stream=1) for i in range(N)]
 SWEEP = [
     Walk(Rule(*rule), forward)
     for forward in (True, False)
@@ -46,7 +46,7 @@ SWEEP.append(Walk(Rule("random", None, 0.1), True, Insertion("own")))
 
 def take(pair, prompts, walks, sampling=SAMPLING, batch_size=5, **more):
     n = len(prompts)
-    return grow(*pair, prompts, KEYS[:n], walks, sampling, batch_size, OWN_KEYS[:n], **more)
+    return grow(*pair, prompts, KEYS[:n], walks, sampling, batch_size, NULL_KEYS[:n], **more)
 
 
 def alone(pair, prompts, walk, sampling=SAMPLING, batch_size=8):
@@ -56,7 +56,7 @@ def alone(pair, prompts, walk, sampling=SAMPLING, batch_size=8):
     return cross_sample(
         *(*both, prompts, KEYS[:n], walk.rule, sampling, batch_size),
         insertion=walk.insertion,
-        own_keys=OWN_KEYS[:n],
+        null_keys=NULL_KEYS[:n],
     )
 
 
@@ -193,7 +193,7 @@ def test_float32_parts_from_the_single_engine_only_where_the_margin_is_small(tun
 
 
 def test_what_cannot_be_walked_is_refused(pair, prompts):
-    with pytest.raises(TokenshiftError, match="own_keys"):
+    with pytest.raises(TokenshiftError, match="null_keys"):
         grow(*pair, prompts, KEYS, [Walk(Rule("js", 0.1), True, Insertion("own"))], SAMPLING, 4)
     with pytest.raises(TokenshiftError, match="no prompts or no walks"):
         grow(*pair, prompts, KEYS, [], SAMPLING, 4)

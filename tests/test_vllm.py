@@ -306,7 +306,7 @@ def test_other_insertions(theirs, ours, exact, given, insertion):
     n, rule = 8, Rule("js", 0.1)
     given = given[0][:n], given[1][:n]
     own = [row_key(1, "hard", str(i), 0, 1) for i in range(n)]
-    settings = {"insertion": insertion, "own_keys": own}
+    settings = {"insertion": insertion, "null_keys": own}
     runs = [cross_sample(*pair, *given, rule, SAMPLING, 8, **settings) for pair in (theirs, ours)]
     same = sum(x.ids == y.ids for x, y in zip(*(r[0] for r in runs)))
     assert same >= n - 1

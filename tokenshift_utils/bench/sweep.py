@@ -126,7 +126,7 @@ def measure(sweep: Sweep, pair: PolicyPair, progress: Callable[[], Any] = lambda
             lambda order=order, walk=walk: cross_sample(
                 *(*order, prompts, keys, walk.rule, sampling, sweep.batch),
                 insertion=walk.insertion,
-                own_keys=own,
+                null_keys=own,
             ),
             sweep.device,
         )[0]

@@ -37,12 +37,12 @@ class Sampling:
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
         check_top_p(self.top_p)
+        if self.max_new_tokens < 1:
+            raise TokenshiftError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
 
     def nucleus(self, logits: Tensor) -> Nucleus:
         """The distributions drawn from, of logits ``[n, V]``."""
         return truncate(log_softmax32(logits, self.temperature), self.top_p)
-        if self.max_new_tokens < 1:
-            raise TokenshiftError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
 
 
 @dataclass(frozen=True)

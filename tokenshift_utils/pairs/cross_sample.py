@@ -42,7 +42,7 @@ def cross_sample(
     batch_size: int,
     block: int | Literal["auto"] = "auto",
     insertion: Insertion = INTERVENTION_TOKEN,
-    own_keys: Sequence[int] | None = None,
+    null_keys: Sequence[int] | None = None,
 ) -> tuple[list[MixedRun], dict[str, Tensor]]:
     """Mixed responses to ``prompts``, and every switch in them.
 
@@ -52,7 +52,7 @@ def cross_sample(
     Parameters
     ----------
     block : tokens drafted a round, at least 1 (lockstep); "auto" follows the switch rate seen so far
-    own_keys : row keys of another stream, for the insertion "own"
+    null_keys : row keys of another stream, for the insertion "own"
 
     Returns
     -------
@@ -63,16 +63,16 @@ def cross_sample(
     check_pair(primary, intervention)
     if block != "auto" and (not isinstance(block, int) or block < 1):
         raise TokenshiftError(f"block is {block!r}; give a whole number of at least 1, or 'auto'")
-    if insertion.name == "own" and own_keys is None:
-        raise TokenshiftError("the insertion 'own' needs row keys of another stream (own_keys)")
+    if insertion.name == "own" and null_keys is None:
+        raise TokenshiftError("the insertion 'own' needs row keys of another stream (null_keys)")
     if not len(prompts):
         raise TokenshiftError("there are no prompts to cross-sample")
     for policy in (primary, intervention):
         check_positions(policy, prompts, sampling.max_new_tokens)
     kind = EngineMixer if primary.draws_inside else Mixer
     mixer = kind(primary, intervention, prompts, row_keys, rule, sampling, batch_size, insertion)
-    if own_keys is not None:
-        mixer.own_keys = torch.tensor(own_keys, dtype=torch.long, device=mixer.lanes.item.device)
+    if null_keys is not None:
+        mixer.null_keys = torch.tensor(null_keys, dtype=torch.long, device=mixer.lanes.item.device)
     while mixer.refill():
         mixer.round(mixer.adaptive_block() if block == "auto" else block)
     return mixer.result()

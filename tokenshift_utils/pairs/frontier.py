@@ -92,7 +92,7 @@ class Frontier(ABC):
         self,
         policies: tuple[Policy, Policy],
         prompts: Sequence[Sequence[int]],
-        own_keys: Sequence[int] | None,
+        null_keys: Sequence[int] | None,
         walkers: Walkers,
         sampling: Sampling,
         stops: Sequence[int],
@@ -107,7 +107,9 @@ class Frontier(ABC):
         self._cuts, self._accepted = [0, 0], [0, 0]  # of drafts by each model
         self._device = self._open(policies, rows)
         self._keys = self._trees.keys.to(self._device)
-        self._own_keys = None if own_keys is None else torch.tensor(own_keys, device=self._device)
+        self._null_keys = (
+            None if null_keys is None else torch.tensor(null_keys, device=self._device)
+        )
 
     @abstractmethod
     def _open(self, policies: tuple[Policy, Policy], rows: int) -> torch.device:
@@ -180,7 +182,7 @@ class Frontier(ABC):
             rows = self._tensor(some)
             here = pair.select(rows)
             p, q = here.nuclei[primary], here.nuclei[1 - primary]
-            keys = self._noise_keys(self._own_keys if name == "own" else self._keys, nodes[some])
+            keys = self._noise_keys(self._null_keys if name == "own" else self._keys, nodes[some])
             inserted = here.draw(Insertion(name, gain).source(p, q), keys, positions[rows])
             self._update(nodes[some], 0, {}, {source: inserted}, here)
 

@@ -27,7 +27,7 @@ def grow(
     walks: Sequence[Walk],
     sampling: Sampling,
     batch_size: int,
-    own_keys: Sequence[int] | None = None,
+    null_keys: Sequence[int] | None = None,
     block: int | Literal["auto"] = "auto",
     trees: PrefixTrees | None = None,
     wanted: Sequence[Sequence[int]] | None = None,
@@ -36,7 +36,7 @@ def grow(
 
     Parameters
     ----------
-    own_keys : row keys of another stream, for the insertion "own"
+    null_keys : row keys of another stream, for the insertion "own"
     block : tokens drafted a round; "auto" follows how far walks went along the drafts so far
     trees : those grown before, of the same prompts and noise; they grow further. None: new ones
     wanted : which of the walks each prompt is wanted for, indices into ``walks``; None: all
@@ -47,9 +47,9 @@ def grow(
     ``result()`` is what ``cross_sample.cross_sample`` gives.
     """
     check_pair(base, tuned)
-    check_prompts(prompts, row_keys=row_keys, own_keys=own_keys)
-    if own_keys is None and any(walk.insertion.name == "own" for walk in walks):
-        raise TokenshiftError("the insertion 'own' needs row keys of another stream (own_keys)")
+    check_prompts(prompts, row_keys=row_keys, null_keys=null_keys)
+    if null_keys is None and any(walk.insertion.name == "own" for walk in walks):
+        raise TokenshiftError("the insertion 'own' needs row keys of another stream (null_keys)")
     if not len(prompts) or not len(walks):
         raise TokenshiftError("there are no prompts or no walks to take through their trees")
     for policy in (base, tuned):
@@ -64,6 +64,6 @@ def grow(
     rows = min(batch_size, len(walkers.tree))
     given = None if block == "auto" else block
     kind = EngineFrontier if base.draws_inside else SessionFrontier
-    frontier = kind((base, tuned), prompts, own_keys, walkers, sampling, stops, rows, given)
+    frontier = kind((base, tuned), prompts, null_keys, walkers, sampling, stops, rows, given)
     frontier.run(np.arange(len(walkers.tree)))
     return walkers

@@ -38,7 +38,7 @@ class Insertion:
     - ``own``: the primary's own token by the noise of another stream, a null control; the
       intervention only serves the rule.
     - ``extrapolated``: drawn from ``intervention^(1 + gain) / primary^gain``, formed on the full
-      distributions, normalised and then truncated (the sister paper's extrapolation).
+      distributions, normalised and then truncated (Huang et al. 2026).
     """
 
     name: Literal["intervention", "own", "extrapolated"] = "intervention"
@@ -127,7 +127,7 @@ class Mixer:
     """The state of one ``cross_sample``: two sessions, the lanes, and the switches found.
 
     ``engine_mixer.EngineMixer``, whose engines write and read blocks themselves, replaces ``_draft``,
-    ``_verify`` and ``_switch``; what these give each other is their own business.
+    ``_verify``, ``_switch`` and ``adaptive_block``; what these give each other is their own business.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Mixer:
         self.lanes = Lanes(
             prompts, row_keys, None, sampling.max_new_tokens, self.stops, rows, device
         )
-        self.own_keys = self.lanes.all_keys
+        self.null_keys = self.lanes.all_keys
         self.spent = torch.zeros(len(prompts), dtype=torch.long, device=device)  # firings a text
         self.found: list[tuple[Tensor, ...]] = []
         self.cuts, self.written = 0, 0
@@ -247,7 +247,9 @@ class Mixer:
 
     def _insertion_keys(self, rows: Tensor) -> Tensor:
         lanes = self.lanes
-        return self.own_keys[lanes.item[rows]] if self.insertion.name == "own" else lanes.keys[rows]
+        return (
+            self.null_keys[lanes.item[rows]] if self.insertion.name == "own" else lanes.keys[rows]
+        )
 
     def _catch_up(self, tokens: Tensor, rows: Tensor, at: Tensor) -> Tensor:
         """Let the intervention read all before the draft places; its logits there ``[n, V]``."""

@@ -150,7 +150,7 @@ class Entropy(RuleKind):
 class SignedLogProb(RuleKind):
     """log p_primary(y) - log p_intervention(y), full, for the token y that the primary drew.
 
-    With base as primary, minus the sister paper's signed log-prob difference. It depends on the
+    With base as primary, minus the signed log-prob difference of Huang et al. (2026, arXiv:2603.22117). It depends on the
     draw, so its firings are no function of the prefix alone.
     """
 

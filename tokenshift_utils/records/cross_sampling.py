@@ -172,7 +172,7 @@ class CrossSampling(Request):
             self.sampling,
             study.batch.cross_sampling,
             insertion=self.insertion,
-            own_keys=[
+            null_keys=[
                 row_key(study.seed, self.benchmark, item.problem.id, item.sample, OWN_STREAM)
                 for item in made
             ],

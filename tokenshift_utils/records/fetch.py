@@ -28,7 +28,8 @@ def fetch(
 
     Parameters
     ----------
-    requests : as made by ``Rollouts.of``, ``Shifts.of``, ``CrossSampling.of``, ``SingleToken.of``
+    requests : as made by ``Rollouts.of``, ``Shifts.of``, ``CrossSampling.of``,
+        ``SingleToken.of``, ``Precision.of``
     kind : where a request has several (``cross_sampling`` and ``switches``); None for the first
     columns : names to read; None for all (the lists of most probable tokens are large)
 

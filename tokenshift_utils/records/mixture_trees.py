@@ -123,7 +123,7 @@ class MixtureTrees(Request):
             [walk for walk, _ in new],
             self.sampling,
             study.batch.cross_sampling,
-            own_keys=[
+            null_keys=[
                 row_key(study.seed, self.benchmark, item.problem.id, item.sample, OWN_STREAM)
                 for item in made
             ],

@@ -71,7 +71,7 @@ unknown_mass (real) Probability outside the tokens whose log-probs are known und
 [cross_key]
 primary (text) Model that the tokens come from where the rule does not fire
 intervention (text) Model that the tokens come from where it fires
-rule (text) Where it fires: a rule of pairs/rules.py, always or never
+rule (text) Where it fires: a rule of pairs/rules.py
 threshold (setting?) The rule fires where its value is above this, nats (first: at so many first
     positions); null for rules without threshold
 rate (setting?) Chance that a position is switched under rule random; null otherwise
@@ -103,7 +103,7 @@ top_p (setting) Nucleus mass of the sampling, in (0, 1]
     distributions that emit this token.
 base (text) Base model
 tuned (text) Tuned model or checkpoint compared with it
-source (text) Whose trajectories: a model, or 'mixed:' and a cross-sampling rule
+source (text) Whose trajectories: a model, 'mixed:' and a cross-sampling rule, or 'given' in a file
 @response
 position (count) 0-based position in the response: all columns concern the two distributions that
     emit this token, given the prompt and the tokens before it

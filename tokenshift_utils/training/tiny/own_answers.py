@@ -93,14 +93,16 @@ def dpo_rows(answers: pd.DataFrame, recipe: OwnAnswersRecipe) -> list[dict[str, 
 
 
 @dataclass(frozen=True)
-class Reached:
+class Evaluation:
     """Where a model is: share of right answers, and the exact KL(model || base) in nats a token."""
 
     accuracy: float
     kl: float
 
 
-def where(base: HFPolicy, model: HFPolicy, sampling: Sampling, seed: int, count: int) -> Reached:
+def evaluate(
+    base: HFPolicy, model: HFPolicy, sampling: Sampling, seed: int, count: int
+) -> Evaluation:
     """A model on ``count`` problems of each tier, in no benchmark; four responses to each, drawn as the
     study samples.
 
@@ -116,7 +118,7 @@ def where(base: HFPolicy, model: HFPolicy, sampling: Sampling, seed: int, count:
     prompts, responses = first["prompt_ids"].tolist(), first["response_ids"].tolist()
     pairs = score_pair(base, model, prompts, responses, Sampling(), 1, len(prompts))
     kl = np.concatenate([columns["kl_tuned_base"] for _, columns in pairs]).mean()
-    return Reached(float(answers["correct"].mean()), float(kl))
+    return Evaluation(float(answers["correct"].mean()), float(kl))
 
 
 class KeepWhere(TrainerCallback):
@@ -129,8 +131,8 @@ class KeepWhere(TrainerCallback):
     measure : of a model, how far it is
     """
 
-    def __init__(self, every: int, target: Reached, kept: dict[str, Path], measure):
-        self.every, self.target, self.kept, self.measure = every, target, kept, measure
+    def __init__(self, every: int, goal: Evaluation, kept: dict[str, Path], measure):
+        self.every, self.goal, self.kept, self.measure = every, goal, kept, measure
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.every:
@@ -142,7 +144,7 @@ class KeepWhere(TrainerCallback):
         state.log_history.append({"step": state.global_step, **vars(found)})
         there = 0
         for name, place in self.kept.items():
-            least = getattr(self.target, name)
+            least = getattr(self.goal, name)
             had = any(row[name] >= least for row in before)
             if not had and getattr(found, name) >= least:
                 model.save_pretrained(place)
@@ -190,26 +192,26 @@ def train_own_answers(
     else:
         trainer_class, config = DPOTrainer, DPOConfig(**given, beta=recipe.beta)
     sampling = study_sampling(study)
-    reached = where(base, target, sampling, seed, recipe.validation)
+    goal = evaluate(base, target, sampling, seed, recipe.validation)
 
-    def measure(model: LlamaForCausalLM) -> Reached:
+    def measure(model: LlamaForCausalLM) -> Evaluation:
         policy = HFPolicy(model, tokenizer, "policy")
-        return where(base, policy, sampling, seed, recipe.validation)
+        return evaluate(base, policy, sampling, seed, recipe.validation)
 
     trainer = trainer_class(
         model=model,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(rows),
         args=config,
-        callbacks=[KeepWhere(recipe.evaluate_every, reached, run.kept, measure), progress],
+        callbacks=[KeepWhere(recipe.evaluate_every, goal, run.kept, measure), progress],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(run.output))
     history = pd.DataFrame(trainer.state.log_history).rename(columns={"step": "update"})
     log = history.dropna(subset="loss")[["update", "loss", "grad_norm"]]
-    curve = history.dropna(subset="accuracy")[["update", *vars(reached)]]
+    curve = history.dropna(subset="accuracy")[["update", *vars(goal)]]
     first = {
-        name: curve["update"][curve[name] >= least].min() for name, least in vars(reached).items()
+        name: curve["update"][curve[name] >= least].min() for name, least in vars(goal).items()
     }
     # Killed after its last update, a run makes a few more once it goes on.
     end = max(first.values()) if not any(np.isnan([*first.values()])) else np.inf
@@ -217,7 +219,7 @@ def train_own_answers(
     totals = {"rows": len(rows), "updates": int(log["update"].max())}
     for name, place in run.kept.items():
         there = not np.isnan(first[name])
-        totals[f"{name}_of_{recipe.like}"] = round(getattr(reached, name), 6)
+        totals[f"{name}_of_{recipe.like}"] = round(getattr(goal, name), 6)
         totals[f"updates_to_its_{name}"] = int(first[name]) if there else None
         if not there:
             model.save_pretrained(place)
