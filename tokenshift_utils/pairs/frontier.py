@@ -169,7 +169,8 @@ class Frontier(ABC):
     ) -> None:
         """Write all about ``nodes`` [m], where ``model`` drafted tokens, into the trees.
 
-        Where walkers of these lanes switch to a token that is neither model's own, it is drawn too.
+        The other model's token, which a switch takes, is drawn from its nucleus with the same noise;
+        where walkers of these lanes switch to a token that is neither model's own, that is drawn too.
         """
         keys, positions = (
             self._noise_keys(self._keys, nodes),

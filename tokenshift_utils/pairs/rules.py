@@ -292,7 +292,11 @@ class Rule:
         return text if self.budget is None else f"{text},budget:{self.budget}"
 
     def fires(self, at: Positions) -> Tensor:
-        """At which of n positions the rule fires, bool ``[n]``, no budget applied."""
+        """At which of n positions the rule fires, bool ``[n]``, no budget applied.
+
+        So in one mixture by itself; on trees ``walks.Walkers.fires`` compares a node's recorded value
+        with the same cutoff.
+        """
         return self.kind.fires(at, self)
 
 
