@@ -236,14 +236,18 @@ def label_ends(ax, rows: pd.DataFrame, x: str, name: str, hues: dict[str, str]) 
     ax.figure.draw_without_rendering()  # settles the layout, so that pixels mean something
     ends = rows.dropna(subset="value").groupby(name, sort=False)[[x, "value"]].last()
     to_pixels, to_data = ax.transData, ax.transData.inverted()
-    apart = 13 * ax.figure.dpi / 72
-    placed = ax.get_window_extent().y0 - apart / 2  # none on the axis itself
-    for end in ends.sort_values("value", kind="stable").itertuples():
-        px, py = to_pixels.transform(end[1:])
-        placed = max(py, placed + apart)
-        look = {"color": hues[end.Index], "va": "center", "fontsize": 9.5, "annotation_clip": False}
-        at = to_data.transform((px, placed))
-        ax.annotate(end.Index, at, xytext=(6, 0), textcoords="offset points", **look)
+    apart, box = 13 * ax.figure.dpi / 72, ax.get_window_extent()
+    ends = ends.sort_values("value", kind="stable")
+    at = to_pixels.transform(ends.to_numpy(float))
+    least = box.y0 - apart / 2  # none on the axis itself
+    for point in at:
+        least = point[1] = max(point[1], least + apart)
+    most = box.y1 + 1.5 * apart
+    for point in at[::-1]:  # nor far above the panel
+        most = point[1] = min(point[1], most - apart)
+    for label, place in zip(ends.index, to_data.transform(at)):
+        look = {"color": hues[label], "va": "center", "fontsize": 9.5, "annotation_clip": False}
+        ax.annotate(label, place, xytext=(6, 0), textcoords="offset points", **look)
 
 
 def save_figure(fig, directory: Path, name: str) -> list[Path]:

@@ -188,8 +188,10 @@ def plot_gains(runs: Runs, table: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(rows)), [_gain_label(runs, row) for _, row in rows.iterrows()])
     ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
     ax.set_xscale("symlog", linthresh=1, linscale=0.6)
-    ticks = (-10, -3, -1, 0, 1, 3, 10)
+    ticks = (-30, -10, -3, -1, 0, 1, 3, 10, 30)
+    ends = ax.get_xlim()
     ax.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+    ax.set_xlim(min(-10, 1.15 * ends[0]), max(10, 1.15 * ends[1]))
     ax.xaxis.set_minor_locator(NullLocator())
     if not len(rows):
         ax.text(0.5, 0.5, _NO_RUN, ha="center", transform=ax.transAxes)
@@ -205,5 +207,5 @@ def plot_gains(runs: Runs, table: pd.DataFrame) -> Figure:
 def _gain_label(runs: Runs, row: pd.Series) -> str:
     """Name and number of seeds, and what it is compared with where that isn't the baseline."""
     other = runs.against(row["arm"])
-    against = "" if other == runs.baseline else f"; against {runs.label(other)}"
+    against = "" if other == runs.baseline else f"; against {other.upper()}"
     return f"{row['objective']} ({row['paired_seeds']}{against})"

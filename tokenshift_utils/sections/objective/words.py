@@ -145,13 +145,15 @@ def say_sweep(table: pd.DataFrame) -> str:
         at = rows.set_index(rows["alpha"].abs())["gain"]
         clear = rows[(rows["gain_low"] > 0) | (rows["gain_high"] < 0)]
         named = ", ".join(_power(abs(alpha)) for alpha in clear["alpha"])
-        seeds = rows["seeds"].iloc[0]
+        count = rows["seeds"].iloc[0]
+        seeds = f"{count} seed" + "s" * (count > 1)
         text = (
             f"{objective}: from |alpha| = {_power(at.index.min())} to {_power(at.index.max())} the mean gain lies "
-            f"between {100 * at.min():+.2f} and {100 * at.max():+.2f} points ({seeds} seeds)"
+            f"between {100 * at.min():+.2f} and {100 * at.max():+.2f} points ({seeds})"
         )
         told = f"told from 0 at {named} (of {len(rows)} alphas, not corrected)"
-        out.append(f"{text}; {told if named else 'no alpha is told from 0'}.")
+        told = told if named else "no alpha is told from 0"
+        out.append(f"{text}; {told}." if count > 1 else f"{text}, which has no interval.")
     return "\n".join(out) or "The boosts have one alpha each."
 
 
@@ -216,7 +218,11 @@ def say_scope(runs: Runs) -> str:
     theirs = paper.table2().set_index("objective")["average"]
     gains = " and ".join(f"{gain:.1f}" for gain in (theirs - theirs["DAPO"]).drop("DAPO"))
     what = "one small task, one base model" if runs.training.task else "one base model"
+    strengths = {abs(w.alpha) for w in map(runs.weighting, runs) if w and w.signal == "k3"}
+    weights = (
+        "weights of one alpha" if len(strengths) < 2 else f"weights of {len(strengths)} alphas"
+    )
     return (
-        f"This is {what} and weights of one alpha; the paper's own gains ({gains} points, three runs, of "
+        f"This is {what} and {weights}; the paper's own gains ({gains} points, three runs, of "
         "which no interval is known) are neither confirmed nor refuted by it."
     )
