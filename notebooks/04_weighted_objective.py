@@ -141,10 +141,10 @@ nb.say(words.say_controls(runs, table))
 # %%
 sweep = numbers.sweep_table(nb.study, runs)
 alt = "Gain of both boosts over the baseline by alpha, seed by seed and on average"
+nb.say(words.say_sweep(sweep))
 if len(sweep):
     nb.figure(plots.plot_sweep(runs, sweep), "alpha_sweep", alt=alt)
-nb.say(words.say_sweep(sweep))
-nb.table(sweep, "alpha_sweep", "gain of the boosts by alpha", rows=None)
+    nb.table(sweep, "alpha_sweep", "gain of the boosts by alpha", rows=None)
 
 # %% [markdown]
 # ## 4.6 What the weighting does to the shift
