@@ -168,6 +168,9 @@ def test_the_sweep_has_the_boosts_alone_at_seeds_that_all_of_them_have(study, ru
     said = words.say_sweep(table)
     assert "from |alpha| = 3e5 to 3e6 the mean gain lies between +18.75 and +18.75" in said
     assert said.endswith("no alpha is told from 0.")
+    shutil.rmtree(tmp_path / "results/made-up/training/arms/high-kl-alpha-3e6/seed-2")
+    said = words.say_sweep(objective.sweep_table(study, records.read_runs(study)))
+    assert said.endswith("points (1 seed), which has no interval.")
 
 
 def test_curves_have_a_row_a_seed_and_rollout(runs):

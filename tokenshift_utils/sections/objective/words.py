@@ -145,7 +145,7 @@ def say_sweep(table: pd.DataFrame) -> str:
         at = rows.set_index(rows["alpha"].abs())["gain"]
         clear = rows[(rows["gain_low"] > 0) | (rows["gain_high"] < 0)]
         named = ", ".join(_power(abs(alpha)) for alpha in clear["alpha"])
-        count = rows["seeds"].iloc[0]
+        count = int(rows["seeds"].iloc[0])
         seeds = f"{count} seed" + "s" * (count > 1)
         text = (
             f"{objective}: from |alpha| = {_power(at.index.min())} to {_power(at.index.max())} the mean gain lies "
