@@ -148,7 +148,7 @@ def say_sweep(table: pd.DataFrame) -> str:
         count = int(rows["seeds"].iloc[0])
         seeds = f"{count} seed" + "s" * (count > 1)
         text = (
-            f"{objective}: from |alpha| = {_power(at.index.min())} to {_power(at.index.max())} the mean gain lies "
+            f"{objective}: from |alpha| = {_power(at.index.min())} to {_power(at.index.max())} the{' mean' * (count > 1)} gain lies "
             f"between {100 * at.min():+.2f} and {100 * at.max():+.2f} points ({seeds})"
         )
         told = f"told from 0 at {named} (of {len(rows)} alphas, not corrected)"
