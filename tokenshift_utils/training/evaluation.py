@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
+from filelock import FileLock
 
 from tokenshift_utils.measures.noise import row_key
 from tokenshift_utils.models.policy import Continuation, Sampling
@@ -67,6 +69,21 @@ class Evaluator:
                 "finished": [response.finish_reason == "eos" for response in responses],
             }
         )
+
+    def answers_once(self, file: Path, load: Callable[[], HFPolicy]) -> pd.DataFrame:
+        """The finished ones of ``answers``, with their ``text`` (end token included).
+
+        Kept in ``file``: of several processes the first draws them, with the policy that ``load`` gives.
+        """
+        with FileLock(file.with_suffix(".lock")):
+            if not file.is_file():
+                policy = load()
+                table = self.answers(policy)
+                table["text"] = [policy.tokenizer.decode(ids) for ids in table["response_ids"]]
+                table.to_parquet(file.with_suffix(".partial"))
+                file.with_suffix(".partial").replace(file)
+        table = pd.read_parquet(file)
+        return table[table["finished"]]
 
     def solves(self, tokenizer, response: Continuation, answer: str) -> bool:
         """Whether a response is right; one cut off at its limit is not."""

@@ -35,17 +35,10 @@ from tokenshift_utils.sections.cross_sampling.settings import (
 )
 
 OF_SETTING = ("model", "insert", "gain", "budget")  # more columns of a setting
-RUN_COLUMNS = [
-    *RESPONSE_KEY,
-    "correct",
-    "n_tokens",
-    "n_switched",
-    "n_effective",
-]  # of the columns of runs
-COMPARED_RANGE = (
-    0.1,
-    0.9,
-)  # of full replacement: where a rule can be ahead of random positions at all
+# Of the columns of runs.
+RUN_COLUMNS = [*RESPONSE_KEY, "correct", "n_tokens", "n_switched", "n_effective"]
+# Of full replacement: where a rule can be ahead of random positions at all.
+COMPARED_RANGE = (0.1, 0.9)
 
 
 def is_full(setting: Setting) -> bool:

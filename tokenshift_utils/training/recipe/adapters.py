@@ -25,7 +25,6 @@ import pandas as pd
 import peft
 import pyarrow.parquet as pq
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -226,18 +225,9 @@ def base_answers(study: Study) -> pd.DataFrame:
         [settings.model_dump(), asdict(sampling), read_prepared(study)["digest"], seed]
         + [study.verifier]
     )
+    drawn = Evaluator(problems, settings.samples, seed, sampling, study.verifier)
     file = work_directory(study) / f"answers-{of}.parquet"
-    with FileLock(file.with_suffix(".lock")):
-        if not file.is_file():
-            sampler = MergedSampler(start_directory(study))
-            drawn = Evaluator(problems, settings.samples, seed, sampling, study.verifier)
-            table = drawn.answers(sampler)
-            table["text"] = [sampler.tokenizer.decode(ids) for ids in table["response_ids"]]
-            draft = file.with_suffix(".partial")
-            table[["problem", "sample", "text", "finished", "correct"]].to_parquet(draft)
-            draft.replace(file)
-    table = pd.read_parquet(file)
-    return table[table["finished"]]
+    return drawn.answers_once(file, lambda: MergedSampler(start_directory(study)))
 
 
 def sft_rows(run: AdapterArm) -> list[dict[str, str]]:

@@ -4,14 +4,13 @@ wrong, at RL's learning rate, kept where they have an RL model's KL to base, and
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from filelock import FileLock
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -21,12 +20,11 @@ from tokenshift_utils.pairs.compare import score_pair
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.training.evaluation import Evaluator, Question
 from tokenshift_utils.training.runs import digest, work_directory
+from tokenshift_utils.training.tiny import rlvr
 from tokenshift_utils.training.tiny.problems import TIERS, training_problems
 from tokenshift_utils.training.tiny.recipes import OwnAnswersRecipe
 from tokenshift_utils.training.tiny.runs import ModelRun
 from tokenshift_utils.training.updates import Updates, last_checkpoint
-
-MICRO_BATCH = 32  # responses a forward and backward pass
 
 
 def draw_questions(name: str, count: int, mix: dict[str, float], seed: int) -> list[Question]:
@@ -41,37 +39,23 @@ def draw_questions(name: str, count: int, mix: dict[str, float], seed: int) -> l
 
 
 def base_answers(base: HFPolicy, run: ModelRun) -> pd.DataFrame:
-    """Base's finished answers to training problems, as RL's first rollout would draw them.
+    """Base's finished answers to training problems, as RL's first rollout would draw them, each text
+    once; drawn once for all controls.
 
-    Columns: problem, prompt, text (with the end token), correct; each text once. Drawn once for all
-    controls.
+    Columns: those of ``Evaluator.answers``, prompt, text (with the end token).
     """
     recipe, seed = run.recipe, run.plan.seed
-    of = (
-        recipe.problems,
-        recipe.responses_per_prompt,
-        recipe.max_new_tokens,
-        recipe.tier_mix,
-        seed,
-    )
-    file = (
-        work_directory(run.study) / f"answers-{digest([run.of(run.study.base).key, *of])}.parquet"
-    )
-    with FileLock(file.with_suffix(".lock")):
-        if not file.is_file():
-            questions = draw_questions("own answers", recipe.problems, recipe.tier_mix, seed)
-            sampling = Sampling(1.0, 1.0, recipe.max_new_tokens)
-            drawn = Evaluator(questions, recipe.responses_per_prompt, seed, sampling).answers(base)
-            tokenizer, prompts = base.tokenizer, {q.problem: q.prompt for q in questions}
-            drawn["prompt"] = drawn["problem"].map(prompts)
-            drawn["text"] = [tokenizer.decode(ids) for ids in drawn["response_ids"]]
-            # A text that is read otherwise than it was written would be another answer.
-            drawn["same"] = [tokenizer.encode(text) for text in drawn["text"]]
-            drawn["same"] = drawn["same"] == drawn["response_ids"]
-            kept = drawn[drawn["finished"] & drawn["same"]].drop_duplicates(["problem", "text"])
-            kept[["problem", "prompt", "text", "correct"]].to_parquet(file.with_suffix(".partial"))
-            file.with_suffix(".partial").replace(file)
-    return pd.read_parquet(file)
+    questions = draw_questions("own answers", recipe.problems, recipe.tier_mix, seed)
+    sampling, count = Sampling(1.0, 1.0, recipe.max_new_tokens), recipe.responses_per_prompt
+    of = [run.of(run.study.base).key, count, asdict(sampling), [q.prompt for q in questions], seed]
+    file = work_directory(run.study) / f"answers-{digest(of)}.parquet"
+    drawn = Evaluator(questions, count, seed, sampling).answers_once(file, lambda: base)
+    prompts = {question.problem: question.prompt for question in questions}
+    drawn = drawn.assign(prompt=drawn["problem"].map(prompts))
+    # A text that is read otherwise than it was written would be another answer.
+    texts = zip(drawn["text"], drawn["response_ids"])
+    same = [base.tokenizer.encode(text) == ids.tolist() for text, ids in texts]
+    return drawn[same].drop_duplicates(["problem", "text"])
 
 
 def sft_rows(answers: pd.DataFrame, recipe: OwnAnswersRecipe) -> list[dict[str, str]]:
@@ -106,7 +90,7 @@ def evaluate(
     """A model on ``count`` problems of each tier, in no benchmark; four responses to each, drawn as the
     study samples.
 
-    The KL is of the whole distributions, a mean over the positions of the first.
+    The KL is of the full distributions, a mean over the positions of the first.
     """
     questions = [
         question
@@ -168,24 +152,14 @@ def train_own_answers(
     per_row = 1 if is_sft else 2  # responses
     given = {
         "output_dir": str(run.output),
-        "per_device_train_batch_size": MICRO_BATCH // per_row,
-        "gradient_accumulation_steps": recipe.update // MICRO_BATCH,
+        "per_device_train_batch_size": rlvr.MICRO_BATCH // per_row,
+        "gradient_accumulation_steps": recipe.update // rlvr.MICRO_BATCH,
         "max_steps": recipe.most_updates,
         "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": "constant",
-        "adam_beta2": 0.99,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
         "max_length": None,
-        "gradient_checkpointing": False,
-        "bf16": False,
-        "use_cpu": True,
         "seed": seed,
         "save_steps": recipe.evaluate_every,
-        "save_total_limit": 1,
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **rlvr.TRAINER,
     }
     if is_sft:
         trainer_class, config = SFTTrainer, SFTConfig(**given)

@@ -31,6 +31,20 @@ from tokenshift_utils.training.tiny.recipes import RLRecipe
 from tokenshift_utils.training.updates import AfterRollouts, last_checkpoint
 from tokenshift_utils.training.weighted_trainer import DivergenceWeightedGRPOTrainer
 
+# Of TRL's trainers: what RL runs share with the controls of own answers that are held against them.
+TRAINER = {
+    "lr_scheduler_type": "constant",
+    "adam_beta2": 0.99,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "bf16": False,
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "save_total_limit": 1,
+    "logging_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
 MICRO_BATCH = 32  # rows a forward and backward pass, by default; an update accumulates several
 
 
@@ -339,19 +353,9 @@ def trl_config(
         max_completion_length=recipe.max_new_tokens,
         max_steps=recipe.updates,
         **{name: getattr(recipe, field) for name, field in TASK_SETTINGS.items()},
-        lr_scheduler_type="constant",
-        adam_beta2=0.99,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
         temperature=1.0,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
         seed=seed,
         save_steps=save_every * recipe.updates_per_rollout,
-        save_total_limit=1,
-        logging_steps=1,
         log_completions=False,
-        report_to="none",
-        disable_tqdm=True,
+        **TRAINER,
     )
