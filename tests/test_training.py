@@ -208,7 +208,7 @@ def test_sorting_micro_batches_keeps_every_row_and_token():
         "num_items_in_batch": lengths.sum(),
     }
     cut = [{k: v[i : i + 4] if v.dim() else v for k, v in rows.items()} for i in (0, 4, 8)]
-    result = rlvr.sort_by_length(cut)
+    result = rlvr.sort_rows(cut, rlvr.RLVRTrainer._row_order)
     assert [len(batch["advantages"]) for batch in result] == [4, 4, 4]
     seen = []
     for batch in result:

@@ -3,8 +3,9 @@
 RL goes through the same trainer as the tiny study's (``tiny.rlvr.RLVRTrainer``: dynamic sampling,
 divergence weights), in float32: in bfloat16 a token's log-probability differs by some hundredths
 from one batch to another, and k3, which the weights are made of, would be of that more than of what
-an update did. On a GPU products are in TF32. Responses come from a bfloat16 copy with the adapter
-merged, whose log-probabilities are not used. The adapter is saved in bfloat16, at the end and along
+an update did. On a GPU products are in TF32. An arm without weights may ask for ``bf16``, which a CPU
+does twice as fast; its k3 is left out of its tables. Responses come from a bfloat16 copy with the
+adapter merged, whose log-probabilities are not used. The adapter is saved in bfloat16, at the end and along
 the way where the study has checkpoints.
 """
 
@@ -32,6 +33,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.files import atomic_directory, write_text
+from tokenshift_utils.models.attention import group_queries
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import BASE, weights_digest
@@ -42,6 +44,7 @@ from tokenshift_utils.training.logs import accuracy, arm_tables, totals
 from tokenshift_utils.training.position_sets import SHIFT_SAMPLES
 from tokenshift_utils.training.recipe.cards import write_card
 from tokenshift_utils.training.recipe.grpo import COLUMNS, grpo_config
+from tokenshift_utils.training.recipe.prefix_sharing import ROWS, ReadsPrefixesOnce
 from tokenshift_utils.training.recipe.runs import (
     AdapterArm,
     problems_file,
@@ -50,7 +53,7 @@ from tokenshift_utils.training.recipe.runs import (
 )
 from tokenshift_utils.training.recipe.sampler import MergedSampler, benchmark_questions, device
 from tokenshift_utils.training.runs import digest, work_directory
-from tokenshift_utils.training.settings import CONFIGS, check_settings
+from tokenshift_utils.training.settings import CONFIGS, check_settings, trl_fields
 from tokenshift_utils.training.tiny.rlvr import RLVRTrainer, train_rl
 from tokenshift_utils.training.updates import Updates, last_checkpoint
 
@@ -142,8 +145,11 @@ class _DPOTrainer(ResumesAdapter, DPOTrainer):
     pass
 
 
-class AdapterTrainer(ResumesAdapter, RLVRTrainer):
-    """The tiny study's trainer on a study's problems, its responses drawn with the adapter merged."""
+class AdapterTrainer(ResumesAdapter, RLVRTrainer, ReadsPrefixesOnce):
+    """The tiny study's trainer on a study's problems, its responses drawn with the adapter merged.
+
+    Rows that begin alike share a micro-batch, in which what they share is read once.
+    """
 
     columns = COLUMNS | {"groups_equal_share": "groups_equal"}
     sampling_rounds = 4
@@ -164,6 +170,11 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer):
             self._merged_at = self.state.global_step
         return self.sampler
 
+    @staticmethod
+    def _row_order(update: dict[str, torch.Tensor]) -> torch.Tensor:
+        texts = torch.cat([update["prompt_ids"], update["completion_ids"]], 1).tolist()
+        return torch.tensor(sorted(range(len(texts)), key=texts.__getitem__))
+
     def _keep(self, directory: Path) -> None:
         save_adapter(self.run, self.model, directory)
 
@@ -183,17 +194,20 @@ def _train_rl(
     run: AdapterArm, callbacks, settings: dict
 ) -> tuple[peft.PeftModel, pd.DataFrame, pd.DataFrame]:
     study, evaluate = run.study, run.study.training.evaluate
-    first = benchmark_questions(study, evaluate.problems)
+    first, bf16 = benchmark_questions(study, evaluate.problems), bool(run.trl.get("bf16"))
+    model = new_adapter(study, run.seed)
+    if device() == "cpu":
+        model.get_base_model().set_attn_implementation("eager")
+        group_queries(model.get_base_model())
     trainer = AdapterTrainer(
-        new_adapter(study, run.seed),
+        model,
         load_tokenizer(start_directory(study)),
         run.recipe,
-        grpo_config(run, **_machine_settings(bf16=False), **settings),
+        grpo_config(run, **_machine_settings(bf16), **_micro_batches(run), **settings),
         evaluator(run, first, evaluate.samples),
         callbacks,
         run.checkpoints,
         token_tables=run.token_tables,
-        trim_scoring=True,
         run=run,
         sampler=MergedSampler(start_directory(study)),
     )
@@ -202,11 +216,32 @@ def _train_rl(
         log, curve = train_rl(trainer)
     finally:
         torch.set_float32_matmul_precision("highest")
+    if bf16:
+        log[[column for column in log if column.startswith("k3_")]] = float("nan")
     return trainer.accelerator.unwrap_model(trainer.model), log, curve
 
 
 def _machine_settings(bf16: bool) -> dict:
     return {"use_cpu": device() == "cpu", "bf16": bf16, "disable_tqdm": True}
+
+
+def _micro_batches(run: AdapterArm) -> dict[str, int]:
+    """The study's micro-batches put together, up to ``ROWS`` rows: fewer that share more.
+
+    Not where a weight is of the others in its micro-batch. The update is the same without.
+    """
+    rows, each = (
+        run.trl.get(name, trl_fields("trl", "GRPOConfig")[name].default)
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    if run.objective.weighting is not None:
+        return {}
+    together = max(n for n in range(1, each + 1) if each % n == 0 and (n == 1 or rows * n <= ROWS))
+    return {
+        "per_device_train_batch_size": rows * together,
+        "gradient_accumulation_steps": each // together,
+        "steps_per_generation": run.trl.get("steps_per_generation", each) // together,
+    }
 
 
 # SFT and DPO --------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """RLVR runs of the tiny study: TRL's GRPOTrainer with DAPO's dynamic sampling."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 
@@ -289,14 +290,21 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
             self._buffered_inputs = [
                 micro_batch
                 for i in range(0, len(slices), per_update)
-                for micro_batch in sort_by_length(slices[i : i + per_update])
+                for micro_batch in sort_rows(slices[i : i + per_update], self._row_order)
             ]
             inputs = self._buffered_inputs[0]
         return inputs
 
+    @staticmethod
+    def _row_order(update: dict[str, Tensor]) -> Tensor:
+        """In which order the rows of an update go into its micro-batches: the shortest first."""
+        return update["completion_mask"].sum(1).argsort(stable=True)
 
-def sort_by_length(micro_batches: list[dict]) -> list[dict]:
-    """The same rows in as many micro-batches, shortest first, each cut to its longest row.
+
+def sort_rows(
+    micro_batches: list[dict[str, Tensor]], order_of: Callable[[dict[str, Tensor]], Tensor]
+) -> list[dict[str, Tensor]]:
+    """The same rows in as many micro-batches, in the order asked for, each cut to its longest row.
 
     Only tensors with one row a response are touched; prompts are padded on the left, completions
     on the right, as TRL pads them.
@@ -306,9 +314,8 @@ def sort_by_length(micro_batches: list[dict]) -> list[dict]:
         key: torch.cat([batch[key] for batch in micro_batches]) if value.dim() else value
         for key, value in micro_batches[0].items()
     }
-    order = merged["completion_mask"].sum(1).argsort(stable=True)
     result = []
-    for chosen in order.split(rows):
+    for chosen in order_of(merged).split(rows):
         batch = {k: v[chosen] if v.dim() else v for k, v in merged.items()}
         prompt_width = int(batch["prompt_mask"].sum(1).max())
         width = int(batch["completion_mask"].sum(1).max())
