@@ -289,3 +289,29 @@ def test_runs_go_side_by_side_and_one_that_stops_is_named(recipe, capsys, monkey
     assert Run(study, "tuned", 1).is_done() and not Run(study, "own", 1).is_done()
     train_arms(study, "tuned,far", 1, processes=2)
     assert capsys.readouterr().out.count("is done: results/mini/models") == 2
+
+
+def test_old_log_probabilities_are_those_before_a_rollouts_updates(recipe):
+    (run,) = arm_runs(recipe(), "simplerl", 1)
+    seen = []
+
+    class Watched(adapters.AdapterTrainer):
+        def _compute_loss(self, model, inputs):
+            ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+            mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+            with torch.no_grad():
+                width = inputs["completion_ids"].shape[1]
+                now = self._get_per_token_logps_and_entropies(model, ids, mask, width)[0]
+            if self.state.global_step % 2 == 0:
+                waiting = self._buffered_inputs[1]
+                seen.append(("old_per_token_logps" in inputs, self._old_logps(waiting)))
+            else:
+                old = inputs["old_per_token_logps"]
+                torch.testing.assert_close(old, seen[-1][1], rtol=0, atol=1e-6)
+                assert (old - now).abs().max() > 1e-4  # an update lies between
+            return super()._compute_loss(model, inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapters, "AdapterTrainer", Watched)
+        adapters.train_adapter(run)
+    assert len(seen) == 3 and not any(has_old for has_old, _ in seen)

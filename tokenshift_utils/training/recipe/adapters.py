@@ -27,13 +27,12 @@ import peft
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError, first_line
 from tokenshift_utils.files import atomic_directory, write_text
-from tokenshift_utils.models.attention import group_queries
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import BASE, weights_digest
@@ -51,7 +50,12 @@ from tokenshift_utils.training.recipe.runs import (
     read_prepared,
     start_directory,
 )
-from tokenshift_utils.training.recipe.sampler import MergedSampler, benchmark_questions, device
+from tokenshift_utils.training.recipe.sampler import (
+    MergedSampler,
+    benchmark_questions,
+    device,
+    load_start,
+)
 from tokenshift_utils.training.runs import digest, work_directory
 from tokenshift_utils.training.settings import CONFIGS, check_settings, trl_fields
 from tokenshift_utils.training.tiny.rlvr import RLVRTrainer, train_rl
@@ -70,7 +74,7 @@ def prepared_questions(study: Study) -> list[Question]:
 def new_adapter(study: Study, seed: int) -> peft.PeftModel:
     """The base in float32 with a fresh adapter, whose random half is of the seed."""
     lora = study.training.lora
-    model = AutoModelForCausalLM.from_pretrained(start_directory(study), dtype=torch.float32)
+    model = load_start(study, torch.float32)
     torch.manual_seed(seed)
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -160,6 +164,37 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer, ReadsPrefixesOnce):
         self.run, self.sampler = run, sampler
         self.problems = prepared_questions(run.study)
         self._merged_at = -1
+        self._scores_later = False
+
+    def _prepare_inputs(self, generation_batch):
+        """Old log-probabilities of the updates behind a rollout's first alone: in that they are its own."""
+        starts = self._step % self.args.steps_per_generation == 0 and self.model.training
+        later = starts and self.weighting is None and self.args.num_iterations == 1
+        self._scores_later = later
+        inputs = super()._prepare_inputs(generation_batch)
+        if not later:
+            return inputs
+        for i, micro_batch in enumerate(self._buffered_inputs):
+            if i < self.args.gradient_accumulation_steps:
+                del micro_batch["old_per_token_logps"]
+            else:
+                micro_batch["old_per_token_logps"] = self._old_logps(micro_batch)
+        return self._buffered_inputs[0]
+
+    @torch.no_grad()
+    def _old_logps(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        ids, seen = (
+            torch.cat([batch[f"{part}_{name}"] for part in ("prompt", "completion")], 1)
+            for name in ("ids", "mask")
+        )
+        width = batch["completion_ids"].shape[1]
+        return self._get_per_token_logps_and_entropies(self.model, ids, seen, width)[0]
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, *args, **kwargs):
+        if self._scores_later:  # TRL's first question about a rollout
+            self._scores_later = False
+            return torch.zeros(len(input_ids), args[1], device=input_ids.device), None, None
+        return super()._get_per_token_logps_and_entropies(model, input_ids, *args, **kwargs)
 
     def _draw_problems(self, rng: random.Random, count: int) -> list[Question]:
         return rng.sample(self.problems, count)
@@ -195,12 +230,8 @@ def _train_rl(
 ) -> tuple[peft.PeftModel, pd.DataFrame, pd.DataFrame]:
     study, evaluate = run.study, run.study.training.evaluate
     first, bf16 = benchmark_questions(study, evaluate.problems), bool(run.trl.get("bf16"))
-    model = new_adapter(study, run.seed)
-    if device() == "cpu":
-        model.get_base_model().set_attn_implementation("eager")
-        group_queries(model.get_base_model())
     trainer = AdapterTrainer(
-        model,
+        new_adapter(study, run.seed),
         load_tokenizer(start_directory(study)),
         run.recipe,
         grpo_config(run, **_machine_settings(bf16), **_micro_batches(run), **settings),
@@ -209,7 +240,7 @@ def _train_rl(
         run.checkpoints,
         token_tables=run.token_tables,
         run=run,
-        sampler=MergedSampler(start_directory(study)),
+        sampler=MergedSampler(study),
     )
     torch.set_float32_matmul_precision("high")
     try:
@@ -262,7 +293,7 @@ def base_answers(study: Study) -> pd.DataFrame:
     )
     drawn = Evaluator(problems, settings.samples, seed, sampling, study.verifier)
     file = work_directory(study) / f"answers-{of}.parquet"
-    return drawn.answers_once(file, lambda: MergedSampler(start_directory(study)))
+    return drawn.answers_once(file, lambda: MergedSampler(study))
 
 
 def sft_rows(run: AdapterArm) -> list[dict[str, str]]:
@@ -398,7 +429,7 @@ def _measure(run: AdapterArm, model: peft.PeftModel) -> tuple[pd.DataFrame, dict
     """
     study, evaluate = run.study, run.study.training.evaluate
     start = start_directory(study)
-    sampler, tokenizer = MergedSampler(start), load_tokenizer(start)
+    sampler, tokenizer = MergedSampler(study), load_tokenizer(start)
     every = evaluator(run, benchmark_questions(study), evaluate.final_samples)
     fixed = replace(every, samples=SHIFT_SAMPLES, seed=study.seed).answers(sampler)
     with torch.no_grad():
@@ -409,6 +440,5 @@ def _measure(run: AdapterArm, model: peft.PeftModel) -> tuple[pd.DataFrame, dict
     final = every.answers(sampler)
     model = model.to(device()).eval()
     tuned = HFPolicy(model.merge_and_unload(), tokenizer, run.arm)
-    untouched = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    base = HFPolicy(untouched.to(device()).eval(), tokenizer, study.base)
+    base = HFPolicy(load_start(study, torch.float32).eval(), tokenizer, study.base)
     return final, measure_shift(study, base, tuned, final, fixed)

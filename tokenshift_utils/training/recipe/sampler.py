@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -21,6 +19,7 @@ from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 from tokenshift_utils.tasks.prompts import prompt_text
 from tokenshift_utils.training.evaluation import Question
+from tokenshift_utils.training.recipe.runs import start_directory
 
 SAMPLE_BATCH = {"cuda": 512, "cpu": 256}  # responses drawn together
 
@@ -30,15 +29,15 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_for(place: str, directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The start model on a device, with the attention that is the faster there."""
-    attention = "eager" if place == "cpu" else "sdpa"
+def load_start(study: Study, dtype: torch.dtype) -> PreTrainedModel:
+    """The model that adapters go on, where they are trained, with the attention that is fast there."""
+    attention = "eager" if device() == "cpu" else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, attn_implementation=attention
+        start_directory(study), dtype=dtype, attn_implementation=attention
     )
     if attention == "eager":
         group_queries(model)
-    return model.to(place).eval()
+    return model.to(device())
 
 
 class MergedSampler(HFPolicy):
@@ -48,10 +47,9 @@ class MergedSampler(HFPolicy):
     nothing adds up over a run.
     """
 
-    def __init__(self, directory: Path):
-        super().__init__(
-            load_for(device(), directory, torch.bfloat16), load_tokenizer(directory), "sampler"
-        )
+    def __init__(self, study: Study):
+        tokenizer = load_tokenizer(start_directory(study))
+        super().__init__(load_start(study, torch.bfloat16).eval(), tokenizer, "sampler")
 
     @torch.no_grad()
     def merge(self, model: PeftModel) -> None:
