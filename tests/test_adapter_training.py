@@ -118,9 +118,9 @@ def test_a_run_leaves_adapter_card_and_logs_and_resumes_to_the_same(recipe, mini
     log, weights, summary = files(run)
     assert log["update"].tolist() == [1, 2, 3, 4, 5, 6]
     assert log["correct_mean"].dropna().between(0, 1).all() and log["groups_sampled"].sum() >= 6
-    # k3 is of the updates, not of rounding: nothing has moved at a rollout's first one
-    moved = log["k3_mean"].to_numpy()
-    assert (moved[::2] < 1e-9).all() and (moved[1::2] > 1e-9).all()
+    # k3 is of the updates, not of rounding; at a rollout's first one nothing has moved
+    moved = log["k3_mean"]
+    assert moved[::2].isna().all() and (moved[1::2] > 1e-9).all()
     assert {w.dtype for w in weights.values()} == {torch.bfloat16}
     assert not all((w == 0).all() for name, w in weights.items() if "lora_B" in name)
     kept = load_file(run.checkpoints[2] / "adapter_model.safetensors")
@@ -289,6 +289,32 @@ def test_runs_go_side_by_side_and_one_that_stops_is_named(recipe, capsys, monkey
     assert Run(study, "tuned", 1).is_done() and not Run(study, "own", 1).is_done()
     train_arms(study, "tuned,far", 1, processes=2)
     assert capsys.readouterr().out.count("is done: results/mini/models") == 2
+
+
+def test_in_bfloat16_k3_is_left_out(recipe):
+    own = TRAINING["arms"]["simplerl"]
+    study = recipe(arms={"simplerl": own | {"rollouts": 1, "trl": own["trl"] | {"bf16": True}}})
+    run = Run(study, "simplerl", 1)
+    adapters.train_adapter(run)
+    log, weights, summary = files(run)
+    assert log.filter(like="k3_").isna().all(axis=None) and log["entropy"].gt(0).all()
+    assert pd.read_csv(run.logs / "tokens.csv")["k3_mean"].isna().all()
+    assert summary["settings"]["trl"]["bf16"] and any(w.any() for w in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("rows", "accumulated", "held", "together"), [(4, 1, 2, 1), (8, 16, 32, 2), (4, 6, 12, 3)]
+)
+def test_micro_batches_are_put_together(rows, accumulated, held, together, recipe):
+    sizes = {"gradient_accumulation_steps": accumulated, "steps_per_generation": held}
+    trl = TRAINING["trl"] | {"per_device_train_batch_size": rows} | sizes
+    study = recipe(trl=trl)
+    assert adapters._micro_batches(Run(study, "simplerl", 1)) == {
+        "per_device_train_batch_size": rows * together,
+        "gradient_accumulation_steps": accumulated // together,
+        "steps_per_generation": held // together,
+    }
+    assert adapters._micro_batches(Run(study, "high-kl", 2)) == {}
 
 
 def test_old_log_probabilities_are_those_before_a_rollouts_updates(recipe):

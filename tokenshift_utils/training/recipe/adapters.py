@@ -12,6 +12,7 @@ the way where the study has checkpoints.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import random
@@ -247,8 +248,6 @@ def _train_rl(
         log, curve = train_rl(trainer)
     finally:
         torch.set_float32_matmul_precision("highest")
-    if bf16:
-        log[[column for column in log if column.startswith("k3_")]] = float("nan")
     return trainer.accelerator.unwrap_model(trainer.model), log, curve
 
 
@@ -415,6 +414,9 @@ def train_adapter(run: AdapterArm, *callbacks: TrainerCallback, **settings) -> N
         "machine": machine(),
     }
     tables = arm_tables(run, load_tokenizer(start_directory(study)), log, curve, final)
+    if run.objective.kind == "rl" and run.trl.get("bf16"):
+        for table in (tables["log"][0], tables["tokens"][0]):
+            table[table.filter(like="k3_").columns] = math.nan
     for directory in (run.model, *run.checkpoints.values()):
         write_card(run, directory, summary, log, tables["eval"][0])
     run.finish(summary, **tables)
