@@ -303,3 +303,16 @@ def test_where_test_and_interval_part_the_words_say_so(study, tmp_path):
     table = objective.objective_table(study, runs).set_index("arm")
     assert table.loc["high-kl", "p_holm"] < 0.05 and table.loc["high-kl", "gain_low"] < 0
     assert "is borderline, with 0 in its interval" in words.say_objective(runs, table.reset_index())
+
+
+def test_runs_are_scored_on_the_problems_that_all_answered(study, tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path, "dapo", seed, (1, 1, 4, 4))
+        write_run(tmp_path, "grpo", seed, (2, 1))
+    runs = records.read_runs(study)
+    assert [runs[arm][1].score for arm in ("dapo", "grpo")] == [0.25, 0.375]
+    assert "answers to 4 or 8 problems: they are scored on the 4" in words.say_runs(runs)
+    shift = objective.objective_shifts(study, runs)
+    assert "responses to 4 or 8 problems" in words.say_shift(runs, shift)
+    del runs["dapo"]
+    assert "scored on" not in words.say_runs(runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 import pandas as pd
 
@@ -35,6 +35,7 @@ class FinishedRun:
     final: pd.DataFrame
     tokens: pd.DataFrame
     summary: dict
+    answered: int  # problems at its end, of which ``final`` has those that all runs answered
 
     @cached_property
     def scores(self) -> pd.Series:
@@ -147,6 +148,7 @@ def read_runs(study: Study) -> Runs:
     """Every finished run, arms in the study's order, seeds ascending.
 
     Of runs that leave a model and a log alone, responses to the benchmarks and shifts are records.
+    All are scored on the problems that each of them answered.
 
     Raises
     ------
@@ -160,7 +162,21 @@ def read_runs(study: Study) -> Runs:
     for arm in found.training.arms:
         if arm in there:
             found[arm] = {seed: _read_run(there[arm][seed]) for seed in sorted(there[arm])}
+    _keep_shared(found)
     return found
+
+
+def _keep_shared(runs: Runs) -> None:
+    """Leave of every run's last answers those to problems that all runs answered."""
+    problem = ["benchmark", "problem"]
+    finals = [run.final.set_index(problem).index for own in runs.values() for run in own.values()]
+    shared = reduce(pd.Index.intersection, finals) if finals else ()
+    if all(len(final) == len(shared) for final in finals):
+        return
+    for own in runs.values():
+        for seed, run in own.items():
+            kept = run.final.set_index(problem).index.isin(shared)
+            own[seed] = replace(run, final=run.final[kept].reset_index(drop=True))
 
 
 def _read_run(run: ArmRun) -> FinishedRun:
@@ -192,7 +208,7 @@ def _read_run(run: ArmRun) -> FinishedRun:
     log, evaluations, final, tokens = (
         (empty | frames)[n] for n in ("log", "eval", "final", "tokens")
     )
-    return FinishedRun(run.arm, run.seed, log, evaluations, final, tokens, summary)
+    return FinishedRun(run.arm, run.seed, log, evaluations, final, tokens, summary, len(final))
 
 
 def _of_model(run: ArmRun) -> tuple[pd.DataFrame, dict]:

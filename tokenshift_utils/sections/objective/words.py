@@ -26,7 +26,24 @@ def say_runs(runs: Runs) -> str:
         text = f"{role}: {sum(there.values())} of {sum(planned.values())} runs"
         if planned:
             out.append(text + (f"; not complete: {' | '.join(lacking)}" if lacking else ""))
+    answered = _answered(runs)
+    if len(answered) > 1:
+        shared = len(next(run.final for own in runs.values() for run in own.values()))
+        out.append(
+            f"Runs ended with answers to {_listed(answered)} problems: they are scored on the {shared} that "
+            "all of them answered."
+        )
     return "\n".join(out)
+
+
+def _answered(runs: Runs) -> list[int]:
+    """How many problems runs answered at their end, each number once."""
+    return sorted({run.answered for own in runs.values() for run in own.values()})
+
+
+def _listed(numbers: list[int]) -> str:
+    """ "120 or 240"."""
+    return " or ".join(map(str, numbers))
 
 
 def _of(table: pd.DataFrame, arms: tuple[str, ...]) -> pd.DataFrame:
@@ -210,6 +227,10 @@ def say_shift(runs: Runs, table: pd.DataFrame) -> str:
         if not np.isnan(row["overlap_baseline"]):
             text += f", it and the baseline of the same seed {row['overlap_baseline']:.0%}"
         out.append(text + ".")
+    if out and len(answered := _answered(runs)) > 1:
+        out.append(
+            f"The shares are of responses to {_listed(answered)} problems, as each run ended."
+        )
     return "\n".join(out) or "No run is there yet."
 
 
