@@ -399,31 +399,38 @@ def say_controls(study, table: pd.DataFrame) -> str:
     )
 
 
-def _say_evidence(study, found: pd.DataFrame, text: str, *quantities: str) -> str:
-    """A line an RL model of which all quantities are there, see `say`; their base rates are NAME_note."""
+def _say_evidence(study, found: pd.DataFrame, texts: dict[tuple[str, ...], str]) -> str:
+    """A line an RL model: of the texts, by the quantities that each names, the first whose all are there.
+
+    See `say`; base rates are NAME_note.
+    """
     out = []
     for model in of_kind(study, "rl"):
-        rows = {name: last_row(found, quantity=name, subject=model) for name in quantities}
-        if all(row is not None and not np.isnan(row["value"]) for row in rows.values()):
+        for quantities, text in texts.items():
+            rows = {name: last_row(found, quantity=name, subject=model) for name in quantities}
+            if any(row is None or np.isnan(row["value"]) for row in rows.values()):
+                continue
             own = {"pair": study.models[model].label}
             for name, row in rows.items():
                 own |= columns_of(name, tuple(row[["value", "low", "high"]]))
                 own[f"{name}_note"] = row["note"]
             out.append(say("{pair}: " + text, own))
+            break
     return "\n".join(out)
 
 
 def say_position(study, found: pd.DataFrame) -> str:
-    """Start and answer against the middle, from the evidence."""
-    text = (
-        "mean JS is {answer_ratio:.1f} times the middle's where the answer opens, {start_ratio:.1f} times "
-        "in the first tenth of a response, and {later_start_ratio:.2g} times there without its first "
-        f"{FIRST} tokens."
-    )
-    start = "mean JS in the first tenth is {start_ratio:.1f} times the middle's."
-    quantities = ("answer_ratio", "start_ratio", "later_start_ratio")
-    said = _say_evidence(study, found, text, *quantities)
-    return said or _say_evidence(study, found, start, "start_ratio")
+    """Start and answer against the middle, from the evidence; without what has no interval."""
+    unsure = found["quantity"].eq("later_start_ratio") & found["low"].isna()
+    answer = "mean JS is {answer_ratio:.1f} times the middle's where the answer opens"
+    start = "{start_ratio:.1f} times in the first tenth of a response"
+    later = f"{{later_start_ratio:.2g}} times there without its first {FIRST} tokens"
+    texts = {
+        ("answer_ratio", "start_ratio", "later_start_ratio"): f"{answer}, {start}, and {later}.",
+        ("answer_ratio", "start_ratio"): f"{answer} and {start}.",
+        ("start_ratio",): "mean JS in the first tenth is {start_ratio:.1f} times the middle's.",
+    }
+    return _say_evidence(study, found[~unsure], texts)
 
 
 def say_entropy(study, found: pd.DataFrame) -> str:
@@ -435,7 +442,7 @@ def say_entropy(study, found: pd.DataFrame) -> str:
         "confident at {low_js_low_entropy:%} ({low_js_low_entropy_note:})."
     )
     quantities = ("low_js_low_entropy", "high_js_low_entropy", "high_js_high_entropy")
-    return _say_evidence(study, found, text, *quantities)
+    return _say_evidence(study, found, {quantities: text})
 
 
 def say_identity(study, found: pd.DataFrame) -> str:
@@ -447,9 +454,9 @@ def say_identity(study, found: pd.DataFrame) -> str:
     digits = "digits and operators: {structural_difference:points} of near-zero tokens against high-JS ones."
     words = "function and reasoning words: {words_difference:points} of high-JS tokens against near-zero ones."
     parts = [
-        _say_evidence(study, found, text, "mostly_low_tokens", "identity_variance"),
-        _say_evidence(study, found, digits, "structural_difference"),
-        _say_evidence(study, found, words, "words_difference"),
+        _say_evidence(study, found, {("mostly_low_tokens", "identity_variance"): text}),
+        _say_evidence(study, found, {("structural_difference",): digits}),
+        _say_evidence(study, found, {("words_difference",): words}),
     ]
     return "\n".join(part for part in parts if part)
 

@@ -14,6 +14,7 @@ from tokenshift_utils.report.style import (
     COLORS,
     add_points,
     as_interval,
+    color,
     draw_on,
     label_ends,
     log_scale,
@@ -122,11 +123,12 @@ def plot_training(runs: Runs) -> Figure:
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     said = {"samples": evaluate.samples if evaluate else "k", "plain": runs.label(runs.baseline)}
-    spare = iter(("#E69F00", "#009E73", "#D55E00", "#56B4E9"))
-    compared = {runs.baseline, *runs.confirmatory}
-    hues = {
-        runs.label(a): _color(runs, a) if a in compared else next(spare, "#555555") for a in arms
-    }
+    own = {arm: _color(runs, arm) for arm in arms if arm in {runs.baseline, *runs.confirmatory}}
+    models = runs.study.models  # an arm that is a model of the study has its color everywhere
+    own |= {arm: color(runs.study, arm) for arm in arms if arm not in own and arm in models}
+    spare = ("#E69F00", "#009E73", "#D55E00", "#56B4E9")
+    spare = iter([hue for hue in spare if hue not in own.values()])
+    hues = {runs.label(arm): own.get(arm) or next(spare, "#555555") for arm in arms}
     look = {"x": "rollout", "y": "value", "hue": "label", "palette": hues, "hue_order": list(hues)}
     for ax, ((_, title, scale, less), rows) in zip(axes.flat, panels.items()):
         if rows is None:
