@@ -267,6 +267,11 @@ def test_what_does_not_go_together_is_refused(change, said, recipe):
         ("simplerl", {"num_generations": 8}, "is the same for all arms"),
         ("simplerl", {"betta": 1}, "has 'betta', which trl.GRPOConfig doesn't know"),
         ("dpo", {"epsilon": 1}, "has 'epsilon', which trl.DPOConfig doesn't know"),
+        (
+            "high-kl",
+            {"bf16": True},
+            "'training.arms.high-kl' weighs by k3 in bfloat16, .*'bf16: false'",
+        ),
     ],
 )
 def test_settings_that_trl_does_not_know_are_named(arm, trl, said, recipe):
@@ -309,12 +314,14 @@ def test_micro_batches_are_put_together(rows, accumulated, held, together, recip
     sizes = {"gradient_accumulation_steps": accumulated, "steps_per_generation": held}
     trl = TRAINING["trl"] | {"per_device_train_batch_size": rows} | sizes
     study = recipe(trl=trl)
-    assert adapters._micro_batches(Run(study, "simplerl", 1)) == {
+    assert adapters.micro_batches(Run(study, "simplerl", 1)) == {
         "per_device_train_batch_size": rows * together,
         "gradient_accumulation_steps": accumulated // together,
         "steps_per_generation": held // together,
     }
-    assert adapters._micro_batches(Run(study, "high-kl", 2)) == {}
+    assert adapters.micro_batches(Run(study, "high-kl", 2)) == {}
+    for setting in ({"loss_type": "bnpo"}, {"top_entropy_quantile": 0.2}):
+        assert adapters.micro_batches(Run(recipe(trl=trl | setting), "tuned", 1)) == {}
 
 
 def test_old_log_probabilities_are_those_before_a_rollouts_updates(recipe):

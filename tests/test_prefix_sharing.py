@@ -44,7 +44,7 @@ def test_every_token_sees_its_own_row_alone(rows):
 def test_lots_hold_every_row_once_and_few_nodes(rows, limit):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefix_sharing, "NODES", limit)
-        lots = prefix_sharing._by_prefix(rows)
+        lots = prefix_sharing.lots_by_prefix(rows)
     assert sorted(row for lot in lots for row in lot) == list(range(len(rows)))
     for lot in lots:
         tree = prefix_sharing.prefix_tree([rows[row] for row in lot])

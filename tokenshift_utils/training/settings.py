@@ -112,6 +112,12 @@ def check_settings(study: Study) -> Sizes:
         raise TokenshiftError(
             f"study {study.name}: 'training.server' has 'model', which is the study's base"
         )
+    for name, arm in training.arms.items() if training.lora is not None else ():
+        if arm.weighting is not None and (training.trl | arm.trl).get("bf16"):
+            raise TokenshiftError(
+                f"study {study.name}: 'training.arms.{name}' weighs by k3 in bfloat16, whose rounding is "
+                "more than k3: give it 'bf16: false' in its 'trl'"
+            )
     sizes = sizes_of(study)
     for buffer in (training.overlong_buffer, *(a.overlong_buffer for a in training.arms.values())):
         if (buffer or 0) > sizes.longest:

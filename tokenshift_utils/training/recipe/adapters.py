@@ -3,8 +3,8 @@
 RL goes through the same trainer as the tiny study's (``tiny.rlvr.RLVRTrainer``: dynamic sampling,
 divergence weights), in float32: in bfloat16 a token's log-probability differs by some hundredths
 from one batch to another, and k3, which the weights are made of, would be of that more than of what
-an update did. On a GPU products are in TF32. An arm without weights may ask for ``bf16``, which a CPU
-does twice as fast; its k3 is left out of its tables. Responses come from a bfloat16 copy with the
+an update did. On a GPU products are in TF32. An arm without weights may ask for ``bf16``, which
+takes some CPUs half the time; its k3 is left out of its tables. Responses come from a bfloat16 copy with the
 adapter merged, whose log-probabilities are not used. The adapter is saved in bfloat16, at the end and along
 the way where the study has checkpoints.
 """
@@ -61,6 +61,9 @@ from tokenshift_utils.training.runs import digest, work_directory
 from tokenshift_utils.training.settings import CONFIGS, check_settings, trl_fields
 from tokenshift_utils.training.tiny.rlvr import RLVRTrainer, train_rl
 from tokenshift_utils.training.updates import Updates, last_checkpoint
+
+# Of TRL's losses: those whose gradient is a sum over rows or tokens, however they are divided.
+SUMMED_LOSSES = ("dapo", "dr_grpo", "grpo")
 
 
 def prepared_questions(study: Study) -> list[Question]:
@@ -191,11 +194,15 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer, ReadsPrefixesOnce):
         width = batch["completion_ids"].shape[1]
         return self._get_per_token_logps_and_entropies(self.model, ids, seen, width)[0]
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, *args, **kwargs):
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+    ):
         if self._scores_later:  # TRL's first question about a rollout
             self._scores_later = False
-            return torch.zeros(len(input_ids), args[1], device=input_ids.device), None, None
-        return super()._get_per_token_logps_and_entropies(model, input_ids, *args, **kwargs)
+            return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
+        return super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+        )
 
     def _draw_problems(self, rng: random.Random, count: int) -> list[Question]:
         return rng.sample(self.problems, count)
@@ -235,7 +242,7 @@ def _train_rl(
         new_adapter(study, run.seed),
         load_tokenizer(start_directory(study)),
         run.recipe,
-        grpo_config(run, **_machine_settings(bf16), **_micro_batches(run), **settings),
+        grpo_config(run, **_machine_settings(bf16), **micro_batches(run), **settings),
         evaluator(run, first, evaluate.samples),
         callbacks,
         run.checkpoints,
@@ -255,17 +262,19 @@ def _machine_settings(bf16: bool) -> dict:
     return {"use_cpu": device() == "cpu", "bf16": bf16, "disable_tqdm": True}
 
 
-def _micro_batches(run: AdapterArm) -> dict[str, int]:
+def micro_batches(run: AdapterArm) -> dict[str, int]:
     """The study's micro-batches put together, up to ``ROWS`` rows: fewer that share more.
 
-    Not where a weight is of the others in its micro-batch. The update is the same without.
+    Only where the update is the same: not where weights, a loss's mean or an entropy's quantile are
+    taken within a micro-batch.
     """
+    within = run.objective.weighting is not None or run.trl.get("top_entropy_quantile", 1.0) < 1.0
+    if within or run.trl.get("loss_type", "dapo") not in SUMMED_LOSSES:
+        return {}
     rows, each = (
         run.trl.get(name, trl_fields("trl", "GRPOConfig")[name].default)
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
     )
-    if run.objective.weighting is not None:
-        return {}
     together = max(n for n in range(1, each + 1) if each % n == 0 and (n == 1 or rows * n <= ROWS))
     return {
         "per_device_train_batch_size": rows * together,

@@ -78,7 +78,7 @@ class ReadsPrefixesOnce(GRPOTrainer):
         lengths = attention_mask[:, start:].sum(1).tolist()
         logps = input_ids.new_zeros(len(rows), logits_to_keep, dtype=torch.float32)
         entropies = torch.zeros_like(logps) if compute_entropy else None
-        for chosen in _by_prefix(rows):
+        for chosen in lots_by_prefix(rows):
             own = [rows[row] for row in chosen], [lengths[row] for row in chosen]
             found, entropy = self._read(model, *own, compute_entropy)
             at = [
@@ -121,7 +121,7 @@ class ReadsPrefixesOnce(GRPOTrainer):
         return logits[back, tokens] - total[back], entropy
 
 
-def _by_prefix(rows: list[list[int]]) -> list[list[int]]:
+def lots_by_prefix(rows: list[list[int]]) -> list[list[int]]:
     """The rows' numbers, those that begin alike together, in lots whose trees are about ``NODES``."""
     lots, nodes, last = [], NODES, []
     for row in sorted(range(len(rows)), key=rows.__getitem__):
