@@ -324,6 +324,15 @@ def test_micro_batches_are_put_together(rows, accumulated, held, together, recip
         assert adapters.micro_batches(Run(recipe(trl=trl | setting), "tuned", 1)) == {}
 
 
+def test_one_update_a_rollout_needs_no_old_log_probabilities(recipe):
+    run = Run(recipe(trl=TRAINING["trl"] | {"steps_per_generation": 1}), "simplerl", 1)
+    adapters.train_adapter(run)
+    log, *_ = files(run)
+    assert log["update"].tolist() == log["rollout"].tolist() == [1, 2, 3]
+    # nothing has moved from the reference at first; then the penalty is of what has
+    assert log["kl_ref"][0] < 1e-6 < log["kl_ref"][2] < 1 and log["grad_norm"].gt(0).any()
+
+
 def test_old_log_probabilities_are_those_before_a_rollouts_updates(recipe):
     (run,) = arm_runs(recipe(), "simplerl", 1)
     seen = []

@@ -170,20 +170,20 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer, ReadsPrefixesOnce):
         self._merged_at = -1
         self._scores_later = False
 
-    def _prepare_inputs(self, generation_batch):
-        """Old log-probabilities of the updates behind a rollout's first alone: in that they are its own."""
-        starts = self._step % self.args.steps_per_generation == 0 and self.model.training
-        later = starts and self.weighting is None and self.args.num_iterations == 1
-        self._scores_later = later
-        inputs = super()._prepare_inputs(generation_batch)
-        if not later:
-            return inputs
-        for i, micro_batch in enumerate(self._buffered_inputs):
+    @property
+    def _first_update_is_old(self) -> bool:
+        """Whether old log-probabilities are needed, and behind a rollout's first update alone."""
+        several = self.args.steps_per_generation > self.args.gradient_accumulation_steps
+        return several and self.weighting is None and self.num_iterations == 1
+
+    def _before_updates(self, micro_batches):
+        if not self._first_update_is_old:
+            return
+        for i, micro_batch in enumerate(micro_batches):
             if i < self.args.gradient_accumulation_steps:
-                del micro_batch["old_per_token_logps"]
+                del micro_batch["old_per_token_logps"]  # TRL then takes the update's own
             else:
                 micro_batch["old_per_token_logps"] = self._old_logps(micro_batch)
-        return self._buffered_inputs[0]
 
     @torch.no_grad()
     def _old_logps(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -227,6 +227,7 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer, ReadsPrefixesOnce):
         return (kept + equal)[: self.recipe.prompts_per_rollout]
 
     def _generate_and_score_completions(self, inputs):
+        self._scores_later = self._first_update_is_old
         output = super()._generate_and_score_completions(inputs)
         equal = [not group.informative for group in self._groups]
         self._metrics["train"]["groups_equal"].append(sum(equal) / len(equal))

@@ -292,8 +292,12 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
                 for i in range(0, len(slices), per_update)
                 for micro_batch in sort_rows(slices[i : i + per_update], self._row_order)
             ]
+            self._before_updates(self._buffered_inputs)
             inputs = self._buffered_inputs[0]
         return inputs
+
+    def _before_updates(self, micro_batches: list[dict[str, Tensor]]) -> None:
+        """A subclass may change a rollout's micro-batches, in their order, here."""
 
     @staticmethod
     def _row_order(update: dict[str, Tensor]) -> Tensor:
