@@ -72,7 +72,7 @@ def recipe(mini_root, base, monkeypatch):
     A random model is never right: responses of an even length are taken to be.
     """
     monkeypatch.setattr(
-        Evaluator, "solves", lambda self, tokenizer, response, answer: len(response.ids) % 2 == 0
+        Evaluator, "solves", lambda self, tokenizer, response, *of: len(response.ids) % 2 == 0
     )
     file = mini_root / "notebooks/studies/mini.yaml"
     content = yaml.safe_load(file.read_text())
@@ -232,6 +232,31 @@ def test_base_answers_are_right_for_sft_and_in_pairs_for_dpo(recipe):
     assert adapters.dpo_rows(pairs) == rows
 
 
+def test_what_decides_a_run_decides_its_key_and_no_more(recipe, monkeypatch):
+    study = recipe()
+    run = Run(study, "own", 1)
+    run.prepare()
+    for changed in (
+        {"sampling.top_p": 0.5},
+        {"thresholds.high_js": 0.3},
+        {"stop_tokens": ["?"]},
+        {"training.evaluate.final_samples": 3},
+    ):
+        other = Run(study.with_overrides(**changed), "own", 1)
+        assert other.key != run.key
+        assert not other.made({**json.loads(json.dumps(run.settings)), "key": run.key})
+    assert run.made(json.loads(json.dumps(run.settings)))
+    more = TRAINING["arms"] | {"own": TRAINING["arms"]["own"] | {"seeds": [1, 2]}}
+    assert Run(recipe(arms=more), "own", 1).key == run.key
+
+    monkeypatch.setattr(Evaluator, "answers_once", lambda self, file, load: file.name)
+    drawn = [adapters.base_answers(study)]
+    drawn.append(adapters.base_answers(study.with_overrides(stop_tokens=["?"])))
+    monkeypatch.setattr(adapters, "weights_digest", lambda directory: "of another base")
+    drawn.append(adapters.base_answers(study))
+    assert len(set(drawn)) == 3
+
+
 def test_arms_have_settings_seeds_and_rollouts_of_their_own(recipe):
     study = recipe()
     run = Run(study, "high-kl", 2)
@@ -294,6 +319,22 @@ def test_runs_go_side_by_side_and_one_that_stops_is_named(recipe, capsys, monkey
     assert Run(study, "tuned", 1).is_done() and not Run(study, "own", 1).is_done()
     train_arms(study, "tuned,far", 1, processes=2)
     assert capsys.readouterr().out.count("is done: results/mini/models") == 2
+
+
+def test_a_rollout_may_be_gone_through_twice(recipe):
+    run = Run(recipe(trl=TRAINING["trl"] | {"num_iterations": 2}, rollouts=2), "tuned", 1)
+    adapters.train_adapter(run)
+    log, _, _ = files(run)
+    assert len(log) == 2 * 2 * 2 and log["entropy"].notna().all()
+
+
+def test_a_rollout_of_more_problems_than_there_are_is_one_sentence(recipe, mini_root):
+    row = {"problem": "1+1", "answer": "2", "solution": " so 1+1=2."}
+    rows = [row, row | {"problem": "2+1"}]
+    (mini_root / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    said = "tuned-seed-1 draws 3 problems at once, and 'training.data' has 2"
+    with pytest.raises(TokenshiftError, match=said):
+        adapters.train_adapter(Run(recipe(), "tuned", 1))
 
 
 def test_in_bfloat16_k3_is_left_out(recipe):

@@ -198,6 +198,8 @@ def test_what_another_command_is_making_is_left_to_it(study, monkeypatch):
         work_through(arm_runs(study))
         with pytest.raises(TokenshiftError, match="run high-kl-seed-1 is under way"):
             train_arms(study, "high-kl", fresh=True)
+        with pytest.raises(TokenshiftError, match="high-kl-seed-1 is under way in another command"):
+            train_arms(study, "high-kl", 1)
     assert made == [("dapo", 1), ("dapo", 2), ("high-kl", 2), ("placebo", 1)]
 
 
@@ -264,6 +266,18 @@ def test_options_that_do_not_go_together_are_refused(options, said, capsys):
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+def test_a_run_measured_by_other_settings_is_not_of_the_arm():
+    study = load_study("tiny")
+    for changed, same in (
+        ({}, True),
+        ({"thresholds.high_js": 0.3}, False),
+        ({"sampling.top_p": 0.5}, False),
+        ({"training.evaluate.final_samples": 64}, False),
+    ):
+        run = _run(study.with_overrides(**changed), "dapo", 1)
+        assert run.made(json.loads((run.logs / "summary.json").read_text())) == same
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_runs_and_a_second_command_finds_them_done(study, capsys):
     train_arms(study)
@@ -299,6 +313,18 @@ class Slow(TrainingRun):
 if __name__ == "__main__":
     make_runs([Slow(load_study("mini"))])
 """
+
+
+def test_a_launched_run_ends_with_the_command_that_started_it():
+    sleep = "import time; time.sleep(120)"
+    command = subprocess.Popen([sys.executable, "-c", sleep])
+    ending = f"from tokenshift_utils.store.local_pool import end_with; end_with({command.pid})"
+    run = subprocess.Popen([sys.executable, "-c", f"{ending}; print('here', flush=True); {sleep}"],
+                           stdout=subprocess.PIPE)  # fmt: skip
+    assert run.stdout.readline() == b"here\n" and run.poll() is None
+    command.kill()
+    command.wait()
+    assert run.wait(timeout=20) == 1
 
 
 def test_a_training_command_that_is_killed_takes_its_processes_along(mini_root, tmp_path):

@@ -110,6 +110,19 @@ DAMAGE = {
         lambda root: edit(root, lambda s: s["sampling"].update(top_p=1.2)),
         "'sampling.top_p' is 1.2",
     ),
+    "a rule of the explorer that is none": (
+        lambda root: edit(root, lambda s: s.update(explorer={"rules": ["js", "jss"]})),
+        "'explorer.rules' of study mini names 'jss': the rules are js,",
+    ),
+    "a name that the hub cannot have": (
+        lambda root: edit(
+            root,
+            lambda s: s["models"].update(
+                tuned={"hub": "a/b/c", "revision": "main", "label": "T", "kind": "rl"}
+            ),
+        ),
+        "'hub' is 'a/b/c', which names no repository",
+    ),
     "temperature out of range": (
         lambda root: edit(root, lambda s: s["sampling"].update(temperature=0)),
         "'sampling.temperature' is 0",
@@ -138,6 +151,13 @@ def test_reproduce_refuses(case, root, capsys):
 )
 def test_reproduce_refuses_arguments(arguments, expected, root, capsys):
     assert expected in refusal(root, capsys, "reproduce", *arguments)
+
+
+def test_train_refuses_models_where_arms_are_trained(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--study", "smollm2", "--only", "dapo"])
+    assert stopped.value.code == 2
+    assert "trains by arm: give --arm in place of --only" in capsys.readouterr().err
 
 
 def test_train_refuses_a_study_without_recipes(root, capsys):

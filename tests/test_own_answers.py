@@ -120,6 +120,13 @@ def test_a_model_is_kept_where_it_is_as_far_as_the_other(root):
     assert seen == [none, none, none, kl, kl, kl, kl, both]
 
 
+def test_the_last_update_is_the_last(tmp_path):
+    goal, control = own_answers.Evaluation(1.0, 1.0), TrainerControl(should_training_stop=True)
+    keep = own_answers.KeepWhere(1, goal, {"kl": tmp_path}, lambda model: replace(goal, kl=0.5))
+    keep.on_step_end(None, TrainerState(global_step=1), control, model=torch.nn.Linear(1, 1))
+    assert control.should_training_stop and not any(tmp_path.iterdir())
+
+
 def test_evaluation_is_the_share_of_right_answers_and_kl_of_base_to_itself_is_0(root):
     study = load_study("tiny")
     base = HFPolicy.load(study.model_path("base"), "base")

@@ -5,8 +5,10 @@ The model is the random one, the data made up in the form of DAPO-Math-17k, ever
 
 import json
 import os
+import random
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -15,20 +17,24 @@ import yaml
 from conftest import CHECKOUT, WORDS, write_model
 from hub_cache import add_repository, write_data_set
 from safetensors.torch import load_file
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, TrainerCallback
 
 from tokenshift_utils.errors import TokenshiftError
+from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.run.cli import main
 from tokenshift_utils.sections.objective.records import read_runs
 from tokenshift_utils.study import hub, pins
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.tasks.prompts import prompt_text
+from tokenshift_utils.training.evaluation import Evaluator, Question
 from tokenshift_utils.training.manager import train_arms
 from tokenshift_utils.training.recipe import grpo, launch
 from tokenshift_utils.training.recipe.data import read_problems
 from tokenshift_utils.training.recipe.runs import RecipeArm as Run
 from tokenshift_utils.training.runs import arm_runs
 from tokenshift_utils.training.settings import check_settings
+from tokenshift_utils.training.tiny.rlvr import RLVRTrainer
 
 REAL = "qwen2.5-math-7b-dwa"
 ASK = "so {problem} ?\n"
@@ -283,6 +289,53 @@ def test_a_stopped_run_of_other_settings_is_refused_and_dropped_with_fresh(recip
     other.forget()
     other.begin()
     assert [file.name for file in run.work.iterdir()] == ["key"]
+
+
+def test_the_number_of_processes_decides_a_run(recipe):
+    one, two = (
+        Run(recipe(**{"training.accelerate": {"num_processes": n}}), "tuned", 1) for n in (1, 2)
+    )
+    one.prepare()
+    assert one.key != two.key
+
+
+def test_prompts_have_no_special_tokens_but_their_own(base):
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    begins = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 1)])
+    tokenizer._tokenizer.post_processor = begins
+    prompts = [" so 1+2", " so"]
+    read = [tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
+    assert tokenizer.encode(prompts[0]) == [1, *read[0]]
+    trainer = SimpleNamespace(processing_class=tokenizer)
+    assert grpo.RecipeTrainer._tokenize_prompts(trainer, prompts) == (read, None, {})
+
+    drawn = []
+
+    def sample(rows, keys, sampling):
+        drawn.extend(rows)
+        return [Continuation([1], [0.0], "eos") for _ in rows]
+
+    problems = [Question("answers", i, p, p, "3") for i, p in enumerate(prompts)]
+    rl = SimpleNamespace(
+        recipe=SimpleNamespace(responses_per_prompt=1, max_new_tokens=2),
+        processing_class=tokenizer,
+        args=SimpleNamespace(seed=1),
+        evaluator=Evaluator([], 1, 1, Sampling()),
+        _draw_problems=lambda rng, count: problems,
+        _sampling_policy=lambda: SimpleNamespace(sample=sample),
+        _tokens_generated=0,
+    )
+    RLVRTrainer._sample_round(rl, random.Random(0), "here", 2)
+    assert drawn == read
+
+
+def test_training_judges_by_each_benchmarks_own_rule():
+    evaluator = Evaluator([], 1, 1, Sampling())
+    said = SimpleNamespace(decode=lambda ids, skip_special_tokens: r"\boxed{B) 3}")
+    response = Continuation([1], [0.0], "eos")
+    assert not evaluator.solves(said, response, "B")
+    assert evaluator.solves(said, response, "B", choice=True)
+    assert not evaluator.solves(said, response, "B", "answer_line", choice=True)
 
 
 def test_seeds_share_the_problems_and_have_models_of_their_own(recipe):

@@ -72,6 +72,17 @@ def test_run_makes_everything_twice_the_same(two_notebooks, capsys):
     assert "02_numbers" in text and "undecided" in text and "1-a (tuned)" in text
 
 
+def test_what_another_command_put_into_the_manifest_meanwhile_stays(mini_root):
+    entry = '{"figures": [], "tables": [], "seconds": 0}'
+    other = (
+        f"from tokenshift_utils.run.manifest import note_run\nnote_run('mini', '05_other', {entry})"
+    )
+    write_notebook(mini_root, "02_cross_sampling", other)
+    manifest = reproduce("mini")
+    assert list(manifest["notebooks"]) == ["02_cross_sampling", "05_other"]
+    assert json.loads((paths.results("mini") / "manifest.json").read_text()) == manifest
+
+
 def test_overview_runs_last_and_sections_decide(mini_root):
     for name in PARAMETERS:
         write_notebook(mini_root, name)

@@ -203,7 +203,7 @@ class Bootstrap:
         codes = self.codes(frame)
         count = self._sum(codes, np.ones(len(codes)))
         return self.estimate(
-            np.nan_to_num(_divide(self._sum(codes, frame[column]), count)),
+            np.where(count > 0, _divide(self._sum(codes, frame[column]), count), 0.0),
             (count > 0).astype(np.float64),
             len(codes),
         )

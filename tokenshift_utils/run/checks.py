@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.models.adapters import check_adapter
 from tokenshift_utils.models.load import check_backend
-from tokenshift_utils.pairs.rules import Rule
+from tokenshift_utils.pairs.rules import RULE_KINDS, Rule
 from tokenshift_utils.study import tokenizers
 from tokenshift_utils.study.checkpoints import FINGERPRINTED, check_trained_on, is_adapter
 from tokenshift_utils.study.study import Study
@@ -22,6 +22,12 @@ _GSM8K = re.compile(r"^\s*####", re.MULTILINE)  # before the final answer in GSM
 
 def check_rules(study: Study) -> None:
     """Refuse rules that there are not, thresholds that mean nothing, and what an engine lacks."""
+    shown = study.explorer.rules
+    if unknown := [name for name in shown or () if name not in RULE_KINDS]:
+        raise TokenshiftError(
+            f"'explorer.rules' of study {study.name} names '{unknown[0]}': the rules are "
+            f"{', '.join(RULE_KINDS)}"
+        )
     partial = study.engines is not None and study.engines.top_logprobs != -1
     for name, thresholds in study.cross_sampling.rules.thresholds.items():
         key = f"'cross_sampling.rules.{name}' of study {study.name}"

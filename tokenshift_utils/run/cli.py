@@ -88,11 +88,15 @@ def train(
     With --arms or --arm: the runs of the study's 'training' section, by arm and seed. On data of its
     own they make the tuned models; of the embedded study they compare objectives and leave logs.
     """
-    comparing = arms or arm is not None
-    if comparing and only:
-        raise TokenshiftError("--only names shipped models; it doesn't go with --arms or --arm.")
     loaded = _load(study)
-    comparing = comparing or bool(loaded.training and loaded.training.lora)
+    adapters = bool(loaded.training and loaded.training.lora)
+    comparing = arms or arm is not None or adapters
+    if comparing and only:
+        raise TokenshiftError(
+            f"study {loaded.name} trains by arm: give --arm in place of --only"
+            if adapters
+            else "--only names shipped models; it doesn't go with --arms or --arm."
+        )
     if seed is not None and not comparing:
         raise TokenshiftError("--seed goes with --arm or --arms; shipped models have one seed.")
     if comparing:

@@ -2,6 +2,8 @@
 
 import json
 
+from filelock import FileLock
+
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import read_json, write_text
@@ -34,8 +36,12 @@ def read_manifest(study_name: str) -> dict:
     return manifest
 
 
-def write_manifest(manifest: dict) -> None:
-    """Put a manifest in the place of its study's."""
-    manifest["notebooks"] = dict(sorted(manifest["notebooks"].items()))
-    file = paths.results(manifest["study"]) / "manifest.json"
-    write_text(file, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+def note_run(study_name: str, notebook: str, entry: dict) -> None:
+    """Put a notebook's entry into the study's manifest, beside what other commands put there meanwhile."""
+    file = paths.results(study_name) / "manifest.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        manifest = read_manifest(study_name)
+        notebooks = manifest["notebooks"] | {notebook: entry}
+        manifest["notebooks"] = dict(sorted(notebooks.items()))
+        write_text(file, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError, first_line, said_as_sentence
 from tokenshift_utils.files import write_text
-from tokenshift_utils.run.manifest import read_manifest, write_manifest
+from tokenshift_utils.run.manifest import note_run, read_manifest
 from tokenshift_utils.run.notebook import (
     PARAMETERS,
     available_notebooks,
@@ -110,22 +110,20 @@ def reproduce(
     for remark in remarks:
         print(remark, file=sys.stderr)
     with _environment(executor), executor_running(loaded), _ended_as_interrupted():
-        manifest = read_manifest(loaded.name)
+        read_manifest(loaded.name)  # refuses one that is none, before anything is computed
         if fresh and paths.records(loaded.name).exists():
             shutil.rmtree(paths.records(loaded.name))
         origin = provenance.made_from(loaded)
         together = loaded.workers > 1 and chosen_executor() == "local"
         if together:
             _compute_records(requests_of(loaded, given).values())
-        shown, writing = Shown(count_missing(loaded, given)), threading.Lock()
+        shown = Shown(count_missing(loaded, given))
 
         def run(source: Path) -> None:
             entry = _run(source, loaded, study_argument(study), given[source.stem], shown, origin)
-            with writing:
-                manifest["notebooks"][source.stem] = entry
-                if moving:
-                    entry["unpinned"] = moving
-                write_manifest(manifest)
+            if moving:
+                entry["unpinned"] = moving
+            note_run(loaded.name, source.stem, entry)
 
         overview = [source for source in notebooks if source.stem.startswith("00")]
         sections = [source for source in notebooks if source not in overview]
@@ -136,7 +134,7 @@ def reproduce(
                 run(source)
         for source in overview:  # of what the others made
             run(source)
-    return manifest
+    return read_manifest(loaded.name)
 
 
 def _run(

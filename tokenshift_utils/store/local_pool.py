@@ -75,9 +75,25 @@ def _start_worker() -> None:
 def end_with_parent() -> None:
     """In a worker: end it when its parent was killed, for it would go on, or wait, for ever."""
     parent = os.getppid()
+    _end_once(lambda: os.getppid() != parent)
 
+
+def end_with(process: int) -> None:
+    """End this process when another, on this machine, is gone."""
+
+    def is_gone() -> bool:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    _end_once(is_gone)
+
+
+def _end_once(is_gone: Callable[[], bool]) -> None:
     def watch() -> None:
-        while os.getppid() == parent:
+        while not is_gone():
             time.sleep(2)
         os._exit(1)
 

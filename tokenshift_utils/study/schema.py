@@ -124,6 +124,10 @@ class Location(Part):
         one = (self.path is None) != (self.hub is None)
         refuse(not one, "needs either 'path' or 'hub' with 'revision', and not both")
         refuse(
+            self.hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.hub),
+            f"'hub' is '{self.hub}', which names no repository: give owner/name",
+        )
+        refuse(
             (self.hub is None) != (self.revision is None),
             "'hub' and 'revision' go together, so that the files are pinned (a revision that is not "
             f"known yet is '{UNPINNED}')",

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 Seeds = Annotated[tuple[int, ...], SOME, DISTINCT]
 WEIGHTING = ("alpha", "scale", "signal", "normalise", "shuffle")
-# Of an arm: what determines its runs where adapters are trained, but for ``overlong_buffer``.
-ADAPTER_ARM = {*WEIGHTING, "kind", "dynamic_sampling", "solution", "trl", "seeds", "rollouts"}
+# Of an arm: what determines a run where adapters are trained, but for seed and ``overlong_buffer``.
+ADAPTER_ARM = {*WEIGHTING, "kind", "dynamic_sampling", "solution", "trl", "rollouts"}
 
 
 class TrainingData(DataSet):

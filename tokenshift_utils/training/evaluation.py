@@ -31,6 +31,8 @@ class Question(NamedTuple):
     expression: str
     prompt: str
     answer: str
+    verifier: str | None = None  # of its own
+    choice: bool = False  # the answer is an option's letter
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Evaluator:
                 "prompt_ids": prompts,
                 "response_ids": [response.ids for response in responses],
                 "correct": [
-                    self.solves(policy.tokenizer, response, q.answer)
+                    self.solves(policy.tokenizer, response, q.answer, q.verifier, q.choice)
                     for (q, _), response in zip(rows, responses)
                 ],
                 "length": [len(response.ids) for response in responses],
@@ -85,10 +87,18 @@ class Evaluator:
         table = pd.read_parquet(file)
         return table[table["finished"]]
 
-    def solves(self, tokenizer, response: Continuation, answer: str) -> bool:
+    def solves(
+        self,
+        tokenizer,
+        response: Continuation,
+        answer: str,
+        verifier: str | None = None,
+        choice: bool = False,
+    ) -> bool:
         """Whether a response is right; one cut off at its limit is not."""
         text = tokenizer.decode(response.ids, skip_special_tokens=True)
-        return response.finish_reason == "eos" and is_correct(text, answer, self.verifier)
+        right = is_correct(text, answer, verifier or self.verifier, choice)
+        return response.finish_reason == "eos" and right
 
 
 def measure_shift(

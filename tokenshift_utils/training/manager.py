@@ -96,10 +96,15 @@ def make_runs(runs: Sequence[TrainingRun], fresh: bool = False, processes: int =
     processes = min(processes, len(todo))
     if todo[0].launches:
         _launch(todo, processes)
-        return
-    context = multiprocessing.get_context("spawn")
-    with futures.ProcessPoolExecutor(processes, context, _one_thread) as pool:
-        _watch(todo, [pool.submit(work_through, todo) for _ in range(processes)])
+    else:
+        context = multiprocessing.get_context("spawn")
+        with futures.ProcessPoolExecutor(processes, context, _one_thread) as pool:
+            _watch(todo, [pool.submit(work_through, todo) for _ in range(processes)])
+    if elsewhere := [run.name for run in todo if not run.is_done()]:
+        raise TokenshiftError(
+            f"{', '.join(elsewhere)} {'is' if len(elsewhere) == 1 else 'are'} under way in another "
+            "command: give this one again once that is through"
+        )
 
 
 def _launch(runs: Sequence[TrainingRun], processes: int) -> None:

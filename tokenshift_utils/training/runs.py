@@ -108,6 +108,7 @@ class TrainingRun(ABC):
         try:
             with self.lock():
                 shutil.rmtree(self.work, ignore_errors=True)
+                self.progress_file.unlink(missing_ok=True)
                 (self.logs / "summary.json").unlink(missing_ok=True)
         except Timeout:
             raise TokenshiftError(
@@ -229,6 +230,11 @@ class ArmRun(TrainingRun):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The part of the summary that is the recipe: a run of another one isn't of the arm."""
+
+    def made(self, summary: dict[str, Any]) -> bool:
+        """Whether a summary is of this run as the study has it now, as far as committed files say."""
+        settings = json.loads(json.dumps(self.settings))
+        return {name: summary.get(name) for name in settings} == settings
 
 
 def arm_runs(

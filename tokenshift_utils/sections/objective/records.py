@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
@@ -193,11 +192,10 @@ def _read_run(run: ArmRun) -> FinishedRun:
         for name in run.tables
     }
     summary = read_json(run.logs / "summary.json", remedy)
-    settings = json.loads(json.dumps(run.settings))
-    if {name: summary.get(name) for name in settings} != settings:
+    if not run.made(summary):
         raise TokenshiftError(
             f"the run in {paths.display(run.logs)} is of another recipe than arm '{run.arm}' has "
-            f"now: {again}"
+            f"now, or measured by other settings than study {run.study.name} has: {again}"
         )
     if "final" not in frames:
         frames["final"], summary["shift"] = _of_model(run)

@@ -205,6 +205,11 @@ class AdapterTrainer(ResumesAdapter, RLVRTrainer, ReadsPrefixesOnce):
         )
 
     def _draw_problems(self, rng: random.Random, count: int) -> list[Question]:
+        if count > len(self.problems):
+            raise TokenshiftError(
+                f"{self.run.name} draws {count} problems at once, and 'training.data' has "
+                f"{len(self.problems)}: give more, or make rollouts smaller"
+            )
         return rng.sample(self.problems, count)
 
     def _sampling_policy(self) -> MergedSampler:
@@ -298,7 +303,7 @@ def base_answers(study: Study) -> pd.DataFrame:
     problems = prepared_questions(study)[: settings.problems]
     of = digest(
         [settings.model_dump(), asdict(sampling), read_prepared(study)["digest"], seed]
-        + [study.verifier]
+        + [study.verifier, study.stop_tokens, weights_digest(start_directory(study))]
     )
     drawn = Evaluator(problems, settings.samples, seed, sampling, study.verifier)
     file = work_directory(study) / f"answers-{of}.parquet"

@@ -49,7 +49,7 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
     counts = {"rows": rows, "repeated": rows - len(kept), "other_answer": len(contradicted)}
     if spec.max_prompt_tokens is not None:
         tokenizer = load_tokenizer(study.model_path(study.base))
-        ids = tokenizer(table["prompt"].to_pylist())["input_ids"]
+        ids = tokenizer(table["prompt"].to_pylist(), add_special_tokens=False)["input_ids"]
         fit = [len(tokens) <= spec.max_prompt_tokens for tokens in ids]
         table, counts["too_long"] = table.filter(pa.array(fit)), fit.count(False)
         if not len(table):

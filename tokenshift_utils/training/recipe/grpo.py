@@ -8,6 +8,7 @@ groups whose rewards are all equal, whose advantages are 0 and whose tokens stil
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -20,11 +21,13 @@ from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from tokenshift_utils.errors import TokenshiftError, first_line
+from tokenshift_utils.store.local_pool import end_with
 from tokenshift_utils.study.study import load_study
 from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.tasks.verifier import is_correct
 from tokenshift_utils.training.logs import LOG_COLUMNS, overlong_penalty, tidy_log, totals
 from tokenshift_utils.training.recipe.runs import (
+    COMMAND_VARIABLE,
     RecipeArm,
     problems_file,
     read_prepared,
@@ -91,7 +94,11 @@ def correctness(verifier: str):
 
 
 class RecipeTrainer(DivergenceWeightedGRPOTrainer):
-    """Logs what ``log.csv`` has of a rollout."""
+    """Logs what ``log.csv`` has of a rollout; prompts are tokens as analyses read them."""
+
+    def _tokenize_prompts(self, prompts: list):
+        """TRL would put the tokenizer's special tokens around a prompt that has its own."""
+        return self.processing_class(prompts, add_special_tokens=False)["input_ids"], None, {}
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
@@ -174,6 +181,8 @@ def main() -> None:
     for name, kind in (("study", str), ("arm", str), ("seed", int)):
         parser.add_argument(f"--{name}", type=kind, required=True)
     given = parser.parse_args()
+    if command := os.environ.get(COMMAND_VARIABLE):  # it holds the run's lock
+        end_with(int(command))
     try:
         (run,) = arm_runs(load_study(given.study), given.arm, given.seed)
         if run.study.training.lora is not None:
@@ -183,7 +192,8 @@ def main() -> None:
         else:
             train_run(run)
     except TokenshiftError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,12 @@ from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import write_text
 from tokenshift_utils.study import pins
 from tokenshift_utils.study.study import Study
-from tokenshift_utils.training.recipe.runs import AdapterArm, RecipeArm, start_directory
+from tokenshift_utils.training.recipe.runs import (
+    COMMAND_VARIABLE,
+    AdapterArm,
+    RecipeArm,
+    start_directory,
+)
 from tokenshift_utils.training.runs import training_directory
 
 MODULE = "tokenshift_utils.training.recipe.grpo"
@@ -97,7 +102,8 @@ def launch_apart(run: AdapterArm) -> None:
 
 def _wait(run: RecipeArm, settings: dict[str, str], **options) -> int:
     """The exit code of a run's process, with settings of its environment."""
-    env = os.environ | {paths.HOME_VARIABLE: str(paths.root())} | settings
+    own = {paths.HOME_VARIABLE: str(paths.root()), COMMAND_VARIABLE: str(os.getpid())}
+    env = os.environ | own | settings
     command = [sys.executable, "-m", *launch_command(run)]
     with subprocess.Popen(command, env=env, **options) as process:
         _going.add(process)

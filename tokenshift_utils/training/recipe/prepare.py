@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from tokenshift_utils.files import read_json, write_text
 from tokenshift_utils.study.checkpoints import FINGERPRINTED, directory_fingerprint
@@ -26,8 +27,10 @@ def prepare(study: Study) -> None:
     TokenshiftError
         Where the base or the data are missing or damaged.
     """
-    write_start(study)
-    _prepare_problems(study)
+    work_directory(study).mkdir(parents=True, exist_ok=True)
+    with FileLock(work_directory(study) / "prepare.lock"):  # commands may begin together
+        write_start(study)
+        _prepare_problems(study)
 
 
 def write_start(study: Study) -> None:

@@ -14,11 +14,14 @@ from typing import Any, ClassVar
 
 from tokenshift_utils import paths
 from tokenshift_utils.files import read_json
+from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import directory_fingerprint, weights_digest
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.training_schema import ADAPTER_ARM, WEIGHTING
 from tokenshift_utils.training.runs import ArmRun, digest, work_directory
 from tokenshift_utils.training.settings import sizes_of
+
+COMMAND_VARIABLE = "TOKENSHIFT_COMMAND"  # the process that started a run, with which it ends
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class RecipeArm(ArmRun):
             {
                 "rollouts": training.rollouts,
                 "save_every": training.save_every,
+                "accelerate": training.accelerate,  # processes make an update larger
                 "overlong_buffer": self.overlong_buffer,
                 "trl": self.trl,
                 "arm": self.objective.model_dump(include={*WEIGHTING}),
@@ -138,11 +142,26 @@ class AdapterArm(RecipeArm):
             "arm": self.objective.model_dump(mode="json", include=ADAPTER_ARM),
             "trl": self.trl,
         }
-        return {"weighting": weighting and asdict(weighting), "settings": settings}
+        return {
+            "weighting": weighting and asdict(weighting),
+            "settings": settings,
+            "measured": self.measured,
+        }
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """How its answers and its shift are measured, which the SFT and DPO arms learn from too."""
+        study = self.study
+        return {
+            "sampling": asdict(study_sampling(study)),
+            "stop_tokens": [*study.stop_tokens],
+            "final_samples": study.training.evaluate.final_samples,
+            "thresholds": study.thresholds.model_dump(mode="json"),
+        }
 
     @cached_property
     def key(self) -> str:
-        """A digest of base, problems, objective and settings."""
+        """A digest of base, problems, objective, settings, and how the run is measured."""
         only = {"rollouts", "save_every", "trl", "lora", "evaluate", "answers"}
         return digest(
             self.study.training.model_dump(mode="json", include=only)
@@ -154,6 +173,7 @@ class AdapterArm(RecipeArm):
                 "base": weights_digest(start_directory(self.study)),
                 "problems": read_prepared(self.study)["digest"],
                 "verifier": self.study.verifier,
+                "measured": self.measured,
             }
         )
 

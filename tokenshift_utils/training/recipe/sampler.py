@@ -91,7 +91,9 @@ def draw_by_cdf(logp: Tensor, uniforms: Tensor) -> Tensor:
 def benchmark_questions(study: Study, first: int | None = None) -> list[Question]:
     """The ``first`` problems of every benchmark (None: all) in the study's prompt."""
     return [
-        Question(name, p.id, p.id, prompt_text(study, p.problem), p.answer)
+        Question(
+            name, p.id, p.id, prompt_text(study, p.problem), p.answer, p.verifier, bool(p.options)
+        )
         for name in study.benchmarks
         for p in load_benchmark(study, name)[:first]
     ]

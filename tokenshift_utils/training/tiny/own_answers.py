@@ -133,7 +133,7 @@ class KeepWhere(TrainerCallback):
             if not had and getattr(found, name) >= least:
                 model.save_pretrained(place)
             there += had or getattr(found, name) >= least
-        control.should_training_stop = there == len(self.kept)
+        control.should_training_stop |= there == len(self.kept)
         model.train()
 
 

@@ -210,7 +210,9 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
     def _sample_round(self, rng: random.Random, where: str, count: int) -> list[Group]:
         recipe, tokenizer = self.recipe, self.processing_class
         problems = self._draw_problems(rng, count)
-        prompts = [tokenizer.encode(problem.prompt) for problem in problems]
+        prompts = [
+            tokenizer.encode(problem.prompt, add_special_tokens=False) for problem in problems
+        ]
         width = range(recipe.responses_per_prompt)
         responses = self._sampling_policy().sample(
             [ids for ids in prompts for _ in width],
@@ -282,7 +284,7 @@ class RLVRTrainer(DivergenceWeightedGRPOTrainer):
         self.model.save_pretrained(directory)
 
     def _prepare_inputs(self, generation_batch):
-        starts_rollout = self._step % self.args.steps_per_generation == 0
+        starts_rollout = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
         inputs = super()._prepare_inputs(generation_batch)
         if starts_rollout and self.model.training:
             per_update = self.args.gradient_accumulation_steps

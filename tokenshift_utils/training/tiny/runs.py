@@ -163,6 +163,10 @@ class TaskArm(ArmRun):
             }
         )
 
+    def made(self, summary: dict[str, Any]) -> bool:
+        """Whether a summary is of this run, trained and measured as the study says now."""
+        return super().made(summary) and summary.get("key") == self.key
+
     def make(self, progress) -> None:
         """Train from the base model, measure, and leave the tables."""
         from tokenshift_utils.training.tiny.models import make_arm
