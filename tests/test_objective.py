@@ -71,7 +71,8 @@ def study(tmp_path, monkeypatch):
     """The made-up study with tiny's arms."""
     (tmp_path / "notebooks/studies").mkdir(parents=True)
     monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path))
-    return made_up.study(training=TINY.training.model_dump())
+    same = {name: getattr(TINY, name).model_dump() for name in ("training", "sampling", "thresholds")}
+    return made_up.study(**same)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import hashlib
 import json
 import shutil
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.files import atomic_directory, write_sums, write_text
+from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.training_schema import TrainingArm
 from tokenshift_utils.training.logs import summary_key
@@ -230,6 +231,17 @@ class ArmRun(TrainingRun):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The part of the summary that is the recipe: a run of another one isn't of the arm."""
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """How the answers and the shift of a run that leaves these are measured."""
+        study = self.study
+        return {
+            "sampling": asdict(study_sampling(study)),
+            "stop_tokens": [*study.stop_tokens],
+            "final_samples": study.training.evaluate.final_samples,
+            "thresholds": study.thresholds.model_dump(mode="json"),
+        }
 
     def made(self, summary: dict[str, Any]) -> bool:
         """Whether a summary is of this run as the study has it now, as far as committed files say."""

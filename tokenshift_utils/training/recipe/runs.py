@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 from tokenshift_utils import paths
 from tokenshift_utils.files import read_json
-from tokenshift_utils.records.requests import study_sampling
 from tokenshift_utils.study.checkpoints import directory_fingerprint, weights_digest
 from tokenshift_utils.study.study import Study
 from tokenshift_utils.study.training_schema import ADAPTER_ARM, WEIGHTING
@@ -148,17 +147,6 @@ class AdapterArm(RecipeArm):
             "measured": self.measured,
         }
 
-    @property
-    def measured(self) -> dict[str, Any]:
-        """How its answers and its shift are measured, which the SFT and DPO arms learn from too."""
-        study = self.study
-        return {
-            "sampling": asdict(study_sampling(study)),
-            "stop_tokens": [*study.stop_tokens],
-            "final_samples": study.training.evaluate.final_samples,
-            "thresholds": study.thresholds.model_dump(mode="json"),
-        }
-
     @cached_property
     def key(self) -> str:
         """A digest of base, problems, objective, settings, and how the run is measured."""
@@ -173,7 +161,7 @@ class AdapterArm(RecipeArm):
                 "base": weights_digest(start_directory(self.study)),
                 "problems": read_prepared(self.study)["digest"],
                 "verifier": self.study.verifier,
-                "measured": self.measured,
+                "measured": self.measured,  # SFT and DPO learn from answers that are so drawn
             }
         )
 

@@ -121,7 +121,7 @@ class TaskArm(ArmRun):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"recipe": recipes.settings(self.recipe)}
+        return {"recipe": recipes.settings(self.recipe), "measured": self.measured}
 
     @property
     def updates(self) -> int:
@@ -153,8 +153,8 @@ class TaskArm(ArmRun):
             "token_tables": tuple(self.token_rollouts.values()),
         }
         return digest(
-            self.settings
-            | {
+            {
+                "recipe": recipes.settings(self.recipe),
                 "seed": self.seed,
                 "base": directory_fingerprint(self.study.model_path(self.study.base)),
                 "measured": measured,
@@ -162,10 +162,6 @@ class TaskArm(ArmRun):
                 "thresholds": self.study.thresholds.model_dump(mode="json"),
             }
         )
-
-    def made(self, summary: dict[str, Any]) -> bool:
-        """Whether a summary is of this run, trained and measured as the study says now."""
-        return super().made(summary) and summary.get("key") == self.key
 
     def make(self, progress) -> None:
         """Train from the base model, measure, and leave the tables."""
