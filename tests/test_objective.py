@@ -71,7 +71,9 @@ def study(tmp_path, monkeypatch):
     """The made-up study with tiny's arms."""
     (tmp_path / "notebooks/studies").mkdir(parents=True)
     monkeypatch.setenv("TOKENSHIFT_HOME", str(tmp_path))
-    same = {name: getattr(TINY, name).model_dump() for name in ("training", "sampling", "thresholds")}
+    same = {
+        name: getattr(TINY, name).model_dump() for name in ("training", "sampling", "thresholds")
+    }
     return made_up.study(**same)
 
 
