@@ -94,8 +94,8 @@ nb.table(power, "power", "the smallest detectable effect, from the baseline's se
 # %% [markdown]
 # ## 4.4 Training curves
 #
-# Thin lines are seeds, thick ones the median of an arm's. Seeds differ more than arms do, so one panel takes
-# the difference to DAPO seed by seed.
+# Thin lines are seeds, thick ones the median of an arm's. Seeds differ, and runs of one seed share problems
+# and noise, so one panel takes the difference to DAPO seed by seed.
 
 # %%
 alt = "Accuracy, its difference to the baseline, KL to base, entropy, length and clipping along training"
