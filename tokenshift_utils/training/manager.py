@@ -79,6 +79,11 @@ def make_runs(runs: Sequence[TrainingRun], fresh: bool = False, processes: int =
 
     Each process takes the next run that is neither done nor under way, so that several commands can
     share the work.
+
+    Raises
+    ------
+    TokenshiftError
+        Where a run stopped, or another command is still at one when the others are made.
     """
     for run in runs:
         run.prepare()

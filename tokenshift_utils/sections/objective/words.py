@@ -125,7 +125,7 @@ def say_objective(runs: Runs, table: pd.DataFrame) -> str:
     plain, tested = runs.label(runs.baseline), _of(table, runs.confirmatory)
     tested = tested[tested["paired_seeds"] > 1] if len(tested) else tested
     if not len(tested):
-        return f"Too few runs are there to compare anything with {plain}."
+        return f"Too few runs of the boosts are there to compare one with {plain}."
     complete = all(
         row["paired_seeds"] == len(runs.planned(row["arm"])) for _, row in tested.iterrows()
     )
