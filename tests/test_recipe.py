@@ -201,6 +201,15 @@ def test_a_row_that_lacks_something_is_named(row, said, recipe, mini_root):
         read_problems(recipe())
 
 
+def test_an_answer_that_earns_no_reward_is_refused(recipe, mini_root):
+    row = {"prompt": [{"content": "x"}], "reward_model": {"ground_truth": "1/2"}}
+    with (mini_root / "data.jsonl").open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    assert len(read_problems(recipe())[0])
+    with pytest.raises(TokenshiftError, match="data.jsonl, row 17: the answer '1/2'.*the_answer"):
+        read_problems(recipe(verifier="the_answer_is"))
+
+
 def test_a_column_that_is_not_there_is_named(recipe, mini_root):
     pd.DataFrame({"question": ["0+1"], "n": [1]}).to_parquet(mini_root / "bare.parquet")
     study = recipe(

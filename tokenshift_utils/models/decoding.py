@@ -7,7 +7,8 @@ gives the distribution of the next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from torch import Tensor
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.measures.nucleus import log_softmax32, truncate
 from tokenshift_utils.models.policy import Continuation, Policy, Sampling, Session, Texts
+
+# log-probabilities [B, V] at the temperature, row keys [B] and response positions [B]: ids [B]
+Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 COMPACT_BELOW = 0.95  # share of lanes still busy at which idle ones are dropped, if none can enter
 REFILL_AT = 1 / 16  # share of lanes that must be idle before new texts enter: entering costs a read
@@ -225,8 +229,11 @@ def generate(
     stop_ids: Sequence[int],
     batch_size: int,
     first: Sequence[int] | None = None,
+    draw: Draw | None = None,
 ) -> list[Continuation]:
     """One response a prompt, in the order given. See ``policy.Policy.sample``.
+
+    ``draw`` chooses the tokens; None: by Gumbel-max in the nucleus, as the analyses need it.
 
     What a row gets does not depend on its batch; texts enter in the order given, so those with one
     prompt should stand together: it is read once for all that enter at one time.
@@ -240,6 +247,7 @@ def generate(
     lanes = Lanes(prompts, row_keys, first, limit, stop_ids, batch_size, session.device)
     while lanes.refill([session]):
         logp = log_softmax32(session.read(lanes.pending[:, None])[:, 0], sampling.temperature)
-        tokens = truncate(logp, sampling.top_p).draw(lanes.keys, lanes.position)[:, None]
+        choose = truncate(logp, sampling.top_p).draw if draw is None else partial(draw, logp)
+        tokens = choose(lanes.keys, lanes.position)[:, None]
         lanes.advance(tokens, torch.ones_like(lanes.size), logp.gather(1, tokens))
     return [Continuation(*row) for row in zip(lanes.ids, lanes.values, lanes.reasons())]

@@ -11,7 +11,8 @@ A study names the rule by which the final answer is found:
 
 - ``the_answer_is``: what follows the last ``The answer is:`` on its line. Its one number, whatever
   stands around it (``$12.``, ``12 apples``), or where it has none, its text without the full stop.
-  Two numbers (``12 - 1``) are no answer. Compared as numbers, and text without regard to case.
+  Two numbers (``12 - 1``) are no answer. The problem's own answer is read alike, and compared as
+  a number, or as text without regard to case.
 
 Where there is no ``\\boxed``, an ``\\fbox`` is a box.
 
@@ -32,6 +33,7 @@ import threading
 from decimal import Decimal
 from functools import lru_cache
 
+from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.tasks.answers import (
     brackets,
     expression,
@@ -144,15 +146,17 @@ def _after_equals(own: str) -> str:
 def the_answer_is(text: str) -> str | None:
     """The one number, or the text, behind the last ``The answer is:`` on its line; else None."""
     matches = list(_THE_ANSWER_IS.finditer(text))
-    if not matches:
-        return None
-    last = text[matches[-1].end() :].partition("\n")[0]
-    numbers = _NUMBER.findall(last)
+    return number_or_text(text[matches[-1].end() :].partition("\n")[0]) if matches else None
+
+
+def number_or_text(line: str) -> str | None:
+    """A line's one number without commas, or without one its text; None for two numbers."""
+    numbers = _NUMBER.findall(line)
     if len(numbers) > 1:
         return None
     if numbers:
         return numbers[0].replace(",", "")
-    return last.strip().rstrip(".!").strip("*\"' ") or None
+    return line.strip("*\"' \t\r").rstrip(".!*\"' \t\r") or None
 
 
 _RULES = {rule.__name__: rule for rule in (boxed, last_boxed, answer_line, the_answer_is)}
@@ -190,11 +194,23 @@ def is_correct(text: str, answer: str, verifier: str = "boxed", choice: bool = F
     if verifier == "answer_line" and len(own) <= MAX_CHARACTERS and "=" not in answer:
         own = _after_equals(undress(own))
     if verifier != "the_answer_is":
-        return answers_equal(own, str(answer))
-    own, answer = own.casefold(), str(answer).casefold()
-    if _NUMBER.fullmatch(own) and _NUMBER.fullmatch(answer):
-        return Decimal(own) == Decimal(answer)
-    return own == answer
+        return answers_equal(own, answer)
+    asked = number_or_text(answer)
+    if asked is None:
+        return False
+    if _NUMBER.fullmatch(own) and _NUMBER.fullmatch(asked):
+        return Decimal(own) == Decimal(asked)
+    return own.casefold() == asked.casefold()
+
+
+def check_answer(answer: str, verifier: str, where: str) -> None:
+    """Refuse a problem's answer that no response could give under the verifier."""
+    if verifier == "the_answer_is" and number_or_text(answer) is None:
+        raise TokenshiftError(
+            f"{where}: the answer {answer[:40]!r} is not one number and no text without numbers, "
+            "so that no response is right under 'verifier: the_answer_is'; name another verifier, "
+            "as last_boxed, or correct the answer"
+        )
 
 
 def chosen_option(own: str) -> str | None:

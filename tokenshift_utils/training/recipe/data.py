@@ -13,6 +13,7 @@ from tokenshift_utils.study.tokenizers import load_tokenizer
 from tokenshift_utils.tasks.cells import text_of
 from tokenshift_utils.tasks.prompts import prompt_text
 from tokenshift_utils.tasks.rows import read_rows
+from tokenshift_utils.tasks.verifier import check_answer
 
 
 def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
@@ -37,6 +38,7 @@ def read_problems(study: Study) -> tuple[pa.Table, dict[str, int]]:
     for name, row in read_rows(place, spec, {path.partition(".")[0] for path in columns}):
         rows += 1
         text, *rest = (_text_at(row, path, where, name) for path in columns)
+        check_answer(rest[0], study.verifier, f"{where}, {name}")
         if kept.setdefault(text, rest)[0] != rest[0]:
             contradicted.add(text)
     if not kept:

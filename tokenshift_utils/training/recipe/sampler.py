@@ -9,9 +9,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokenshift_utils.measures.noise import uniform
-from tokenshift_utils.measures.nucleus import log_softmax32
 from tokenshift_utils.models.attention import group_queries
-from tokenshift_utils.models.decoding import Lanes
+from tokenshift_utils.models.decoding import generate
 from tokenshift_utils.models.huggingface import HFPolicy
 from tokenshift_utils.models.policy import Continuation, Sampling
 from tokenshift_utils.study.study import Study
@@ -60,23 +59,17 @@ class MergedSampler(HFPolicy):
                 merged = module.get_base_layer().weight.float() + module.get_delta_weight(adapter)
                 self.model.get_submodule(name).weight.copy_(merged)
 
-    @torch.inference_mode()
     def sample(self, prompts, row_keys, sampling: Sampling) -> list[Continuation]:
         """Responses, as ``policy.Policy.sample`` draws them, but from all tokens by one number.
 
         Gumbel noise for each of a vocabulary takes a CPU longer than the forward.
         """
-        size = SAMPLE_BATCH[device()]
-        if sampling.top_p < 1.0:
-            return super().sample(prompts, row_keys, sampling, batch_size=size)
-        size, limit = min(size, len(prompts)), sampling.max_new_tokens
-        session = self.open(size)
-        lanes = Lanes(prompts, row_keys, None, limit, self.eos_ids, size, session.device)
-        while lanes.refill([session]):
-            logp = log_softmax32(session.read(lanes.pending[:, None])[:, 0], sampling.temperature)
-            tokens = draw_by_cdf(logp, uniform(lanes.keys, lanes.position))[:, None]
-            lanes.advance(tokens, torch.ones_like(lanes.size), logp.gather(1, tokens))
-        return [Continuation(*row) for row in zip(lanes.ids, lanes.values, lanes.reasons())]
+
+        def draw(logp: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
+            return draw_by_cdf(logp, uniform(keys, positions))
+
+        size, own = SAMPLE_BATCH[device()], None if sampling.top_p < 1.0 else draw
+        return generate(self, prompts, row_keys, sampling, self.eos_ids, size, draw=own)
 
 
 def draw_by_cdf(logp: Tensor, uniforms: Tensor) -> Tensor:
