@@ -187,6 +187,37 @@ def test_a_study_without_random_positions_says_so():
     assert summary.say_matched(table) == "There are no random positions to compare with, or no gap."
 
 
+def test_leads_are_on_the_samples_that_both_have():
+    study, runs, rollouts = cross_case()
+    few = evidence_of(study, runs, rollouts)
+    # the JS rule and both models have four samples more, in which JS > 0.3 does all
+    rollouts = {
+        "base": made_up.exact_rollouts([0] * 8),
+        "dapo": made_up.exact_rollouts([1, 1, 1, 0, 1, 1, 1, 1]),
+    }
+    for setting, frame in runs.items():
+        if setting.rule == "js":
+            own = list(frame.loc[frame["problem"] == "p0", "correct"])
+            effective = frame["n_effective"].iloc[0]
+            runs[setting] = made_up.exact_runs(
+                own + [setting.direction == "forward"] * 4, effective
+            )
+    many = evidence_of(study, runs, rollouts)
+    for lead in ("forward_lead_at_95", "reverse_lead_at_95", "forward_lead_over_random",
+                 "reverse_lead_over_random", "smallest_lead_effective",
+                 "smallest_lead_switched"):  # fmt: skip
+        assert value(many, lead) == pytest.approx(value(few, lead))
+    # what compares nothing is on all samples: (.4, 6/7), then (.8, 1)
+    assert value(many, "forward_share_for_95") == pytest.approx(0.4 + 0.4 * (0.95 - 6 / 7) * 7)
+    mixed = cross.MixtureEstimates(study, runs, rollouts)
+    assert mixed.alike.alike is mixed.alike is not mixed
+    found = rules.rule_summary(mixed).set_index(["direction", "rule"])
+    js = rules.rule_summary(cross.MixtureEstimates(*cross_case())).set_index(["direction", "rule"])
+    pd.testing.assert_frame_equal(found, js)
+    assert set(rules.rule_table(mixed)["responses"]) == {24}
+    assert set(rules.intervention_table(mixed)["responses"]) == {24}
+
+
 def test_the_smallest_of_several_holds_at_holms_levels():
     draws = np.linspace(-0.1, 0.9, 1001)
     clear, weak = Estimate(0.9, draws + 0.5), Estimate(0.4, draws)

@@ -8,7 +8,8 @@ accuracy in the gap between the two models: full switching is (1, 1), doing noth
 
 from __future__ import annotations
 
-from functools import cache
+from copy import copy
+from functools import cache, cached_property
 
 import numpy as np
 import pandas as pd
@@ -62,18 +63,35 @@ class MixtureEstimates:
         self.study = study
         self.boot: Bootstrap = study_bootstrap(study, *rollouts.values(), *runs.values())
         own = {model: self._by_sample(frame) for model, frame in rollouts.items()}
-        self.parts = {}
+        parts = {}
         for setting, frame in runs.items():
             frame = self.boot.coded(frame.filter(items=RUN_COLUMNS))
             at = self.boot.codes(frame), frame["sample"].to_numpy()
             before, goal = (own[model][at] for model in roles(study, setting))
-            self.parts[setting] = dict(by_benchmark(study, frame.assign(before=before, goal=goal)))
+            parts[setting] = dict(by_benchmark(study, frame.assign(before=before, goal=goal)))
+        self._estimate(parts)
+
+    def _estimate(self, parts: dict[Setting, dict[str, pd.DataFrame]]) -> None:
+        self.parts = parts
         for name in ("accuracy", "gap", "gap_share", "count", "replaced"):  # asked for again
-            setattr(self, name, cache(getattr(self, name)))
-        self.ways = list(dict.fromkeys(setting[:2] for setting in runs))
-        self.full = {
-            setting[:2]: parts for setting, parts in self.parts.items() if is_full(setting)
-        }
+            setattr(self, name, cache(getattr(type(self), name).__get__(self)))
+        self.ways = list(dict.fromkeys(setting[:2] for setting in parts))
+        self.full = {setting[:2]: some for setting, some in parts.items() if is_full(setting)}
+
+    @cached_property
+    def alike(self) -> MixtureEstimates:
+        """The same estimates on the samples that all settings have, for differences between them."""
+        last = [part["sample"].max() for some in self.parts.values() for part in some.values()]
+        if len(set(last)) < 2:
+            return self
+        cut = copy(self)
+        cut._estimate(
+            {
+                setting: {name: part[part["sample"] <= min(last)] for name, part in some.items()}
+                for setting, some in self.parts.items()
+            }
+        )
+        return cut
 
     def _by_sample(self, own: pd.DataFrame) -> np.ndarray:
         """Whether own responses are right, [problems, samples]; NaN for those that are not there."""

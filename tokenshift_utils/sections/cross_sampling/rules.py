@@ -22,9 +22,9 @@ def rule_name(rule: str, budget: float | None = None) -> str:
 
 
 def rule_table(mixed: MixtureEstimates) -> pd.DataFrame:
-    """Every rule at every threshold: see `run_table`. `threshold` is the rule's number, in nats,
-    positions or as a rate."""
-    table = run_table(mixed)
+    """Every rule at every threshold, on the samples that all have: see `run_table`. `threshold` is
+    the rule's number, in nats, positions or as a rate."""
+    table = run_table(mixed.alike)
     table["rule"] = [rule_name(*row) for row in zip(table["rule"], table["budget"])]
     table["budget"] = ["" if pd.isna(b) else str(int(b)) for b in table["budget"]]
     return table.drop(columns=["insert", "gain"])
@@ -35,9 +35,10 @@ def rule_summary(mixed: MixtureEstimates) -> pd.DataFrame:
 
     Leads are in shares of the gap, at equal numbers of effective replacements up to the most that
     both rules make; negative: the other rule does more with as few. `share_for_95` is in the
-    replacements of full switching, which is no rule's own setting.
+    replacements of full switching, which is no rule's own setting. All of it is on the samples that
+    every rule has.
     """
-    rows = []
+    mixed, rows = mixed.alike, []
     for way in mixed.ways:
         label = mixed.benchmarks(way)[-1]
         parts: dict[str, list[Setting]] = {}
@@ -96,9 +97,10 @@ def intervention_table(mixed: MixtureEstimates) -> pd.DataFrame:
     """Tokens of RL models, SFT controls, the primary itself and of extrapolations, at JS positions.
 
     `pair` is the model whose divergence from base decides where, `tokens_of` whose tokens come
-    there; for the null control `goal` is still the other model's own accuracy. See `run_table`.
+    there; for the null control `goal` is still the other model's own accuracy. All are on the samples
+    that every one has. See `run_table`.
     """
-    table = run_table(mixed)
+    table = run_table(mixed.alike)
     rows = table[["model", "direction", "insert", "gain"]].itertuples(index=False)
     names = [intervention_name(mixed.study, *row) for row in rows]
     table.insert(2, "tokens_of", names)

@@ -201,8 +201,8 @@ def summary_table(mixed: MixtureEstimates, *more: dict[Setting, pd.DataFrame]) -
 
     `share_for_95` is in the replacements of full switching; `random_at_95` is the share of the gap
     that random positions make up with as many, `lead_at_95` the difference; `lead_over_random` the
-    mean lead over the whole range; `oracle_for_95` what the best paths would need (see `fewest`,
-    over all benchmarks).
+    mean lead over the whole range, all three on the samples that both have; `oracle_for_95` what the
+    best paths would need (see `fewest`, over all benchmarks).
     """
     rows = []
     for way in mixed.ways:
@@ -215,10 +215,9 @@ def summary_table(mixed: MixtureEstimates, *more: dict[Setting, pd.DataFrame]) -
             nothing = (np.nan,) * 3
             reach = ahead = at_95 = lead_95 = nothing
             if not why:
-                curve = curve_of(mixed, rule, benchmark)
-                reach = share_to_reach(curve)
+                reach = share_to_reach(curve_of(mixed, rule, benchmark))
                 if random:
-                    chance = curve_of(mixed, random, benchmark)
+                    curve, chance = (curve_of(mixed.alike, s, benchmark) for s in (rule, random))
                     there = chance.at(curve.reach())
                     at_95, lead_95 = there.triple, ((there - LEVEL) / -1.0).triple
                     ahead = curve.lead(chance).triple
@@ -258,8 +257,9 @@ def matched_table(mixed: MixtureEstimates) -> pd.DataFrame:
     tokens effectively, `switched_lead` over random positions that switch as many. Where the rule
     makes between 10 and 90% of full replacement, `..._p_holm` is the p-value against no lead,
     corrected over a pair's thresholds and both directions, and `..._smallest` the smallest of these
-    leads with its corrected interval.
+    leads with its corrected interval. All of it is on the samples that both have.
     """
+    mixed = mixed.alike
     rows: list[dict] = []
     leads: dict[tuple[str, str], list] = {}
     for way in mixed.ways:
