@@ -51,21 +51,21 @@ seeds = section.numbers.over_seeds(nb.study, runs)
 # A point of the figure is the share of positions whose JS is above x, with a band for its interval;
 # both axes are logarithmic. The grey vertical line is the cut for high JS. A line that falls from a
 # shelf at its right end has few shifts, but large ones. "bfloat16 alone" is the noise floor: one model's
-# own weights in bfloat16 and in float32.
+# own weights in bfloat16 and in float32, on the first samples.
 
 # %%
 table = section.numbers.sparsity_table(nb.study, shifts)
 rounding = section.records.precision_shifts(nb.study)
-floor = section.precision.precision_table(nb.study, rounding)
+floor = section.precision.precision_table(nb.study, rounding, shifts)
 words = "Two panels, nuclei and full vocabulary: share of positions with JS above x, a line a model"
 fig = section.plots.plot_js_distribution(nb.study, shifts, rounding)
 nb.figure(fig, "js_distribution", alt=words)
 nb.say(section.numbers.say_sparsity(nb.study, table))
-nb.say(section.precision.say_precision(nb.study, floor, table))
+nb.say(section.precision.say_precision(nb.study, floor))
 cuts = [c for c in table if c.startswith("share") and not c.endswith(("low", "high"))]
 shown = ["pair", "benchmark", "support", *cuts, "mean"]
 nb.table(table, "sparsity", "shares of positions by JS and its percentiles", columns=shown)
-nb.table(floor, "precision", "the same of what bfloat16 alone makes")
+nb.table(floor, "precision", "the same of what bfloat16 alone makes, and training there")
 
 # %% [markdown]
 # ## 1.2 Position
@@ -74,7 +74,8 @@ nb.table(floor, "precision", "the same of what bfloat16 alone makes")
 # at the end (answer format, termination).
 #
 # Grey lines mark where the final answer opens (left: the median response). Dotted lines are over the
-# full vocabulary. Each panel has its own scale.
+# full vocabulary. Each panel has its own scale. In the middle and on the right, places that fewer than
+# half of the responses have are left out.
 
 # %%
 profiles = {

@@ -95,7 +95,8 @@ nb.table(power, "power", "the smallest detectable effect, from the baseline's se
 # ## 4.4 Training curves
 #
 # Thin lines are seeds, thick ones the median of an arm's. Seeds differ, and runs of one seed share problems
-# and noise, so one panel takes the difference to DAPO seed by seed.
+# and noise, so one panel takes the difference to DAPO seed by seed. Entropy and length are of the responses
+# that a run trained on; under dynamic sampling, none of problems that were all right or all wrong.
 
 # %%
 alt = "Accuracy, its difference to the baseline, KL to base, entropy, length and clipping along training"

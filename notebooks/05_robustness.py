@@ -77,14 +77,24 @@ nb.table(moved, "top_p", "headlines of sections 1 and 3 by top-p, at the same po
 # ## 5.2 Format apart from reasoning
 #
 # A response is right if its answer stands in the form asked for. How much of an accuracy gap is that
-# form? For comparison the last number of the text is judged, whatever stands around it.
+# form? For comparison the last number of the text is judged, whatever stands around it, on the benchmarks
+# whose answers are numbers.
 
 # %%
 answers = numbers.answers_table(nb.study, records.answers)
 gaps = numbers.format_table(nb.study, records.answers)
 nb.say(numbers.say_form(nb.study, gaps))
-shown = ["pair", "benchmark", "gap", "last_number_points", "form_points", "k", "pass_points"]
-nb.table(gaps, "format", "accuracy gaps to base: as judged, by the last number, in pass@k", shown)
+shown = [
+    "pair",
+    "benchmark",
+    "k",
+    "gap",
+    "pass_points",
+    "number_gap",
+    "last_number_points",
+    "form_points",
+]
+nb.table(gaps, "format", "accuracy gaps to base: as judged, in pass@k, by the last number", shown)
 
 # %% [markdown]
 # ### Sharpening, or new problems?

@@ -299,6 +299,23 @@ def test_evolution_by_hand():
     assert measured(found, "p99_faster")["note"].startswith("p75 x 6, p95 x 1.5, p99 x 1.5")
 
 
+def test_a_later_start_is_compared_with_the_middle_of_such_responses():
+    long, short = np.zeros(100), np.full(20, 0.6)
+    long[5:10], long[30:70] = 0.4, 0.2
+
+    def response(js, problem):
+        return positions(js, problem=problem, position=range(len(js)), n_tokens=len(js))
+
+    shifts = {"dapo": pd.concat([response(long, "long"), response(short, "short")])}
+    found, _ = numbers.section_evidence(ONE, shifts)
+    assert value(found, "later_start_ratio") == pytest.approx(2.0)
+    profile = numbers.position_profile(ONE, shifts, "start")
+    assert list(profile["x"]) == list(range(32))  # half of the responses have 20 to 31
+    more = pd.concat([shifts["dapo"], response(short, "other")])
+    profile = numbers.position_profile(ONE, {"dapo": more}, "start")
+    assert list(profile["x"]) == list(range(20))
+
+
 def test_growth_from_nothing_counts_from_the_floor():
     frames = {1: positions([0.0] * 4), 2: positions([0.0, 0.0, 0.0, 0.2])}
     found, _ = analysis_mechanics.section_evidence(ONE, {"dapo": candidates()}, frames)
@@ -328,7 +345,10 @@ def test_claims_on_sft_are_not_asked_of_dpo():
     right = {"dapo": [True, True, True, False], "sft-far": [True, False, False, False]}
     key = {"benchmark": "easy", "problem": list("aabb"), "sample": [0, 1, 0, 1]}
     answers = {model: pd.DataFrame(key | {"correct": own}) for model, own in right.items()}
+    more = pd.DataFrame({"benchmark": "easy", "problem": list("ab"), "sample": 2, "correct": False})
+    answers["dapo"] = pd.concat([answers["dapo"], more])  # which the control has no sample beside
     table = numbers.controls_table(study, numbers.sparsity_table(study, shifts), answers)
+    assert list(table["samples"]) == [2, 2]
     assert list(table["kind"]) == ["rl", "dpo"] and list(table["accuracy"]) == [0.75, 0.25]
     assert list(table["share_gt_0.1"]) == [0.2, 0.2] and list(table["mean_js"]) == [0.06, 0.06]
     said = numbers.say_controls(study, table)
@@ -400,7 +420,7 @@ def test_base_and_rl_may_have_more_responses_for_pass_at_k(own, most):
 
 def test_form_and_pass_at_k_of_a_gap():
     problems = [("easy", str(i)) for i in range(4) for _ in range(4)]
-    frame = pd.DataFrame(problems, columns=["benchmark", "problem"])
+    frame = pd.DataFrame(problems, columns=["benchmark", "problem"]).assign(sample=[0, 1, 2, 3] * 4)
     base = frame.assign(correct=[True, False, False, False] * 4, answered=[True, False] * 8)
     base["last_number"] = [1.0, 1.0, 0.0, 0.0] * 4
     tuned = frame.assign(correct=True, answered=True, last_number=1.0)
@@ -414,8 +434,46 @@ def test_form_and_pass_at_k_of_a_gap():
         table.loc["base", "answered_share"] == 0.5
         and table.loc["base", "accuracy_last_number"] == 0.5
     )
+    # on the samples that both have: base is right in its first of two
+    few = answers | {"dapo": tuned[tuned["sample"] < 2]}
+    gap = analysis_robustness.format_table(ONE, few).iloc[0]
+    assert gap["k"] == 2 and gap["gap"] == 0.5 and gap["last_number_points"] == 0
+    gap = analysis_robustness.format_table(ONE, answers).iloc[0]
+    assert list(analysis_robustness.answers_table(ONE, few)["samples"]) == [4, 2]
     said = analysis_robustness.say_passes(ONE, table.reset_index(), pd.DataFrame([gap]))
     assert "it sharpens what base can do" in said and "100.0%" in said
+
+
+def test_form_is_a_share_of_the_gap_where_answers_are_numbers():
+    frame = pd.DataFrame(
+        [(b, str(i), s) for b in ("easy", "hard") for i in range(4) for s in range(4)],
+        columns=["benchmark", "problem", "sample"],
+    )
+    easy = frame["benchmark"] == "easy"
+    base = frame.assign(correct=False, answered=True, last_number=np.where(easy, 0.0, np.nan))
+    base.loc[easy & (frame["sample"] == 0), "last_number"] = 1.0  # right, in another form
+    tuned = base.assign(
+        correct=easy | (frame["sample"] == 0), last_number=np.where(easy, 1.0, np.nan)
+    )
+    gap = analysis_robustness.format_table(STUDY, {"base": base, "dapo": tuned})
+    easy_row, hard_row, all_ = gap.to_dict("records")
+    assert all_["gap"] == 0.625 and all_["number_gap"] == easy_row["number_gap"] == 1.0
+    assert all_["last_number_points"] == 0.75 and all_["form_points"] == 0.25
+    assert np.isnan(hard_row["number_gap"])
+    moved = pd.DataFrame({"near_zero": [0.5, 0.6]})
+    sources = [("Easy", 0.7), ("Hard", 0.2), ("all", 0.4)]
+    by_source = pd.DataFrame(sources, columns=["benchmark", "nucleus_near_zero"])
+    support = pd.DataFrame({"model": ["dapo"], "nucleus_high_full_high": [np.nan]})
+    study = STUDY.with_overrides(**{"robustness.benchmark": "easy", "robustness.pair": "dapo"})
+    said = analysis_robustness.say_holds(study, support, moved, gap, by_source)
+    assert "25% is their form" in said and "on Easy 50.0% to 70.0% of positions" in said
+    assert "+100.0 points" in analysis_robustness.say_form(STUDY, gap)
+
+
+def test_trajectories_are_compared_on_the_samples_that_all_have():
+    own = positions([0.5, 0.0] * 4).assign(sample=[0] * 4 + [1] * 4)
+    table = analysis_robustness.source_table(ONE, "dapo", {"its own": own, "mixed": own[:4]})
+    assert list(table["positions"]) == [4, 4]
 
 
 def test_sampler_settings_vary_one_thing_at_a_time():

@@ -207,9 +207,13 @@ def test_leads_are_on_the_samples_that_both_have():
                  "reverse_lead_over_random", "smallest_lead_effective",
                  "smallest_lead_switched"):  # fmt: skip
         assert value(many, lead) == pytest.approx(value(few, lead))
-    # what compares nothing is on all samples: (.4, 6/7), then (.8, 1)
-    assert value(many, "forward_share_for_95") == pytest.approx(0.4 + 0.4 * (0.95 - 6 / 7) * 7)
+    # what is not compared is on all samples
     mixed = cross.MixtureEstimates(study, runs, rollouts)
+    curves = cross.curve_table(mixed).groupby("rule")["responses"].unique()
+    assert list(curves["js"]) == [48] and list(curves["random"]) == [24]
+    at = cross.curve_table(mixed).set_index(["direction", "rule", "threshold"])
+    assert at.loc[("forward", "js", 0.1), "gap_share"] == pytest.approx(6 / 7)
+    assert at.loc[("forward", "random", 0.2), "replaced"] == pytest.approx(0.2)
     assert mixed.alike.alike is mixed.alike is not mixed
     found = rules.rule_summary(mixed).set_index(["direction", "rule"])
     js = rules.rule_summary(cross.MixtureEstimates(*cross_case())).set_index(["direction", "rule"])
@@ -656,7 +660,7 @@ def test_how_often_one_swap_decides():
     )
     assert list(rows["turns"]) == [True, False, False, True]
     said = swaps.say_deciding(STUDY, rows, "forward", None)
-    assert "of 2 responses that could turn" in said and "50%" in said
+    assert "Forward, Hard: of 2 responses that could turn" in said and "50%" in said
     drawn = pd.Series(
         {"effect_different": 0.12, "effect_different_low": 0.1, "effect_different_high": 0.2}
     )

@@ -10,7 +10,6 @@ from tokenshift_utils.models.load import load_policy
 from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.precision import Precision
 from tokenshift_utils.records.shifts import Shifts
-from tokenshift_utils.sections.divergence.numbers import sparsity_table
 from tokenshift_utils.sections.divergence.plots import plot_js_distribution
 from tokenshift_utils.sections.divergence.precision import precision_table, say_precision
 from tokenshift_utils.study.study import load_study
@@ -39,8 +38,8 @@ def test_records_of_one_model_in_two_dtypes(study):
 def test_nothing_where_the_study_asks_for_nothing(mini_root):
     study = load_study("mini")
     assert Precision.of(study) == []
-    table = precision_table(study, None)
-    assert table.empty and "does not measure" in say_precision(study, table, table)
+    table = precision_table(study, None, {})
+    assert table.empty and "does not measure" in say_precision(study, table)
     with pytest.raises(TokenshiftError, match="'precision.model' names the model 'other'"):
         study.with_overrides(precision={"model": "other", "samples": 1})
 
@@ -59,13 +58,16 @@ def frame(js, problems=4):
 
 
 def test_table_and_sentence_by_hand(study):
-    floor = precision_table(study, frame([0.0, 1e-4, 2e-4, 0.2] * 5))
-    assert floor["support"].tolist() == ["nucleus", "full"]
-    nucleus, full = floor.to_dict("records")
+    # of what training makes the same sample counts, and not a second one
+    trained = pd.concat([frame([0.0, 0.3] * 10), frame([0.3] * 20).assign(sample=1)])
+    floor = precision_table(study, frame([0.0, 1e-4, 2e-4, 0.2] * 5), {"tuned": trained})
+    assert floor["support"].tolist() == ["nucleus", "full"] * 2
+    assert floor["positions"].tolist() == [20] * 4
+    nucleus, full, own, _ = floor.to_dict("records")
+    assert own["between"] == "it and base" and own["share_gt_0.1"] == 0.5
     assert nucleus["share_le_0.001"] == 0.75 and nucleus["share_gt_0.1"] == 0.25
     assert nucleus["max"] == 0.2 and full["max"] == 0.02 and full["share_gt_0.1"] == 0
-    shifts = {"tuned": frame([0.0, 0.3] * 10)}
-    said = say_precision(study, floor, sparsity_table(study, shifts))
+    said = say_precision(study, floor)
     assert "JS above 0.1 at 25.0%" in said and "of Tuned's positions" in said
     assert "training does at 50.0%" in said and "at most 0.02 nats" in said
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import CHECKOUT
 
+from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.records.requests import Item, verdict
 from tokenshift_utils.tasks import verifier
 from tokenshift_utils.tasks.benchmarks import Problem
@@ -136,18 +138,25 @@ def test_what_is_no_letter_is_no_choice(own):
 
 @pytest.mark.parametrize("expression", ENDLESS)
 def test_an_expression_without_end_ends(expression, monkeypatch):
-    monkeypatch.setattr(verifier, "SECONDS", 0.5)
+    verifier.stop_judge()  # what it used before does not count
     used = os.times().children_user
-    assert not answers_equal(expression, "3")
+    with monkeypatch.context() as short:
+        short.setattr(verifier, "SECONDS", 0.5)
+        assert not answers_equal(expression, "3")
     assert os.times().children_user - used < 10  # of processor time: the machine may be busy
+    verifier._verified.cache_clear()
     assert answers_equal("0.25", r"\frac{1}{4}")  # and the next one is judged again
 
 
 def test_an_expression_without_end_ends_in_a_thread(monkeypatch):
-    monkeypatch.setattr(verifier, "SECONDS", 0.5)
     verdicts = []
-    texts = [(ENDLESS[0], "4"), ("0.125", r"\frac{1}{8}")]
-    thread = threading.Thread(target=lambda: verdicts.extend(answers_equal(*t) for t in texts))
+
+    def judge():
+        for seconds, *texts in ((0.5, ENDLESS[0], "4"), (60, "0.125", r"\frac{1}{8}")):
+            monkeypatch.setattr(verifier, "SECONDS", seconds)
+            verdicts.append(answers_equal(*texts))
+
+    thread = threading.Thread(target=judge)
     thread.start()
     thread.join()
     assert verdicts == [False, True]
@@ -155,7 +164,9 @@ def test_an_expression_without_end_ends_in_a_thread(monkeypatch):
 
 def judged_in_a_worker() -> list[bool]:
     verifier.SECONDS = 0.5
-    return [answers_equal(ENDLESS[0], "5"), answers_equal("0.2", r"\frac{1}{5}")]
+    ended = answers_equal(ENDLESS[0], "5")
+    verifier.SECONDS = 60
+    return [ended, answers_equal("0.2", r"\frac{1}{5}")]
 
 
 def test_an_expression_without_end_ends_in_a_worker_process():
@@ -167,8 +178,39 @@ def test_an_expression_without_end_ends_in_a_worker_process():
 def test_a_judge_that_was_killed_is_replaced():
     assert answers_equal("0.375", r"\frac{3}{8}")
     os.kill(verifier._judges[os.getpid()].pid, signal.SIGKILL)
-    answers_equal("0.625", r"\frac{5}{8}")  # may find it dead
-    assert answers_equal("0.875", r"\frac{7}{8}")
+    assert answers_equal("0.625", r"\frac{5}{8}")  # a killed judge is no verdict
+
+
+def test_a_judge_that_is_killed_again_and_again_is_no_verdict(monkeypatch):
+    start, started = verifier._start_judge, []
+
+    def doomed():
+        started.append(start())
+        started[-1].kill()
+        return started[-1]
+
+    verifier.stop_judge()
+    monkeypatch.setattr(verifier, "_start_judge", doomed)
+    with pytest.raises(TokenshiftError, match="was killed 3 times over .*; see whether memory"):
+        answers_equal("0.1875", r"\frac{3}{16}")
+    assert len(started) == 3
+    monkeypatch.undo()
+    assert answers_equal("0.1875", r"\frac{3}{16}")
+
+
+def test_a_judge_that_runs_out_of_memory_ends_the_comparison(monkeypatch):
+    fails = "print('ready', flush=True); input(); raise MemoryError"
+    popen, started = subprocess.Popen, []
+
+    def failing(command, **options):
+        started.append(popen([command[0], "-c", fails], **options))
+        return started[-1]
+
+    verifier.stop_judge()
+    monkeypatch.setattr(subprocess, "Popen", failing)
+    assert not answers_equal("0.3125", r"\frac{5}{16}")
+    assert [judge.returncode for judge in started] == [1]
+    verifier._verified.cache_clear()
 
 
 def test_no_judge_is_left_behind():

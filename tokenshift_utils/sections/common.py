@@ -58,6 +58,15 @@ def by(
     )
 
 
+def on_shared_samples(frames: Mapping[Any, pd.DataFrame]) -> dict[Any, pd.DataFrame]:
+    """The rows of the samples that all frames have, so that what differs is not the samples.
+
+    Samples of a problem are numbered from 0 without gaps.
+    """
+    last = min((frame["sample"].max() for frame in frames.values()), default=0)
+    return {key: frame[frame["sample"] <= last] for key, frame in frames.items()}
+
+
 def pooled(table: pd.DataFrame) -> pd.DataFrame:
     """The rows over all benchmarks: of the last benchmark label, which pools if there are two."""
     return table[table["benchmark"] == table["benchmark"].iloc[-1]] if len(table) else table

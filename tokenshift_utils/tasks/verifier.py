@@ -27,9 +27,11 @@ import atexit
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from decimal import Decimal
 from functools import lru_cache
 
@@ -46,6 +48,8 @@ from tokenshift_utils.tasks.answers import (
 )
 
 MAX_CHARACTERS = 500  # characters; what is longer and no plain number is no answer
+ATTEMPTS = 3  # of a comparison, where the judge is killed
+EXIT_SECONDS = 60.0  # that a judge may take to be gone
 SECONDS = 2.0  # of processor time for one comparison; what takes longer is not equal
 _LABEL = re.compile(r"(?i)Answer\s*(?:(?:\*\*|__)\s*)?[:\uff1a]")
 _OPENERS = re.compile(r"(?:[\s*_`$]|\\[\[(])*")
@@ -284,22 +288,35 @@ def _equal_percent(own: str, answer: str, mine: bool, asked: bool) -> bool:
 
 _judges: dict[int, subprocess.Popen] = {}  # by the process that started it: a fork has its own
 _lock = threading.Lock()
+# By others: what ends it of itself is SIGPROF, a fault or an error.
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 
 @lru_cache(maxsize=4096)
 def _verified(own: str, answer: str) -> bool:
-    """Ask the judge. Where it is ended for its time or memory, the answers are not equal."""
+    """Ask the judge. Where it ends over a comparison, for its time or memory, they are not equal.
+
+    A judge that was killed gave no verdict: another one is asked.
+    """
     with _lock:
-        judge = _judges.get(os.getpid()) or _start_judge()
-        try:
-            judge.stdin.write(json.dumps([answer, own, SECONDS]) + "\n")
-            judge.stdin.flush()
-            verdict = judge.stdout.readline().strip()
-        except BrokenPipeError:
-            verdict = ""
-        if verdict not in ("True", "False"):
-            stop_judge()
-        return verdict == "True"
+        for _ in range(ATTEMPTS):
+            judge = _judges.get(os.getpid()) or _start_judge()
+            try:
+                judge.stdin.write(json.dumps([answer, own, SECONDS]) + "\n")
+                judge.stdin.flush()
+                verdict = judge.stdout.readline().strip()
+            except BrokenPipeError:
+                verdict = ""
+            if verdict not in ("True", "False"):
+                with suppress(subprocess.TimeoutExpired):
+                    judge.wait(EXIT_SECONDS)
+                stop_judge()
+            if verdict or judge.returncode not in _KILLED:
+                return verdict == "True"
+    raise TokenshiftError(
+        f"the process that compares answers was killed {ATTEMPTS} times over {own[:80]!r} and "
+        f"{answer[:80]!r}; see whether memory is short, then run the command again"
+    )
 
 
 def _start_judge() -> subprocess.Popen:

@@ -58,7 +58,8 @@ def cross_examples(
         }
         found = swaps.pick_examples(rows, switches, names, direction, count)
         examples += found
-        turned = swaps.mark_turned(own[primary], runs, direction)
+        here = runs[runs["benchmark"] == study.cross_benchmark]  # where single tokens were drawn
+        turned = swaps.mark_turned(own[primary], here, direction)
         where = {"model": model, "direction": direction, "js_stratum": ALL}
         drawn = last_row(effects, **where) if len(effects) else None
         said.append(swaps.say_deciding(study, turned, direction, drawn))

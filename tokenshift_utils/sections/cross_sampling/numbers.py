@@ -22,6 +22,7 @@ from tokenshift_utils.sections.common import (
     by_benchmark,
     evidence,
     last_row,
+    on_shared_samples,
     pooled,
     rows_with,
     say,
@@ -81,16 +82,15 @@ class MixtureEstimates:
     @cached_property
     def alike(self) -> MixtureEstimates:
         """The same estimates on the samples that all settings have, for differences between them."""
-        last = [part["sample"].max() for some in self.parts.values() for part in some.values()]
-        if len(set(last)) < 2:
+        frames = {(s, name): part for s, some in self.parts.items() for name, part in some.items()}
+        shared = on_shared_samples(frames)
+        if all(len(part) == len(frames[key]) for key, part in shared.items()):
             return self
+        parts: dict[Setting, dict[str, pd.DataFrame]] = {}
+        for (setting, name), part in shared.items():
+            parts.setdefault(setting, {})[name] = part
         cut = copy(self)
-        cut._estimate(
-            {
-                setting: {name: part[part["sample"] <= min(last)] for name, part in some.items()}
-                for setting, some in self.parts.items()
-            }
-        )
+        cut._estimate(parts)
         return cut
 
     def _by_sample(self, own: pd.DataFrame) -> np.ndarray:
@@ -169,8 +169,12 @@ def run_table(mixed: MixtureEstimates) -> pd.DataFrame:
 
 
 def curve_table(mixed: MixtureEstimates) -> pd.DataFrame:
-    """The JS rule and random positions on every benchmark: see `run_table`."""
-    return run_table(mixed).drop(columns=["insert", "gain", "budget"])
+    """The JS rule on all its samples and random positions on theirs, on every benchmark: see
+    `run_table`."""
+    rows = []
+    for setting in mixed.parts:
+        rows += (mixed.alike if setting.rule == "random" else mixed).rows(setting)
+    return pd.DataFrame(rows).drop(columns=["insert", "gain", "budget"])
 
 
 # The form of the paper's Table 1 ----------------------------------------------------------------

@@ -201,10 +201,10 @@ def summary_table(mixed: MixtureEstimates, *more: dict[Setting, pd.DataFrame]) -
 
     `share_for_95` is in the replacements of full switching; `random_at_95` is the share of the gap
     that random positions make up with as many, `lead_at_95` the difference; `lead_over_random` the
-    mean lead over the whole range, all three on the samples that both have; `oracle_for_95` what the
-    best paths would need (see `fewest`, over all benchmarks).
+    mean lead over the whole range; `oracle_for_95` what the best paths would need (see `fewest`,
+    over all benchmarks). All of it is on the samples that the rule and random positions both have.
     """
-    rows = []
+    mixed, rows = mixed.alike, []
     for way in mixed.ways:
         rule, random = _of_way(mixed, way)
         for benchmark in mixed.benchmarks(way):
@@ -215,9 +215,10 @@ def summary_table(mixed: MixtureEstimates, *more: dict[Setting, pd.DataFrame]) -
             nothing = (np.nan,) * 3
             reach = ahead = at_95 = lead_95 = nothing
             if not why:
-                reach = share_to_reach(curve_of(mixed, rule, benchmark))
+                curve = curve_of(mixed, rule, benchmark)
+                reach = share_to_reach(curve)
                 if random:
-                    curve, chance = (curve_of(mixed.alike, s, benchmark) for s in (rule, random))
+                    chance = curve_of(mixed, random, benchmark)
                     there = chance.at(curve.reach())
                     at_95, lead_95 = there.triple, ((there - LEVEL) / -1.0).triple
                     ahead = curve.lead(chance).triple
@@ -234,8 +235,9 @@ def summary_table(mixed: MixtureEstimates, *more: dict[Setting, pd.DataFrame]) -
 
 
 def oracle_table(mixed: MixtureEstimates, *more: dict[Setting, pd.DataFrame]) -> pd.DataFrame:
-    """The oracle's curve of every pair and direction, on all benchmarks: see `oracle_curve`."""
-    rows = []
+    """The oracle's curve of every pair and direction, on all benchmarks: see `oracle_curve`. On the
+    samples that the rule and random positions both have."""
+    mixed, rows = mixed.alike, []
     for way in mixed.ways:
         if mixed.why_no_gap(way, mixed.benchmarks(way)[-1]):
             continue

@@ -73,17 +73,19 @@ def mark_turned(own: pd.DataFrame, mixed: pd.DataFrame, direction: str) -> pd.Da
 
 def say_deciding(study, rows: pd.DataFrame, direction: str, drawn: pd.Series | None) -> str:
     """How often exactly one effective replacement turns a response, and what one ``drawn`` at random
-    does: the row of `effect_table` over all strata, None where there is none."""
+    does: the row of `effect_table` over all strata, None where there is none. Both on one benchmark.
+    """
+    label = study.benchmarks[study.cross_benchmark].label
     way = "from wrong to right" if direction == FORWARD else "from right to wrong"
     one = rows[(rows["n_effective"] == 1) & (rows["correct_own"] != (direction == FORWARD))]
     if one.empty:
-        return f"{direction.capitalize()}: no response that could turn has exactly one replacement."
+        return f"{direction.capitalize()}, {label}: no response that could turn has exactly one replacement."
     share = study_bootstrap(study, one).ratio(one, one["turns"].to_numpy(dtype=float))
     chance = " no effect of tokens drawn at random was measured"
     if drawn is not None:
         chance = f" drawn at random, one that differs changes success by {points(drawn, 'effect_different')}"
     return (
-        f"{direction.capitalize()}: of {len(one)} responses that could turn and have exactly one token "
+        f"{direction.capitalize()}, {label}: of {len(one)} responses that could turn and have exactly one token "
         f"replaced, {say('{x:%0}', share.columns('x'))} turn {way}. That is chosen afterwards, for "
         f"needing no other replacement;{chance}."
     )

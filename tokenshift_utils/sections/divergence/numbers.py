@@ -24,6 +24,7 @@ from tokenshift_utils.sections.common import (
     last_rows,
     of_kind,
     on_both_supports,
+    on_shared_samples,
     percent,
     say,
     study_bootstrap,
@@ -99,6 +100,12 @@ def _from_answer(frame: pd.DataFrame) -> np.ndarray:
     return frame["position"].to_numpy() - opens
 
 
+def start_and_middle(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """[rows] each: in the first tenth of a response; from .3 to .7 of it, before its answer."""
+    place = relative_position(frame)
+    return place < 0.1, (place >= 0.3) & (place < 0.7) & ~(_from_answer(frame) >= 0)
+
+
 def answer_place(frame: pd.DataFrame) -> float:
     """Median of how far into a response its answer opens, 0 to 1; NaN where none has one."""
     places = relative_position(frame)[_from_answer(frame) == 0]
@@ -109,12 +116,16 @@ def position_profile(study, shifts: dict[str, pd.DataFrame], by: str) -> pd.Data
     """Mean JS by position, with intervals: model, x, positions, mean and full (of js_full).
 
     `by` is "relative" (x: middles of twentieths of the responses that ended by themselves, in %),
-    "start" (the first tokens, one by one) or "answer" (offset from where the final answer opens).
+    "start" (the first tokens, one by one) or "answer" (offset from where the final answer opens). Of
+    the last two, places that fewer than half of the responses have are left out: those are others.
     """
     boot, rows = study_bootstrap(study, *shifts.values()), []
     for model, frame in shifts.items():
         x = _places(study, frame, by)
-        for place in np.unique(x[~np.isnan(x)]):
+        places, positions = np.unique(x[~np.isnan(x)], return_counts=True)
+        if by != "relative":  # every response has its first token, or the one that opens its answer
+            places = places[2 * positions >= positions[places == 0]]
+        for place in places:
             part = frame[x == place]
             row = {"model": model, "x": place, "positions": len(part)}
             rows.append(row | boot.ratios(part, {"mean": part["js"], "full": part["js_full"]}))
@@ -265,9 +276,10 @@ def quantities(boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict
     js, token = frame[column].to_numpy(), frame["token"].to_numpy()
     low, high, all_ = js <= NEAR_ZERO, js > HIGH_JS, np.ones(len(js), dtype=bool)
     base, tuned = frame["entropy_base"].to_numpy(), frame["entropy_tuned"].to_numpy()
-    place, offset = relative_position(frame), _from_answer(frame)
-    middle = (place >= 0.3) & (place < 0.7) & ~(offset >= 0)
-    start, later = place < 0.1, frame["position"].to_numpy() >= FIRST
+    offset = _from_answer(frame)
+    start, middle = start_and_middle(frame)
+    later = frame["position"].to_numpy() >= FIRST
+    long = frame["n_tokens"].to_numpy() > 10 * FIRST  # only these have a later start
     nothing = "" if high.any() else f"no position with JS > {HIGH_JS:g}"
 
     def mean(where):
@@ -284,7 +296,7 @@ def quantities(boot: Bootstrap, frame: pd.DataFrame, column: str = "js") -> dict
         "not_near_zero_share": (share(~low), None, ""),
         "high_js_share": (share(high), None, ""),
         "start_ratio": (mean(start) / mean(middle), None, ""),
-        "later_start_ratio": (mean(start & later) / mean(middle), None, ""),
+        "later_start_ratio": (mean(start & later) / mean(middle & long), None, ""),
         "answer_ratio": (mean(offset == 0) / mean(middle & ~np.isnan(offset)), None, ""),
         "low_js_low_entropy": shared(np.maximum(base, tuned) <= LOW_ENTROPY, low),
         "high_js_low_entropy": shared(base <= LOW_ENTROPY, high, nothing),
@@ -364,16 +376,19 @@ def say_sparsity(study, table: pd.DataFrame) -> str:
 def controls_table(study, table: pd.DataFrame, answers: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """RL models and controls, each with its accuracy on all benchmarks and how far it is from base.
 
-    ``table`` is `sparsity_table`, ``answers`` are `records.answers`.
+    ``table`` is `sparsity_table`, ``answers`` are `records.answers`. Accuracies are on the samples that
+    all of them have.
     """
     rows, high = [], f"share_gt_{study.thresholds.high_js:g}"
+    answers = on_shared_samples(answers)
     for row in last_rows(study, table, ("rl", *CONTROLS), support="nucleus"):
         own = answers[row["model"]]
         accuracy = study_bootstrap(study, own).accuracy(own).columns("accuracy")
         names = {high: high, "mean_js": "mean"}
         shift = {a + end: row[b + end] for a, b in names.items() for end in ("", "_low", "_high")}
         kind = study.models[row["model"]].kind
-        known = {"pair": row["pair"], "model": row["model"], "kind": kind} | accuracy
+        known = {"pair": row["pair"], "model": row["model"], "kind": kind}
+        known |= {"samples": own["sample"].nunique()} | accuracy
         rows.append(known | shift)
     return pd.DataFrame(rows, columns=None if rows else ["kind"])
 

@@ -30,8 +30,8 @@ _CURVES = (  # column, title, scale, and whether differences to the baseline are
     ("accuracy", "mean@{samples} (%)", 100.0, False),
     ("accuracy", "mean@{samples} less {plain}'s (points)", 100.0, True),
     ("kl_base", "KL to base (millinats)", 1000.0, False),
-    ("entropy", "entropy (nats)", 1.0, False),
-    ("length_mean", "response length (tokens)", 1.0, False),
+    ("entropy", "entropy where trained (nats)", 1.0, False),
+    ("length_mean", "length where trained (tokens)", 1.0, False),
     ("clip_fraction", "clipped tokens (per mille)", 1000.0, False),
 )
 

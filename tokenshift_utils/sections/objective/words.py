@@ -102,7 +102,7 @@ def say_curves(runs: Runs) -> str:
                 ends[column] = course[course["rollout"] == course["rollout"].max()][
                     "value"
                 ].median()
-        texts = {"accuracy": "accuracy {:.1%}", "entropy": "entropy {:.3f} nats"}
+        texts = {"accuracy": "accuracy {:.1%}", "entropy": "entropy {:.3f} nats where it trained"}
         texts["kl_base"] = "KL to base {:.4f} nats"
         parts = [texts[column].format(value) for column, value in ends.items()]
         out.append(

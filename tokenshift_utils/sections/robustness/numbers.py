@@ -22,22 +22,24 @@ from tokenshift_utils.sections.common import (
     by,
     last_row,
     last_rows,
+    on_shared_samples,
     pooled,
     rows_with,
     say,
     say_each,
     study_bootstrap,
 )
+from tokenshift_utils.sections.divergence.numbers import start_and_middle
 from tokenshift_utils.sections.paper import fact
 from tokenshift_utils.tasks.benchmarks import load_benchmark
 
 COLUMNS = ("benchmark", "problem", "sample", "position", "js", "js_full")
 SUPPORT = ("nucleus_base", "nucleus_tuned")
 PLACES = (
-    *("n_tokens", "entropy_base", "entropy_tuned"),
+    *("n_tokens", "answer_start", "entropy_base", "entropy_tuned"),
     *("rank_base_of_tuned_top1", "logp_base_of_tuned_top1"),
 )
-READ = ("benchmark", "problem", "correct")
+READ = ("benchmark", "problem", "sample", "correct")
 # No sign where a number stands before it: 5-3 ends in 3.
 _NUMBER = re.compile(r"(?:(?<![\w.)])-)?\d+(?:,\d{3})*(?:\.\d+)?")
 
@@ -89,14 +91,15 @@ def _measures(study, boot: Bootstrap, part: pd.DataFrame) -> dict[str, float]:
 
 
 def source_table(study, model: str, sources: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The same pair measured on different trajectories; `sources` maps their name to shifts."""
+    """The same pair measured on different trajectories; `sources` maps their name to shifts. On the
+    samples that all have."""
 
     def rows(boot: Bootstrap, source: str, benchmark: str, part: pd.DataFrame):
         row = {"pair": study.models[model].label, "trajectories": source}
         row |= {"benchmark": benchmark, "positions": len(part)}
         yield row | _measures(study, boot, part)
 
-    return by(study, sources, rows)
+    return by(study, on_shared_samples(sources), rows)
 
 
 def sampling_settings(study) -> list[dict[str, float]]:
@@ -131,7 +134,7 @@ def top_p_table(study, by_top_p: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
     """Headlines of sections 1 and 3 at the same positions, with nuclei of another top-p: a row each.
 
     Of all positions near_zero, high and start_ratio (mean JS of a response's first tenth / of its
-    middle); low_entropy_share_at_low (both models' entropy is low, of those near zero); of the high ones
+    middle, as in section 1); low_entropy_share_at_low (both models' entropy is low, of those near zero); of the high ones
     top1_share_at_high, top3_share_at_high (RL's first choice is base's first, in base's top 3) and
     unlikely_share_at_high; of those that are high at the study's own top-p stays_high_share and the
     median js_there (nats). Top-p 1 is the full distribution.
@@ -145,8 +148,7 @@ def top_p_table(study, by_top_p: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
         for p, frame in by_top_p.items()
     }
     moved |= {1.0: here["js_full"].to_numpy()} if 1.0 in study.robustness.top_p else {}
-    where = (here["position"] + 0.5) / here["n_tokens"]
-    start, middle = (where < 0.1).to_numpy(), where.between(0.3, 0.7).to_numpy()
+    start, middle = start_and_middle(here)
     calm = (here[["entropy_base", "entropy_tuned"]] <= LOW_ENTROPY).all(axis=1).to_numpy()
     rank = here["rank_base_of_tuned_top1"].to_numpy()
     unlikely = here["logp_base_of_tuned_top1"].to_numpy() < np.log(0.01)
@@ -202,14 +204,15 @@ def answers_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """mean@k of every model beside pass@k, and beside what it is where the last number is judged.
 
     `answered` is the share of responses that have an answer in the form asked for. Two k: the fewest
-    and the most responses a problem that a model has.
+    and the most responses a problem that a model has, `samples`. `accuracy_last_number` is on the
+    benchmarks whose answers are numbers.
     """
     sizes = [_samples(frame) for frame in answers.values()]
     ks = sorted({min(sizes), max(sizes)})
 
     def rows(boot: Bootstrap, model: str, benchmark: str, part: pd.DataFrame):
         row = {"label": study.models[model].label, "model": model, "benchmark": benchmark}
-        row |= boot.accuracy(part).columns("accuracy")
+        row |= {"samples": _samples(part)} | boot.accuracy(part).columns("accuracy")
         for k in ks:
             row |= _pass(boot, part, k).columns(f"pass@{k}")
         row |= boot.accuracy(part, "answered").columns("answered_share")
@@ -234,18 +237,20 @@ def _pass(boot: Bootstrap, responses: pd.DataFrame, k: int) -> Estimate:
 
 
 def format_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How much of each model's gap to base is the form of the answer, on the benchmarks of numbers.
+    """How much of each model's gap to base is the form of the answer.
 
-    `gap` as judged, `last_number_points` where the last number is judged instead, and what lies between
-    them, form_points; `pass_points` is the gap in pass@k at the most responses that both have.
+    `gap` as judged, and `pass_points` in pass@k. On the benchmarks whose answers are numbers alone:
+    `number_gap` as judged, `last_number_points` where the last number is judged instead, and what lies
+    between them, `form_points`. All on the k samples that both models have.
     """
     base = answers[study.base]
     tuned = {model: frame for model, frame in answers.items() if model != study.base}
 
     def rows(boot: Bootstrap, model: str, benchmark: str, part: pd.DataFrame):
         own = base[base["benchmark"].isin(part["benchmark"].unique())]
+        part, own = on_shared_samples({model: part, study.base: own}).values()
         row = {"pair": study.models[model].label, "model": model, "benchmark": benchmark}
-        k = min(_samples(own), _samples(part))
+        k = _samples(part)
         row |= {"k": k} | (_pass(boot, part, k) - _pass(boot, own, k)).columns("pass_points")
         row |= (boot.accuracy(part) - boot.accuracy(own)).columns("gap")
         part, own = (frame.dropna(subset="last_number") for frame in (part, own))
@@ -253,7 +258,8 @@ def format_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             judged, last = (
                 boot.accuracy(part, c) - boot.accuracy(own, c) for c in ("correct", "last_number")
             )
-            row |= last.columns("last_number_points") | (judged - last).columns("form_points")
+            row |= judged.columns("number_gap") | last.columns("last_number_points")
+            row |= (judged - last).columns("form_points")
         yield row
 
     return by(study, tuned, rows, base)
@@ -306,8 +312,9 @@ def say_top_p(study, table: pd.DataFrame) -> str:
 def say_form(study, table: pd.DataFrame) -> str:
     """How much of the RL models' gaps is the answer's form, pooled over benchmarks."""
     text = (
-        "{pair}: judged by the last number in place of the answer's form, the gap to base is "
-        "{last_number_points:points}; {form_points:points} of what is judged are form."
+        "{pair}, where answers are numbers: judged by the last number in place of the answer's form, the "
+        "gap to base is {last_number_points:points}; of the {number_gap:points} that are judged, "
+        "{form_points:points} are form."
     )
     out = []
     for row in last_rows(study, table):
@@ -358,8 +365,10 @@ def say_holds(study, support: pd.DataFrame, moved: pd.DataFrame, gaps, by_source
     """What of the findings stands whichever way it is measured, and what doesn't."""
     own = study.sampling.top_p
     row = last_row(support, model=study.robustness.pair)
-    near = pd.concat([moved["near_zero"], pooled(by_source)["nucleus_near_zero"]])
-    zero = f"{near.min():.1%} to {near.max():.1%} of positions are near zero"
+    label = study.benchmarks[study.robustness.benchmark].label
+    sources = rows_with(by_source, benchmark=label)
+    near = pd.concat([moved["near_zero"], sources["nucleus_near_zero"]])
+    zero = f"on {label} {near.min():.1%} to {near.max():.1%} of positions are near zero"
     paper = fact("sparsity_dapo").value
     sparse = near > paper
     how = (
@@ -374,6 +383,8 @@ def say_holds(study, support: pd.DataFrame, moved: pd.DataFrame, gaps, by_source
         )
     form = last_row(gaps, model=study.robustness.pair)
     if form is not None and np.isfinite(form.get("form_points", np.nan)):
-        share = form["form_points"] / form["gap"]
-        out.append(f"Of {form['pair']}'s accuracy gap {share:.0%} is the form of the answer.")
+        share = form["form_points"] / form["number_gap"]
+        out.append(
+            f"Of {form['pair']}'s accuracy gap where answers are numbers {share:.0%} is their form."
+        )
     return "\n".join(out)
