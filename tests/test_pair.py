@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +15,12 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.records.fetch import fetch
 from tokenshift_utils.records.rollouts import Rollouts
-from tokenshift_utils.run.checks import check_inputs
+from tokenshift_utils.run.checks import check_answers, check_inputs
 from tokenshift_utils.run.cli import main
 from tokenshift_utils.run.pair import write_pair
 from tokenshift_utils.run.reproduce import reproduce
 from tokenshift_utils.study.study import load_study
-from tokenshift_utils.tasks.benchmarks import load_benchmark
+from tokenshift_utils.tasks.benchmarks import Problem, load_benchmark
 
 MODELS = CHECKOUT / "results/tiny/models"
 
@@ -228,6 +229,17 @@ def test_what_cant_be_compared_is_refused_and_leaves_nothing(case, root, tiny_pa
     lines = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and len(lines) == 1 and expected in lines[0]
     assert files(root) == before
+
+
+@pytest.mark.parametrize("answer", ["3/4", "1 or 2", "..."])
+def test_an_answer_that_the_verifier_cannot_read_is_refused(answer):
+    rows = [Problem("p1", "x", "12 m", "the_answer_is"), Problem("p2", "x", answer, "boxed")]
+    check_answers("mine", rows)
+    choice = Problem("p3", "x", "B", "the_answer_is", options=(1, 0))
+    with pytest.raises(
+        TokenshiftError, match="'p2' of benchmark mine: the answer '.*the_answer_is"
+    ):
+        check_answers("mine", [choice, replace(rows[1], verifier="the_answer_is")])
 
 
 def test_a_model_beside_itself_is_said(root, tmp_path, capsys):

@@ -15,7 +15,7 @@ from tokenshift_utils.study.weights import check_model, check_same_size
 from tokenshift_utils.tasks.answers import undress
 from tokenshift_utils.tasks.benchmarks import Problem, load_benchmark
 from tokenshift_utils.tasks.prompts import check_prompt, prompt_text, stop_token_ids
-from tokenshift_utils.tasks.verifier import last_boxed
+from tokenshift_utils.tasks.verifier import check_answer, last_boxed
 
 _GSM8K = re.compile(r"^\s*####", re.MULTILINE)  # before the final answer in GSM8K's solutions
 
@@ -46,7 +46,8 @@ def check_rules(study: Study) -> None:
 
 
 def check_answers(benchmark: str, problems: list[Problem]) -> None:
-    """Refuse right answers that are whole solutions, which no response's final answer equals."""
+    """Refuse right answers that no response's final answer equals: whole solutions, and what the
+    problem's verifier can't read."""
     for problem in problems:
         answer = problem.answer
         if _GSM8K.search(answer):
@@ -54,6 +55,9 @@ def check_answers(benchmark: str, problems: list[Problem]) -> None:
         elif "box" in answer and last_boxed(answer) and last_boxed(undress(answer)):
             how = "in a box"
         else:
+            if problem.options is None:
+                where = f"problem '{problem.id}' of benchmark {benchmark}"
+                check_answer(answer, problem.verifier, where)
             continue
         raise TokenshiftError(
             f"the right answer of problem '{problem.id}' of benchmark {benchmark} is a whole "

@@ -14,7 +14,6 @@ from tokenshift_utils import paths
 from tokenshift_utils.errors import TokenshiftError
 from tokenshift_utils.tasks.cells import text_of
 from tokenshift_utils.tasks.rows import read_rows
-from tokenshift_utils.tasks.verifier import check_answer
 
 if TYPE_CHECKING:
     from tokenshift_utils.study.schema import Benchmark
@@ -86,8 +85,6 @@ def _problems(
         cells |= {key: text_of(row[column], at, column) for key, column in named.items()}
         options = [cells[column] for column in spec.choices.wrong] if spec.choices else []
         answer = _normal(cells["answer"])
-        if not spec.choices:
-            check_answer(answer, verifier, at)
         shown = sorted(map(_normal, (cells["answer"], *options))) if options else []
         content = (_normal(cells["problem"]), *shown)
         first, known = first_of.setdefault(content, (row_name, answer))
