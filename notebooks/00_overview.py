@@ -76,7 +76,7 @@ nb.show(overview.gallery(nb.study))
 
 # %%
 # NBVAL_CHECK_OUTPUT
-nb.say(overview.say_claims(claims))
+nb.say(overview.say_claims(nb.study, claims))
 
 # %% [markdown]
 # Read next: notebook 02 for the heart of it, what a few tokens do to a response; the guide's story for

@@ -176,7 +176,7 @@ nb.table(why, "why_js", "KL and JS of six changes of three probabilities")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-nb.say(section.say_claims(section.section_claims(nb.study, found, 1, seeds)))
+nb.say(section.say_claims(nb.study, section.section_claims(nb.study, found, 1, seeds)))
 
 # %%
 nb.table(

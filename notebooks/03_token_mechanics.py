@@ -122,7 +122,7 @@ nb.say(section.numbers.say_evolution(nb.study, evolution))
 
 # %%
 # NBVAL_CHECK_OUTPUT
-nb.say(section.say_claims(section.section_claims(nb.study, found, 3, seeds)))
+nb.say(section.say_claims(nb.study, section.section_claims(nb.study, found, 3, seeds)))
 
 # %%
 nb.table(headlines, "headlines", "every quantity at high JS on both supports, beside all positions")

@@ -165,7 +165,7 @@ nb.table(shift, "shift", "shares of positions by JS to base, and overlaps of the
 # NBVAL_CHECK_OUTPUT
 found = numbers.objective_evidence(nb.study, runs)
 nb.say(words.say_scope(runs))
-nb.say(say_claims(section_claims(nb.study, found, 4)))
+nb.say(say_claims(nb.study, section_claims(nb.study, found, 4)))
 nb.table(found, "evidence", "what the claims of this section are judged by")
 
 # %% [markdown]

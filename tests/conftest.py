@@ -19,6 +19,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import settings
+
+# An example on a busy machine is late and not wrong.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 WORDS = [
@@ -26,6 +31,14 @@ WORDS = [
     *[" then", " first", " we", " have", " wait", " check", " ", ":", "?", ".", "=", "+", "-", "*"],
     *[*"0123456789", "\\boxed{", "}"],
 ]
+
+
+def gone(process: int) -> bool:
+    """Whether a process has ended, its parent told or not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from made_up import measured, value
 
-from tokenshift_utils.report.bootstrap import Bootstrap
+from tokenshift_utils.report.bootstrap import Bootstrap, columns_of
 from tokenshift_utils.sections.claims import EVIDENCE_COLUMNS, QUANTITIES
 from tokenshift_utils.sections.common import by_benchmark, evidence, percent, points, token_class
 from tokenshift_utils.sections.divergence import numbers
@@ -82,6 +82,10 @@ def test_wording_of_shares():
         "0.03% [0.01, 0.06]"
     )  # never rounded to nothing
     assert percent(pd.Series({"x": math.nan, "low": 0, "high": 0}), "x") == "not measurable"
+    ends = pd.Series({"x": -0.002, "low": -0.003, "high": 0.0002})  # whose sign shows
+    assert percent(ends, "x") == "-0.20% [-0.30, 0.02]"
+    ends = pd.Series({"x": 0.06, "low": 0.0, "high": 0.2})
+    assert percent(ends, "x", 0) == "6% [0, 20]"
 
 
 def test_evidence_says_why_there_is_no_interval():
@@ -441,7 +445,25 @@ def test_form_and_pass_at_k_of_a_gap():
     gap = analysis_robustness.format_table(ONE, answers).iloc[0]
     assert list(analysis_robustness.answers_table(ONE, few)["samples"]) == [4, 2]
     said = analysis_robustness.say_passes(ONE, table.reset_index(), pd.DataFrame([gap]))
-    assert "it sharpens what base can do" in said and "100.0%" in said
+    assert "it can hardly be more than sharpening" in said and "100.0%" in said
+
+
+@pytest.mark.parametrize(
+    ("base", "gap", "passes", "said"),
+    [
+        (0.7, (0.4, 0.3, 0.5), (0.02, -0.03, 0.05), "it sharpens what base can do."),
+        (0.7, (0.4, 0.3, 0.5), (0.2, 0.1, 0.3), "it also solves what base does not."),
+        (0.7, (0.4, 0.3, 0.5), (0.02, -0.06, 0.12), "whether it does more than sharpen"),
+        (0.7, (0.4, 0.3, 0.5), (0.05, 0.02, 0.12), "whether it does more than sharpen"),
+        (0.95, (0.4, 0.3, 0.5), (0.02, 0.0, 0.05), "can hardly be more than sharpening"),
+        (0.7, (0.1, -0.1, 0.3), (0.2, 0.1, 0.3), "that it gains at all is not told"),
+    ],
+)
+def test_more_than_sharpening_is_told_by_its_interval(base, gap, passes, said):
+    row = {"pair": "DAPO", "model": "dapo", "k": 8}
+    row |= columns_of("gap", gap) | columns_of("pass_points", passes)
+    answers = pd.DataFrame({"model": ["base"], "pass@8": [base]})
+    assert said in analysis_robustness.say_passes(ONE, answers, pd.DataFrame([row]))
 
 
 def test_form_is_a_share_of_the_gap_where_answers_are_numbers():

@@ -153,7 +153,9 @@ def test_switching_everywhere_is_no_setting_within_the_budget():
 
 
 def test_cross_evidence_by_hand():
-    found = evidence_of(*cross_case())
+    study, *case = cross_case()
+    study = study.with_overrides(**{"statistics.resamples": 2000})  # Holm's least p is below 0.025
+    found = evidence_of(study, *case)
     assert value(found, "recovered") == pytest.approx(2 / 3)
     assert value(found, "lost") == pytest.approx(2 / 3)
     for direction in ("forward", "reverse"):
@@ -227,7 +229,8 @@ def test_the_smallest_of_several_holds_at_holms_levels():
     clear, weak = Estimate(0.9, draws + 0.5), Estimate(0.4, draws)
     p, (smallest, low, high) = cross.smallest_of([weak, clear])
     assert p == pytest.approx([102 / 1002, 2 / 1002]) and smallest == 0.4
-    assert (low, high) == pytest.approx(weak.interval(1), abs=1e-9)
+    ends = weak.interval(1)[0], weak.interval(2)[1]  # Holm's step; Bonferroni
+    assert (low, high) == pytest.approx(ends, abs=1e-9)
     p, triple = cross.smallest_of([weak, Estimate(math.nan, draws * math.nan)])
     assert math.isnan(triple[0])
 
@@ -544,6 +547,14 @@ def test_what_ranks_positions_best_is_found_both_ways():
     assert set(best["measure"]) == {"primary's entropy"} and (best["spearman"] > 0.97).all()
     assert (table.loc[table["measure"] == "JS, nuclei", "spearman"].abs() < 0.2).all()
     assert (best["spearman_low"] <= best["spearman"]).all()
+    # a measure that ranks them the other way round ranks them as well
+    turned = critical_case().assign(toward=lambda rows: -rows["toward"])
+    against = single.ranking_table(STUDY, turned).groupby("direction").head(1)
+    assert set(against["measure"]) == {"primary's entropy"} and (against["spearman"] < -0.97).all()
+    empty = pd.DataFrame(columns=["pair", "direction", "different"])
+    assert "primary's entropy ranks" in single.say_critical(table, pd.DataFrame(), empty)
+    weak = table.assign(spearman_low=table["spearman"] - 2, spearman_high=table["spearman"] + 2)
+    assert "is told from chance; the strongest" in single.say_critical(weak, pd.DataFrame(), empty)
 
 
 def test_the_model_foretells_what_can_be_foretold_and_no_more():

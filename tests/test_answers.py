@@ -384,6 +384,12 @@ TABLE = {
 ROWS = [(why, *row) for why, rows in TABLE.items() for row in rows]
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """A right answer is right on a slow machine too, where a judge's first comparison takes long."""
+    monkeypatch.setattr(verifier, "SECONDS", 60.0)
+
+
 @pytest.mark.parametrize(("why", "own", "gold", "want"), ROWS)
 def test_table(why, own, gold, want):
     assert is_correct(rf"so \boxed{{{own}}}.", gold) is want, why

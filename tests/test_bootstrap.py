@@ -114,6 +114,11 @@ def test_variance_explained_by_hand_and_for_meaningless_groups():
         big, rng.normal(size=4000), rng.integers(0, 40, 4000)
     )
     assert abs(noise.value) < 0.01 and noise.low < 0.02
+    # as many groups as half of the rows: a problem drawn twice brings rows, and no new groups
+    many_groups = Bootstrap(big, resamples=200).variance_explained(
+        big, rng.normal(size=4000), rng.integers(0, 2000, 4000)
+    )
+    assert many_groups.low < many_groups.value < many_groups.high and many_groups.low < 0
 
 
 def test_nothing_to_measure_gives_nan_and_no_warning():

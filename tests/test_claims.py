@@ -5,6 +5,8 @@ import math
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tokenshift_utils.sections import claims, paper
@@ -141,6 +143,18 @@ def test_p_values_follow_the_interval_and_are_corrected_within_a_section():
     student = claims.chance(two, 0.3, 0.2, 0.4, 0.95, 3)
     assert student == pytest.approx(0.025)
     assert math.isnan(claims.chance(two, 0.3, math.nan, math.nan, 0.95, math.nan))
+
+
+@settings(max_examples=200)
+@given(
+    st.floats(-1, 1), st.floats(1e-3, 1), st.floats(1e-3, 1), st.sampled_from([math.nan, 2, 3, 9])
+)
+def test_p_and_verdict_agree_however_skewed_the_interval(value, below, above, seeds):
+    triple = (value, value - below, value + above)
+    for check in (Check(quantity="rank1", above=0.2), Check(quantity="rank1", below=0.2)):
+        p = claims.chance(check, *triple, 0.95, seeds)
+        if abs(p - 0.025) > 1e-6:
+            assert (p < 0.025) == (claims.judge(check, *triple) == "supported")
 
 
 def test_the_log_of_criteria_has_a_schema(tmp_path):

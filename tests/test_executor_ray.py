@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, write_smoke_root
+from conftest import CHECKOUT, gone, write_smoke_root
 from safetensors.torch import load_file, save_file
 from test_reproduce import write_notebook
 
@@ -97,13 +97,6 @@ def wait_for(condition, process: subprocess.Popen | None = None) -> None:
         assert time.monotonic() < end, "waited in vain"
         assert process is None or process.poll() is None, "it ended too early"
         time.sleep(0.1)
-
-
-def gone(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,8 @@ def _killed_where_no_handler_runs():
 
 @contextmanager
 def bounded(allowed=TokenshiftError):
-    """One case: no longer than 5 seconds, no more than 1 GiB, no exception but ours."""
+    """One case: no more than 5 seconds of processor time, or 120 of waiting, or 1 GiB, no exception
+    but ours."""
 
     def late(*_):
         raise AssertionError(f"takes more than {SECONDS} s")
@@ -74,14 +75,17 @@ def bounded(allowed=TokenshiftError):
         return [resource.getrusage(kind).ru_maxrss for kind in kinds]
 
     before = memory()
+    signal.signal(signal.SIGPROF, late)
     signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, 120)
     signal.setitimer(signal.ITIMER_VIRTUAL, 4 * SECONDS)
     try:
         yield
     except allowed as error:
         assert str(error).strip() and "\n" not in str(error).strip(), "no sentence"
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     assert all(now - then < GIB for now, then in zip(memory(), before)), "grows by 1 GiB"

@@ -35,7 +35,8 @@ def put(text: str, where: str, block: str) -> str:
 def added(mini_root, tmp_path):
     """A copy of the package in which everything was added as the page says, and the study file."""
     copied = tmp_path / "copied"
-    shutil.copytree(CHECKOUT / "tokenshift_utils", copied / "tokenshift_utils")
+    package, compiled = CHECKOUT / "tokenshift_utils", shutil.ignore_patterns("__pycache__")
+    shutil.copytree(package, copied / "tokenshift_utils", ignore=compiled)
     blocks = BLOCK.findall((GUIDE / "adding.md").read_text(encoding="utf-8"))
     for name, where, block in blocks:
         file = (copied if name.startswith("tokenshift_utils") else mini_root) / name

@@ -128,7 +128,7 @@ def test_cross_sampling_has_every_setting_and_its_random_controls(study, monkeyp
     switches = examples.cross_switches(study, table)
     assert [key[:2] for key in switches] == [("tuned", "forward"), ("tuned", "reverse")]
     shown, said = examples.cross_examples(study, table, pd.DataFrame())
-    assert said.startswith("Forward:") and "Reverse:" in said
+    assert said.startswith("Forward, Sums:") and "Reverse, Sums:" in said
     for example in shown:
         rows = [row for _, row, _ in example["columns"]]
         assert len({tuple(row["prompt_ids"]) for row in rows}) == 1

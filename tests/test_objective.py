@@ -200,6 +200,10 @@ def test_the_smallest_detectable_effect_comes_from_the_baseline_alone(study, run
     critical = stats.t.ppf(0.975, 7)
     power = stats.nct.sf(critical, 7, shift) + stats.nct.cdf(-critical, 7, shift)
     assert power == pytest.approx(0.8, abs=1e-4)
+    said = words.say_power(runs, objective.power_table(study, runs))
+    assert "can tell nothing" not in said
+    few = objective.power_table(study, runs).assign(planned=3)
+    assert "no p below 0.5: it can tell nothing" in words.say_power(runs, few)
     del runs["dapo"][1], runs["dapo"][2]
     assert objective.power_table(study, runs).empty
 

@@ -48,9 +48,14 @@ def test_section_claims_and_their_wording():
     leave("01", ("near_zero_share", "dapo", (0.9, 0.88, 0.92), ""))
     rows = overview.section_claims(STUDY, overview.read_evidence(STUDY.name), 1)
     assert rows["claim"].str.startswith("1-").all()
-    said = overview.say_claims(rows)
+    said = overview.say_claims(STUDY, rows)
     assert "**Supported** (1): 1-sparsity-dapo (dapo)." in said and "all of these stay" in said
     assert "Not supported" not in said and len(said.splitlines()) == 3
+    row = {"quantity": "near_zero_share", "subject": "dapo", "seeds": 3, "note": ""}
+    seeds = pd.DataFrame([row | {"value": 0.9, "low": 0.8, "high": 1.0}])
+    found = overview.read_evidence(STUDY.name)
+    said = overview.say_claims(STUDY, overview.section_claims(STUDY, found, 1, seeds))
+    assert "not over the few training seeds: 1-sparsity-dapo (dapo)." in said
 
 
 def test_intervals_over_seeds_stand_beside_and_decide_between_recipes():
@@ -118,6 +123,9 @@ def test_leading_claims_stand_side_by_side_with_those_not_measured():
     said = overview.say_verdicts(overview.verdict_table(studies), ["other"])
     assert "of 3 claims" in said and "1 hold, 1 do not, 1 are undecided" in said
     assert "Not computed here: other." in said
+    leave("02", ("recovered", "dapo", (0.5, 0.4, 0.6), ""), ("lost", "dapo", (0.95, 0.92, 1.0), ""))
+    said = overview.say_verdicts(overview.verdict_table(studies), [])
+    assert "of 2 that the design makes near certain, 1 hold, 1 do not, 0 are undecided" in said
 
 
 def test_the_open_questions_are_answered_from_tables_or_said_to_be_open():

@@ -43,7 +43,7 @@ def test_a_log_gets_plain_lines_while_work_goes_on(capsys, monkeypatch):
         progress.say("something else")
     rest = capsys.readouterr().err
     assert all(line.startswith("rollouts of dapo on hard: 3 of 4 responses, ") for line in lines)
-    assert "something else\n" in rest and "\r" not in "".join([*lines, rest])
+    assert "something else" in rest and "\r" not in "".join([*lines, rest])
 
 
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):

@@ -37,7 +37,9 @@ def said(capsys, *arguments) -> tuple[int, str]:
 
 @pytest.mark.parametrize("module", ["measures/divergences", "sections/common", "run/cli", "errors"])
 def test_the_digest_of_the_code_is_of_every_room(tmp_path, module):
-    package = shutil.copytree(ROOT, tmp_path / "package", ignore=shutil.ignore_patterns("*.pyc"))
+    package = shutil.copytree(
+        ROOT, tmp_path / "package", ignore=shutil.ignore_patterns("__pycache__")
+    )
     file = package / f"{module}.py"
     before, text = code_digest(package), file.read_text()
     assert before == code_digest()

@@ -257,7 +257,9 @@ class Bootstrap:
         """Share of the variance of values that group membership explains, adjusted.
 
         1 - (within / (n - g)) / (total / (n - 1)) with n rows in g groups (epsilon squared), which
-        is about 0, not positive, for groups that mean nothing.
+        is about 0, not positive, for groups that mean nothing. In a resample a row that comes w times
+        brings one deviation, not w, so the degrees of freedom n - g are the sum over groups of W - S / W
+        with W the sum of its rows' w and S that of their squares (n - 1 likewise, of all rows).
         """
         codes = self.codes(frame)
         values = np.asarray(values, dtype=np.float64)
@@ -308,12 +310,14 @@ def _weighted_quantiles(values, codes, weights, levels, block: int = 256) -> np.
 
 def _epsilon_squared(weights, n, s, q) -> np.ndarray:
     """[draws] adjusted variance share from counts n and sums s [problems, groups], squares q."""
-    count, total, square = weights @ n, weights @ s, weights @ q
-    size, groups = count.sum(axis=1), (count > 0).sum(axis=1)
+    count, total, square, repeats = weights @ n, weights @ s, weights @ q, weights**2 @ n
+    size = count.sum(axis=1)
+    free = size - np.divide(repeats, count, out=np.zeros_like(count), where=count > 0).sum(axis=1)
+    all_free = size - _divide(repeats.sum(axis=1), size)
     spread = square - _divide(total.sum(axis=1) ** 2, size)
     between = np.divide(total**2, count, out=np.zeros_like(total), where=count > 0).sum(axis=1)
     within = square - between
     # Rounding can leave a spread of 1e-18 where all values are equal: that is no variance.
     none = spread <= 1e-12 * square
-    share = 1.0 - _divide(_divide(within, size - groups), _divide(spread, size - 1))
-    return np.where(none | (groups >= size), np.nan, share)
+    share = 1.0 - _divide(_divide(within, free), _divide(spread, all_free))
+    return np.where(none | (free <= 1e-9 * size), np.nan, share)

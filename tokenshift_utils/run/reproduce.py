@@ -323,6 +323,7 @@ def _execute(
             kernel_manager_class=ThisInterpreter.within(environ),
             progress_bar=False,
             start_timeout=120,
+            iopub_timeout=60,  # s; a busy machine sends a cell's last output late
             # errors of cells are reported anyway; the rest of what a local kernel logs is noise
             extra_arguments=["--log-level=CRITICAL"],
             cwd=paths.notebooks(),

@@ -185,15 +185,17 @@ def chance(
 ) -> float:
     """One-sided p that the quantity does not keep its bound; NaN without an interval.
 
-    The interval of confidence ``level`` is read as a normal one, or as Student's over ``seeds``; of
-    two bounds the worse counts (intersection-union, so no correction for their number).
+    The half of the interval of confidence ``level`` that faces the bound is read as a normal one's, or
+    as Student's over ``seeds``, so that p and the verdict agree; of two bounds the worse counts
+    (intersection-union, so no correction for their number).
     """
     if not np.isfinite([value, low, high]).all():
         return math.nan
     law = stats.norm if math.isnan(seeds) else stats.t(max(seeds - 1, 1))
-    error = max((high - low) / 2 / law.ppf(0.5 + level / 2), 1e-300)
-    room = min(value - check.above, check.below - value)
-    return round(float(law.sf(room / error)), 6)  # tails beyond are not to be believed
+    unit = law.ppf(0.5 + level / 2)
+    sides = ((value - check.above, value - low), (check.below - value, high - value))
+    p = max(law.sf(room * unit / max(half, 1e-300)) for room, half in sides)
+    return round(float(p), 6)  # tails beyond are not to be believed
 
 
 def estimates(
@@ -245,7 +247,9 @@ def _in_words(claim: Claim, rows: pd.DataFrame, over: str) -> tuple[list[str], l
             texts.append("not measured in this study" + " over seeds" * (over == "seeds"))
             continue
         row = found.iloc[0]
-        seeds = f"{row['seeds']:.0f} seeds" if over == "seeds" else ""
+        seeds = (
+            f"{row['seeds']:.0f} seed{'' if row['seeds'] == 1 else 's'}" if over == "seeds" else ""
+        )
         note = row["note"] or seeds
         verdicts.append(row["verdict"])
         if row["verdict"] == NOT_TESTABLE:
@@ -272,16 +276,16 @@ def evaluate(
     Returns
     -------
     One row a claim and subject: claim, grade, subject, says, criterion, measured, seeds (the interval
-    over training seeds, where there is one beside that which decides), verdict, p_holm (the largest p
-    of its checks, corrected within the section for the number of claims and subjects), reason and
-    witness.
+    over training seeds, where there is one beside that which decides), verdict, seeds_verdict (of that
+    interval), p_holm (the largest p of its checks, corrected within the section for the number of claims
+    and subjects), reason and witness.
     """
     rows, found = [], estimates(roles, evidence, confidence)
     for claim in CLAIMS:
         stated = fact(claim.fact)
         for role, subject in _subjects(claim, roles):
             own = found[(found["claim"] == claim.id) & (found["subject"] == subject)]
-            beside, p = "", math.nan
+            beside, over_seeds, p = "", "", math.nan
             lacking = [
                 r for r in (role, *claim.requires) if not any(r in o for o in roles.values())
             ]
@@ -294,7 +298,8 @@ def evaluate(
                 verdicts, texts = _in_words(claim, own, claim.over)
                 verdict, measured = _combine(verdicts), "; ".join(texts)
                 if claim.over == "problems" and (own["over"] == "seeds").any():
-                    beside = "; ".join(_in_words(claim, own, "seeds")[1])
+                    found_over_seeds, said = _in_words(claim, own, "seeds")
+                    beside, over_seeds = "; ".join(said), _combine(found_over_seeds)
                 if verdict != NOT_TESTABLE:
                     p = own.loc[own["over"] == claim.over, "p"].max(skipna=False)
             rows.append(
@@ -307,6 +312,7 @@ def evaluate(
                     "measured": measured,
                     "seeds": beside,
                     "verdict": verdict,
+                    "seeds_verdict": over_seeds,
                     "p_holm": p,
                     "reason": claim.reason,
                     "witness": stated.witness,

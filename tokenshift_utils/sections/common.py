@@ -144,7 +144,8 @@ def on_both_supports(
         base = np.nan if everywhere is None else everywhere.value
         shown[quantity, model]["all_positions"] = base
         if not np.isnan(base):
-            note = "; ".join(filter(None, [note, f"at all positions {100 * base:.3g}%"]))
+            unit = " points" if "minus" in QUANTITIES[quantity] else "%"
+            note = "; ".join(filter(None, [note, f"at all positions {100 * base:.3g}{unit}"]))
         noted.append((quantity, model, estimate, note))
     return evidence(noted), pd.DataFrame(shown.values())
 
@@ -158,14 +159,16 @@ def token_class(text: str) -> str:
 def percent(row, name: str, decimals: int = 1) -> str:
     """ "87.1% [86.2, 88.0]" from the columns name, name_low, name_high (or low, high) of a row.
 
-    A share that so many decimals would show as none has up to four.
+    A share, or an end of its interval, that so many decimals would show as none has up to four.
     """
     ends = (f"{name}_low", f"{name}_high") if f"{name}_low" in row else ("low", "high")
     value, low, high = (100 * float(row[c]) for c in (name, *ends))
     if np.isnan(value):
         return "not measurable"
-    if 0 < abs(value) < 10.0**-decimals:
-        decimals = min(4, int(np.ceil(-np.log10(abs(value)))))
+    small = [x for x in (abs(value),) if 0 < x < 10.0**-decimals]
+    small += [x for x in (abs(low), abs(high)) if 0 < x < 0.5 * 10.0**-decimals]
+    if small:
+        decimals = max(decimals, min(4, int(np.ceil(-np.log10(min(small))))))
     if np.isnan(low):
         return f"{value:.{decimals}f}% ({NO_INTERVAL})"
     return f"{value:.{decimals}f}% [{low:.{decimals}f}, {high:.{decimals}f}]"

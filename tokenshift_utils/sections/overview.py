@@ -205,16 +205,18 @@ def open_questions(studies: dict[str, Study]) -> tuple[pd.DataFrame, str]:
 
 
 def say_verdicts(counts: pd.DataFrame, without: list[str]) -> str:
-    """How many claims hold on each study, leaving out those that are near certain by design."""
+    """How many claims hold on each study, those that are near certain by design apart."""
     lines = []
     for name, own in counts.groupby("study", sort=False):
         telling = own[own["grade"] != "structural"][list(VERDICTS)].sum()
         tested = telling.sum() - telling[NOT_TESTABLE]
-        easy = int(own.loc[own["grade"] == "structural", SUPPORTED].sum())
+        easy = own[own["grade"] == "structural"][list(VERDICTS)].sum()
+        expected = easy.sum() - easy[NOT_TESTABLE]
         lines.append(
-            f"**{name}**: of {tested} claims (a model each) that could have failed, {telling[SUPPORTED]} "
-            f"hold, {telling[NOT_SUPPORTED]} do not, {telling[UNDECIDED]} are undecided; {easy} more "
-            "hold that are near certain by design."
+            f"**{name}**: of {tested} claims (a model each) that were open, {telling[SUPPORTED]} hold, "
+            f"{telling[NOT_SUPPORTED]} do not, {telling[UNDECIDED]} are undecided; of {expected} that the "
+            f"design makes near certain, {easy[SUPPORTED]} hold, {easy[NOT_SUPPORTED]} do not, "
+            f"{easy[UNDECIDED]} are undecided."
         )
     if without:
         lines.append(f"Not computed here: {', '.join(without)}.")
@@ -245,8 +247,9 @@ def section_claims(study, evidence: pd.DataFrame, section: int, seeds=None) -> p
     return table[table["claim"].str.startswith(f"{section}-")].reset_index(drop=True)
 
 
-def say_claims(table: pd.DataFrame) -> str:
-    """Which claims reproduced and which did not: a line a verdict, and one on multiplicity."""
+def say_claims(study, table: pd.DataFrame) -> str:
+    """Which claims reproduced and which did not: a line a verdict, one on multiplicity, and one on
+    those that hold over problems and not over training seeds."""
     lines = []
     for verdict in VERDICTS:
         rows = table[table["verdict"] == verdict]
@@ -259,14 +262,26 @@ def say_claims(table: pd.DataFrame) -> str:
         count = f"{len(rows)}, {easy} of them structural" if easy else f"{len(rows)}"
         lines.append(f"**{verdict.capitalize()}** ({count}): {named}.")
     held = table[table["verdict"] == SUPPORTED]
-    lost = held[held["p_holm"] > 0.025]
+    lost = held[held["p_holm"] > (1 - study.statistics.confidence) / 2]
     if len(held):
-        named = ", ".join(f"{c} ({s})" for c, s in zip(lost["claim"], lost["subject"]))
         lines.append(
             "Corrected for the number of claims in a section (Holm), "
-            + (f"these are no longer supported: {named}." if len(lost) else "all of these stay.")
+            + (
+                f"these are no longer supported: {_named(lost)}."
+                if len(lost)
+                else "all of these stay."
+            )
+        )
+    seeds = held[held["seeds_verdict"].isin([UNDECIDED, NOT_SUPPORTED])]
+    if len(seeds):
+        lines.append(
+            f"Supported over problems, and not over the few training seeds: {_named(seeds)}."
         )
     return "\n".join(lines)
+
+
+def _named(rows: pd.DataFrame) -> str:
+    return ", ".join(f"{c} ({s})" for c, s in zip(rows["claim"], rows["subject"]))
 
 
 def claims_markdown(study_name: str) -> str:

@@ -66,7 +66,8 @@ def _listed(said: str, rows: pd.DataFrame, opening: str = "") -> str | None:
 def _gains(found: Found, arms: Callable[[pd.Series], bool]) -> str | None:
     table = found("04_weighted_objective", "role", "gain", "arm", "objective").dropna(subset="gain")
     rows = table[[arms(row) for _, row in table.iterrows()]]
-    return _listed("{objective} {gain:points} over {paired_seeds:.0f} seeds", rows)
+    rows = rows.assign(s=np.where(rows.get("paired_seeds", 0) == 1, "", "s"))
+    return _listed("{objective} {gain:points} over {paired_seeds:.0f} seed{s:}", rows)
 
 
 def _boosts(found: Found) -> str | None:
@@ -176,7 +177,8 @@ class OpenQuestion:
 QUESTIONS = (
     OpenQuestion("Table 2 spelled out, with variance: do the boosts gain?", "04_weighted_objective", _boosts),
     OpenQuestion("Against the 20% most entropic tokens, and on GRPO?", "04_weighted_objective", _other_objectives),
-    OpenQuestion("Does JS beat random positions at the same switch rate?", "02_curves", ("2-beats-random",)),
+    OpenQuestion("Does JS beat random positions at the same switch rate?", "02_curves",
+             ("2-beats-random-switched", "2-beats-random")),
     OpenQuestion("Every threshold and detail of cross-sampling?", "02_curves", _details),
     OpenQuestion("SFT and preference-tuned controls?", "01_sparsity", _controls),
     OpenQuestion("Other model families, tasks that are not maths?", "study file", _families),

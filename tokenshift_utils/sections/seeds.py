@@ -38,13 +38,13 @@ def measured(
 
     Parameters
     ----------
-    runs : shifts by name of the run, as ``seed_requests`` has them
+    runs : shifts by name of the run, as ``seed_requests`` has them; of too little to measure is NaN
     measure : what the section measures of a frame: (bootstrap, frame) -> {quantity: (estimate, ...)}
     """
     once = study.with_overrides(**{"statistics.resamples": 1})  # no interval over problems is asked
     return {
         name: {
-            quantity: np.nan if estimate is None else estimate.value
+            quantity: np.nan if estimate is None or estimate.why else estimate.value
             for quantity, (estimate, *_) in measure(study_bootstrap(once, frame), frame).items()
         }
         for name, frame in runs.items()
@@ -86,6 +86,6 @@ def seeds_table(
         over = Paired(
             np.array([v for v in by_seed.values() if not np.isnan(v)]), study.statistics.confidence
         )
-        row = (quantity, model, max(over.seeds, 1), *over.triple)
-        rows.append((*row, notes.get(quantity, "")))
+        note = notes.get(quantity) or ("" if over.seeds else "no seed shows it")
+        rows.append((quantity, model, over.seeds, *over.triple, note))
     return pd.DataFrame(rows, columns=[*SEEDS_COLUMNS, "note"])

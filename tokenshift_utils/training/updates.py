@@ -49,9 +49,10 @@ class Updates(TrainerCallback):
     @staticmethod
     def read(file: Path) -> tuple[int, int]:
         """Updates finished and in all; 0 and 0 before training begins."""
-        if not file.exists():
+        try:
+            done, total = read_text(file, "remove it").split()
+        except FileNotFoundError:  # or the run has ended since
             return 0, 0
-        done, total = read_text(file, "remove it").split()
         return int(done), int(total)
 
 

@@ -23,7 +23,7 @@ from tokenshift_utils.sections.paper import table1  # noqa: F401 (notebook 02)
 
 def say_reproduced(study, found: pd.DataFrame, seeds: pd.DataFrame) -> str:
     """The verdicts on the claims of section 2."""
-    return say_claims(section_claims(study, found, 2, seeds))
+    return say_claims(study, section_claims(study, found, 2, seeds))
 
 
 def cross_switches(study, table: pd.DataFrame) -> dict[tuple[str, str, float], pd.DataFrame]:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from tokenshift_utils.records.requests import RESPONSE_KEY
-from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, simultaneous
+from tokenshift_utils.report.bootstrap import Bootstrap, Estimate, columns_of, simultaneous
 from tokenshift_utils.report.seeds import holm
 from tokenshift_utils.sections.claims import PAPER_BUDGET
 from tokenshift_utils.sections.common import (
@@ -147,7 +147,9 @@ class MixtureEstimates:
             row |= before.columns("before") | after.columns("after")
             row |= self.accuracy(setting, benchmark, "goal").columns("goal")
             row |= (after - before).columns("change")
-            row |= self.gap_share(setting, benchmark).columns("gap_share")
+            share = self.gap_share(setting, benchmark).triple
+            none = self.why_no_gap(setting[:2], benchmark)  # what is divided by may be 0
+            row |= columns_of("gap_share", (np.nan,) * 3 if none else share)
             for name in ("switched", "effective"):
                 share = self.count(setting, benchmark, f"n_{name}", "n_tokens")
                 row |= share.columns(f"{name}_share")
@@ -163,7 +165,7 @@ def run_table(mixed: MixtureEstimates) -> pd.DataFrame:
     Columns beside the setting's: shares of tokens switched and effectively replaced; `replaced`,
     the latter in those that full switching replaces; `before` and `goal`, the accuracy of the
     primary's and the intervention's own responses of the same samples; `after`, of the mixed ones;
-    `change`, `after` - `before`; `gap_share`, `change` in `goal` - `before`.
+    `change`, `after` - `before`; `gap_share`, `change` in `goal` - `before`, where these differ.
     """
     return pd.DataFrame([row for setting in mixed.parts for row in mixed.rows(setting)])
 
@@ -225,7 +227,7 @@ def say_budget(table: pd.DataFrame) -> str:
     for _, row in pooled(table).iterrows():
         known = np.isfinite([row["gap_share"], row["replaced"]]).all()
         name = threshold_name(row["threshold"])
-        out.append(say(text, row, name=name) + (say(share, row) if known else "; there is no gap."))
+        out.append(say(text, row, name=name) + (say(share, row) if known else "; no gap is told."))
     return "\n".join(out)
 
 
@@ -241,15 +243,16 @@ def p_below(estimate: Estimate) -> float:
 def smallest_of(estimates: list[Estimate]) -> tuple[list[float], tuple[float, float, float]]:
     """(p-values that none is above 0, corrected by Holm; the smallest value with an interval).
 
-    The interval's ends are the least over all estimates, each at the level of its step.
+    The interval's ends are the least over all estimates: of lower ends each at the level of its step, of
+    upper ends all at Bonferroni's.
     """
     p = np.array([p_below(e) for e in estimates])
     if np.isnan(p).any():
         return list(p), (np.nan,) * 3
     steps = len(p) - p.argsort(kind="stable").argsort(kind="stable")
-    ends = np.array([e.interval(int(step)) for e, step in zip(estimates, steps)])
-    smallest = min(e.value for e in estimates)
-    return holm(p), (smallest, *ends.min(axis=0))
+    low = min(e.interval(int(step))[0] for e, step in zip(estimates, steps))
+    high = min(e.interval(len(estimates))[1] for e in estimates)
+    return holm(p), (min(e.value for e in estimates), low, high)
 
 
 def cross_evidence(
@@ -291,7 +294,7 @@ def _matched_evidence(matched: pd.DataFrame, model: str, why: str) -> list[tuple
         here = mine[mine[f"{match}_smallest"].notna()] if len(mine) else mine
         if len(here):
             smallest = _triple(here.iloc[0], f"{match}_smallest")
-            ahead = int((here[f"{match}_p_holm"] < 0.05).sum())
+            ahead = int(here[f"{match}_ahead"].sum())
             note = f"ahead at {ahead} of {len(here)} thresholds, both directions, by Holm"
         rows.append((name, model, smallest, note))
     return rows

@@ -76,7 +76,8 @@ def say_rules(summary: pd.DataFrame) -> str:
             for word, which in kinds.items()
             if which.any()
         ]
-        out.append(f"{pair}, {direction}: JS is {'; '.join(said)}.")
+        each = "; intervals of each rule by itself" if len(rest) > 1 else ""
+        out.append(f"{pair}, {direction}: JS is {'; '.join(said)}{each}.")
     return "\n".join(out) or "JS can be compared with no other rule here."
 
 

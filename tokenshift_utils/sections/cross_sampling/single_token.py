@@ -164,7 +164,7 @@ def _rank_correlation(boot: Bootstrap, rows: pd.DataFrame, x, y) -> Estimate:
 def ranking_table(study, records: pd.DataFrame) -> pd.DataFrame:
     """How well each measure ranks positions by the effect towards the intervention.
 
-    Spearman's correlation at positions whose tokens differ. Positions were drawn evenly over strata
+    Spearman's correlation at positions whose tokens differ, the strongest first, whatever its sign. Positions were drawn evenly over strata
     of JS, so they are not those of a response, but the same ones for every measure.
     """
     rows = []
@@ -175,8 +175,12 @@ def ranking_table(study, records: pd.DataFrame) -> pd.DataFrame:
             found = _rank_correlation(boot, mine, mine[name], mine["toward"])
             rows.append(row | found.columns("spearman"))
     table = _table(rows)
-    by = ["model", "direction", "spearman"]
-    return table.sort_values(by, ascending=[True, True, False]) if len(table) else table
+    if table.empty:
+        return table
+    order = {"key": lambda column: column.abs() if column.name == "spearman" else column}
+    return table.sort_values(
+        ["model", "direction", "spearman"], ascending=[True, True, False], **order
+    )
 
 
 # A model of the effect --------------------------------------------------------------------------
@@ -265,16 +269,23 @@ def say_critical(ranking: pd.DataFrame, models: pd.DataFrame, decisions: pd.Data
     out = []
     for key, part in ranking.groupby(["pair", "direction"], sort=False) if len(ranking) else ():
         where = dict(zip(("pair", "direction"), key))
-        said = (
-            "{pair}, {direction}: of all measures {measure} ranks the {different} positions best "
-        )
-        said += "(Spearman {spearman:.2f} [{spearman_low:.2f}, {spearman_high:.2f}]"
         js = last_row(part, measure=MEASURE_LABELS["js"])
         best = part.dropna(subset=["spearman_low"])
         if best.empty or best.iloc[0]["different"] < ENOUGH:
             continue
-        said += ")" if best.iloc[0]["measure"] == js["measure"] else "; JS {js:.2f})"
-        out.append(say(said, best.iloc[0], js=js["spearman"]))
+        told = best[(best["spearman_low"] > 0) | (best["spearman_high"] < 0)]
+        said = (
+            "{pair}, {direction}: of all measures {measure} ranks the {different} positions best "
+        )
+        if told.empty:
+            said = (
+                "{pair}, {direction}: no measure's ranking of the {different} positions is told from chance; "
+                "the strongest is {measure} "
+            )
+        best = (best if told.empty else told).iloc[0]
+        said += "(Spearman {spearman:.2f} [{spearman_low:.2f}, {spearman_high:.2f}]"
+        said += ")" if best["measure"] == js["measure"] else "; JS {js:.2f})"
+        out.append(say(said, best, js=js["spearman"]))
         if len(models):
             mine = {
                 n: last_row(models, known=n, **where)
@@ -282,7 +293,7 @@ def say_critical(ranking: pd.DataFrame, models: pd.DataFrame, decisions: pd.Data
             }
             if all(row is not None for row in mine.values()):
                 share = {  # worse than the mean: nothing is foretold
-                    n.split()[0]: f"{r:.0%}" if (r := row["explained"]) > 0 else "none"
+                    n.split()[0]: say("{explained:%0}", row) if row["explained"] > 0 else "none"
                     for n, row in mine.items()
                 }
                 out[-1] += (

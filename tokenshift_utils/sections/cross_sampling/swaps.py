@@ -83,7 +83,10 @@ def say_deciding(study, rows: pd.DataFrame, direction: str, drawn: pd.Series | N
     share = study_bootstrap(study, one).ratio(one, one["turns"].to_numpy(dtype=float))
     chance = " no effect of tokens drawn at random was measured"
     if drawn is not None:
-        chance = f" drawn at random, one that differs changes success by {points(drawn, 'effect_different')}"
+        chance = (
+            " drawn at random, one that differs changes success by "
+            f"{points(drawn, 'effect_different')} over all responses, those that could not turn among them"
+        )
     return (
         f"{direction.capitalize()}, {label}: of {len(one)} responses that could turn and have exactly one token "
         f"replaced, {say('{x:%0}', share.columns('x'))} turn {way}. That is chosen afterwards, for "

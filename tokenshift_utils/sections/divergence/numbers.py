@@ -405,9 +405,14 @@ def say_controls(study, table: pd.DataFrame) -> str:
     if not rl:
         return "This study has no RL model to compare its controls with."
     widest = max(rl, key=lambda row: row[high])
+
+    def times(row) -> str:
+        ratio = row[high] / widest[high] if widest[high] > 0 else np.inf
+        return f"{ratio:.1f}" if ratio >= 0.95 else f"{ratio:.2g}"
+
     return "\n".join(
         f"{row['pair']}: JS is above {cut:g} at {percent(row, high)} of positions, "
-        f"{row[high] / widest[high] if widest[high] > 0 else np.inf:.1f} times the share of "
+        f"{times(row)} times the share of "
         f"{widest['pair']}; it solves {percent(row, 'accuracy')}, {widest['pair']} "
         f"{percent(widest, 'accuracy')}."
         for row in controls
@@ -463,8 +468,9 @@ def say_entropy(study, found: pd.DataFrame) -> str:
 def say_identity(study, found: pd.DataFrame) -> str:
     """How much token identity decides, and which classes are where, from the evidence."""
     text = (
-        "{mostly_low_tokens:.0%} of the ten tokens most frequent at high JS are low-JS in most of their "
-        "occurrences; token identity explains {identity_variance:%} of the variance of JS."
+        "{mostly_low_tokens:.0%} of the ten tokens most frequent at high JS have JS of at most "
+        f"{HIGH_JS:g} in most of their occurrences; "
+        "token identity explains {identity_variance:%} of the variance of JS."
     )
     digits = "digits and operators: {structural_difference:points} of near-zero tokens against high-JS ones."
     words = "function and reasoning words: {words_difference:points} of high-JS tokens against near-zero ones."

@@ -54,7 +54,8 @@ def runs_table(runs: Runs) -> pd.DataFrame:
 
 
 def _mean(values) -> float:
-    values = list(values)
+    """The mean of those that there are; NaN of none."""
+    values = [value for value in values if not np.isnan(value)]
     return float(np.mean(values)) if values else np.nan
 
 
@@ -286,7 +287,8 @@ def objective_shifts(study, runs: Runs) -> pd.DataFrame:
 
     Shares of positions of the run's own responses by JS, means over seeds. ``overlap_seeds`` is the
     Jaccard overlap of the sets of high positions on base's responses between runs of the arm at
-    different seeds, ``overlap_baseline`` between it and the baseline at the same seed.
+    different seeds, ``overlap_baseline`` between it and the baseline at the same seed; both of those
+    pairs that were measured on the same responses.
     """
     cuts = [f"{cut:g}" for cut in study.thresholds.near_zero]
     high = {arm: {seed: _high_set(run) for seed, run in own.items()} for arm, own in runs.items()}

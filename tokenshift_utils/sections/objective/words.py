@@ -84,10 +84,16 @@ def say_power(runs: Runs, table: pd.DataFrame) -> str:
             f"Fewer than two runs of {plain} are there, so nothing is known of the spread of seeds."
         )
     row = table.iloc[0]
+    least = min(1.0, 2 / 2 ** row["planned"] * max(1, len(runs.confirmatory)))
+    nothing = (
+        f" With {row['planned']} seeds the sign-flip test, corrected, gives no p below {least:.2g}: it can "
+        "tell nothing, whatever the difference."
+    )
     return (
         f"{plain}'s own seeds spread by {100 * row['sd']:.2f} points (standard deviation of {row['seeds']}). "
-        f"So {row['planned']} seeds an arm find a difference of {100 * row['detectable']:.2f} points in four "
-        "of five experiments, where pairing by seed gains nothing; it gains where seeds share problems."
+        f"So by Student's test {row['planned']} seeds an arm find a difference of "
+        f"{100 * row['detectable']:.2f} points in four of five experiments, where pairing by seed gains "
+        "nothing; it gains where seeds share problems." + (nothing if least > _LEVEL else "")
     )
 
 

@@ -272,8 +272,8 @@ def say_support(study, table: pd.DataFrame) -> str:
     """Whether truncation makes the high-JS positions, pooled over benchmarks."""
     edge = (
         "{pair}: high JS is mostly the edge of the nucleus: of the high positions "
-        "{nucleus_high_full_high:%} are high on the full vocabulary too (their median JS there is "
-        "{full_median_at_nucleus_high:.3f} nats), and at {nuclei_differ_share_at_high:%0} the two nuclei "
+        "{nucleus_high_full_high:%} are high on the full vocabulary too (the median JS there of all of them "
+        "is {full_median_at_nucleus_high:.3f} nats), and at {nuclei_differ_share_at_high:%0} the two nuclei "
         "differ in size, where at all positions {nuclei_differ_share:%} do."
     )
     kept = (
@@ -337,8 +337,19 @@ def say_passes(study, answers: pd.DataFrame, gaps: pd.DataFrame) -> str:
             "{pair} gains {gap:points} in the mean and {pass_points:points} in pass@{k}, where base has "
             f"{base:.1%}: "
         )
-        sharpens = row["pass_points_low"] <= 0 or row["pass_points"] < row["gap"] / 4
-        end = "it sharpens what base can do." if sharpens else "it also solves what base does not."
+        little = row["gap"] / 4  # in pass@k; more is what base does not solve
+        if not row["gap_low"] > 0:
+            end = "that it gains at all is not told."
+        elif 1 - base < little:
+            end = (
+                "base solves nearly all in so many tries, so it can hardly be more than sharpening."
+            )
+        elif row["pass_points_high"] < little:
+            end = "it sharpens what base can do."
+        elif row["pass_points_low"] > 0 and row["pass_points"] >= little:
+            end = "it also solves what base does not."
+        else:
+            end = "whether it does more than sharpen what base can do is not told."
         out.append(say(text, row) + end)
     return "\n".join(out)
 
@@ -356,7 +367,7 @@ def say_robustness(by_source: pd.DataFrame, sampler: pd.DataFrame) -> str:
         zero, high = rows["nucleus_near_zero"], rows["nucleus_high"]
         out.append(
             f"Over {len(rows)} {over} the near-zero share goes from {zero.min():.1%} to "
-            f"{zero.max():.1%}, the high-JS share from {high.min():.1%} to {high.max():.1%}."
+            f"{zero.max():.1%}, the high-JS share from {100 * high.min():.2g}% to {100 * high.max():.2g}%."
         )
     return "\n".join(out)
 
@@ -376,10 +387,13 @@ def say_holds(study, support: pd.DataFrame, moved: pd.DataFrame, gaps, by_source
     )
     out = [f"{how} top-p and trajectory by the paper's {paper:.0%}: {zero}."]
     if row is not None and np.isfinite(row["nucleus_high_full_high"]):
-        kept = "hangs on the truncation" if row["nucleus_high_full_high"] < 0.5 else "holds in full"
+        back = row["both_high"] / (row["both_high"] + row["only_full_high"])
+        kept = "is mostly the same in full"
+        if not min(row["nucleus_high_full_high"], back) > 0.5:
+            kept = "hangs on the truncation"
         out.append(
             f"Which positions are high {kept}: {row['nucleus_high_full_high']:.1%} of those high at "
-            f"top-p {own:g} are high in full."
+            f"top-p {own:g} are high in full, and {back:.1%} the other way round."
         )
     form = last_row(gaps, model=study.robustness.pair)
     if form is not None and np.isfinite(form.get("form_points", np.nan)):
