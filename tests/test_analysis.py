@@ -84,6 +84,8 @@ def test_wording_of_shares():
     assert percent(pd.Series({"x": math.nan, "low": 0, "high": 0}), "x") == "not measurable"
     ends = pd.Series({"x": -0.002, "low": -0.003, "high": 0.0002})  # whose sign shows
     assert percent(ends, "x") == "-0.20% [-0.30, 0.02]"
+    ends = pd.Series({"x": 0.0005, "low": -0.2273, "high": 0.2062})  # whose sign says nothing
+    assert percent(ends, "x", 0) == "0% [-23, 21]"
     ends = pd.Series({"x": 0.06, "low": 0.0, "high": 0.2})
     assert percent(ends, "x", 0) == "6% [0, 20]"
 

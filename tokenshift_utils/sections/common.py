@@ -159,13 +159,14 @@ def token_class(text: str) -> str:
 def percent(row, name: str, decimals: int = 1) -> str:
     """ "87.1% [86.2, 88.0]" from the columns name, name_low, name_high (or low, high) of a row.
 
-    A share, or an end of its interval, that so many decimals would show as none has up to four.
+    A share that its interval tells from none, or an end of that, which so many decimals would show as
+    none, has up to four.
     """
     ends = (f"{name}_low", f"{name}_high") if f"{name}_low" in row else ("low", "high")
     value, low, high = (100 * float(row[c]) for c in (name, *ends))
     if np.isnan(value):
         return "not measurable"
-    small = [x for x in (abs(value),) if 0 < x < 10.0**-decimals]
+    small = [x for x in (abs(value),) if 0 < x < 10.0**-decimals and not low < 0 < high]
     small += [x for x in (abs(low), abs(high)) if 0 < x < 0.5 * 10.0**-decimals]
     if small:
         decimals = max(decimals, min(4, int(np.ceil(-np.log10(min(small))))))

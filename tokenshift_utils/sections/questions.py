@@ -83,10 +83,10 @@ def _details(found: Found) -> str | None:
     cuts = {rule: np.unique(rows["threshold"]) for rule, rows in table.groupby("rule")}
     if "js" not in cuts:
         return None
-    js, rates = cuts["js"], cuts.get("random", ())
+    js, rates, pairs = cuts["js"], cuts.get("random", ()), table["model"].nunique()
     return (
         f"{len(js)} thresholds of JS, {js.min():g} to {js.max():g} nats (-1: everywhere), {len(rates)} rates "
-        f"of random positions, {table['model'].nunique()} pairs, both directions; all settings in the study file"
+        f"of random positions, {pairs} pair{'' if pairs == 1 else 's'}, both directions; all settings in the study file"
     )
 
 

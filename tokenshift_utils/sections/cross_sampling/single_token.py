@@ -283,8 +283,8 @@ def say_critical(ranking: pd.DataFrame, models: pd.DataFrame, decisions: pd.Data
                 "the strongest is {measure} "
             )
         best = (best if told.empty else told).iloc[0]
-        said += "(Spearman {spearman:.2f} [{spearman_low:.2f}, {spearman_high:.2f}]"
-        said += ")" if best["measure"] == js["measure"] else "; JS {js:.2f})"
+        said += "(Spearman {spearman:.2g} [{spearman_low:.2g}, {spearman_high:.2g}], each by itself"
+        said += ")" if best["measure"] == js["measure"] else "; JS {js:.2g})"
         out.append(say(said, best, js=js["spearman"]))
         if len(models):
             mine = {
