@@ -491,6 +491,11 @@ def test_form_is_a_share_of_the_gap_where_answers_are_numbers():
     study = STUDY.with_overrides(**{"robustness.benchmark": "easy", "robustness.pair": "dapo"})
     said = analysis_robustness.say_holds(study, support, moved, gap, by_source)
     assert "25% is their form" in said and "on Easy 50.0% to 70.0% of positions" in said
+    for both, only, text in ((0.1, 0.02, "is mostly the same in full: 90.0%"), (0.1, 0.3, "hangs on"),
+                             (0.0, 0.0, "no other position is")):  # fmt: skip
+        shares = {"nucleus_high_full_high": 0.9 * bool(both), "both_high": both}
+        told = support.assign(only_full_high=only, **shares)
+        assert text in analysis_robustness.say_holds(study, told, moved, gap, by_source)
     assert "+100.0 points" in analysis_robustness.say_form(STUDY, gap)
 
 

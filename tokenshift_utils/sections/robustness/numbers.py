@@ -387,13 +387,14 @@ def say_holds(study, support: pd.DataFrame, moved: pd.DataFrame, gaps, by_source
     )
     out = [f"{how} top-p and trajectory by the paper's {paper:.0%}: {zero}."]
     if row is not None and np.isfinite(row["nucleus_high_full_high"]):
-        back = row["both_high"] / (row["both_high"] + row["only_full_high"])
-        kept = "is mostly the same in full"
-        if not min(row["nucleus_high_full_high"], back) > 0.5:
-            kept = "hangs on the truncation"
+        full = row["both_high"] + row["only_full_high"]
+        back = row["both_high"] / full if full > 0 else 0.0
+        same = min(row["nucleus_high_full_high"], back) > 0.5
+        kept = "is mostly the same in full" if same else "hangs on the truncation"
+        other = f"{back:.1%} the other way round" if full > 0 else "no other position is"
         out.append(
             f"Which positions are high {kept}: {row['nucleus_high_full_high']:.1%} of those high at "
-            f"top-p {own:g} are high in full, and {back:.1%} the other way round."
+            f"top-p {own:g} are high in full, and {other}."
         )
     form = last_row(gaps, model=study.robustness.pair)
     if form is not None and np.isfinite(form.get("form_points", np.nan)):
