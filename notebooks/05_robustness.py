@@ -85,7 +85,7 @@ answers = numbers.answers_table(nb.study, records.answers)
 gaps = numbers.format_table(nb.study, records.answers)
 nb.say(numbers.say_form(nb.study, gaps))
 shown = ["pair", "benchmark", "k", "gap", "pass_points",
-         "number_gap", "last_number_points", "form_points"]  # fmt: skip
+         "judged_points", "last_number_points", "form_points"]  # fmt: skip
 nb.table(gaps, "format", "accuracy gaps to base: as judged, in pass@k, by the last number", shown)
 
 # %% [markdown]

@@ -481,9 +481,9 @@ def test_form_is_a_share_of_the_gap_where_answers_are_numbers():
     )
     gap = analysis_robustness.format_table(STUDY, {"base": base, "dapo": tuned})
     easy_row, hard_row, all_ = gap.to_dict("records")
-    assert all_["gap"] == 0.625 and all_["number_gap"] == easy_row["number_gap"] == 1.0
+    assert all_["gap"] == 0.625 and all_["judged_points"] == easy_row["judged_points"] == 1.0
     assert all_["last_number_points"] == 0.75 and all_["form_points"] == 0.25
-    assert np.isnan(hard_row["number_gap"])
+    assert np.isnan(hard_row["judged_points"])
     moved = pd.DataFrame({"near_zero": [0.5, 0.6]})
     sources = [("Easy", 0.7), ("Hard", 0.2), ("all", 0.4)]
     by_source = pd.DataFrame(sources, columns=["benchmark", "nucleus_near_zero"])

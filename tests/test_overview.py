@@ -121,11 +121,11 @@ def test_leading_claims_stand_side_by_side_with_those_not_measured():
     texts = [text.get_text() for text in fig.axes[0].texts]
     assert "holds" in texts and "not measured" in texts
     said = overview.say_verdicts(overview.verdict_table(studies), ["other"])
-    assert "of 3 claims" in said and "1 hold, 1 do not, 1 are undecided" in said
+    assert "of 3 claims" in said and "1 hold, 1 do not, 1 undecided" in said
     assert "Not computed here: other." in said
     leave("02", ("recovered", "dapo", (0.5, 0.4, 0.6), ""), ("lost", "dapo", (0.95, 0.92, 1.0), ""))
     said = overview.say_verdicts(overview.verdict_table(studies), [])
-    assert "of 2 that the design makes near certain, 1 hold, 1 do not, 0 are undecided" in said
+    assert "of 2 that the design makes near certain, 1 hold, 1 do not, 0 undecided" in said
 
 
 def test_the_open_questions_are_answered_from_tables_or_said_to_be_open():

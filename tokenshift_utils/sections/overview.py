@@ -214,9 +214,9 @@ def say_verdicts(counts: pd.DataFrame, without: list[str]) -> str:
         expected = easy.sum() - easy[NOT_TESTABLE]
         lines.append(
             f"**{name}**: of {tested} claims (a model each) that were open, {telling[SUPPORTED]} hold, "
-            f"{telling[NOT_SUPPORTED]} do not, {telling[UNDECIDED]} are undecided; of {expected} that the "
+            f"{telling[NOT_SUPPORTED]} do not, {telling[UNDECIDED]} undecided; of {expected} that the "
             f"design makes near certain, {easy[SUPPORTED]} hold, {easy[NOT_SUPPORTED]} do not, "
-            f"{easy[UNDECIDED]} are undecided."
+            f"{easy[UNDECIDED]} undecided."
         )
     if without:
         lines.append(f"Not computed here: {', '.join(without)}.")

@@ -240,7 +240,7 @@ def format_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """How much of each model's gap to base is the form of the answer.
 
     `gap` as judged, and `pass_points` in pass@k. On the benchmarks whose answers are numbers alone:
-    `number_gap` as judged, `last_number_points` where the last number is judged instead, and what lies
+    `judged_points` as judged, `last_number_points` where the last number is judged instead, and what lies
     between them, `form_points`. All on the k samples that both models have.
     """
     base = answers[study.base]
@@ -258,7 +258,7 @@ def format_table(study, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             judged, last = (
                 boot.accuracy(part, c) - boot.accuracy(own, c) for c in ("correct", "last_number")
             )
-            row |= judged.columns("number_gap") | last.columns("last_number_points")
+            row |= judged.columns("judged_points") | last.columns("last_number_points")
             row |= (judged - last).columns("form_points")
         yield row
 
@@ -313,7 +313,7 @@ def say_form(study, table: pd.DataFrame) -> str:
     """How much of the RL models' gaps is the answer's form, pooled over benchmarks."""
     text = (
         "{pair}, where answers are numbers: judged by the last number in place of the answer's form, the "
-        "gap to base is {last_number_points:points}; of the {number_gap:points} that are judged, "
+        "gap to base is {last_number_points:points}; of the {judged_points:points} that are judged, "
         "{form_points:points} are form."
     )
     out = []
@@ -398,7 +398,7 @@ def say_holds(study, support: pd.DataFrame, moved: pd.DataFrame, gaps, by_source
         )
     form = last_row(gaps, model=study.robustness.pair)
     if form is not None and np.isfinite(form.get("form_points", np.nan)):
-        share = form["form_points"] / form["number_gap"]
+        share = form["form_points"] / form["judged_points"]
         out.append(
             f"Of {form['pair']}'s accuracy gap where answers are numbers {share:.0%} is their form."
         )
