@@ -164,8 +164,9 @@ def _rank_correlation(boot: Bootstrap, rows: pd.DataFrame, x, y) -> Estimate:
 def ranking_table(study, records: pd.DataFrame) -> pd.DataFrame:
     """How well each measure ranks positions by the effect towards the intervention.
 
-    Spearman's correlation at positions whose tokens differ, the strongest first, whatever its sign. Positions were drawn evenly over strata
-    of JS, so they are not those of a response, but the same ones for every measure.
+    Spearman's correlation at positions whose tokens differ, the strongest first, whatever its sign.
+    Positions were drawn evenly over strata of JS, so they are not those of a response, but the same
+    ones for every measure.
     """
     rows = []
     for boot, key, mine in _ways(study, records):
